@@ -1,0 +1,34 @@
+// IQ1_M: 256 weights in 56 bytes, 1.75 bits per weight
+//
+//   byte 0           32          48            56
+//        | index[32] | high[16]  | scales[4]    |
+//        | low bits  | 2 x 4 bits| 16 bits      |
+//
+// Each 8 weights have a nibble of high: three index bits, then the sign of delta.
+// Each 16 weights have a scale s: three bits, four in the low 12 bits of each word of scales.
+// The words' high nibbles together are d, lowest first.
+//
+//   w = d*(2*s + 1) * (grid + delta)      delta = 1/8 or -1/8
+
+#include "../tables/iq1.metal"
+
+struct iq1_m {
+  enum { weights = 256, bytes = 56, run = 8 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    device const uint8_t* scales = block + 48;
+    uint d = uint(scales[1] >> 4) | uint(scales[3] >> 4) << 4 | uint(scales[5] >> 4) << 8 |
+             uint(scales[7] >> 4) << 12;
+    uint j = first / 16;
+    uint s = (scales[j / 4 * 2] | uint(scales[j / 4 * 2 + 1]) << 8) >> (j % 4 * 3) & 7;
+    float scale = float(as_type<float16_t>(ushort(d))) * float(2 * s + 1);
+
+    uint k = first / 8;
+    uint high = block[32 + k / 2] >> (k % 2 * 4) & 15;
+    uint index = block[k] | (high & 7) << 8;
+    float delta = high & 8 ? -0.125f : 0.125f;
+    uint grid = uint(iq1_grid[index]) >> first % 8 * 2;
+    for (uint i = 0; i < N; ++i) w[i] = scale * (float(int(grid >> 2 * i & 3) - 1) + delta);
+  }
+};

@@ -1,0 +1,29 @@
+// IQ1_S: 256 weights in 50 bytes, 1.5625 bits per weight
+//
+//   byte 0     2            34          50
+//        | d   | index[32]  | high[8]    |
+//        | f16 | low bits   | 16 bits    |
+//
+// Each 8 weights have an 11-bit index into the grid. Each 32 weights have a high word:
+//
+//   bits   15          14..12   11..9    8..6     5..3     2..0
+//          delta sign  scale s  index 3  index 2  index 1  index 0
+//
+//   w = d*(2*s + 1) * (grid + delta)      delta = 1/8 or -1/8
+
+#include "../tables/iq1.metal"
+
+struct iq1_s {
+  enum { weights = 256, bytes = 50, run = 8 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint k = first / 8;
+    uint high = block[34 + k / 4 * 2] | uint(block[35 + k / 4 * 2]) << 8;
+    uint index = block[2 + k] | (high >> (k % 4 * 3) & 7) << 8;
+    float scale = load_f16(block) * float(2 * (high >> 12 & 7) + 1);
+    float delta = high >> 15 ? -0.125f : 0.125f;
+    uint grid = uint(iq1_grid[index]) >> first % 8 * 2;
+    for (uint i = 0; i < N; ++i) w[i] = scale * (float(int(grid >> 2 * i & 3) - 1) + delta);
+  }
+};

@@ -1,0 +1,31 @@
+// IQ2_S: 256 weights in 82 bytes, 2.5625 bits per weight
+//
+//   byte 0     2            34           66           74           82
+//        | d   | index[32]  | signs[32]  | high[8]    | scales[8]  |
+//        | f16 | low bits   | 8 x 1 bit  | 4 x 2 bits | 2 x 4 bits |
+//
+// Each 8 weights have a 10-bit index into the grid and 8 signs.
+// Each 16 weights have a scale s: nibble (i/16)%2 of scales[i/32].
+//
+//   w = d*(s + 0.5)/4 * grid * sign
+
+#include "../tables/iq2_s.metal"
+#include "signs.metal"
+
+struct iq2_s {
+  enum { weights = 256, bytes = 82, run = 8 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint k = first / 8;
+    uint index = block[2 + k] | (block[66 + k / 4] >> (k % 4 * 2) & 3) << 8;
+    uint s = block[74 + first / 32] >> (first / 16 % 2 * 4) & 15;
+    float scale = load_f16(block) * (0.5f + float(s)) * 0.25f;
+    uint signs = uint(block[34 + k]) >> first % 8;
+    uint low = iq2_s_grid[2 * index];
+    uint high = iq2_s_grid[2 * index + 1];
+    for (uint i = 0; i < N; ++i) {
+      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+    }
+  }
+};

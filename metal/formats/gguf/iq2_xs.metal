@@ -1,0 +1,31 @@
+// IQ2_XS: 256 weights in 74 bytes, 2.3125 bits per weight
+//
+//   byte 0     2                     66            74
+//        | d   | codes[32]           | scales[8]   |
+//        | f16 | 16 bits             | 2 x 4 bits  |
+//
+// Each 8 weights have a code: bits 0-8 index the grid, bits 9-15 are signs.
+// Each 16 weights have a scale s: nibble (i/16)%2 of scales[i/32].
+//
+//   w = d*(s + 0.5)/4 * grid * sign
+
+#include "../tables/iq2_xs.metal"
+#include "signs.metal"
+
+struct iq2_xs {
+  enum { weights = 256, bytes = 74, run = 8 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    device const uint8_t* code = block + 2 + first / 8 * 2;
+    uint index = code[0] | (code[1] & 1) << 8;
+    uint s = block[66 + first / 32] >> (first / 16 % 2 * 4) & 15;
+    float scale = load_f16(block) * (0.5f + float(s)) * 0.25f;
+    uint signs = even_signs(code[1] >> 1) >> first % 8;
+    uint low = iq2_xs_grid[2 * index];
+    uint high = iq2_xs_grid[2 * index + 1];
+    for (uint i = 0; i < N; ++i) {
+      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+    }
+  }
+};

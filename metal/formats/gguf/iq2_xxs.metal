@@ -1,0 +1,34 @@
+// IQ2_XXS: 256 weights in 66 bytes, 2.0625 bits per weight
+//
+//   byte 0     2                          66
+//        | d   | 8 x (index[4], tail)      |
+//        | f16 | 4 bytes, 32 bits          |
+//
+// Each 32 weights: four 8-bit indices into the grid, one for 8 weights, and a tail word:
+//
+//   bits   31..28   27..21   20..14   13..7   6..0
+//          scale s  signs 3  signs 2  signs 1  signs 0
+//
+//   w = d*(s + 0.5)/4 * grid * sign
+
+#include "../tables/iq2_xxs.metal"
+#include "signs.metal"
+
+struct iq2_xxs {
+  enum { weights = 256, bytes = 66, run = 8 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    device const uint8_t* group = block + 2 + first / 32 * 8;
+    uint k = first / 8 % 4;
+    uint tail = load_u32(group + 4);
+    uint index = group[k];
+    float scale = load_f16(block) * (0.5f + float(tail >> 28)) * 0.25f;
+    uint signs = even_signs(tail >> (7 * k) & 127) >> first % 8;
+    uint low = iq2_xxs_grid[2 * index];
+    uint high = iq2_xxs_grid[2 * index + 1];
+    for (uint i = 0; i < N; ++i) {
+      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+    }
+  }
+};

@@ -1,0 +1,31 @@
+// IQ3_S: 256 weights in 110 bytes, 3.4375 bits per weight
+//
+//   byte 0     2            66          74           106          110
+//        | d   | index[64]  | high[8]   | signs[32]  | scales[4]  |
+//        | f16 | low bits   | 8 x 1 bit | 8 x 1 bit  | 2 x 4 bits |
+//
+// Each 4 weights have a 9-bit index into the grid; bit j%8 of high[j/8] is the ninth of index j.
+// Each 8 weights have 8 signs. Each 32 weights have a scale s: nibble (i/32)%2 of scales[i/64].
+//
+//   w = d*(2*s + 1) * grid * sign
+
+#include "../tables/iq3_s.metal"
+#include "signs.metal"
+
+struct iq3_s {
+  enum { weights = 256, bytes = 110, run = 8 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint k = first / 8;
+    uint high_bits = block[66 + k / 4] >> (k % 4 * 2);
+    uint s = block[106 + first / 64] >> (first / 32 % 2 * 4) & 15;
+    float scale = load_f16(block) * float(2 * s + 1);
+    uint signs = uint(block[74 + k]) >> first % 8;
+    uint low = iq3_s_grid[block[2 + 2 * k] | (high_bits & 1) << 8];
+    uint high = iq3_s_grid[block[3 + 2 * k] | (high_bits >> 1 & 1) << 8];
+    for (uint i = 0; i < N; ++i) {
+      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+    }
+  }
+};

@@ -1,0 +1,32 @@
+// IQ3_XXS: 256 weights in 98 bytes, 3.0625 bits per weight
+//
+//   byte 0     2            66              98
+//        | d   | index[64]  | tails[8]       |
+//        | f16 | 8 bits     | 32 bits        |
+//
+// Each 4 weights have an index into the grid. Each 32 weights have a tail word:
+//
+//   bits   31..28   27..21   20..14   13..7    6..0
+//          scale s  signs 3  signs 2  signs 1  signs 0
+//
+//   w = d*(s + 0.5)/2 * grid * sign
+
+#include "../tables/iq3_xxs.metal"
+#include "signs.metal"
+
+struct iq3_xxs {
+  enum { weights = 256, bytes = 98, run = 8 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint k = first / 8;
+    uint tail = load_u32(block + 66 + k / 4 * 4);
+    float scale = load_f16(block) * (0.5f + float(tail >> 28)) * 0.5f;
+    uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> first % 8;
+    uint low = iq3_xxs_grid[block[2 + 2 * k]];
+    uint high = iq3_xxs_grid[block[3 + 2 * k]];
+    for (uint i = 0; i < N; ++i) {
+      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+    }
+  }
+};

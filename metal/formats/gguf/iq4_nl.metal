@@ -1,0 +1,25 @@
+// IQ4_NL: 32 weights in 18 bytes, 4.5 bits per weight
+//
+//   byte 0     2              18
+//        | d   | codes[16]     |
+//        | f16 | 2 x 4 bits    |
+//
+// Byte i holds weight i in its low nibble and weight i + 16 in its high nibble.
+//
+//   w = d*value[q]
+
+#include "../tables/iq4.metal"
+
+struct iq4_nl {
+  enum { weights = 32, bytes = 18, run = 16 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    float d = load_f16(block);
+    uint8_t codes[N];
+    load_bytes<N, 2>(block + 2 + first % 16, codes);
+
+    uint shift = first / 16 * 4;
+    for (uint i = 0; i < N; ++i) w[i] = d * float(iq4_values[codes[i] >> shift & 15]);
+  }
+};

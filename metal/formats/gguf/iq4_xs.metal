@@ -1,0 +1,29 @@
+// IQ4_XS: 256 weights in 136 bytes, 4.25 bits per weight
+//
+//   byte 0     2          4          8               136
+//        | d   | high     | low[4]   | codes[128]     |
+//        | f16 | 8 x 2    | 2 x 4    | 2 x 4 bits     |
+//
+// Each 32 weights have a 6-bit scale s: nibble k%2 of low[k/2], then bits 2k, 2k+1 of high.
+// Each 16 bytes of codes hold 16 weights in their low nibbles, the next 16 in their high ones.
+//
+//   w = d*(s - 32) * value[q]
+
+#include "../tables/iq4.metal"
+
+struct iq4_xs {
+  enum { weights = 256, bytes = 136, run = 16 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint k = first / 32;
+    uint high = block[2] | uint(block[3]) << 8;
+    uint s = (block[4 + k / 2] >> (k % 2 * 4) & 15) | (high >> 2 * k & 3) << 4;
+    float scale = load_f16(block) * float(int(s) - 32);
+    uint8_t codes[N];
+    load_bytes<N, 4>(block + 8 + k * 16 + first % 16, codes);
+
+    uint shift = first / 16 % 2 * 4;
+    for (uint i = 0; i < N; ++i) w[i] = scale * float(iq4_values[codes[i] >> shift & 15]);
+  }
+};

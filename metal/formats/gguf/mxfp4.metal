@@ -1,0 +1,35 @@
+// MXFP4: 32 weights in 17 bytes, 4.25 bits per weight
+//
+//   byte 0      1              17
+//        | e    | codes[16]     |
+//        | e8m0 | 2 x e2m1      |
+//
+// Byte i holds weight i in its low nibble and weight i + 16 in its high nibble.
+//
+//   w = 2^(e - 127) * e2m1(q)
+//
+// The smallest scales are subnormal, and some GPUs flush those: the power is applied in two
+// halves, each of them normal.
+
+#include "e2m1.metal"
+
+struct mxfp4 {
+  enum { weights = 32, bytes = 17, run = 16 };
+
+  // 2^(x - 64)
+  static inline float power(uint x) { return as_type<float>((x + 63) << 23); }
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint e = block[0];
+    float half_way = power(e / 2);
+    float rest = power(e - e / 2);
+    uint8_t codes[N];
+    load_bytes<N, 1>(block + 1 + first % 16, codes);
+
+    uint shift = first / 16 * 4;
+    for (uint i = 0; i < N; ++i) {
+      w[i] = float(twice_e2m1(codes[i] >> shift & 15)) * half_way * rest;
+    }
+  }
+};

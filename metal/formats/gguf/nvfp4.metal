@@ -1,0 +1,34 @@
+// NVFP4: 64 weights in 36 bytes, 4.5 bits per weight
+//
+//   byte 0           4              36
+//        | scales[4] | codes[32]     |
+//        | ue4m3     | 2 x e2m1      |
+//
+// Each 16 weights have a scale and 8 bytes of codes: byte i holds weight i in its low nibble and
+// weight i + 8 in its high nibble. Scale bytes 0x00 and 0x7f mean 0.
+//
+//   w = ue4m3(s) * e2m1(q)
+
+#include "e2m1.metal"
+
+struct nvfp4 {
+  enum { weights = 64, bytes = 36, run = 8 };
+
+  static inline float half_ue4m3(uint s) {
+    uint exponent = s >> 3 & 15;
+    uint mantissa = s & 7;
+    if (s == 0x7f) return 0.0f;
+    if (exponent == 0) return float(mantissa) * (1.0f / 1024.0f);
+    return float(8 + mantissa) * as_type<float>((exponent + 116) << 23);
+  }
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    float scale = half_ue4m3(block[first / 16]);
+    uint8_t codes[N];
+    load_bytes<N, 4>(block + 4 + first / 16 * 8 + first % 8, codes);
+
+    uint shift = first / 8 % 2 * 4;
+    for (uint i = 0; i < N; ++i) w[i] = scale * float(twice_e2m1(codes[i] >> shift & 15));
+  }
+};

@@ -1,0 +1,22 @@
+// Q1_0: 128 weights in 18 bytes, 1.125 bits per weight
+//
+//   byte 0     2              18
+//        | d   | bits[16]      |
+//        | f16 | 8 x 1 bit     |
+//
+// Weight i is bit i%8 of byte i/8.
+//
+//   w = bit ? d : -d
+
+struct q1_0 {
+  enum { weights = 128, bytes = 18, run = 32 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    float d = load_f16(block);
+    uint8_t bits[(N + 7) / 8];
+    load_bytes<(N + 7) / 8, 2>(block + 2 + first / 8, bits);
+
+    for (uint i = 0; i < N; ++i) w[i] = bits[i / 8] >> (first + i) % 8 & 1 ? d : -d;
+  }
+};

@@ -1,0 +1,26 @@
+// Q2_K: 256 weights in 84 bytes, 2.625 bits per weight
+//
+//   byte 0                16              80    82     84
+//        | scales[16]      | codes[64]     | d   | dmin |
+//        | 4-bit s, 4-bit m| 4 x 2 bits    | f16 | f16  |
+//
+// Each 16 weights have a scale s (low nibble of their byte) and a min m (high nibble).
+// Codes: 32 bytes for each 128 weights; weight 32*k + i of them is bits 2k, 2k+1 of byte i.
+//
+//   w = d*s*q - dmin*m
+
+struct q2_k {
+  enum { weights = 256, bytes = 84, run = 16 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint sm = block[first / 16];
+    float scale = load_f16(block + 80) * float(sm & 15);
+    float min = load_f16(block + 82) * float(sm >> 4);
+    uint8_t codes[N];
+    load_bytes<N, 4>(block + 16 + first / 128 * 32 + first % 32, codes);
+
+    uint shift = first / 32 % 4 * 2;
+    for (uint i = 0; i < N; ++i) w[i] = scale * float(codes[i] >> shift & 3) - min;
+  }
+};

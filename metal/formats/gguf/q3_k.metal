@@ -1,0 +1,35 @@
+// Q3_K: 256 weights in 110 bytes, 3.4375 bits per weight
+//
+//   byte 0            32            96              108   110
+//        | high[32]   | codes[64]   | scales[12]    | d   |
+//        | 8 x 1 bit  | 4 x 2 bits  | 16 x 6 bits   | f16 |
+//
+// Codes: 32 bytes for each 128 weights; weight 32*k + i of them is bits 2k, 2k+1 of byte i.
+// Bit k of high[i] is the third bit of weight 32*k + i, inverted.
+// Scale j of 16 weights: low nibble of scales[j] for j < 8, high nibble of scales[j - 8] after;
+// its two high bits are bits 2*(j/4), 2*(j/4)+1 of scales[8 + j%4].
+//
+//   w = d*(s - 32)*(q - 4)      q = code + 4*bit
+
+struct q3_k {
+  enum { weights = 256, bytes = 110, run = 16 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    device const uint8_t* scales = block + 96;
+    uint j = first / 16;
+    uint s = (scales[j % 8] >> (j / 8 * 4) & 15) | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
+    float scale = load_f16(block + 108) * float(int(s) - 32);
+    uint8_t codes[N];
+    uint8_t high[N];
+    load_bytes<N, 2>(block + 32 + first / 128 * 32 + first % 32, codes);
+    load_bytes<N, 2>(block + first % 32, high);
+
+    uint shift = first / 32 % 4 * 2;
+    uint bit = first / 32;
+    for (uint i = 0; i < N; ++i) {
+      uint q = (codes[i] >> shift & 3) | (high[i] >> bit & 1) << 2;
+      w[i] = scale * float(int(q) - 4);
+    }
+  }
+};

@@ -1,0 +1,24 @@
+// Q4_1: 32 weights in 20 bytes, 5 bits per weight
+//
+//   byte 0     2     4              20
+//        | d   | m   | codes[16]     |
+//        | f16 | f16 | 2 x 4 bits    |
+//
+// Byte i holds weight i in its low nibble and weight i + 16 in its high nibble.
+//
+//   w = d*q + m
+
+struct q4_1 {
+  enum { weights = 32, bytes = 20, run = 16 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    float d = load_f16(block);
+    float m = load_f16(block + 2);
+    uint8_t codes[N];
+    load_bytes<N, 4>(block + 4 + first % 16, codes);
+
+    uint shift = first / 16 * 4;
+    for (uint i = 0; i < N; ++i) w[i] = d * float(codes[i] >> shift & 15) + m;
+  }
+};

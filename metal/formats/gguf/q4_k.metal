@@ -1,0 +1,28 @@
+// Q4_K: 256 weights in 144 bytes, 4.5 bits per weight
+//
+//   byte 0     2      4                16                144
+//        | d   | dmin | scales[12]     | codes[128]       |
+//        | f16 | f16  | 8 x (s6, m6)   | 2 x 4 bits       |
+//
+// Each 32 weights have a scale s and a min m (k_scales.metal). Each 32 bytes of codes hold 32
+// weights in their low nibbles and the next 32 in their high nibbles.
+//
+//   w = d*s*q - dmin*m
+
+#include "k_scales.metal"
+
+struct q4_k {
+  enum { weights = 256, bytes = 144, run = 32 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    scale_and_min k = k_scales(block + 4, first / 32);
+    float scale = load_f16(block) * float(k.s);
+    float min = load_f16(block + 2) * float(k.m);
+    uint8_t codes[N];
+    load_bytes<N, 4>(block + 16 + first / 64 * 32 + first % 32, codes);
+
+    uint shift = first / 32 % 2 * 4;
+    for (uint i = 0; i < N; ++i) w[i] = scale * float(codes[i] >> shift & 15) - min;
+  }
+};

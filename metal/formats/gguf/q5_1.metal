@@ -1,0 +1,29 @@
+// Q5_1: 32 weights in 24 bytes, 6 bits per weight
+//
+//   byte 0     2     4          8              24
+//        | d   | m   | high     | codes[16]     |
+//        | f16 | f16 | 32 x 1   | 2 x 4 bits    |
+//
+// Byte i of codes holds the low bits of weight i (low nibble) and of weight i + 16 (high nibble).
+// Bit i of high is the fifth bit of weight i.
+//
+//   w = d*q + m
+
+struct q5_1 {
+  enum { weights = 32, bytes = 24, run = 16 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    float d = load_f16(block);
+    float m = load_f16(block + 2);
+    uint high = load_u32(block + 4) >> first;
+    uint8_t codes[N];
+    load_bytes<N, 4>(block + 8 + first % 16, codes);
+
+    uint shift = first / 16 * 4;
+    for (uint i = 0; i < N; ++i) {
+      uint q = (codes[i] >> shift & 15) | (high >> i & 1) << 4;
+      w[i] = d * float(q) + m;
+    }
+  }
+};

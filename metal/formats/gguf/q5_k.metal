@@ -1,0 +1,35 @@
+// Q5_K: 256 weights in 176 bytes, 5.5 bits per weight
+//
+//   byte 0     2      4              16           48              176
+//        | d   | dmin | scales[12]   | high[32]   | codes[128]    |
+//        | f16 | f16  | 8 x (s6, m6) | 8 x 1 bit  | 2 x 4 bits    |
+//
+// Each 32 weights have a scale s and a min m (k_scales.metal). Each 32 bytes of codes hold 32
+// weights in their low nibbles and the next 32 in their high nibbles. Bit k of high[i] is the
+// fifth bit of weight 32*k + i.
+//
+//   w = d*s*q - dmin*m
+
+#include "k_scales.metal"
+
+struct q5_k {
+  enum { weights = 256, bytes = 176, run = 32 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    scale_and_min k = k_scales(block + 4, first / 32);
+    float scale = load_f16(block) * float(k.s);
+    float min = load_f16(block + 2) * float(k.m);
+    uint8_t codes[N];
+    uint8_t high[N];
+    load_bytes<N, 4>(block + 48 + first / 64 * 32 + first % 32, codes);
+    load_bytes<N, 4>(block + 16 + first % 32, high);
+
+    uint shift = first / 32 % 2 * 4;
+    uint bit = first / 32;
+    for (uint i = 0; i < N; ++i) {
+      uint q = (codes[i] >> shift & 15) | (high[i] >> bit & 1) << 4;
+      w[i] = scale * float(q) - min;
+    }
+  }
+};

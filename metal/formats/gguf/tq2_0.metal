@@ -1,0 +1,23 @@
+// TQ2_0: 256 weights in 66 bytes, 2.0625 bits per weight
+//
+//   byte 0            64    66
+//        | codes[64]  | d   |
+//        | 4 x 2 bits | f16 |
+//
+// 32 bytes for each 128 weights; weight 32*k + i of them is bits 2k, 2k+1 of byte i.
+//
+//   w = d*(q - 1)
+
+struct tq2_0 {
+  enum { weights = 256, bytes = 66, run = 32 };
+
+  template <uint N>
+  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    float d = load_f16(block + 64);
+    uint8_t codes[N];
+    load_bytes<N, 2>(block + first / 128 * 32 + first % 32, codes);
+
+    uint shift = first / 32 % 4 * 2;
+    for (uint i = 0; i < N; ++i) w[i] = d * float(int(codes[i] >> shift & 3) - 1);
+  }
+};

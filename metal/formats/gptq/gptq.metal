@@ -1,0 +1,84 @@
+// GPTQ: 2, 3, 4 or 8-bit codes, a scale and a zero point per group of inputs
+//
+//   qweight  int32 [in*bits/32, out]       a stream of codes along the inputs
+//   qzeros   int32 [groups, out*bits/32]   a stream of zero points along the outputs
+//   scales   S     [groups, out]
+//   g_idx    int32 [in]                    group of each input
+//
+// With 4 bits, word c of a column holds inputs 8*c .. 8*c + 7:
+//
+//   bits   31..28  27..24  23..20  19..16  15..12  11..8  7..4  3..0
+//   input    7       6       5       4       3       2      1     0
+//
+// Zero points come in three ways, told by two numbers in sizes:
+//
+//   v2        z as stored           zero_word 0           zero_field 0
+//   v1        one less, by words    zero_word 0x11111111  zero_field 0   (3 bits: 1, per field)
+//   v1-field  one less, by fields   zero_word 0           zero_field 1
+//
+//   w[i, o] = (q - z)*s
+
+#include "../stream.metal"
+
+template <typename S>
+struct gptq_source {
+  device const uint* qweight;
+  device const uint* qzeros;
+  device const S* scales;
+  device const int* g_idx;
+  uint columns, group_size, act_order, zero_word, zero_field;
+};
+
+template <typename S>
+inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
+                           device const S* scales, device const int* g_idx,
+                           constant uint* sizes) {
+  gptq_source<S> source = {(device const uint*)qweight, (device const uint*)qzeros,
+                           scales,                      g_idx,
+                           sizes[1],                    sizes[2],
+                           sizes[3],                    sizes[4],
+                           sizes[5]};
+  return source;
+}
+
+struct gptq2 {
+  enum { bits = 2 };
+};
+struct gptq3 {
+  enum { bits = 3 };
+};
+struct gptq4 {
+  enum { bits = 4 };
+};
+struct gptq8 {
+  enum { bits = 8 };
+};
+
+template <typename F, uint N, typename S>
+inline void decode(thread const gptq_source<S>& source, uint row, uint column, thread float* w) {
+  const uint bits = F::bits;
+  const uint mask = (1u << bits) - 1;
+  size_t columns = source.columns;
+  size_t group = source.act_order ? uint(source.g_idx[row]) : row / source.group_size;
+
+  uint zeros[N];
+  uint zero_word = bits == 3 ? 0 : source.zero_word;
+  uint zero_wrap = bits == 3 ? source.zero_word : 0;
+  unpack<bits, N>(source.qzeros + group * (columns * bits / 32), column, zero_word, zeros);
+
+  size_t bit = size_t(row) * bits;
+  uint shift = uint(bit % 32);
+  device const uint* words = source.qweight + bit / 32 * columns + column;
+  device const S* scales = source.scales + group * columns + column;
+  if (shift + bits <= 32) {
+    for (uint i = 0; i < N; ++i) w[i] = float(words[i] >> shift & mask);
+  } else {
+    for (uint i = 0; i < N; ++i) {
+      w[i] = float((words[i] >> shift | words[columns + i] << (32 - shift)) & mask);
+    }
+  }
+  for (uint i = 0; i < N; ++i) {
+    uint zero = ((zeros[i] + zero_wrap) & mask) + source.zero_field;
+    w[i] = (w[i] - float(zero)) * float(scales[i]);
+  }
+}

@@ -1,0 +1,89 @@
+// CUDA through NVRTC. CUDA's own headers contain the token "device", so they come first.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+typedef unsigned char uint8_t;
+typedef signed char int8_t;
+typedef unsigned short uint16_t;
+typedef unsigned short ushort;
+typedef unsigned int uint;
+typedef __half float16_t;
+typedef __nv_bfloat16 bfloat16_t;
+
+#define device
+#define thread
+#define constant const
+// Lanes look up different entries: global memory caches that, constant memory serialises it.
+#define TABLE __device__ const
+
+namespace mlx_dequant {
+
+template <typename A, typename B>
+__device__ inline A as_type(B b) {
+  static_assert(sizeof(A) == sizeof(B), "as_type keeps the size");
+  union {
+    B b;
+    A a;
+  } bits = {b};
+  return bits.a;
+}
+
+__device__ inline uint popcount(uint x) { return __popc(x); }
+
+__device__ inline float load_f16(const uint8_t* p) {
+  return __half2float(__ushort_as_half(*(const ushort*)p));
+}
+
+template <uint N, uint ALIGN>
+__device__ inline void load_bytes(const uint8_t* p, uint8_t* q) {
+  if (ALIGN % 4 == 0 && N % 4 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) {
+      uint word = ((const uint*)p)[i];
+#pragma unroll
+      for (uint k = 0; k < 4; ++k) q[4 * i + k] = uint8_t(word >> (8 * k));
+    }
+  } else if (ALIGN % 2 == 0 && N % 2 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 2; ++i) {
+      ushort word = ((const ushort*)p)[i];
+      q[2 * i] = uint8_t(word);
+      q[2 * i + 1] = uint8_t(word >> 8);
+    }
+  } else {
+#pragma unroll
+    for (uint i = 0; i < N; ++i) q[i] = p[i];
+  }
+}
+
+__device__ inline uint load_u32(const uint8_t* p) {
+  return uint(((const ushort*)p)[0]) | uint(((const ushort*)p)[1]) << 16;
+}
+
+template <uint N>
+__device__ inline void store(float* out, const float* w) {
+#pragma unroll
+  for (uint i = 0; i < N; i += 4) {
+    ((float4*)out)[i / 4] = make_float4(w[i], w[i + 1], w[i + 2], w[i + 3]);
+  }
+}
+
+// Two-byte results leave in words of eight.
+template <uint N, typename T>
+__device__ inline void store(T* out, const float* w) {
+  static_assert(sizeof(T) == 2 && N % 8 == 0, "eight two-byte results a store");
+#pragma unroll
+  for (uint i = 0; i < N; i += 8) {
+    uint word[4];
+#pragma unroll
+    for (uint k = 0; k < 4; ++k) {
+      T low = T(w[i + 2 * k]);
+      T high = T(w[i + 2 * k + 1]);
+      word[k] = uint(as_type<ushort>(low)) | uint(as_type<ushort>(high)) << 16;
+    }
+    ((uint4*)out)[i / 8] = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+}
+
+}  // namespace mlx_dequant

@@ -1,0 +1,44 @@
+// Metal. MLX puts <metal_stdlib>, `using namespace metal` and bfloat16_t before this.
+
+#define TABLE constant
+
+namespace mlx_dequant {
+
+// A float16 at a 2-byte aligned address.
+inline float load_f16(device const uint8_t* p) {
+  return float(*(device const half*)p);
+}
+
+// N bytes, in the widest words that ALIGN bytes of alignment allow.
+template <uint N, uint ALIGN>
+inline void load_bytes(device const uint8_t* p, thread uint8_t* q) {
+  if (ALIGN % 4 == 0 && N % 4 == 0) {
+    for (uint i = 0; i < N / 4; ++i) {
+      uint word = ((device const uint*)p)[i];
+      for (uint k = 0; k < 4; ++k) q[4 * i + k] = uint8_t(word >> (8 * k));
+    }
+  } else if (ALIGN % 2 == 0 && N % 2 == 0) {
+    for (uint i = 0; i < N / 2; ++i) {
+      ushort word = ((device const ushort*)p)[i];
+      q[2 * i] = uint8_t(word);
+      q[2 * i + 1] = uint8_t(word >> 8);
+    }
+  } else {
+    for (uint i = 0; i < N; ++i) q[i] = p[i];
+  }
+}
+
+// A little-endian 32-bit word at a 2-byte aligned address.
+inline uint load_u32(device const uint8_t* p) {
+  return uint(((device const ushort*)p)[0]) | uint(((device const ushort*)p)[1]) << 16;
+}
+
+// N consecutive results to an address aligned to N of them.
+template <uint N, typename T>
+inline void store(device T* out, thread const float* w) {
+  for (uint i = 0; i < N; i += 4) {
+    *(device vec<T, 4>*)(out + i) = vec<T, 4>(T(w[i]), T(w[i + 1]), T(w[i + 2]), T(w[i + 3]));
+  }
+}
+
+}  // namespace mlx_dequant

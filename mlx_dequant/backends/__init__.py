@@ -1,0 +1,67 @@
+"""Which backend runs a program: Metal, CUDA, the host's compiler or the reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from . import cuda, host, metal, reference
+
+if TYPE_CHECKING:
+    from ..weights.base import PackedWeight
+
+# Best first. Each has available() and dequantize(weight, dtype).
+_BACKENDS: dict[str, ModuleType] = {"metal": metal, "cuda": cuda, "host": host, "reference": reference}
+_chosen: ContextVar[str | None] = ContextVar("mlx_dequant_backend", default=None)
+
+
+@cache
+def _available() -> tuple[str, ...]:
+    return tuple(name for name, backend in _BACKENDS.items() if backend.available())
+
+
+def available_backends() -> list[str]:
+    """The backends that work here, best first, out of "metal", "cuda", "host", "reference"."""
+    return list(_available())
+
+
+def current_backend() -> str:
+    """The backend in force: `use_backend`, then MLX_DEQUANT_BACKEND, then the best available."""
+    return _chosen.get() or _checked(os.environ.get("MLX_DEQUANT_BACKEND") or _available()[0])
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs everything inside the `with` on one backend, in this thread or task.
+
+    Raises:
+        ValueError: there is no such backend, or it does not work here.
+    """
+    token = _chosen.set(_checked(name))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@cache
+def _checked(name: str) -> str:
+    if name not in _BACKENDS:
+        raise ValueError(f"backend: found {name!r}, expected one of {', '.join(_BACKENDS)}")
+    if name not in _available():
+        raise ValueError(f"backend {name!r} does not work here; available: {', '.join(_available())}")
+    return name
+
+
+def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
+    """`weight` unpacked by the backend in force."""
+    if weight.size == 0:
+        return mx.zeros(weight.shape, dtype)
+    return _BACKENDS[current_backend()].dequantize(weight, dtype)

@@ -1,0 +1,146 @@
+"""Compiles the host's programs with the machine's C++ compiler, into a private cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+# No contraction: every machine must give the same bits.
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-w")
+PATIENCE = 120  # seconds for one program; the largest takes about one
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A command that compiles C++, and what it calls itself."""
+
+    command: tuple[str, ...]
+    version: str
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        native = () if "ziglang" in self.command else ("-march=native",)
+        if platform.machine() == "arm64":
+            native = ("-mcpu=native",)
+        return (*FLAGS, *native)
+
+
+@cache
+def compiler() -> Compiler | None:
+    """The first that works of $CXX, clang++, g++ and `ziglang`; None without any."""
+    asked = os.environ.get("CXX")
+    candidates = [shlex.split(asked)] if asked else []
+    candidates += [["clang++"], ["g++"]]
+    if importlib.util.find_spec("ziglang"):
+        candidates.append([sys.executable, "-m", "ziglang", "c++"])
+    for command in candidates:
+        if shutil.which(command[0]) is None:
+            continue
+        try:
+            answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=PATIENCE)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if answer.returncode == 0:
+            return Compiler(tuple(command), answer.stdout.strip())
+    return None
+
+
+def cache_folder() -> Path:
+    """MLX_DEQUANT_CACHE, or the user's cache folder."""
+    asked = os.environ.get("MLX_DEQUANT_CACHE")
+    if asked:
+        return Path(asked)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mlx-dequant"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-dequant"
+
+
+@cache
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def compiled(name: str, text: str) -> Path | None:
+    """The shared object of a program, compiled or from the cache; None, after a warning, if neither.
+
+    A cached file counts only when it is this user's alone and whole.
+    """
+    tool = compiler()
+    if tool is None:
+        return None
+    identity = "\0".join([text, *tool.command, tool.version, *tool.flags, _processor()])
+    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    try:
+        folder = _private(cache_folder())
+        path = folder / f"{key}.so"
+        if _whole(path):
+            return path
+        return _compile(tool, text, path)
+    except (OSError, subprocess.SubprocessError) as error:
+        warnings.warn(
+            f"mlx-dequant: {name} could not be compiled and runs slowly instead: {error}", RuntimeWarning, stacklevel=2
+        )
+        return None
+
+
+def _private(folder: Path) -> Path:
+    """The folder, made if missing; one that others can write to is refused."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_others(folder)
+    return folder
+
+
+def _refuse_others(path: Path) -> None:
+    status = path.stat(follow_symlinks=False)
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or stat.S_ISLNK(status.st_mode):
+        raise PermissionError(f"{path} is not this user's alone to write (set MLX_DEQUANT_CACHE to a folder that is)")
+
+
+def _sum(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _whole(path: Path) -> bool:
+    """Whether the cache holds `path`, and its checksum says that all of it arrived."""
+    if not path.exists() or not _sum(path).exists():
+        return False
+    _refuse_others(path)
+    _refuse_others(_sum(path))
+    return hashlib.sha256(path.read_bytes()).hexdigest() == _sum(path).read_text()
+
+
+def _compile(tool: Compiler, text: str, path: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        source = Path(work) / "program.cpp"
+        built = Path(work) / "program.so"
+        source.write_text(text)
+        command = [*tool.command, *tool.flags, str(source), "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        if done.returncode:
+            raise subprocess.SubprocessError(f"{shlex.join(tool.command)} said: {done.stderr.strip()[-2000:]}")
+        built.chmod(0o600)
+        checksum = Path(work) / "sum"
+        checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+        checksum.chmod(0o600)
+        os.replace(built, path)
+        os.replace(checksum, _sum(path))
+    return path

@@ -1,0 +1,44 @@
+"""Splits loops over threads. The loops release the GIL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+# Weights that are worth a thread's wake-up, about 20 us.
+WORTH = 1 << 17
+
+
+@cache
+def count() -> int:
+    """Threads in use: MLX_DEQUANT_THREADS, or the processors this process may run on."""
+    asked = os.environ.get("MLX_DEQUANT_THREADS", "")
+    if asked:
+        if not asked.isdigit() or int(asked) == 0:
+            raise ValueError(f"MLX_DEQUANT_THREADS: found {asked!r}, expected a positive integer")
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(count() - 1, 1), thread_name_prefix="mlx-dequant")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def split(steps: int, weights: int, work: Callable[[int, int], object]) -> None:
+    """Calls `work(begin, end)` over parts of 0 .. steps - 1, a step being `weights` weights."""
+    parts = min(count(), max(steps * weights // WORTH, 1))
+    if parts == 1:
+        work(0, steps)
+        return
+    edges = [steps * part // parts for part in range(parts + 1)]
+    others = [_pool().submit(work, edges[part], edges[part + 1]) for part in range(1, parts)]
+    work(edges[0], edges[1])
+    for other in others:
+        other.result()

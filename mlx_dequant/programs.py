@@ -1,0 +1,123 @@
+"""Programs: a prelude, a format and a kernel put together, from the files under `metal/`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .registry import Format
+
+METAL = Path(__file__).parent / "metal"
+
+# C++ names of the element types, the same on every compiler.
+TYPES = {"float32": "float", "float16": "float16_t", "bfloat16": "bfloat16_t"}
+
+# The arrays that hold a weight, family by family: name and element type, S for the scales' type.
+INPUTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "gguf": (("blocks", "uint8_t"),),
+    "awq": (("qweight", "int"), ("qzeros", "int"), ("scales", "S")),
+    "gptq": (("qweight", "int"), ("qzeros", "int"), ("scales", "S"), ("g_idx", "int")),
+    "packed": (("codes", "int"), ("scales", "S"), ("zeros", "int"), ("g_idx", "int")),
+}
+
+_INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a backend compiles. The name holds a hash of the text: no two programs share it."""
+
+    name: str
+    header: str
+    body: str
+
+
+@cache
+def _read(path: Path) -> str:
+    return path.read_text(encoding="ascii")
+
+
+def inline(paths: list[Path], seen: set[Path] | None = None) -> str:
+    """The files' text, each once, with quoted includes in place and `#line`s that name the files."""
+    seen = set() if seen is None else seen
+    parts: list[str] = []
+    for path in paths:
+        path = path.resolve()
+        if path in seen:
+            continue
+        seen.add(path)
+        text = _read(path)
+        name = path.parent.name + "/" + path.name
+        parts.append(f'#line 1 "{name}"')
+        at = 0
+        for match in _INCLUDE.finditer(text):
+            parts.append(text[at : match.start()].rstrip("\n"))
+            parts.append(inline([path.parent / match.group(1)], seen))
+            line = text.count("\n", 0, match.end()) + 2
+            parts.append(f'#line {line} "{name}"')
+            at = match.end() + 1
+        parts.append(text[at:].rstrip("\n"))
+    return "\n".join(parts)
+
+
+def _size_check(form: Format) -> str:
+    """Fails to compile when the registry and the shader disagree on a format's sizes."""
+    if form.family == "gguf":
+        facts = f"{form.name}::weights == {form.weights} && {form.name}::bytes == {form.bytes}"
+    else:
+        facts = f"{form.name}::bits == {form.bits}"
+    return f'static_assert({facts}, "the registry\'s sizes of {form.name}");'
+
+
+def sources(form: Format, operation: Path) -> str:
+    """The format and the operation in their namespace, without a prelude."""
+    paths = [METAL / form.source, operation]
+    if form.family == "gguf":
+        paths.insert(0, METAL / "formats/gguf/source.metal")
+    body = inline(paths)
+    return f"namespace mlx_dequant {{\n{body}\n{_size_check(form)}\n}}  // namespace mlx_dequant\n"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A file under `metal/kernels/` and what its launch needs besides a weight.
+
+    Every kernel is called the same way:
+    `kernel<format, T>(source, inputs ..., out, sizes, threadgroup index, thread index)`.
+    """
+
+    name: str
+    threads: int
+    inputs: tuple[str, ...] = ()
+
+
+DEQUANTIZE = Kernel("dequantize", threads=256)
+
+
+@cache
+def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) -> Program:
+    """The program of a kernel for `target` "metal" or "cuda".
+
+    Args:
+        dtype: type of the output, a key of `TYPES`.
+        scales: type of the scales, a key of `TYPES`; ignored for GGUF.
+    """
+    operation = METAL / "kernels" / f"{kernel.name}.metal"
+    header = inline([METAL / "prelude" / f"{target}.h"]) + "\n" + sources(form, operation)
+    held = ", ".join(name for name, _ in INPUTS[form.family])
+    arguments = ", ".join(
+        [
+            f"mlx_dequant::{form.family}({held}, sizes)",
+            *kernel.inputs,
+            "out",
+            "sizes",
+            "threadgroup_position_in_grid.x",
+            "thread_position_in_threadgroup.x",
+        ]
+    )
+    body = f"mlx_dequant::{kernel.name}<mlx_dequant::{form.name}, {TYPES[dtype]}>({arguments});\n"
+    digest = hashlib.sha256(f"{header}{body}{scales}".encode()).hexdigest()[:16]
+    return Program(f"{kernel.name}_{form.name}_{dtype}_{digest}", header, body)

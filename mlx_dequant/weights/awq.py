@@ -1,0 +1,48 @@
+"""AWQ weights, as AutoAWQ's "gemm" layout stores them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..registry import formats
+from . import check
+from .base import PackedWeight
+
+
+class AWQWeight(PackedWeight):
+    """W[i, o] = (q - z) * s, with input i in group i // group_size; shape [in, out].
+
+    Args:
+        qweight: int32 [in, out/8], nibbles in the order 0 2 4 6 1 3 5 7 of the outputs.
+        scales: float16, bfloat16 or float32 [groups, out].
+        qzeros: int32 [groups, out/8], in the same order.
+        group_size: inputs of a group; -1 for one group of all.
+        bits: 4.
+
+    Raises:
+        FormatError: a tensor's type or shape does not fit the others.
+    """
+
+    def __init__(self, qweight: Any, scales: Any, qzeros: Any, group_size: int = 128, bits: int = 4):
+        check.one_of("bits", bits, (4,))
+        qweight = check.words("qweight", qweight)
+        scales = check.floats("scales", scales)
+        qzeros = check.words("qzeros", qzeros)
+        inputs, packed = qweight.shape
+        outputs = packed * 8
+        size = check.group_size(group_size, inputs)
+        groups = -(-inputs // size)
+        why = f"(in {inputs}, out {outputs}, group_size {group_size})"
+        check.shape("scales", scales, (groups, outputs), why)
+        check.shape("qzeros", qzeros, (groups, packed), why)
+        check.extent("qweight: outputs", outputs)
+        self._set(
+            format=formats()["awq4"],
+            shape=(inputs, outputs),
+            in_features=inputs,
+            out_features=outputs,
+            dtype=scales.dtype,
+            inputs={"qweight": qweight, "qzeros": qzeros, "scales": scales},
+            scales_dtype=scales.dtype,
+            layout=(size,),
+        )

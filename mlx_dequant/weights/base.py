@@ -1,0 +1,101 @@
+"""What every packed weight is and does."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from .. import backends
+from ..errors import FormatError
+from ..registry import Format
+
+FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+
+
+class PackedWeight(ABC):
+    """A weight that stays packed. Checked once, when it is made, and immutable after.
+
+    Attributes:
+        format: the row of `mlx_dequant.formats()` it is in.
+        shape: shape of `dequantize()`.
+        in_features: inputs of the linear layer it belongs to.
+        out_features: outputs of that layer.
+        dtype: type that `dequantize()` gives unless told otherwise.
+    """
+
+    format: Format
+    shape: tuple[int, ...]
+    in_features: int
+    out_features: int
+    dtype: mx.Dtype
+
+    # For the backends: the arrays by the names of `programs.INPUTS` (None where absent), the
+    # scales' type, the numbers after rows and columns that the family's source reads, and a place
+    # to keep what a backend derives.
+    inputs: Mapping[str, mx.array | None]
+    scales_dtype: mx.Dtype
+    layout: tuple[int, ...]
+    derived: dict[str, Any]
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "derived", {})
+        mx.eval([array for array in self.inputs.values() if array is not None])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: {name} cannot be set")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix as it is stored, leading axes folded in."""
+        return self.size // self.columns
+
+    @property
+    def columns(self) -> int:
+        """Columns of the matrix as it is stored: the last axis of `shape`."""
+        return self.shape[-1]
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the packed arrays take."""
+        return sum(array.nbytes for array in self.inputs.values() if array is not None)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits a weight takes, scales and zero points included."""
+        return 8 * self.nbytes / self.size
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What the shaders read: rows, columns, then the family's own numbers."""
+        return (self.rows, self.columns, *self.layout)
+
+    def dequantize(self, dtype: mx.Dtype | None = None) -> mx.array:
+        """The weights, unpacked, in `shape`.
+
+        Args:
+            dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even);
+                `self.dtype` by default.
+        """
+        return backends.dequantize(self, check_dtype(dtype or self.dtype))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.format.title}, shape={self.shape}, {self.bits_per_weight:.3g} bits a weight)"
+
+
+def check_dtype(dtype: mx.Dtype) -> mx.Dtype:
+    if dtype not in FLOATS:
+        raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
+    return dtype

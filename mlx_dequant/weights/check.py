@@ -1,0 +1,82 @@
+"""Checks that name the tensor, what was found and what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import FormatError
+
+LARGEST = 2**31 - 1
+
+
+def array(name: str, value: Any) -> mx.array:
+    """`value`, an `mx.array` or a NumPy array, as a contiguous `mx.array`."""
+    if isinstance(value, mx.array):
+        return mx.contiguous(value)
+    if isinstance(value, np.ndarray):
+        return mx.array(np.ascontiguousarray(value))
+    raise FormatError(f"{name}: found {type(value).__name__}, expected an mx.array or a NumPy array")
+
+
+def words(name: str, value: Any, dimensions: int = 2) -> mx.array:
+    """Packed codes: int32, or uint32 read as int32."""
+    result = array(name, value)
+    if result.dtype not in (mx.int32, mx.uint32):
+        raise FormatError(f"{name}: found {result.dtype}, expected int32")
+    rank(name, result, dimensions)
+    return result.view(mx.int32)
+
+
+def floats(name: str, value: Any) -> mx.array:
+    """Scales: float16, bfloat16 or float32."""
+    result = array(name, value)
+    if result.dtype not in (mx.float16, mx.bfloat16, mx.float32):
+        raise FormatError(f"{name}: found {result.dtype}, expected float16, bfloat16 or float32")
+    rank(name, result, 2)
+    return result
+
+
+def rank(name: str, value: mx.array, dimensions: int) -> None:
+    if value.ndim != dimensions:
+        raise FormatError(f"{name}: found {value.ndim} axes {value.shape}, expected {dimensions}")
+
+
+def shape(name: str, value: mx.array, expected: tuple[int, ...], why: str = "") -> None:
+    if tuple(value.shape) != expected:
+        raise FormatError(f"{name}: found shape {tuple(value.shape)}, expected {expected}{why and ' ' + why}")
+
+
+def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise FormatError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+def extent(name: str, value: int) -> None:
+    if not 0 <= value <= LARGEST:
+        raise FormatError(f"{name}: found {value}, expected at most {LARGEST}")
+
+
+def group_size(value: int, inputs: int) -> int:
+    """The size of a group; -1 means one group of all inputs."""
+    if isinstance(value, bool) or not isinstance(value, int) or value == 0 or value < -1:
+        raise FormatError(f"group_size: found {value!r}, expected a positive integer or -1")
+    return max(inputs, 1) if value == -1 else value
+
+
+def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:
+    """`g_idx`, checked; None where it only says what `group_size` says."""
+    result = array(name, value)
+    if result.dtype not in (mx.int32, mx.int64, mx.uint32):
+        raise FormatError(f"{name}: found {result.dtype}, expected int32")
+    shape(name, result, (inputs,), "(a group for each input)")
+    given = np.asarray(result)
+    if given.size and (given.min() < 0 or given.max() >= groups):
+        raise FormatError(
+            f"{name}: found groups {given.min()} to {given.max()}, expected 0 to {groups - 1} ({groups} rows of scales)"
+        )
+    if np.array_equal(given, np.arange(inputs) // size):
+        return None
+    return result.astype(mx.int32)

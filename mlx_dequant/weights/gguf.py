@@ -1,0 +1,86 @@
+"""Weights of GGUF files. The format is ggml's (ggml-common.h); `blocks` are a file's bytes as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import FormatError
+from ..registry import formats, gguf_format
+from . import check
+from .base import PackedWeight, check_dtype
+
+OWN_DTYPE = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
+
+
+class GGUFWeight(PackedWeight):
+    """A tensor of a GGUF file: [..., out, in] weights in blocks along `in`.
+
+    Args:
+        blocks: uint8 [..., row bytes]; leading axes (experts) are allowed.
+        type: a name ("Q4_K", any case), a `gguf.GGMLQuantizationType`, or its number.
+        shape: shape in weights, the longest stride first; by default that of `blocks`, its last
+            axis counted in weights. `blocks` may then be any array of the right size.
+
+    Raises:
+        FormatError: the type is unknown, or `blocks` does not hold whole rows of it.
+    """
+
+    def __init__(self, blocks: Any, type: str | int, shape: Sequence[int] | None = None):
+        form = gguf_format(type)
+        if form is None:
+            known = ", ".join(row.title for row in formats().values() if row.family == "gguf")
+            raise FormatError(f"type: found {type!r}, expected one of {known}")
+        blocks = check.array("blocks", blocks)
+        if blocks.dtype != mx.uint8:
+            raise FormatError(f"blocks: found {blocks.dtype}, expected uint8 (the file's bytes)")
+        if blocks.ndim == 0:
+            raise FormatError("blocks: found no axes, expected [..., row bytes]")
+
+        if shape is None:
+            row_bytes = blocks.shape[-1]
+            if row_bytes % form.bytes:
+                raise FormatError(
+                    f"blocks: found rows of {row_bytes} bytes, expected a multiple of {form.bytes} ({form.title})"
+                )
+            full = (*blocks.shape[:-1], row_bytes // form.bytes * form.weights)
+        else:
+            full = tuple(int(length) for length in shape)
+            if not full or min(full) < 0 or full[-1] % form.weights:
+                raise FormatError(
+                    f"shape: found {full}, expected a last axis that is a multiple of {form.weights} ({form.title})"
+                )
+            size = form.bytes
+            for length in (*full[:-1], full[-1] // form.weights):
+                size *= length
+            if blocks.size != size:
+                raise FormatError(f"blocks: found {blocks.size} bytes, expected {size} for {full} {form.title}")
+        columns = full[-1]
+        rows = blocks.size // max(columns // form.weights * form.bytes, 1)
+        check.extent("blocks: columns", columns)
+        check.extent("blocks: rows", rows)
+        self._set(
+            format=form,
+            shape=full,
+            in_features=columns,
+            out_features=full[-2] if len(full) > 1 else 1,
+            dtype=OWN_DTYPE.get(form.name, mx.float16),
+            inputs={"blocks": blocks.reshape(rows, -1) if blocks.size else blocks},
+            scales_dtype=mx.float32,
+            layout=(columns // form.weights,),
+        )
+
+    def dequantize(self, dtype: mx.Dtype | None = None) -> mx.array:
+        """The weights, unpacked, in `shape`.
+
+        Args:
+            dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even). By
+                default float16; F32, F16 and BF16 give their own bits in their own type.
+        """
+        if self.format.name in OWN_DTYPE and OWN_DTYPE[self.format.name] == check_dtype(dtype or self.dtype):
+            blocks = self.inputs["blocks"]
+            assert blocks is not None
+            return blocks.reshape(-1).view(self.dtype).reshape(self.shape)
+        return super().dequantize(dtype)

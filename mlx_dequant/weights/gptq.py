@@ -1,0 +1,88 @@
+"""GPTQ weights, as AutoGPTQ and GPTQModel store them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import FormatError
+from ..registry import formats
+from . import check
+from .base import PackedWeight
+
+# How a stored zero point becomes the real one: added to whole words, added to each field.
+WHOLE_WORD = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
+ZERO_POINTS = ("v1", "v1-field", "v2")
+
+
+class GPTQWeight(PackedWeight):
+    """W[i, o] = (q - z) * s, with input i in group g_idx[i]; shape [in, out].
+
+    Args:
+        qweight: int32 [in*bits/32, out], a stream of codes along the inputs.
+        scales: float16, bfloat16 or float32 [groups, out].
+        qzeros: int32 [groups, out*bits/32], a stream along the outputs.
+        g_idx: int32 [in], the group of each input; None or empty means i // group_size.
+        group_size: inputs of a group, the last one may be short; -1 for one group of all.
+        bits: 2, 3, 4 or 8.
+        zero_points: "v1": stored less one, whole words at a time, modulo 2**32 (AutoGPTQ, GPTQModel;
+            with 3 bits field by field, modulo 8). "v1-field": stored less one, each field by itself
+            and without wrap (vLLM's fallback). "v2": stored as they are.
+
+    Raises:
+        FormatError: a tensor's type or shape does not fit the others, or g_idx is out of range.
+    """
+
+    def __init__(
+        self,
+        qweight: Any,
+        scales: Any,
+        qzeros: Any,
+        g_idx: Any = None,
+        group_size: int = 128,
+        bits: int = 4,
+        zero_points: str = "v1",
+    ):
+        check.one_of("bits", bits, (2, 3, 4, 8))
+        check.one_of("zero_points", zero_points, ZERO_POINTS)
+        qweight = check.words("qweight", qweight)
+        scales = check.floats("scales", scales)
+        qzeros = check.words("qzeros", qzeros)
+        packed, outputs = qweight.shape
+        if packed * 32 % bits:
+            raise FormatError(f"qweight: found {packed} rows, expected a multiple of {bits} (32 codes of {bits} bits)")
+        inputs = packed * 32 // bits
+        if outputs * bits % 32:
+            raise FormatError(f"qweight: found {outputs} outputs, expected a multiple of {32 // _common(bits)}")
+        size = check.group_size(group_size, inputs)
+        groups = -(-inputs // size)
+        given = None if g_idx is None else check.array("g_idx", g_idx)
+        if given is not None and given.size:
+            # Act-order checkpoints keep their group count; only the index says which group.
+            groups = scales.shape[0]
+        why = f"(in {inputs}, out {outputs}, group_size {group_size}, {bits} bits)"
+        check.shape("scales", scales, (groups, outputs), why)
+        check.shape("qzeros", qzeros, (groups, outputs * bits // 32), why)
+        check.extent("qweight: inputs", inputs)
+        order = None
+        if given is not None and given.size:
+            order = check.groups_of("g_idx", given, inputs, groups, size)
+        self._set(
+            format=formats()[f"gptq{bits}"],
+            shape=(inputs, outputs),
+            in_features=inputs,
+            out_features=outputs,
+            dtype=scales.dtype,
+            inputs={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": order},
+            scales_dtype=scales.dtype,
+            layout=(
+                size,
+                int(order is not None),
+                WHOLE_WORD[bits] if zero_points == "v1" else 0,
+                int(zero_points == "v1-field"),
+            ),
+        )
+
+
+def _common(bits: int) -> int:
+    """How many bits of 32 a code shares evenly: outputs come in multiples of 32 over that."""
+    return bits if 32 % bits == 0 else 1

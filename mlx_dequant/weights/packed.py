@@ -1,0 +1,80 @@
+"""compressed-tensors weights in the "pack-quantized" format (llm-compressor)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import FormatError
+from ..registry import formats
+from . import check
+from .base import PackedWeight
+
+
+class PackQuantizedWeight(PackedWeight):
+    """W[o, i] = (q - z) * s, with input i in its group; shape [out, in].
+
+    Args:
+        weight_packed: int32 [out, ceil(in*bits/32)], a stream of codes along the inputs, stored
+            plus 2**(bits - 1).
+        weight_scale: float16, bfloat16 or float32 [out, groups].
+        weight_shape: (out, in), as integers or an array of two.
+        weight_zero_point: int32 [ceil(out*bits/32), groups], a stream along the outputs with the
+            same offset; None for symmetric weights.
+        weight_g_idx: int32 [in], the group of each input; None or all -1 means i // group_size.
+        bits: 2, 3, 4 or 8.
+        group_size: inputs of a group; -1 for one group of all (per channel).
+
+    Raises:
+        FormatError: a tensor's type or shape does not fit the others, or the index is out of range.
+    """
+
+    def __init__(
+        self,
+        weight_packed: Any,
+        weight_scale: Any,
+        weight_shape: Sequence[int] | Any,
+        weight_zero_point: Any = None,
+        weight_g_idx: Any = None,
+        bits: int = 4,
+        group_size: int = 128,
+    ):
+        check.one_of("bits", bits, (2, 3, 4, 8))
+        codes = check.words("weight_packed", weight_packed)
+        scales = check.floats("weight_scale", weight_scale)
+        full = tuple(int(length) for length in np.asarray(weight_shape).reshape(-1))
+        if len(full) != 2 or min(full) < 0:
+            raise FormatError(f"weight_shape: found {full}, expected (out, in)")
+        outputs, inputs = full
+        check.extent("weight_shape: in", inputs)
+        check.extent("weight_shape: out", outputs)
+        why = f"(weight_shape {full}, group_size {group_size}, {bits} bits)"
+        check.shape("weight_packed", codes, (outputs, -(-inputs * bits // 32)), why)
+        size = check.group_size(group_size, inputs)
+        groups = -(-inputs // size)
+        order = None
+        if weight_g_idx is not None:
+            given = check.array("weight_g_idx", weight_g_idx)
+            # An index of -1 throughout means that the exporter had none.
+            if given.size and bool(mx.any(given != -1)):
+                groups = scales.shape[1]
+                order = check.groups_of("weight_g_idx", given, inputs, groups, size)
+        check.shape("weight_scale", scales, (outputs, groups), why)
+        zeros = None
+        if weight_zero_point is not None:
+            zeros = check.words("weight_zero_point", weight_zero_point)
+            check.shape("weight_zero_point", zeros, (-(-outputs * bits // 32), groups), why)
+        self._set(
+            format=formats()[f"packed{bits}"],
+            shape=full,
+            in_features=inputs,
+            out_features=outputs,
+            dtype=scales.dtype,
+            inputs={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": order},
+            scales_dtype=scales.dtype,
+            # One group needs no boundary: a large even size keeps whole runs inside it.
+            layout=(2**31 if groups == 1 else size, int(order is not None), int(zeros is not None), groups),
+        )
