@@ -1,20 +1,19 @@
 """AWQ, GPTQ, compressed-tensors and GGUF weights on MLX: unpacked, multiplied with, and bridged to torch."""
 
 try:
-    import mlx.core as _mlx
+    import mlx.core as _mlx  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "mlx-dequant needs MLX with a backend. On Linux: pip install 'mlx-dequant[cpu]', "
         "or [cuda12] or [cuda13] for an NVIDIA GPU."
     ) from error
 
+from ._version import VERSION as __version__
 from .backends import available_backends, current_backend, use_backend
 from .errors import FormatError
 from .functions import dequantize_awq, dequantize_gguf, dequantize_gptq, dequantize_packed
 from .registry import Format, formats
 from .weights import AWQWeight, GGUFWeight, GPTQWeight, PackedWeight, PackQuantizedWeight
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AWQWeight",
@@ -24,6 +23,7 @@ __all__ = [
     "GPTQWeight",
     "PackQuantizedWeight",
     "PackedWeight",
+    "__version__",
     "available_backends",
     "current_backend",
     "dequantize_awq",

@@ -74,8 +74,7 @@ _ROWS = (
 )
 
 _FORMATS: dict[str, Format] = {
-    name: Format(name, "gguf", weights=weights, bytes=size, ggml_type=number)
-    for name, weights, size, number in _ROWS
+    name: Format(name, "gguf", weights=weights, bytes=size, ggml_type=number) for name, weights, size, number in _ROWS
 }
 _FORMATS["awq4"] = Format("awq4", "awq", bits=4)
 for _family in ("gptq", "packed"):

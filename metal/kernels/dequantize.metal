@@ -4,9 +4,11 @@
 // are read while its cache line is near. The grid is one-dimensional: rows may be many.
 
 template <typename F, typename T, typename S>
-inline void dequantize(thread const S& source, device T* out, uint rows, uint columns,
+inline void dequantize(thread const S& source, device T* out, constant uint* sizes,
                        uint threadgroup_index, uint thread_index) {
   const uint N = 8;
+  uint rows = sizes[0];
+  uint columns = sizes[1];
   uint across = (columns + 32 * N - 1) / (32 * N);
   uint row = threadgroup_index / across * 8 + thread_index / 32;
   uint column = (threadgroup_index % across * 32 + thread_index % 32) * N;

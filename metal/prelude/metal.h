@@ -5,9 +5,7 @@
 namespace mlx_dequant {
 
 // A float16 at a 2-byte aligned address.
-inline float load_f16(device const uint8_t* p) {
-  return float(*(device const half*)p);
-}
+inline float load_f16(device const uint8_t* p) { return float(*(device const half*)p); }
 
 // N bytes, in the widest words that ALIGN bytes of alignment allow.
 template <uint N, uint ALIGN>

@@ -91,8 +91,20 @@ class PackedWeight(ABC):
         """
         return backends.dequantize(self, check_dtype(dtype or self.dtype))
 
+    def linear(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
+        """x [..., in] through the layer: [..., out] in x's dtype, accumulated in float32."""
+        dense = self.dequantize(x.dtype)
+        y = x @ (dense if self.shape[0] == self.in_features and self.format.family in ("awq", "gptq") else dense.T)
+        return y if bias is None else y + bias
+
+    def take(self, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+        """Rows `ids` of the [out, in] matrix, as an embedding: [*ids.shape, in]."""
+        dense = self.dequantize(dtype)
+        return (dense.T if self.format.family in ("awq", "gptq") else dense)[ids]
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.format.title}, shape={self.shape}, {self.bits_per_weight:.3g} bits a weight)"
+        size = f"{self.bits_per_weight:.3g} bits a weight"
+        return f"{type(self).__name__}({self.format.title}, shape={self.shape}, {size})"
 
 
 def check_dtype(dtype: mx.Dtype) -> mx.Dtype:

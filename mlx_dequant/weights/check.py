@@ -61,7 +61,7 @@ def extent(name: str, value: int) -> None:
 
 def group_size(value: int, inputs: int) -> int:
     """The size of a group; -1 means one group of all inputs."""
-    if isinstance(value, bool) or not isinstance(value, int) or value == 0 or value < -1:
+    if value == 0 or value < -1:
         raise FormatError(f"group_size: found {value!r}, expected a positive integer or -1")
     return max(inputs, 1) if value == -1 else value
 

@@ -30,9 +30,15 @@ template <typename S>
 inline packed_source<S> packed(device const int* codes, device const S* scales,
                                device const int* zeros, device const int* g_idx,
                                constant uint* sizes) {
-  packed_source<S> source = {(device const uint*)codes, scales,   (device const uint*)zeros,
-                             g_idx,                     sizes[1], sizes[2],
-                             sizes[3],                  sizes[4], sizes[5]};
+  packed_source<S> source = {(device const uint*)codes,
+                             scales,
+                             (device const uint*)zeros,
+                             g_idx,
+                             sizes[1],
+                             sizes[2],
+                             sizes[3],
+                             sizes[4],
+                             sizes[5]};
   return source;
 }
 

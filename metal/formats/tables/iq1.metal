@@ -1,4 +1,5 @@
 // 2048 entries of 8 values -1, 0, 1, each plus one in two bits. Made by make.py.
+// clang-format off
 
 TABLE ushort iq1_grid[2048] = {
     0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0015, 0x0020,

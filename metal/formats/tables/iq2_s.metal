@@ -1,4 +1,5 @@
 // 1024 entries of 8 values, a byte each, two words an entry. Made by make.py.
+// clang-format off
 
 TABLE uint iq2_s_grid[2048] = {
     0x08080808, 0x08080808, 0x0808082b, 0x08080808, 0x08081919, 0x08080808, 0x08082b08, 0x08080808,

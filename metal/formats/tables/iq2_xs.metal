@@ -1,4 +1,5 @@
 // 512 entries of 8 values, a byte each, two words an entry. Made by make.py.
+// clang-format off
 
 TABLE uint iq2_xs_grid[1024] = {
     0x08080808, 0x08080808, 0x0808082b, 0x08080808, 0x08081919, 0x08080808, 0x08082b08, 0x08080808,

@@ -1,4 +1,5 @@
 // 512 entries of 4 values, a byte each, a word an entry. Made by make.py.
+// clang-format off
 
 TABLE uint iq3_s_grid[512] = {
     0x01010101, 0x01010103, 0x01010105, 0x0101010b, 0x0101010f, 0x01010301, 0x01010303, 0x01010305,

@@ -1,4 +1,5 @@
 // 256 entries of 4 values, a byte each, a word an entry. Made by make.py.
+// clang-format off
 
 TABLE uint iq3_xxs_grid[256] = {
     0x04040404, 0x04040414, 0x04040424, 0x04040c0c, 0x04040c1c, 0x04040c3e, 0x04041404, 0x04041414,

@@ -141,6 +141,6 @@ def _compile(tool: Compiler, text: str, path: Path) -> Path:
         checksum = Path(work) / "sum"
         checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
         checksum.chmod(0o600)
-        os.replace(built, path)
-        os.replace(checksum, _sum(path))
+        built.replace(path)
+        checksum.replace(_sum(path))
     return path

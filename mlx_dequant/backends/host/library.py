@@ -33,11 +33,14 @@ def text(form: Format, loop: str, dtype: str, scales: str) -> str:
     held = INPUTS[form.family]
     arguments = ", ".join(f"(const {types.get(kind, kind)}*)p[{i}]" for i, (_, kind) in enumerate(held))
     header = inline([METAL / "prelude" / "cpu.h"])
+    call = ", ".join(
+        [f"{form.family}({arguments}, sizes)", f"({TYPES[dtype]}*)p[{len(held)}]", "sizes", "begin", "end"]
+    )
     return f"""{header}
 {sources(form, LOOPS / f"{loop}.cpp")}
 extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end) {{
   using namespace mlx_dequant;
-  {loop}<{form.name}>({form.family}({arguments}, sizes), ({TYPES[dtype]}*)p[{len(held)}], sizes[0], sizes[1], begin, end);
+  {loop}<{form.name}>({call});
 }}
 """
 

@@ -2,9 +2,10 @@
 // A row's last run may be short; runs are numbered row by row.
 
 template <typename F, typename T, typename S>
-static inline void dequantize(const S& source, T* __restrict out, uint rows, uint columns,
-                              size_t begin, size_t end) {
+static inline void dequantize(const S& source, T* __restrict out, const uint* sizes, size_t begin,
+                              size_t end) {
   const uint N = 32;
+  const uint columns = sizes[1];
   const uint runs = (columns + N - 1) / N;
   uint row = uint(begin / runs);
   uint run = uint(begin % runs);
