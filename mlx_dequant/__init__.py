@@ -1,12 +1,14 @@
 """AWQ, GPTQ, compressed-tensors and GGUF weights on MLX: unpacked, multiplied with, and bridged to torch."""
 
 try:
-    import mlx.core as _mlx  # noqa: F401
+    import mlx.core
 except ImportError as error:
     raise ImportError(
         "mlx-dequant needs MLX with a backend. On Linux: pip install 'mlx-dequant[cpu]', "
         "or [cuda12] or [cuda13] for an NVIDIA GPU."
     ) from error
+
+del mlx
 
 from ._version import VERSION as __version__
 from .backends import available_backends, current_backend, use_backend

@@ -32,7 +32,7 @@ def kernel(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) -
         "source": text.body,
         "header": text.header,
     }
-    make = mx.fast.metal_kernel if target == "metal" else mx.fast.cuda_kernel
+    make: Any = mx.fast.metal_kernel if target == "metal" else mx.fast.cuda_kernel
     return make(**arguments)
 
 

@@ -11,7 +11,8 @@ HERE = Path(__file__).parent
 def write(name: str, comment: str, declaration: str, values: list[str]) -> None:
     lines = [", ".join(values[i : i + 8]) for i in range(0, len(values), 8)]
     body = ",\n    ".join(lines)
-    text = f"// {comment} Made by make.py.\n// clang-format off\n\nTABLE {declaration}[{len(values)}] = {{\n    {body},\n}};\n"
+    head = f"// {comment} Made by make.py.\n// clang-format off\n"
+    text = f"{head}\nTABLE {declaration}[{len(values)}] = {{\n    {body},\n}};\n"
     (HERE / f"{name}.metal").write_text(text)
 
 
