@@ -1,0 +1,108 @@
+"""What the tests share: the fixtures, arrays as bits, and rounding in integers."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+import mlx_dequant as mxd
+
+FIXTURES = Path(__file__).parent / "fixtures"
+GGUF_TYPES = sorted(path.stem for path in (FIXTURES / "gguf").glob("*.npz"))
+GROUP_SETS = sorted(path.name for path in (FIXTURES / "groups").iterdir())
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+
+
+@cache
+def gguf_fixture(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Part ("real", "adv", "adv_full") to its blocks [rows, row bytes] and float32 weights [rows, columns]."""
+    with np.load(FIXTURES / "gguf" / f"{name}.npz") as file:
+        parts = {"real": "", "adv": "adv_", "adv_full": "adv_full_"}
+        return {
+            part: (file[f"{prefix}blocks"], file[f"{prefix}expected"])
+            for part, prefix in parts.items()
+            if f"{prefix}blocks" in file
+        }
+
+
+def group_tensors(name: str) -> dict[str, mx.array]:
+    """The tensors of a group set, by the last part of their names; `expected` is [out, in]."""
+    tensors = mx.load(str(FIXTURES / "groups" / name / "tensors.safetensors"))
+    return {key.rpartition(".")[2]: array for key, array in tensors.items()}
+
+
+def group_settings(name: str) -> dict:
+    """The quantization settings of a group set, as its tool wrote them."""
+    config = json.loads((FIXTURES / "groups" / name / "config.json").read_text())
+    return config["quantization_config"]
+
+
+def group_fixture(name: str) -> tuple[mxd.PackedWeight, mx.array]:
+    """The weight of a group set, and what its tool unpacked, in the weight's shape and dtype."""
+    tensors = group_tensors(name)
+    settings = group_settings(name)
+    expected = tensors.pop("expected")
+    if settings["quant_method"] == "compressed-tensors":
+        scheme = settings["config_groups"]["group_0"]["weights"]
+        size = scheme["group_size"] or -1
+        return mxd.PackQuantizedWeight(**tensors, bits=scheme["num_bits"], group_size=size), expected
+    if settings["quant_method"] == "awq":
+        return mxd.AWQWeight(**tensors, group_size=settings["group_size"]), expected.T
+    version = "v2" if settings.get("checkpoint_format") == "gptq_v2" else "v1"
+    size, bits = settings["group_size"], settings["bits"]
+    return mxd.GPTQWeight(**tensors, group_size=size, bits=bits, zero_points=version), expected.T
+
+
+def bits(array: mx.array | np.ndarray) -> np.ndarray:
+    """The bits of an array of floats, as unsigned integers of their size."""
+    if isinstance(array, np.ndarray):
+        return np.ascontiguousarray(array).view(f"u{array.itemsize}")
+    with mx.stream(mx.cpu):
+        return np.array(mx.contiguous(array).view(mx.uint32 if array.dtype == mx.float32 else mx.uint16))
+
+
+# The bits of infinity: what lies above, sign aside, is a NaN.
+_INFINITY = {mx.float32: 0x7F800000, mx.float16: 0x7C00, mx.bfloat16: 0x7F80}
+
+
+def assert_same(found: mx.array, expected: np.ndarray, what: str = "") -> None:
+    """`found` has the bits `expected`, or any NaN where those are a NaN's."""
+    ours = bits(found)
+    assert ours.shape == expected.shape, f"{what}: shape {ours.shape}, expected {expected.shape}"
+    assert ours.dtype == expected.dtype, f"{what}: {found.dtype}, expected {expected.dtype} bits"
+    infinity = _INFINITY[found.dtype]
+    magnitude = (1 << 8 * ours.itemsize - 1) - 1
+    nan = expected & magnitude > infinity
+    wrong = np.where(nan, ours & magnitude <= infinity, ours != expected)
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise AssertionError(
+            f"{what}: {wrong.sum()} of {wrong.size} differ; at {at} found {ours[at]:#x}, expected {expected[at]:#x}"
+        )
+
+
+def rounded(exact: np.ndarray, dtype: mx.Dtype) -> np.ndarray:
+    """The bits of float32 values in `dtype`, rounded to nearest even with integers alone."""
+    word = bits(exact).astype(np.int64)
+    if dtype == mx.float32:
+        return word.astype(np.uint32)
+    sign, word = word >> 31 << 15, word & 0x7FFFFFFF
+    nan = word > 0x7F800000
+    if dtype == mx.bfloat16:
+        significand, shift, base = word, 16, 0
+    else:
+        exponent = word >> 23
+        significand = word & 0x7FFFFF | np.where(exponent > 0, 1 << 23, 0)
+        # Below 2^-14 float16 has fewer bits left, and none below 2^-25.
+        shift = np.clip(126 - np.maximum(exponent, 1), 13, 25)
+        base = np.maximum(exponent - 113, 0) << 10
+    kept = significand >> shift
+    lost = significand - (kept << shift)
+    half = 1 << shift - 1
+    kept += (lost > half) | (lost == half) & (kept & 1 == 1)
+    magnitude = np.minimum(base + kept, _INFINITY[dtype])
+    return (sign | np.where(nan, 0x7FFF, magnitude)).astype(np.uint16)
