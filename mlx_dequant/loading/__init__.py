@@ -1,0 +1,1 @@
+"""Checkpoints: GGUF files and Hugging Face folders, read lazily and checked."""

@@ -1,0 +1,167 @@
+"""The header of a GGUF file: keys and the tensor table, with every number checked before it is used.
+
+Layout (ggml's docs/gguf.md), little-endian, strings as a uint64 length and UTF-8 bytes:
+
+    "GGUF" | version u32 | tensors u64 | keys u64
+    keys x     (name, type u32, value)               an array is: type u32, count u64, values
+    tensors x  (name, axes u32, lengths u64..., type u32, offset u64)
+    padding to the alignment | data, each tensor at its offset from here
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError
+
+U32 = struct.Struct("<I")
+U64 = struct.Struct("<Q")
+NUMBERS = ("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "|b1", None, None, "<u8", "<i8", "<f8")
+STRING, ARRAY = 8, 9
+MAX_AXES = 4
+MAX_NAME = 65535  # bytes of a key, as ggml's document has it
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where the value of a key lies. `count` is None unless it is an array."""
+
+    type: int
+    count: int | None
+    start: int
+
+
+class Cursor:
+    """Reads forward through a map, and never past its end."""
+
+    def __init__(self, data: mmap.mmap, name: str, position: int = 0):
+        self.data = data
+        self.name = name
+        self.position = position
+
+    def fail(self, what: str) -> FormatError:
+        return FormatError(f"{self.name}: {what}")
+
+    def skip(self, length: int, what: str) -> int:
+        """Moves over `length` bytes, and returns where they begin."""
+        start, left = self.position, len(self.data) - self.position
+        if length > left:
+            raise self.fail(f"{what}: found {left} bytes left in the file, expected {length}")
+        self.position = start + length
+        return start
+
+    def u32(self, what: str) -> int:
+        return U32.unpack_from(self.data, self.skip(4, what))[0]
+
+    def u64(self, what: str) -> int:
+        return U64.unpack_from(self.data, self.skip(8, what))[0]
+
+    def string(self, what: str, longest: int | None = None) -> str:
+        length = self.u64(what)
+        if longest is not None and length > longest:
+            raise self.fail(f"{what}: found a name of {length} bytes, expected at most {longest}")
+        start = self.skip(length, what)
+        try:
+            return self.data[start : self.position].decode()
+        except UnicodeDecodeError:
+            raise self.fail(f"{what}: found bytes that are not UTF-8") from None
+
+    def count(self, what: str, smallest: int) -> int:
+        """A number of things that take at least `smallest` bytes each."""
+        count, left = self.u64(what), len(self.data) - self.position
+        if count * smallest > left:
+            raise self.fail(f"{what}: found {count}, expected at most {left // smallest} in the {left} bytes left")
+        return count
+
+    def skip_strings(self, count: int, what: str) -> None:
+        # A vocabulary has hundreds of thousands: nothing but the walk in this loop.
+        unpack, data, position = U64.unpack_from, self.data, self.position
+        try:
+            for _ in range(count):
+                position += 8 + unpack(data, position)[0]
+        except (struct.error, IndexError, OverflowError):
+            position = len(data) + 1
+        if position > len(data):
+            raise self.fail(f"{what}: found strings that run past the end of the file")
+        self.position = position
+
+    def field(self, key: str) -> Field:
+        """Notes where the value of a key lies, and moves past it."""
+        what, count = f"key {key!r}", None
+        kind = self.u32(what)
+        if kind == ARRAY:
+            kind = self.u32(what)
+            if kind == ARRAY:
+                raise self.fail(f"{what}: found an array of arrays, expected one of numbers or strings")
+            self._check(kind, what)
+            count = self.count(what, 8 if kind == STRING else np.dtype(NUMBERS[kind]).itemsize)
+        self._check(kind, what)
+        field = Field(kind, count, self.position)
+        if kind == STRING:
+            self.skip_strings(1 if count is None else count, what)
+        else:
+            self.skip(np.dtype(NUMBERS[kind]).itemsize * (1 if count is None else count), what)
+        return field
+
+    def _check(self, kind: int, what: str) -> None:
+        if kind >= len(NUMBERS):
+            raise self.fail(f"{what}: found value type {kind}, expected 0 to {len(NUMBERS) - 1}")
+
+    def value(self, field: Field, key: str) -> Any:
+        """The value, read from where it lies: a scalar, a string, a list of strings or a NumPy array (a copy)."""
+        what, count = f"key {key!r}", 1 if field.count is None else field.count
+        if field.type == STRING:
+            values: Any = [self.string(what) for _ in range(count)]
+        else:
+            raw = np.frombuffer(self.data, np.uint8, count * np.dtype(NUMBERS[field.type]).itemsize, field.start)
+            values = raw != 0 if NUMBERS[field.type] == "|b1" else raw.copy().view(NUMBERS[field.type])
+        if field.count is not None:
+            return values
+        return values[0] if field.type == STRING else values[0].item()
+
+    def tensor(self, index: int) -> tuple[str, tuple[int, ...], int, int]:
+        """A row of the tensor table: name, lengths (shortest stride first), type, offset."""
+        name = self.string(f"tensor {index}", MAX_NAME)
+        what = f"tensor {name!r}"
+        axes = self.u32(what)
+        if not 1 <= axes <= MAX_AXES:
+            raise self.fail(f"{what}: found {axes} axes, expected 1 to {MAX_AXES}")
+        lengths = tuple(self.u64(what) for _ in range(axes))
+        if min(lengths) == 0:
+            raise self.fail(f"{what}: found lengths {lengths}, expected at least 1 each")
+        return name, lengths, self.u32(what), self.u64(what)
+
+
+class Metadata(Mapping[str, Any]):
+    """The keys of a file. Each value is parsed when it is asked for, and kept."""
+
+    def __init__(self, cursor: Cursor, count: int):
+        self._data, self._name = cursor.data, cursor.name
+        self._fields: dict[str, Field] = {}
+        self._values: dict[str, Any] = {}
+        for index in range(count):
+            key = cursor.string(f"key {index}", MAX_NAME)
+            if key in self._fields:
+                raise cursor.fail(f"key {key!r}: found twice")
+            self._fields[key] = cursor.field(key)
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._values:
+            field = self._fields[key]
+            self._values[key] = Cursor(self._data, self._name, field.start).value(field, key)
+        return self._values[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
