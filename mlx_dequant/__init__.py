@@ -1,19 +1,18 @@
 """AWQ, GPTQ, compressed-tensors and GGUF weights on MLX: unpacked, multiplied with, and bridged to torch."""
 
 try:
-    import mlx.core
+    import mlx.core  # noqa: F401  # pyright: ignore[reportUnusedImport]
 except ImportError as error:
     raise ImportError(
         "mlx-dequant needs MLX with a backend. On Linux: pip install 'mlx-dequant[cpu]', "
         "or [cuda12] or [cuda13] for an NVIDIA GPU."
     ) from error
 
-del mlx
-
 from ._version import VERSION as __version__
 from .backends import available_backends, current_backend, use_backend
 from .errors import FormatError
 from .functions import dequantize_awq, dequantize_gguf, dequantize_gptq, dequantize_packed
+from .products import linear, take
 from .registry import Format, formats
 from .weights import AWQWeight, GGUFWeight, GPTQWeight, PackedWeight, PackQuantizedWeight
 
@@ -33,5 +32,7 @@ __all__ = [
     "dequantize_gptq",
     "dequantize_packed",
     "formats",
+    "linear",
+    "take",
     "use_backend",
 ]

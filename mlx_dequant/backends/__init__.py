@@ -17,7 +17,8 @@ from . import cuda, host, metal, reference
 if TYPE_CHECKING:
     from ..weights.base import PackedWeight
 
-# Best first. Each has available() and dequantize(weight, dtype).
+# Best first. Each has available(), dequantize(weight, dtype), product(weight, x, transposed) and
+# take(weight, ids, dtype, transposed).
 _BACKENDS: dict[str, ModuleType] = {"metal": metal, "cuda": cuda, "host": host, "reference": reference}
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_backend", default=None)
 
@@ -65,3 +66,24 @@ def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
     if weight.size == 0:
         return mx.zeros(weight.shape, dtype)
     return _BACKENDS[current_backend()].dequantize(weight, dtype)
+
+
+def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
+    wide = weight.columns if transposed else weight.rows
+    if weight.size == 0 or x.size == 0:
+        return mx.zeros((x.shape[0], wide), x.dtype)
+    return _BACKENDS[current_backend()].product(weight, x, transposed)
+
+
+def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
+    """[len(ids), columns] rows of the stored matrix, or [len(ids), rows] columns of it."""
+    length = weight.rows if transposed else weight.columns
+    if weight.size == 0 or ids.size == 0:
+        return mx.zeros((ids.size, length), dtype)
+    return _BACKENDS[current_backend()].take(weight, ids, dtype, transposed)
+
+
+def is_lazy() -> bool:
+    """Whether the backend in force builds graphs; the others need values at once."""
+    return current_backend() in ("metal", "cuda")

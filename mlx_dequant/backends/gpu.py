@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ..programs import DEQUANTIZE, INPUTS, Kernel, program
 from ..registry import Format
+from .launch import Region, sizes, whole
 
 if TYPE_CHECKING:
     from ..weights.base import PackedWeight
@@ -58,11 +59,16 @@ def _padded(array: mx.array | None) -> mx.array:
 
 
 def dequantize(target: str, weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
+    return region(target, weight, dtype, whole(weight)).reshape(weight.shape)
+
+
+def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> mx.array:
+    """[part.rows, part.columns] weights, unpacked."""
     launch = kernel(target, weight.format, DEQUANTIZE, dtype_name(dtype), dtype_name(weight.scales_dtype))
-    tiles = -(-weight.rows // 8) * -(-weight.columns // 256)
+    tiles = -(-part.rows // 8) * -(-part.columns // 256)
     (out,) = launch(
-        inputs=[*held(weight), mx.array(weight.sizes, mx.uint32)],
-        output_shapes=[weight.shape],
+        inputs=[*held(weight), mx.array(sizes(weight, part), mx.uint32)],
+        output_shapes=[(part.rows, part.columns)],
         output_dtypes=[dtype],
         grid=(tiles * DEQUANTIZE.threads, 1, 1),
         threadgroup=(DEQUANTIZE.threads, 1, 1),

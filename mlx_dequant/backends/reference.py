@@ -25,6 +25,27 @@ def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
     return rounded(exact, dtype).reshape(weight.shape)
 
 
+def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
+    dense = numpy(dequantize(weight, mx.float32)).reshape(weight.rows, weight.columns)
+    return rounded(numpy(x).astype(np.float32) @ (dense if transposed else dense.T), x.dtype)
+
+
+def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
+    """[len(ids), columns] rows of the stored matrix, or [len(ids), rows] columns of it."""
+    dense = numpy(dequantize(weight, mx.float32)).reshape(weight.rows, weight.columns)
+    dense = dense.T if transposed else dense
+    return rounded(np.ascontiguousarray(dense[checked_ids(ids, len(dense))]), dtype)
+
+
+def checked_ids(ids: mx.array, count: int) -> np.ndarray:
+    """int32 ids in 0 .. count - 1; negative ones count from the end."""
+    given = numpy(ids).reshape(-1)
+    if given.size and (given.min() < -count or given.max() >= count):
+        raise IndexError(f"ids: found {given.min()} to {given.max()}, expected {-count} to {count - 1}")
+    return np.where(given < 0, given + count, given).astype(np.int32)
+
+
 def rounded(exact: np.ndarray, dtype: mx.Dtype) -> mx.array:
     """float32 values in `dtype`, rounded to nearest even."""
     if dtype == mx.bfloat16:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import backends
+from .. import backends, products
 from ..errors import FormatError
 from ..registry import Format
 
@@ -33,8 +33,8 @@ class PackedWeight(ABC):
     dtype: mx.Dtype
 
     # For the backends: the arrays by the names of `programs.INPUTS` (None where absent), the
-    # scales' type, the numbers after rows and columns that the family's source reads, and a place
-    # to keep what a backend derives.
+    # scales' type, the numbers that the family's source reads, and a place to keep what a backend
+    # derives.
     inputs: Mapping[str, mx.array | None]
     scales_dtype: mx.Dtype
     layout: tuple[int, ...]
@@ -60,6 +60,11 @@ class PackedWeight(ABC):
         return self.shape[-1]
 
     @property
+    def by_inputs(self) -> bool:
+        """Whether it is stored [in, out], as AWQ and GPTQ are."""
+        return self.format.family in ("awq", "gptq")
+
+    @property
     def size(self) -> int:
         """Number of weights."""
         size = 1
@@ -77,11 +82,6 @@ class PackedWeight(ABC):
         """Bits a weight takes, scales and zero points included."""
         return 8 * self.nbytes / self.size
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """What the shaders read: rows, columns, then the family's own numbers."""
-        return (self.rows, self.columns, *self.layout)
-
     def dequantize(self, dtype: mx.Dtype | None = None) -> mx.array:
         """The weights, unpacked, in `shape`.
 
@@ -92,15 +92,12 @@ class PackedWeight(ABC):
         return backends.dequantize(self, check_dtype(dtype or self.dtype))
 
     def linear(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
-        """x [..., in] through the layer: [..., out] in x's dtype, accumulated in float32."""
-        dense = self.dequantize(x.dtype)
-        y = x @ (dense if self.shape[0] == self.in_features and self.format.family in ("awq", "gptq") else dense.T)
-        return y if bias is None else y + bias
+        """x [..., in] through the layer: [..., out] in x's type. See `mlx_dequant.linear`."""
+        return products.linear(x, self, bias)
 
     def take(self, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
-        """Rows `ids` of the [out, in] matrix, as an embedding: [*ids.shape, in]."""
-        dense = self.dequantize(dtype)
-        return (dense.T if self.format.family in ("awq", "gptq") else dense)[ids]
+        """Rows `ids` of the [out, in] matrix: [*ids.shape, in]. See `mlx_dequant.take`."""
+        return products.take(self, ids, dtype)
 
     def __repr__(self) -> str:
         size = f"{self.bits_per_weight:.3g} bits a weight"

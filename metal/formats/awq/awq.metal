@@ -23,9 +23,9 @@ struct awq_source {
 
 template <typename S>
 inline awq_source<S> awq(device const int* qweight, device const int* qzeros,
-                         device const S* scales, constant uint* sizes) {
+                         device const S* scales, device const uint* sizes) {
   awq_source<S> source = {(device const uint*)qweight, (device const uint*)qzeros, scales, sizes[1],
-                          sizes[2]};
+                          sizes[layout_at]};
   return source;
 }
 

@@ -11,8 +11,8 @@ struct gguf_source {
   uint blocks_per_row;
 };
 
-inline gguf_source gguf(device const uint8_t* blocks, constant uint* sizes) {
-  gguf_source source = {blocks, sizes[2]};
+inline gguf_source gguf(device const uint8_t* blocks, device const uint* sizes) {
+  gguf_source source = {blocks, sizes[layout_at]};
   return source;
 }
 

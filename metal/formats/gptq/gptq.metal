@@ -31,16 +31,16 @@ struct gptq_source {
 
 template <typename S>
 inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
-                           device const S* scales, device const int* g_idx, constant uint* sizes) {
+                           device const S* scales, device const int* g_idx, device const uint* sizes) {
   gptq_source<S> source = {(device const uint*)qweight,
                            (device const uint*)qzeros,
                            scales,
                            g_idx,
                            sizes[1],
-                           sizes[2],
-                           sizes[3],
-                           sizes[4],
-                           sizes[5]};
+                           sizes[layout_at],
+                           sizes[layout_at + 1],
+                           sizes[layout_at + 2],
+                           sizes[layout_at + 3]};
   return source;
 }
 

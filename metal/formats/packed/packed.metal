@@ -29,16 +29,16 @@ struct packed_source {
 template <typename S>
 inline packed_source<S> packed(device const int* codes, device const S* scales,
                                device const int* zeros, device const int* g_idx,
-                               constant uint* sizes) {
+                               device const uint* sizes) {
   packed_source<S> source = {(device const uint*)codes,
                              scales,
                              (device const uint*)zeros,
                              g_idx,
                              sizes[1],
-                             sizes[2],
-                             sizes[3],
-                             sizes[4],
-                             sizes[5]};
+                             sizes[layout_at],
+                             sizes[layout_at + 1],
+                             sizes[layout_at + 2],
+                             sizes[layout_at + 3]};
   return source;
 }
 

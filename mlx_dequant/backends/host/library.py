@@ -1,12 +1,12 @@
-"""The host's programs: a format, a row loop and the C function that Python calls."""
+"""The host's programs: a format, a loop and the C function that Python calls."""
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -17,27 +17,31 @@ from .compiler import compiled
 if TYPE_CHECKING:
     from ...weights.base import PackedWeight
 
-LOOPS = Path(__file__).parent / "loops"
+# run(addresses of the arrays, sizes, begin, end) does part of a loop.
+Run = Callable[[object, object, int, int], None]
 
+FOLDER = Path(__file__).parent / "loops"
 
-@dataclass(frozen=True)
-class Library:
-    """A loaded program. `run(arguments, sizes, begin, end)` does part of the loop."""
-
-    run: Any
+# What each loop takes between the weight and `out`. Products are float32 throughout.
+LOOPS: dict[str, tuple[str, ...]] = {
+    "dequantize": (),
+    "take": ("int",),
+    "take_transposed": ("int",),
+    "product": ("float",),
+    "product_transposed": ("float",),
+}
 
 
 def text(form: Format, loop: str, dtype: str, scales: str) -> str:
     """The C++ of a program: what is compiled, and what names it in the cache."""
-    types = {"S": f"mlx_dequant::{TYPES[scales]}" if scales == "bfloat16" else TYPES[scales]}
-    held = INPUTS[form.family]
-    arguments = ", ".join(f"(const {types.get(kind, kind)}*)p[{i}]" for i, (_, kind) in enumerate(held))
-    header = inline([METAL / "prelude" / "cpu.h"])
-    call = ", ".join(
-        [f"{form.family}({arguments}, sizes)", f"({TYPES[dtype]}*)p[{len(held)}]", "sizes", "begin", "end"]
-    )
-    return f"""{header}
-{sources(form, LOOPS / f"{loop}.cpp")}
+    kinds = [kind for _, kind in INPUTS[form.family]]
+    scales_type = TYPES[scales]
+    held = ", ".join(f"(const {scales_type if kind == 'S' else kind}*)p[{i}]" for i, kind in enumerate(kinds))
+    given = [f"(const {kind}*)p[{len(kinds) + i}]" for i, kind in enumerate(LOOPS[loop])]
+    out = f"({TYPES[dtype]}*)p[{len(kinds) + len(given)}]"
+    call = ", ".join([f"{form.family}({held}, sizes)", *given, out, "sizes", "begin", "end"])
+    return f"""{inline([METAL / "prelude" / "cpu.h"])}
+{sources(form, FOLDER / f"{loop}.cpp")}
 extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end) {{
   using namespace mlx_dequant;
   {loop}<{form.name}>({call});
@@ -46,20 +50,17 @@ extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end)
 
 
 @cache
-def _library(form: Format, loop: str, dtype: str, scales: str) -> Library | None:
+def _library(form: Format, loop: str, dtype: str, scales: str) -> Run | None:
     path = compiled(f"{loop} {form.name}", text(form, loop, dtype, scales))
     if path is None:
         return None
-    function = ctypes.CDLL(str(path)).run
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-    function.restype = None
-    return Library(function)
+    run = ctypes.CDLL(str(path)).run
+    run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    run.restype = None
+    return run
 
 
-def _name(dtype: mx.Dtype) -> str:
-    return str(dtype).removeprefix("mlx.core.")
-
-
-def dequantize_library(weight: PackedWeight, dtype: mx.Dtype) -> Library | None:
-    """The unpacking loop of a weight, or None where it cannot be compiled."""
-    return _library(weight.format, "dequantize", _name(dtype), _name(weight.scales_dtype))
+def library(weight: PackedWeight, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
+    """A loop over `weight` that gives `dtype`, or None where it cannot be compiled."""
+    names = [str(kind).removeprefix("mlx.core.") for kind in (dtype, weight.scales_dtype)]
+    return _library(weight.format, loop, *names)

@@ -27,19 +27,25 @@ _libc = ctypes.CDLL(None)
 
 
 def view(array: mx.array) -> np.ndarray:
-    """MLX's memory as NumPy sees it; bfloat16 as its bits."""
-    if array.dtype == mx.bfloat16:
+    """MLX's memory as NumPy sees it; bfloat16 as its bits, which NumPy has no type for."""
+    if array.dtype != mx.bfloat16:
+        return np.asarray(array)
+    try:
+        return np.frombuffer(array, np.uint16).reshape(array.shape)  # pyright: ignore
+    except BufferError:  # strided
         with mx.stream(mx.cpu):
-            array = array.view(mx.uint16)
-    return np.asarray(array)
+            return view(mx.contiguous(array))
 
 
-def argument_list(addresses: Sequence[int]) -> Any:
-    return (ctypes.c_void_p * len(addresses))(*addresses)
+def floats(array: mx.array) -> np.ndarray:
+    """The values as float32, contiguous."""
+    if array.dtype == mx.bfloat16:
+        return (view(array).astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(view(array), np.float32)
 
 
-def pointers(weight: PackedWeight) -> list[int]:
-    """Addresses of the weight's arrays, 0 for absent ones; the weight keeps them alive."""
+def addresses(weight: PackedWeight) -> list[int]:
+    """Where the weight's arrays lie, 0 for absent ones; the weight keeps them alive."""
     kept = weight.derived.get("host")
     if kept is None:
         arrays = [weight.inputs[name] for name, _ in INPUTS[weight.format.family]]
@@ -49,12 +55,15 @@ def pointers(weight: PackedWeight) -> list[int]:
     return kept[1]
 
 
-def sizes(weight: PackedWeight) -> Any:
-    kept = weight.derived.get("sizes")
-    if kept is None:
-        kept = (ctypes.c_uint32 * len(weight.sizes))(*weight.sizes)
-        weight.derived["sizes"] = kept
-    return kept
+def pointers(weight: PackedWeight, *more: int) -> Any:
+    """The weight's arrays, then others, as a program takes them."""
+    all_of_them = [*addresses(weight), *more]
+    return (ctypes.c_void_p * len(all_of_them))(*all_of_them)
+
+
+def numbers(values: Sequence[int]) -> Any:
+    """`sizes`, as a program takes it."""
+    return (ctypes.c_uint32 * len(values))(*values)
 
 
 def filled(shape: tuple[int, ...], dtype: mx.Dtype, fill: Callable[[int], None]) -> mx.array:

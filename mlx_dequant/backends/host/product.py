@@ -1,0 +1,66 @@
+"""Products with a packed weight on the host, accumulated in float32."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+
+from .. import reference
+from ..launch import Region, sizes, whole
+from . import memory, threads
+from .dequantize import RUN, unpack
+from .library import Run, library
+
+if TYPE_CHECKING:
+    from ...weights.base import PackedWeight
+
+# Vectors that one pass over the packed weight serves: the loops are compiled for these counts.
+COUNTS = (1, 4, 16)
+# From this many vectors on, unpacking for the machine's BLAS is faster (bench/NOTES.md).
+MANY = 17
+# Weights unpacked at a time for BLAS: 16 MB of float32, which a third-level cache holds.
+CHUNK = 1 << 22
+
+
+def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
+    given = memory.floats(x)
+    if len(given) < MANY:
+        run = library(weight, "product_transposed" if transposed else "product")
+        out = None if run is None else _packed(run, weight, given, transposed)
+    else:
+        run = library(weight, "dequantize")
+        out = None if run is None else _chunked(run, weight, given, transposed)
+    return reference.product(weight, x, transposed) if out is None else reference.rounded(out, x.dtype)
+
+
+def _packed(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:
+    given = len(x)
+    count = next(count for count in COUNTS if count >= given)
+    if count > given:
+        x = np.concatenate([x, np.zeros((count - given, x.shape[1]), np.float32)])
+    wide = weight.columns if transposed else weight.rows
+    out = np.empty((count, wide), np.float32)
+    pointers = memory.pointers(weight, x.ctypes.data, out.ctypes.data)
+    numbers = memory.numbers(sizes(weight, whole(weight), count))
+    steps, step = (-(-weight.columns // RUN), RUN * weight.rows) if transposed else (weight.rows, weight.columns)
+    threads.split(steps, step, lambda begin, end: run(pointers, numbers, begin, end))
+    return out[:given]
+
+
+def _chunked(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:
+    """Unpacks some rows at a time and multiplies with them."""
+    step = max(CHUNK // weight.columns, 1)
+    dense = np.empty((min(step, weight.rows), weight.columns), np.float32)
+    out = np.zeros((len(x), weight.columns if transposed else weight.rows), np.float32)
+    for row in range(0, weight.rows, step):
+        end = min(row + step, weight.rows)
+        unpack(run, weight, Region(row, end, 0, weight.columns), dense.ctypes.data)
+        part = dense[: end - row]
+        if transposed:
+            out += x[:, row:end] @ part
+        else:
+            out[:, row:end] = x @ part.T
+    return out

@@ -1,0 +1,35 @@
+"""Rows or columns of a packed weight, picked on the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from .. import reference
+from ..launch import sizes, whole
+from . import memory, threads
+from .library import library
+
+if TYPE_CHECKING:
+    from ...weights.base import PackedWeight
+
+
+def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
+    """[len(ids), columns] rows of the stored matrix, or [len(ids), rows] columns of it.
+
+    Raises:
+        IndexError: an id is out of range; negative ones count from the end.
+    """
+    run = library(weight, "take_transposed" if transposed else "take", dtype)
+    if run is None:
+        return reference.take(weight, ids, dtype, transposed)
+    picked = reference.checked_ids(ids, weight.columns if transposed else weight.rows)
+    length = weight.rows if transposed else weight.columns
+    numbers = memory.numbers(sizes(weight, whole(weight)))
+
+    def fill(address: int) -> None:
+        pointers = memory.pointers(weight, picked.ctypes.data, address)
+        threads.split(len(picked), length, lambda begin, end: run(pointers, numbers, begin, end))
+
+    return memory.filled((len(picked), length), dtype, fill)
