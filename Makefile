@@ -1,0 +1,50 @@
+# `make demo` verifies a real model, `make test` is what CI runs. Both need Python and make; a C++
+# compiler is taken from PyPI (ziglang) where the machine has none.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Unpinned, torch brings gigabytes of CUDA on Linux.
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LINUX := $(filter Linux,$(shell uname -s))
+SHADERS = find metal mlx_dequant/backends tests \( -name '*.metal' -o -name '*.h' -o -name '*.cpp' \) -print0
+
+.PHONY: demo test test-full lint format clean
+
+demo: $(VENV)/demo
+	$(BIN)/mlx-dequant verify --rounds 3 "$$($(BIN)/mlx-dequant fetch-demo-model)"
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -m "not full"
+
+test-full: lint
+	$(BIN)/python -m pytest -n 2 --durations=20
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(SHADERS) | xargs -0 $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(SHADERS) | xargs -0 $(BIN)/clang-format -i
+
+clean:
+	rm -rf $(VENV) build
+
+# The files named here are stamps: they say what was installed, and are older than no change of it.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.$(if $(LINUX),[cpu])'
+	$(BIN)/python -c 'from mlx_dequant.backends.host.compiler import compiler as c; exit(not c())' || $(PIP) ziglang
+	touch $@
+
+$(VENV)/test: pyproject.toml $(VENV)/demo
+	$(PIP) -e '.[$(if $(LINUX),cpu$(,))torch,test]' $(TORCH)
+	touch $@

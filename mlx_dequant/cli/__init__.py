@@ -1,0 +1,59 @@
+"""The command line: `mlx-dequant COMMAND`, or `python -m mlx_dequant COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..errors import FormatError
+from .output import printable
+
+# A command is a module beside this one. Its docstring is its help, `arguments(parser)` adds its
+# options, and `run(options)` works and returns the exit status. It imports what is heavy in `run`.
+COMMANDS = (
+    "verify",
+    "info",
+    "formats",
+    "fetch_demo_model",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        The exit status: 0, 1 where a check failed, 2 where there was nothing to check: a wrong
+        argument, or a file that is missing or is not what it should be.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        return options.run(options)
+    except FormatError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except KeyboardInterrupt:
+        return 130
+    print(f"mlx-dequant: {printable(message)}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mlx-dequant", description="Quantized weights on MLX.")
+    parser.add_argument("--version", action="version", version=f"mlx-dequant {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f".{name}", __name__)
+        text = str(module.__doc__)
+        command = commands.add_parser(
+            name.replace("_", "-"),
+            help=text.partition("\n")[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.arguments(command)
+        command.set_defaults(run=module.run)
+    return parser

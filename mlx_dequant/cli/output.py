@@ -1,0 +1,73 @@
+"""What commands print: tables on a console, and JSON that is written whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds `--json FILE`."""
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=_target,
+        help="write the result there as JSON; - is standard output, and the tables go to standard error",
+    )
+
+
+def _target(text: str) -> str:
+    # Found out before the work, not after it.
+    if text != "-" and not Path(text).resolve().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no such folder")
+    return text
+
+
+def console(options: argparse.Namespace) -> Console:
+    """Where a command's tables go."""
+    from rich.console import Console
+
+    return Console(stderr=options.json == "-", highlight=False, markup=False)
+
+
+def write_json(options: argparse.Namespace, result: Any) -> None:
+    """Writes `result` where `--json` says, if it says so; a file is replaced in one step."""
+    if options.json is None:
+        return
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    if options.json == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(options.json).resolve()
+    if path.exists() and not path.is_file():  # a device or a pipe
+        path.write_text(text)
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def printable(text: str, length: int | None = None) -> str:
+    """`text`, which may come from a file, on one line without control characters."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if length is None or len(text) <= length else text[: length - 1] + "…"
+
+
+def size(nbytes: float) -> str:
+    """Bytes, to be read by people: "98.4 MB"."""
+    unit = ""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if nbytes < 999.5 or unit == "GB":
+            break
+        nbytes /= 1000
+    return f"{nbytes:.3g} {unit}"
