@@ -94,4 +94,4 @@ def gguf_format(kind: str | int) -> Format | None:
     if isinstance(kind, str):
         row = _FORMATS.get(kind.lower())
         return row if row and row.family == "gguf" else None
-    return _BY_GGML_TYPE.get(int(kind))
+    return _BY_GGML_TYPE.get(kind)

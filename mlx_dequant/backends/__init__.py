@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,7 +36,20 @@ def available_backends() -> list[str]:
 
 def current_backend() -> str:
     """The backend in force: `use_backend`, then MLX_DEQUANT_BACKEND, then the best available."""
-    return _chosen.get() or _checked(os.environ.get("MLX_DEQUANT_BACKEND") or _available()[0])
+    return _chosen.get() or _checked(os.environ.get("MLX_DEQUANT_BACKEND") or _best())
+
+
+@cache
+def _best() -> str:
+    best = _available()[0]
+    if best == "reference":
+        warnings.warn(
+            "mlx-dequant found no GPU and no C++ compiler ($CXX, clang++, g++, the ziglang package), and so unpacks "
+            "slowly. To change that: pip install ziglang",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return best
 
 
 @contextmanager

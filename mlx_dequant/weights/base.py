@@ -49,6 +49,9 @@ class PackedWeight(ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: {name} cannot be set")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: {name} cannot be deleted")
+
     @property
     def rows(self) -> int:
         """Rows of the matrix as it is stored, leading axes folded in."""
@@ -79,8 +82,8 @@ class PackedWeight(ABC):
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits a weight takes, scales and zero points included."""
-        return 8 * self.nbytes / self.size
+        """Bits a weight takes, scales and zero points included; 0 where there are no weights."""
+        return 8 * self.nbytes / max(self.size, 1)
 
     def dequantize(self, dtype: mx.Dtype | None = None) -> mx.array:
         """The weights, unpacked, in `shape`.

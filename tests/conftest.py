@@ -1,0 +1,36 @@
+"""Fixtures of every test."""
+
+import pytest
+
+import mlx_dequant as mxd
+from mlx_dequant import backends
+from mlx_dequant.backends.host import compiler, library
+
+
+@pytest.fixture(params=mxd.available_backends())
+def backend(request):
+    """Each backend that works here, in force during the test."""
+    with mxd.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def host():
+    """The host backend in force, where there is a compiler."""
+    if "host" not in mxd.available_backends():
+        pytest.skip("no C++ compiler was found")
+    with mxd.use_backend("host"):
+        yield
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """Nothing compiled and no compiler chosen yet; the folder is the empty cache."""
+    caches = (compiler.compiler, library._library, backends._available, backends._checked, backends._best)
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MLX_DEQUANT_CACHE", str(folder))
+    for one in caches:
+        one.cache_clear()
+    yield folder
+    for one in caches:
+        one.cache_clear()
