@@ -1,0 +1,25 @@
+"""The module that vLLM imports as `dequant_gguf`: GGUF blocks unpacked, every type."""
+
+from __future__ import annotations
+
+import torch
+
+from . import packed
+
+
+def dequantize_gguf(W: torch.Tensor, quant_type: int, m: int, n: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The weights of a GGUF tensor.
+
+    Args:
+        W: uint8, the file's bytes in any shape: m rows of n weights in blocks.
+        quant_type: GGUF's number of the type.
+        m, n: shape of the result.
+        dtype: float16 (also when None), bfloat16 or float32.
+
+    Returns:
+        [m, n] in `dtype`, on W's device, in memory of its own.
+
+    Raises:
+        FormatError: the type is unknown, or W does not hold m * n weights of it.
+    """
+    return packed.dense(packed.gguf(W, quant_type, m, n), W, dtype or torch.float16)

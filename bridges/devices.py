@@ -1,0 +1,179 @@
+"""What each kind of torch device asks of a crossing: who waits for whom, and whether memory is shared."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..backends.host.memory import filled
+from ..errors import FormatError
+from . import staging
+
+DTYPES = {
+    torch.bool: mx.bool_,
+    torch.uint8: mx.uint8,
+    torch.uint16: mx.uint16,
+    torch.uint32: mx.uint32,
+    torch.uint64: mx.uint64,
+    torch.int8: mx.int8,
+    torch.int16: mx.int16,
+    torch.int32: mx.int32,
+    torch.int64: mx.int64,
+    torch.float16: mx.float16,
+    torch.bfloat16: mx.bfloat16,
+    torch.float32: mx.float32,
+    torch.complex64: mx.complex64,
+}
+
+# From here on fresh memory costs more than the bytes, and large pages pay (measured: 16 MB even).
+LARGE = 24 << 20
+
+
+@dataclass
+class Synchronisations:
+    """How often one side waited for the other."""
+
+    torch: int = 0
+    mlx: int = 0
+
+
+_counted: ContextVar[Synchronisations | None] = ContextVar("mlx_dequant_synchronisations", default=None)
+
+
+@contextmanager
+def count_synchronisations() -> Generator[Synchronisations]:
+    """Counts the waits of the bridge inside the `with`, in this thread or task.
+
+    `torch` counts `torch.mps.synchronize()` before MLX reads, `mlx` counts `mx.eval` before torch reads.
+    """
+    counts = Synchronisations()
+    token = _counted.set(counts)
+    try:
+        yield counts
+    finally:
+        _counted.reset(token)
+
+
+class CPU:
+    """Host memory. MLX takes a copy; torch shares MLX's memory."""
+
+    shares = False
+
+    def wait_for_torch(self) -> None:
+        """Nothing is in flight: torch's CPU operations end before they return."""
+
+    def take(self, tensor: torch.Tensor, share: bool) -> mx.array:
+        """`tensor`, detached, as MLX has it; `share` insists on torch's own memory."""
+        if share:
+            return mx.from_dlpack(tensor, copy=False)
+        if tensor.nbytes < LARGE:
+            return mx.array(tensor.contiguous())
+        return filled(tuple(tensor.shape), DTYPES[tensor.dtype], lambda address: _write(tensor, address))
+
+    def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
+        """An evaluated array's own memory, as torch has it."""
+        return torch.from_dlpack(array.__dlpack__(dl_device=(1, 0)))
+
+
+def _write(tensor: torch.Tensor, address: int) -> None:
+    if tensor.is_contiguous():
+        ctypes.memmove(address, tensor.data_ptr(), tensor.nbytes)
+        return
+    memory = (ctypes.c_uint8 * tensor.nbytes).from_address(address)
+    torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
+class MPS:
+    """Apple's GPU. Both sides see the same Metal buffer, so each must wait for the other's work."""
+
+    shares = True
+
+    def wait_for_torch(self) -> None:
+        torch.mps.synchronize()
+        counts = _counted.get()
+        if counts is not None:
+            counts.torch += 1
+
+    def adopt(self, tensor: torch.Tensor) -> mx.array:
+        """Never MLX's copying import, which hangs in MLX before 0.32.3."""
+        return mx.from_dlpack(tensor, copy=False)
+
+    def take(self, tensor: torch.Tensor, share: bool) -> mx.array:
+        if tensor.numel() == 0:
+            return mx.zeros(tuple(tensor.shape), DTYPES[tensor.dtype])
+        try:
+            return self.adopt(tensor)
+        except (ValueError, RuntimeError, BufferError):
+            # Torch before 2.12 keeps MPS tensors where MLX cannot read.
+            if share:
+                raise
+            return HOST.take(tensor.cpu(), share=False)
+
+    def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
+        return torch.from_dlpack(array)
+
+
+class CUDA:
+    """NVIDIA's GPUs. MLX neither takes nor gives their memory: everything passes through the host."""
+
+    shares = False
+
+    def wait_for_torch(self) -> None:
+        """The copy to the host waits for the tensor's stream by itself."""
+
+    def take(self, tensor: torch.Tensor, share: bool) -> mx.array:
+        if share:
+            raise FormatError("tensor: found cuda memory, which MLX cannot share; expected copy=None or copy=True")
+        if tensor.nbytes < staging.WORTH:
+            return mx.array(tensor.cpu().contiguous())
+        source = tensor.contiguous()
+        return filled(tuple(source.shape), DTYPES[source.dtype], lambda address: staging.to_host(source, address))
+
+    def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
+        host = HOST.give(array, device)
+        if host.nbytes < staging.WORTH or not host.is_contiguous():
+            return host.to(device)
+        return staging.to_device(host, device)
+
+
+HOST = CPU()
+BY_TYPE: dict[str, Any] = {"cpu": HOST, "mps": MPS(), "cuda": CUDA()}
+
+
+def of(device: torch.device) -> Any:
+    """The adapter of a torch device.
+
+    Raises:
+        FormatError: MLX has nothing to do with such a device.
+    """
+    if device.type not in BY_TYPE:
+        raise FormatError(f"device: found {device}, expected cpu, mps or cuda")
+    return BY_TYPE[device.type]
+
+
+def wait_for_mlx(array: mx.array) -> None:
+    mx.eval(array)
+    counts = _counted.get()
+    if counts is not None:
+        counts.mlx += 1
+
+
+# MLX may compute in place in an array that it holds alone. While torch sees the memory too, a second
+# holder stands here; it goes with the tensor.
+_shared: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def keep_unwritten(tensor: torch.Tensor, array: mx.array) -> mx.array:
+    """An alias of `array` that MLX never overwrites while `tensor` lives."""
+    _shared[tensor] = array
+    alias = mx.stop_gradient(array)
+    mx.eval(alias)
+    return alias

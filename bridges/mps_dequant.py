@@ -1,0 +1,154 @@
+"""vLLM's `vllm.model_executor.layers.quantization.utils.mps_dequant`, on MLX.
+
+The same names, parameters, results and devices, with three things done better: weights cross the
+bridge once and are multiplied while packed; bfloat16 and float32 scales and activations work; every
+GGUF type, group_size=-1 and GPTQ of 2, 3 and 8 bits work.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ..backends import current_backend
+from ..errors import FormatError
+from . import dequant_gguf, dequant_int4, packed
+
+__all__ = [
+    "_get_metal_dequant",
+    "_get_metal_dequant_gguf",
+    "_pytorch_dequant_awq",
+    "_pytorch_dequant_gguf",
+    "_pytorch_dequant_gptq",
+    "awq_dequant_matmul",
+    "gguf_dequant_on_mps",
+    "gptq_dequant_matmul",
+]
+
+logger = logging.getLogger("mlx_dequant")
+
+
+@cache
+def _get_metal_dequant() -> ModuleType:
+    """The module of AWQ and GPTQ kernels."""
+    _log_once()
+    return dequant_int4
+
+
+@cache
+def _get_metal_dequant_gguf() -> ModuleType:
+    """The module of GGUF kernels."""
+    _log_once()
+    return dequant_gguf
+
+
+@cache
+def _log_once() -> None:
+    logger.info("mlx-dequant serves AWQ, GPTQ and GGUF weights with its %s backend", current_backend())
+
+
+def _pytorch_dequant_awq(
+    qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Tensor, group_size: int
+) -> torch.Tensor:
+    """As `dequant_int4.dequantize_awq`: [in, out] in the scales' dtype, bit for bit what torch computes."""
+    return dequant_int4.dequantize_awq(qweight, scales, qzeros, group_size)
+
+
+def _pytorch_dequant_gptq(
+    qweight: torch.Tensor,
+    scales: torch.Tensor,
+    qzeros: torch.Tensor,
+    g_idx: torch.Tensor | None,
+    group_size: int,
+    use_v2_format: bool = False,
+) -> torch.Tensor:
+    """As `dequant_int4.dequantize_gptq`; zeros are stored less one unless `use_v2_format`."""
+    return dequant_int4.dequantize_gptq(qweight, scales, qzeros, g_idx, group_size, 0 if use_v2_format else 1)
+
+
+def _pytorch_dequant_gguf(
+    W: torch.Tensor, quant_type: int, m: int, n: int, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """As `dequant_gguf.dequantize_gguf`: [m, n] in `dtype`, float16 by default."""
+    return dequant_gguf.dequantize_gguf(W, quant_type, m, n, dtype)
+
+
+def awq_dequant_matmul(x: torch.Tensor, layer: Any, bias: torch.Tensor | None, quant_config: Any) -> torch.Tensor:
+    """x through an AWQ layer whose weight stays packed.
+
+    Args:
+        x: float16, bfloat16 or float32 [..., in], on the layer's device.
+        layer: anything with `qweight`, `scales` and `qzeros`.
+        bias: [out] or None.
+        quant_config: anything with `group_size` and `pack_factor` (8).
+
+    Returns:
+        [..., qweight.shape[-1] * pack_factor] in x's dtype, without gradients.
+
+    Raises:
+        FormatError: something does not fit; the message names it.
+    """
+    _check_pack_factor(quant_config, 4)
+    weight = packed.awq(layer.qweight, layer.scales, layer.qzeros, quant_config.group_size)
+    return packed.product(x, weight, bias, layer.qweight)
+
+
+def gptq_dequant_matmul(
+    x: torch.Tensor, layer: Any, bias: torch.Tensor | None, quant_config: Any, use_v2_format: bool = False
+) -> torch.Tensor:
+    """x through a GPTQ layer whose weight stays packed.
+
+    Args:
+        x: float16, bfloat16 or float32 [..., in], on the layer's device.
+        layer: anything with `qweight`, `scales`, `qzeros` and `g_idx` (which may be empty).
+        bias: [out] or None.
+        quant_config: anything with `group_size`, and `weight_bits` or `bits` (2, 3, 4 or 8; 4 if neither is there).
+        use_v2_format: whether zeros are stored as they are, not less one.
+
+    Returns:
+        [..., out] in x's dtype, without gradients.
+
+    Raises:
+        FormatError: something does not fit; the message names it.
+    """
+    bits = _bits(quant_config)
+    _check_pack_factor(quant_config, bits)
+    weight = packed.gptq(
+        layer.qweight,
+        layer.scales,
+        layer.qzeros,
+        getattr(layer, "g_idx", None),
+        quant_config.group_size,
+        "v2" if use_v2_format else "v1-field",
+        bits,
+    )
+    return packed.product(x, weight, bias, layer.qweight)
+
+
+def gguf_dequant_on_mps(
+    W: torch.Tensor, quant_type: int, m: int, n: int, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """As `dequant_gguf.dequantize_gguf`: [m, n] in `dtype`, float16 by default, on W's device."""
+    return dequant_gguf.dequantize_gguf(W, quant_type, m, n, dtype)
+
+
+def _bits(quant_config: Any) -> int:
+    for name in ("weight_bits", "bits"):
+        value = getattr(quant_config, name, None)
+        if value is not None:
+            bits = packed.integer(name, value)
+            if bits not in packed.BITS:
+                raise FormatError(f"{name}: found {bits}, expected 2, 3, 4 or 8")
+            return bits
+    return 4
+
+
+def _check_pack_factor(quant_config: Any, bits: int) -> None:
+    """The codes of a word, where the config says it; a fraction for 3 bits."""
+    factor = getattr(quant_config, "pack_factor", None)
+    if factor is not None and factor * bits != 32:
+        raise FormatError(f"pack_factor: found {factor}, expected {32 / bits:g} codes of {bits} bits a word")

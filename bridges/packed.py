@@ -1,0 +1,97 @@
+"""A layer's tensors as a packed weight, and what torch gets from one."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import mlx.core as mx
+import torch
+
+from ..errors import FormatError
+from ..weights import AWQWeight, GGUFWeight, GPTQWeight, PackedWeight
+from . import torch as crossing
+from .cache import WEIGHTS
+
+FLOATS = {torch.float16: mx.float16, torch.bfloat16: mx.bfloat16, torch.float32: mx.float32}
+BITS = (2, 3, 4, 8)
+
+
+def awq(qweight: Any, scales: Any, qzeros: Any, group_size: int) -> PackedWeight:
+    """The weight of AWQ tensors, from the cache or across the bridge."""
+    tensors = _together(qweight=qweight, scales=scales, qzeros=qzeros)
+    size = integer("group_size", group_size)
+    return WEIGHTS.get(("awq", size), tensors, lambda: AWQWeight(*crossing.cross(tensors), group_size=size))
+
+
+def gptq(
+    qweight: Any, scales: Any, qzeros: Any, g_idx: Any, group_size: int, zero_points: str, bits: int = 4
+) -> PackedWeight:
+    """The weight of GPTQ tensors, from the cache or across the bridge; `g_idx` may be None or empty."""
+    named = {"qweight": qweight, "scales": scales, "qzeros": qzeros}
+    if isinstance(g_idx, torch.Tensor) and g_idx.numel() == 0:
+        g_idx = None
+    if g_idx is not None:
+        named["g_idx"] = g_idx
+    tensors = _together(**named)
+    size = integer("group_size", group_size)
+
+    def make() -> PackedWeight:
+        return GPTQWeight(*crossing.cross(tensors), group_size=size, bits=bits, zero_points=zero_points)
+
+    return WEIGHTS.get(("gptq", size, bits, zero_points), tensors, make)
+
+
+def gguf(W: Any, quant_type: int, m: int, n: int) -> PackedWeight:
+    """The weight of a GGUF tensor's bytes, from the cache or across the bridge."""
+    tensors = _together(W=W)
+    kind = integer("quant_type", quant_type)
+    shape = (integer("m", m), integer("n", n))
+    return WEIGHTS.get(("gguf", kind, shape), tensors, lambda: GGUFWeight(crossing.to_mlx(W), kind, shape))
+
+
+def dense(weight: PackedWeight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The weight unpacked, in memory of its own on `like`'s device; in its own type by default."""
+    if dtype is not None and dtype not in FLOATS:
+        raise FormatError(f"dtype: found {dtype}, expected float16, bfloat16 or float32")
+    wanted = weight.dtype if dtype is None else FLOATS[dtype]
+    out = crossing.to_torch(weight.dequantize(wanted), like.device)
+    # F16 as float16 and its like are the packed bytes themselves: not for torch to write into.
+    return out.clone() if weight.format.weights == 1 and wanted == weight.dtype else out
+
+
+def product(x: Any, weight: PackedWeight, bias: Any, like: torch.Tensor) -> torch.Tensor:
+    """x [..., in] through the layer: [..., out] in x's dtype, on its device, without gradients.
+
+    Args:
+        bias: [out] or None.
+        like: a tensor of the layer, which x must share its device with.
+    """
+    named = {"x": x} if bias is None else {"x": x, "bias": bias}
+    inputs = _together(qweight=like, **named)[1:]
+    if x.dtype not in FLOATS:
+        raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
+    if bias is not None and bias.dtype not in FLOATS:
+        raise FormatError(f"bias: found {bias.dtype}, expected float16, bfloat16 or float32")
+    across = crossing.cross(inputs)
+    return crossing.to_torch(weight.linear(across[0], *across[1:]), x.device)
+
+
+def integer(name: str, value: Any) -> int:
+    """An integer of any kind, enumerations among them."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise FormatError(f"{name}: found {value!r}, expected an integer") from None
+
+
+def _together(**tensors: Any) -> list[torch.Tensor]:
+    """The tensors, checked to be such and on one device."""
+    first: torch.Tensor | None = None
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise FormatError(f"{name}: found {type(tensor).__name__}, expected a torch.Tensor")
+        if first is not None and tensor.device != first.device:
+            raise FormatError(f"{name}: found device {tensor.device}, expected {first.device} as {next(iter(tensors))}")
+        first = first if first is not None else tensor
+    return list(tensors.values())

@@ -1,0 +1,91 @@
+"""Tensors across: torch to MLX and back, with the waits that each direction needs.
+
+CPU: one copy in, none out. MPS: none either way where torch's storage is shared (torch 2.12 and
+later). CUDA: MLX imports no CUDA tensor, so through pinned host memory both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import torch
+
+from ..errors import FormatError
+from . import devices
+from .devices import Synchronisations, count_synchronisations
+
+__all__ = ["Synchronisations", "count_synchronisations", "to_mlx", "to_torch"]
+
+
+def to_mlx(tensor: torch.Tensor, *, copy: bool | None = None) -> mx.array:
+    """A torch tensor as an MLX array of the same shape, dtype and values; gradients stay behind.
+
+    Args:
+        tensor: any shape and strides, on the CPU, MPS or CUDA; bool, an integer, float16, bfloat16,
+            float32 or complex64.
+        copy: None shares memory where that is safe and free (MPS) and copies once elsewhere. True
+            always copies. False never does.
+
+    A shared array shows torch's later writes. MLX writes nothing into it while `tensor` itself
+    lives; where only another view of its storage does, pass copy=True.
+
+    Raises:
+        FormatError: a dtype that MLX lacks (float64 among them), a sparse tensor, another device.
+        ValueError: copy=False, and the memory cannot be shared.
+    """
+    return cross([tensor], copy)[0]
+
+
+def cross(tensors: Sequence[torch.Tensor], copy: bool | None = None) -> list[mx.array]:
+    """Several tensors of one device, with one wait for all of them."""
+    for tensor in tensors:
+        _check(tensor)
+    device = devices.of(tensors[0].device)
+    sources = [_plain(tensor, bool(copy) and device.shares) for tensor in tensors]
+    device.wait_for_torch()
+    arrays: list[mx.array] = []
+    for tensor, source in zip(tensors, sources, strict=True):
+        array = device.take(source, copy is False)
+        if (device.shares and not copy) or copy is False:
+            array = devices.keep_unwritten(tensor, array)
+        arrays.append(array)
+    return arrays
+
+
+def to_torch(array: mx.array, device: torch.device | str | None = None) -> torch.Tensor:
+    """An MLX array as a torch tensor of the same shape, dtype and values.
+
+    Args:
+        array: evaluated here if it is not; a lazy array of another thread must be evaluated there.
+        device: "mps" and "cpu" share MLX's memory, so a write on either side shows on the other;
+            "cuda" gets a copy. By default "mps" where MLX runs on Metal, otherwise "cpu".
+
+    Raises:
+        FormatError: another device.
+    """
+    if not isinstance(array, mx.array):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise FormatError(f"array: found {type(array).__name__}, expected an mx.array")
+    if device is None:
+        device = "mps" if mx.metal.is_available() and torch.backends.mps.is_available() else "cpu"
+    target = torch.device(device)
+    adapter = devices.of(target)
+    devices.wait_for_mlx(array)
+    return adapter.give(array, target)
+
+
+def _check(tensor: Any) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise FormatError(f"tensor: found {type(tensor).__name__}, expected a torch.Tensor")
+    if tensor.layout != torch.strided:
+        raise FormatError(f"tensor: found layout {tensor.layout}, expected torch.strided")
+    if tensor.dtype not in devices.DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in devices.DTYPES)
+        raise FormatError(f"tensor: found {tensor.dtype}, expected one of {known}")
+
+
+def _plain(tensor: torch.Tensor, clone: bool) -> torch.Tensor:
+    """Detached (a tensor of its own, so that MLX's hold keeps only the storage alive)."""
+    source = tensor.detach().resolve_conj().resolve_neg()
+    return source.clone() if clone else source
