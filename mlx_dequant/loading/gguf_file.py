@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 from ..weights import GGUFWeight
 from .gguf_part import Part, TensorInfo
+from .mapped import copy, view
 
 NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -55,13 +56,14 @@ class GGUFFile:
     def blocks(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor: uint8 [..., row bytes], a read-only view of the file."""
         info = self.tensors[name]
-        flat = np.frombuffer(self._parts[info.part].data, np.uint8, info.nbytes, info.offset)
+        flat = view(self._parts[info.part].data, info.offset, info.nbytes)
         return flat.reshape(*info.shape[:-1], info.shape[-1] // info.format.weights * info.format.bytes)
 
     def weight(self, name: str) -> GGUFWeight:
         """A tensor as a packed weight; its bytes are copied out of the file."""
         info = self.tensors[name]
-        return GGUFWeight(self.blocks(name), info.format.name, info.shape)
+        blocks = copy(self._parts[info.part].data, self.blocks(name), info.offset)
+        return GGUFWeight(blocks, info.format.name, info.shape)
 
     def __repr__(self) -> str:
         return f"GGUFFile({self.path.name}, version {self.version}, {len(self.tensors)} tensors)"

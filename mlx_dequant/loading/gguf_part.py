@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FormatError
 from ..registry import Format, formats, gguf_format
 from .gguf_header import Cursor, Metadata
+from .mapped import open_map
 
 VERSIONS = (2, 3)
 
@@ -39,11 +39,9 @@ class Part:
 
     def __init__(self, path: Path, number: int):
         self.path, self.number = path, number
-        with path.open("rb") as file:
-            start = file.read(8)
-            if start[:4] != b"GGUF" or len(start) < 8:
-                raise self.fail(f"found {start[:4]!r} at the start, expected b'GGUF'")
-            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.data = open_map(path)
+        if self.data[:4] != b"GGUF":
+            raise self.fail(f"found {self.data[:4]!r} at the start, expected b'GGUF'")
         self._cursor = cursor = Cursor(self.data, path.name, position=4)
         self.version = cursor.u32("version")
         if self.version & 0xFFFF == 0:

@@ -1,0 +1,109 @@
+"""One call for every kind of checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import FormatError
+from ..weights import PackedWeight
+from ..weights.gguf import OWN_DTYPE
+from ..weights.gptq import ZERO_POINTS
+from .folder import Folder
+from .gguf_file import GGUFFile
+from .modules import find_zero_points, packed_modules, parts, read
+from .schemes import scheme
+
+
+class Weights(Mapping[str, "PackedWeight | mx.array"]):
+    """Weights by name. One is read from its file each time it is asked for, and not kept."""
+
+    def __init__(self, readers: dict[str, Callable[[], PackedWeight | mx.array]]):
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> PackedWeight | mx.array:
+        return self._readers[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._readers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's weights and what its files say of them.
+
+    Attributes:
+        path: the file or folder.
+        format: "gguf", "gptq", "awq" or "compressed-tensors".
+        weights: lazy. GGUF: the file's own tensor names; F32, F16 and BF16 tensors are `mx.array` in
+            their own type, all others `GGUFWeight`. Folders: module names ("model.layers.0.mlp.up_proj")
+            for packed layers, tensor names ("model.norm.weight") for the rest.
+        metadata: GGUF: the file's keys. Folders: the strings that the safetensors files hold.
+        config: config.json; empty for GGUF.
+    """
+
+    path: Path
+    format: str
+    weights: Mapping[str, PackedWeight | mx.array] = field(repr=False)
+    metadata: Mapping[str, Any] = field(repr=False)
+    config: Mapping[str, Any] = field(repr=False)
+
+
+def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
+    """Opens a quantized checkpoint; weights are read when they are asked for.
+
+    Args:
+        path: a GGUF file (any part of a split one), or a Hugging Face folder with safetensors
+            quantized by GPTQ, AWQ, compressed-tensors (pack-quantized) or auto-round.
+        zero_points: "v1", "v1-field" or "v2" (see `GPTQWeight`) in place of what a GPTQ folder says.
+
+    Raises:
+        FileNotFoundError: the file or folder, or a file it names, is missing.
+        FormatError: the format is not supported, or a file is corrupt.
+    """
+    path = Path(path)
+    if zero_points is not None and zero_points not in ZERO_POINTS:
+        raise FormatError(f"zero_points: found {zero_points!r}, expected one of {', '.join(ZERO_POINTS)}")
+    return _load_folder(path, zero_points) if path.is_dir() else _load_gguf(path)
+
+
+def _load_gguf(path: Path) -> Checkpoint:
+    file = GGUFFile(path)
+
+    def reader(name: str) -> PackedWeight | mx.array:
+        weight = file.weight(name)
+        return weight.dequantize() if weight.format.name in OWN_DTYPE else weight
+
+    weights = Weights({name: partial(reader, name) for name in file.tensors})
+    return Checkpoint(path, "gguf", weights, file.metadata, {})
+
+
+def _load_folder(path: Path, zero_points: str | None) -> Checkpoint:
+    folder = Folder(path)
+    try:
+        found = scheme(folder.quantization)
+    except FormatError as error:
+        raise FormatError(f"{path.name}: {error}") from None
+    modules = packed_modules(folder, found)
+    if not modules:
+        raise FormatError(f"{path.name}: found no module packed as {found.format}")
+    if found.format == "gptq" and zero_points is None:
+        zero_points = find_zero_points(folder, modules, found.zero_points)
+    readers: dict[str, Callable[[], PackedWeight | mx.array]] = {
+        module: partial(read, folder, found.format, module, settings, zero_points or "")
+        for module, settings in modules.items()
+    }
+    taken = parts(found.format, modules)
+    readers |= {name: partial(folder.read, name) for name in folder.tensors if name not in taken}
+    return Checkpoint(path, found.format, Weights(readers), folder.metadata, folder.config)

@@ -1,0 +1,74 @@
+"""Files as read-only maps, and arrays copied out of them."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+
+LARGEST_JSON = 100_000_000  # bytes; safetensors' own limit on a header
+
+
+def open_map(path: Path) -> mmap.mmap:
+    """The bytes of a file. FileNotFoundError if it is missing, FormatError if it is empty."""
+    if path.is_dir():
+        raise FormatError(f"{path}: found a folder, expected a file")
+    with path.open("rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise FormatError(f"{path.name}: found an empty file") from None
+
+
+def view(data: mmap.mmap, offset: int, nbytes: int) -> NDArray[np.uint8]:
+    """uint8 [nbytes], read-only, of the file itself."""
+    return np.frombuffer(data, np.uint8, nbytes, offset)
+
+
+def copy(data: mmap.mmap, values: NDArray[Any], offset: int) -> mx.array:
+    """`values`, a view of the map from `offset` on, in MLX's memory; the file's pages are let go."""
+    result = mx.array(values)
+    page = mmap.PAGESIZE
+    first, last = -(-offset // page) * page, (offset + values.nbytes) // page * page
+    if last > first:
+        data.madvise(mmap.MADV_DONTNEED, first, last - first)
+    return result
+
+
+def parse_json(text: bytes, name: str) -> dict[str, Any]:
+    """A JSON object, without repeated keys."""
+    if len(text) > LARGEST_JSON:
+        raise FormatError(f"{name}: found {len(text)} bytes of JSON, expected at most {LARGEST_JSON}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise FormatError(f"{name}: key {key!r}: found twice")
+            result[key] = value
+        return result
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{name}: found no valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{name}: found JSON of type {type(value).__name__}, expected an object")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds."""
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise FormatError(f"{path.name}: found {size} bytes of JSON, expected at most {LARGEST_JSON}")
+    return parse_json(path.read_bytes(), path.name)

@@ -1,0 +1,92 @@
+"""Packed modules of a folder, from the tensors that make them up."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..errors import FormatError
+from ..weights import AWQWeight, GPTQWeight, PackedWeight, PackQuantizedWeight
+from .folder import Folder
+from .schemes import Scheme
+from .settings import Settings
+
+# A module's tensors, the codes first: those it must have, then those it may have.
+PARTS = {
+    "awq": (("qweight", "scales", "qzeros"), ()),
+    "gptq": (("qweight", "scales", "qzeros"), ("g_idx",)),
+    "compressed-tensors": (("weight_packed", "weight_scale", "weight_shape"), ("weight_zero_point", "weight_g_idx")),
+}
+CLASSES = {"awq": AWQWeight, "gptq": GPTQWeight, "compressed-tensors": PackQuantizedWeight}
+
+
+def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Settings]:
+    """The packed modules by name, each checked to be whole and to be packed by the config's rules."""
+    (codes, *others), _ = PARTS[scheme.format]
+    modules: dict[str, Settings] = {}
+    for name in folder.tensors:
+        module, dot, part = name.rpartition(".")
+        if part != codes:
+            continue
+        missing = [other for other in others if module + dot + other not in folder.tensors]
+        if missing:
+            raise FormatError(f"{folder.path.name}: module {module!r}: found {codes} without {', '.join(missing)}")
+        try:
+            modules[module] = scheme.of(module)
+        except FormatError as error:
+            raise FormatError(f"{folder.path.name}: module {module!r}: {error}") from None
+        if not modules[module].quantized:
+            raise FormatError(
+                f"{folder.path.name}: module {module!r}: found {codes}, expected it unquantized by the config"
+            )
+    return modules
+
+
+def parts(format: str, modules: Iterable[str]) -> set[str]:
+    """The names of the tensors that belong to packed modules."""
+    required, optional = PARTS[format]
+    return {_join(module, part) for module in modules for part in (*required, *optional)}
+
+
+def read(folder: Folder, format: str, module: str, settings: Settings, zero_points: str) -> PackedWeight:
+    """A packed module, read from its files."""
+    required, optional = PARTS[format]
+    present = [part for part in (*required, *optional) if _join(module, part) in folder.tensors]
+    tensors = {part: folder.read(_join(module, part)) for part in present}
+    kind = {"zero_points": zero_points} if format == "gptq" else {}
+    try:
+        return CLASSES[format](**tensors, bits=settings.bits, group_size=settings.group_size, **kind)
+    except FormatError as error:
+        raise FormatError(f"{folder.path.name}: module {module!r}: {error}") from None
+
+
+def find_zero_points(folder: Folder, modules: dict[str, Settings], label: str) -> str:
+    """GPTQ's kind of zero points: the label's, unless the data of a symmetric module says otherwise.
+
+    Symmetric codes have their zero in the middle, which v2 stores as it is and v1 less one. Some
+    tools write the one with the other's label.
+    """
+    for module, settings in modules.items():
+        bits = settings.bits
+        if not settings.symmetric or bits not in (2, 3, 4, 8):
+            continue
+        zeros = np.asarray(folder.read(_join(module, "qzeros"))).view(np.uint8)
+        stream = np.unpackbits(zeros, bitorder="little")
+        for kind, stored in (("v2", 2 ** (bits - 1)), ("v1", 2 ** (bits - 1) - 1)):
+            expected = np.tile([stored >> bit & 1 for bit in range(bits)], stream.size // bits)
+            if kind != label and stream.size and np.array_equal(stream[: expected.size], expected):
+                warnings.warn(
+                    f"{folder.path}: labelled as GPTQ {label}, but its symmetric zero points are stored as {stored}, "
+                    f"which is {kind}: decoding it as {kind}. Pass zero_points={label!r} to keep the label.",
+                    UserWarning,
+                    stacklevel=4,
+                )
+                return kind
+        return label
+    return label
+
+
+def _join(module: str, part: str) -> str:
+    return f"{module}.{part}" if module else part

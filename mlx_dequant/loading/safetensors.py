@@ -1,0 +1,137 @@
+"""safetensors files over `mmap`.
+
+Layout: header length u64 | header, JSON {name: {dtype, shape, data_offsets}} | data. The offsets
+count from the end of the header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import FormatError
+from .mapped import LARGEST_JSON, copy, open_map, parse_json, view
+
+# The file's type: how NumPy reads it, and MLX's type where NumPy lacks it.
+READABLE: dict[str, tuple[str, mx.Dtype | None]] = {
+    "BOOL": ("?", None),
+    "U8": ("<u1", None),
+    "I8": ("<i1", None),
+    "U16": ("<u2", None),
+    "I16": ("<i2", None),
+    "U32": ("<u4", None),
+    "I32": ("<i4", None),
+    "U64": ("<u8", None),
+    "I64": ("<i8", None),
+    "F16": ("<f2", None),
+    "BF16": ("<u2", mx.bfloat16),
+    "F32": ("<f4", None),
+}
+# Types that a file may hold beside the ones we read: bytes of an element.
+OTHERS = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F64": 8, "C64": 8}
+SIZES = {name: int(code[-1]) if code != "?" else 1 for name, (code, _) in READABLE.items()} | OTHERS
+MAX_AXES = 8
+LONGEST = 2**31 - 1  # MLX counts an axis in 32 bits
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a file: its type as the file names it, shape, first byte and bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class SafetensorsFile:
+    """An open safetensors file.
+
+    Attributes:
+        path: the file.
+        metadata: the strings its writer added.
+        tensors: an `Entry` by name.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        FormatError: a length, offset, shape or type in the header does not fit the rest.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._data = open_map(self.path)
+        size = len(self._data)
+        length = int.from_bytes(self._data[:8], "little")
+        if size < 8 or length > min(size - 8, LARGEST_JSON):
+            limit = max(min(size - 8, LARGEST_JSON), 0)
+            raise self._fail(f"header: found a length of {length} bytes, expected at most {limit}")
+        header = parse_json(self._data[8 : 8 + length], self.path.name)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise self._fail("__metadata__: found other values than strings")
+        self.metadata: Mapping[str, str] = MappingProxyType(metadata)
+        tensors = {name: self._entry(name, row, 8 + length) for name, row in header.items()}
+        self.tensors: Mapping[str, Entry] = MappingProxyType(tensors)
+        self._check_overlap()
+
+    def read(self, name: str) -> mx.array:
+        """A tensor, copied out of the file.
+
+        Raises:
+            KeyError: the file has no such tensor.
+            FormatError: its type is none that MLX has.
+        """
+        entry = self.tensors[name]
+        if entry.dtype not in READABLE:
+            raise self._fail(f"tensor {name!r}: found {entry.dtype}, expected one of {', '.join(READABLE)}")
+        code, dtype = READABLE[entry.dtype]
+        values = view(self._data, entry.offset, entry.nbytes)
+        # Any byte but 0 is true, as a bool that is neither would be undefined.
+        values = values != 0 if code == "?" else values.view(code)
+        result = copy(self._data, values.reshape(entry.shape), entry.offset)
+        return result.view(dtype) if dtype else result
+
+    def _entry(self, name: str, row: Any, start: int) -> Entry:
+        what = f"tensor {name!r}"
+        if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
+            raise self._fail(f"{what}: found no dtype, shape and data_offsets")
+        dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in SIZES:
+            raise self._fail(f"{what}: found dtype {dtype!r}, expected one of {', '.join(SIZES)}")
+        if not _lengths(shape) or len(shape) > MAX_AXES or max(shape, default=0) > LONGEST:
+            raise self._fail(
+                f"{what}: found shape {_short(shape)}, expected at most {MAX_AXES} lengths up to {LONGEST}"
+            )
+        left = len(self._data) - start
+        if not _lengths(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= left:
+            raise self._fail(f"{what}: found data_offsets {_short(offsets)}, expected two in order up to {left}")
+        nbytes = prod(shape) * SIZES[dtype]
+        if offsets[1] - offsets[0] != nbytes:
+            raise self._fail(f"{what}: found {offsets[1] - offsets[0]} bytes, expected {nbytes} for {dtype} {shape}")
+        return Entry(dtype, tuple(shape), start + offsets[0], nbytes)
+
+    def _check_overlap(self) -> None:
+        end, before = 0, ""
+        for name, entry in sorted(self.tensors.items(), key=lambda item: item[1].offset):
+            if entry.nbytes:
+                if entry.offset < end:
+                    raise self._fail(f"tensor {name!r}: found at byte {entry.offset}, inside tensor {before!r}")
+                end, before = entry.offset + entry.nbytes, name
+
+    def _fail(self, what: str) -> FormatError:
+        return FormatError(f"{self.path.name}: {what}")
+
+
+def _lengths(value: Any) -> bool:
+    return isinstance(value, list) and all(type(length) is int and length >= 0 for length in value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

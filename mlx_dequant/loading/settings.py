@@ -1,0 +1,67 @@
+"""Settings of a packed module, and checked reads of a quantization config."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import FormatError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one module is packed. `quantized` is False where a rule says that it is not."""
+
+    bits: int
+    group_size: int
+    symmetric: bool
+    quantized: bool = True
+
+
+NOT_QUANTIZED = Settings(bits=16, group_size=-1, symmetric=True, quantized=False)
+
+
+def flat(config: Any, base: Settings | None = None) -> Settings:
+    """The settings of a flat config; what it lacks is the base's."""
+    if not isinstance(config, dict):
+        raise FormatError(f"quantization settings: found {config!r}, expected an object")
+    # AutoAWQ's own file says w_bit and q_group_size.
+    known = {"bits": base.bits, "group_size": base.group_size, "sym": base.symmetric} if base else {"sym": True}
+    known |= {new: config[old] for new, old in (("bits", "w_bit"), ("group_size", "q_group_size")) if old in config}
+    known |= config
+    bits = integer(known, "bits")
+    return Settings(bits, integer(known, "group_size"), bool(known["sym"]), bits < 16)
+
+
+def integer(config: dict[str, Any], key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int:
+        raise FormatError(f"{key}: found {value!r}, expected an integer")
+    return value
+
+
+def table(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise FormatError(f"{key}: found {value!r}, expected an object")
+    return value
+
+
+def names(config: dict[str, Any], key: str) -> list[str]:
+    value = config.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise FormatError(f"{key}: found {value!r}, expected a list of names")
+    return value
+
+
+def pattern(key: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise FormatError(f"{key}: found {text!r}, expected a regular expression: {error}") from None
+
+
+def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise FormatError(f"{key}: found {value!r}, expected {' or '.join(map(repr, allowed))}")
