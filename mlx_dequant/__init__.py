@@ -12,12 +12,14 @@ from ._version import VERSION as __version__
 from .backends import available_backends, current_backend, use_backend
 from .errors import FormatError
 from .functions import dequantize_awq, dequantize_gguf, dequantize_gptq, dequantize_packed
+from .loading import Checkpoint, load
 from .products import linear, take
 from .registry import Format, formats
 from .weights import AWQWeight, GGUFWeight, GPTQWeight, PackedWeight, PackQuantizedWeight
 
 __all__ = [
     "AWQWeight",
+    "Checkpoint",
     "Format",
     "FormatError",
     "GGUFWeight",
@@ -33,6 +35,7 @@ __all__ = [
     "dequantize_packed",
     "formats",
     "linear",
+    "load",
     "take",
     "use_backend",
 ]
