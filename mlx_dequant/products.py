@@ -81,7 +81,7 @@ def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> 
         return rows.reshape(*ids.shape, weight.in_features)
 
     rule: Any = mx.custom_function(look_up)
-    rule.vmap(lambda inputs, axes: (take(weight, mx.moveaxis(inputs[0], axes[0], 0), dtype), 0))
+    rule.vmap(lambda inputs, axes: (take(weight, mx.moveaxis(_only(inputs), _only(axes), 0), dtype), 0))
     return rule(ids)
 
 

@@ -1,26 +1,28 @@
 // A stream of BITS-bit codes in 32-bit words, lowest bits first. Codes of 3 bits may straddle:
 // 32 of them fill 3 words, and codes 10 and 21 lie across two.
 
+template <uint BITS>
+struct stream {
+  static inline uint shift(uint i) { return i * BITS; }
+};
+
 // q[0..N) = codes first .. first + N - 1; N divides `first`. `add` is added to each word, modulo
 // 2^32.
 template <uint BITS, uint N>
 inline void unpack(device const uint* words, size_t first, uint add, thread uint* q) {
-  static_assert(N * BITS <= 32 || N * BITS % 32 == 0, "a run is within a word or whole words");
-  const uint mask = (1u << BITS) - 1;
+  const uint most = BITS == 8 ? 4 : 8;  // codes of a window, which fits a word
+  const uint run = N < most ? N : most;
   words += first * BITS / 32;
-  if (N * BITS <= 32) {
-    uint shift = uint(first * BITS % 32);
-    uint window = (words[0] + add) >> shift;
-    if (32 % (N * BITS) != 0 && shift + N * BITS > 32) window |= (words[1] + add) << (32 - shift);
-    for (uint i = 0; i < N; ++i) q[i] = window >> (i * BITS) & mask;
-  } else {
-    for (uint i = 0; i < N; ++i) {
-      uint word = i * BITS / 32;
-      uint shift = i * BITS % 32;
-      uint code = (words[word] + add) >> shift;
-      if (shift + BITS > 32) code |= (words[word + 1] + add) << (32 - shift);
-      q[i] = code & mask;
+  uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
+  for (uint i = 0; i < N; i += run) {
+    uint bit = start + i * BITS;
+    uint word = bit / 32;
+    uint shift = bit % 32;
+    uint window = (words[word] + add) >> shift;
+    if (32 % (run * BITS) != 0 && shift + run * BITS > 32) {
+      window |= (words[word + 1] + add) << (32 - shift);
     }
+    split<run, stream<BITS>>(window, (1u << BITS) - 1, 0, q + i);
   }
 }
 

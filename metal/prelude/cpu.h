@@ -59,13 +59,25 @@ inline uint load_u32(const uint8_t* p) {
   return word;
 }
 
+// As one vector operation: compilers make a poor job of a loop of constant shifts.
+template <uint N, typename Shift>
+inline void split(uint word, uint mask, uint first, uint* q) {
+  typedef uint vector __attribute__((vector_size(N * sizeof(uint))));
+  uint shifts[N];
+  for (uint i = 0; i < N; ++i) shifts[i] = Shift::shift(first + i);
+  vector by;
+  memcpy(&by, shifts, sizeof by);
+  vector fields = ((vector{} + word) >> by) & mask;
+  memcpy(q, &fields, sizeof fields);
+}
+
 template <uint N, typename T>
 inline void store(T* out, const float* w) {
   for (uint i = 0; i < N; ++i) out[i] = T(w[i]);
 }
 
-#if defined(__F16C__) && !defined(__clang__)
-// GCC converts to float16 one at a time unless it is asked by name.
+#ifdef __F16C__
+// Compilers convert to float16 one at a time unless they are asked by name.
 template <uint N>
 inline void store(float16_t* out, const float* w) {
   uint i = 0;

@@ -61,6 +61,12 @@ __device__ inline uint load_u32(const uint8_t* p) {
   return uint(((const ushort*)p)[0]) | uint(((const ushort*)p)[1]) << 16;
 }
 
+template <uint N, typename Shift>
+__device__ inline void split(uint word, uint mask, uint first, uint* q) {
+#pragma unroll
+  for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
+}
+
 template <uint N>
 __device__ inline void store(float* out, const float* w) {
 #pragma unroll

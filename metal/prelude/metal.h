@@ -31,6 +31,12 @@ inline uint load_u32(device const uint8_t* p) {
   return uint(((device const ushort*)p)[0]) | uint(((device const ushort*)p)[1]) << 16;
 }
 
+// q[i] = the masked bits of `word` from bit Shift::shift(first + i) on.
+template <uint N, typename Shift>
+inline void split(uint word, uint mask, uint first, thread uint* q) {
+  for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
+}
+
 // N consecutive results to an address aligned to N of them.
 template <uint N, typename T>
 inline void store(device T* out, thread const float* w) {

@@ -32,9 +32,7 @@ inline awq_source<S> awq(device const int* qweight, device const int* qzeros,
 struct awq4 {
   enum { bits = 4 };
 
-  static inline uint nibble(uint word, uint column) {
-    return word >> (column / 2 + column % 2 * 4) * 4 & 15;
-  }
+  static inline uint shift(uint column) { return (column / 2 + column % 2 * 4) * 4; }
 };
 
 template <typename F, uint N, typename S>
@@ -46,11 +44,12 @@ inline void decode(thread const awq_source<S>& source, uint row, uint column, th
   for (uint i = 0; i < N; i += run) {
     uint word = (column + i) / 8;
     uint first = N < 8 ? column % 8 : 0;
-    uint q = source.qweight[row * words + word];
-    uint z = source.qzeros[group * words + word];
+    uint q[run];
+    uint z[run];
+    split<run, F>(source.qweight[row * words + word], 15, first, q);
+    split<run, F>(source.qzeros[group * words + word], 15, first, z);
     for (uint k = 0; k < run; ++k) {
-      int difference = int(F::nibble(q, first + k)) - int(F::nibble(z, first + k));
-      w[i + k] = float(difference) * float(scales[i + k]);
+      w[i + k] = float(int(q[k]) - int(z[k])) * float(scales[i + k]);
     }
   }
 }

@@ -31,7 +31,8 @@ struct gptq_source {
 
 template <typename S>
 inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
-                           device const S* scales, device const int* g_idx, device const uint* sizes) {
+                           device const S* scales, device const int* g_idx,
+                           device const uint* sizes) {
   gptq_source<S> source = {(device const uint*)qweight,
                            (device const uint*)qzeros,
                            scales,
