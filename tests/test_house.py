@@ -1,0 +1,135 @@
+"""The house is in order: what lies where, and what must never be written."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlx_dequant as mxd
+
+ROOT = Path(__file__).parent.parent
+SHADERS = sorted(path for path in (ROOT / "metal").rglob("*") if path.suffix in (".metal", ".h"))
+
+
+def test_the_top_level():
+    folders = {"mlx_dequant", "metal", "bridges", "tests", "bench", ".github"}
+    files = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", ".ci/run"}
+    assert {name for name in folders if not (ROOT / name).is_dir()} == set()
+    assert {name for name in files if not (ROOT / name).is_file()} == set()
+    assert list(ROOT.glob("*.py")) == []
+
+
+@pytest.mark.parametrize("name", ["metal", "bridges"])
+def test_the_package_links_to_the_top_level(name):
+    link = ROOT / "mlx_dequant" / name
+    assert link.is_symlink()
+    assert link.readlink() == Path("..") / name
+    assert (link / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("name", ["metal", "bridges"])
+def test_nothing_imports_the_top_level_names(name):
+    pattern = re.compile(rf"^\s*(import|from) {name}\b", re.MULTILINE)
+    files = [path for folder in ("mlx_dequant", "metal", "bridges", "tests", "bench") for path in python(folder)]
+    assert [path for path in files if pattern.search(path.read_text())] == []
+
+
+def python(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_shaders_are_ascii():
+    assert len(SHADERS) > len(mxd.formats())
+    assert [path for path in SHADERS if not path.read_bytes().isascii()] == []
+
+
+def test_only_preludes_know_the_compilers():
+    shared = [path for path in SHADERS if path.parent.name != "prelude"]
+    assert shared
+    assert [path for path in shared if re.search("CUDA|__METAL|__NVCC|_MSC_VER|#if", path.read_text())] == []
+
+
+def test_kernels_name_no_format():
+    names = re.compile("|".join(rf"\b{name}\b" for name in mxd.formats()))
+    kernels = [path for path in SHADERS if path.parent.name == "kernels"]
+    assert kernels
+    assert {path.name: names.findall(path.read_text()) for path in kernels if names.search(path.read_text())} == {}
+
+
+@pytest.mark.parametrize("form", mxd.formats().values(), ids=list(mxd.formats()))
+def test_a_format_has_its_shader(form):
+    text = (ROOT / "metal" / form.source).read_text()
+    assert re.search(rf"\b{form.name if form.family == 'gguf' else form.family}\b", text)
+
+
+def test_the_readme_lists_every_format():
+    table = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
+    cells = {cell.strip(" `*") for line in table for cell in re.split(r"[|,]", line)}
+    assert [form.title for form in mxd.formats().values() if form.title not in cells] == []
+
+
+def imported(path: Path) -> set[str]:
+    """Packages that a file imports anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    relative = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
+    return {name.partition(".")[0] for name in plain | relative}
+
+
+def test_only_the_bridges_import_torch():
+    files = [path for folder in ("mlx_dequant", "metal") for path in python(folder)]
+    assert len(files) > 20
+    assert [path for path in files if imported(path) & {"torch", "vllm"}] == []
+
+
+def run(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+
+
+def test_without_an_mlx_backend_the_import_names_the_extras():
+    done = run("import sys; sys.modules['mlx.core'] = None; import mlx_dequant")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: mlx-dequant needs MLX with a backend")
+    for extra in ("mlx-dequant[cpu]", "[cuda12]", "[cuda13]"):
+        assert extra in last
+
+
+def test_the_import_needs_no_torch():
+    done = run("import sys; sys.modules['torch'] = None; import mlx_dequant, mlx_dequant.cli, mlx_dequant.bridges")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_adding_a_format_is_what_the_guide_says(tmp_path):
+    """Its shader and its row, put into a copy of the package, unpack a block and fail at a wrong size."""
+    if "host" not in mxd.available_backends():
+        pytest.skip("no C++ compiler was found")
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    (shader,) = re.findall(r"```metal\n(.*?)```", guide, re.DOTALL)
+    (row,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    package = tmp_path / "mlx_dequant"
+    shutil.copytree(ROOT / "mlx_dequant", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "metal" / "formats" / "gguf" / "q8_1.metal").write_text(shader)
+    code = """
+import numpy as np, mlx.core as mx, mlx_dequant as mxd, warnings
+warnings.simplefilter("error")
+block = np.concatenate([np.array([0.5, 9], np.float16).view(np.uint8), np.arange(32, dtype=np.uint8) - 16])
+with mxd.use_backend("host"):
+    print(np.array(mxd.dequantize_gguf(np.tile(block, (2, 4)), "Q8_1", dtype=mx.float32)).tolist())
+"""
+    registry = (package / "registry.py").read_text()
+    found = []
+    for line in (row, row.replace("36", "72")):
+        (package / "registry.py").write_text(registry.replace("_ROWS = (\n", f"_ROWS = (\n{line}"))
+        found.append(run(code, tmp_path))
+    assert found[0].returncode == 0, found[0].stderr
+    assert json.loads(found[0].stdout) == 2 * [4 * [i / 2 for i in range(-16, 16)]]
+    assert found[1].returncode == 1
+    assert "the registry's sizes of q8_1" in found[1].stderr
