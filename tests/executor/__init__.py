@@ -1,0 +1,11 @@
+"""Gate 1: the Metal sources, as MLX would compile them, executed on the CPU.
+
+`metal()` makes the package's Metal backend run here, `kernel()` runs a kernel that a test wrote.
+A grid's threads are fibers on one thread, in a chosen order; barriers and simdgroup functions are
+where they meet.
+"""
+
+from .device import kernel, metal
+from .launch import ORDERS, ExecutorError, Options
+
+__all__ = ["ORDERS", "ExecutorError", "Options", "kernel", "metal"]

@@ -1,0 +1,75 @@
+// The threads of one threadgroup, and where they meet.
+
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fiber.h"
+#include "grid.h"
+#include "scratch.h"
+
+namespace executor {
+
+enum class State { kFresh, kReady, kWaiting, kDone };
+
+struct Worker {
+  Thread thread;
+  State state = State::kFresh;
+  std::unique_ptr<Fiber> fiber;
+  // What it gives to the simdgroup and where it wants all of it.
+  Site site = {};
+  const char* mine = nullptr;
+  char* all = nullptr;
+};
+
+// A barrier, or a function of a simdgroup: all members come to one site before any goes on.
+struct Meeting {
+  std::vector<Worker*> members;
+  size_t arrived = 0;
+  Site site = {};
+  unsigned generation = 0;
+  char sync[2] = {};
+};
+
+class Threadgroup {
+ public:
+  Threadgroup(const Launch& launch, std::vector<Thread> threads, uint32_t* random);
+  // Empty if all threads returned.
+  std::string run();
+
+  static const Hooks hooks;
+
+ private:
+  static void barrier(Site site, bool whole_threadgroup, bool ordered);
+  static void exchange(Site site, const void* mine, size_t bytes, void* all);
+  static void* scratch(unsigned id, size_t bytes);
+  static uint32_t lane();
+  static uint32_t lanes();
+  static void work();
+
+  void meet(Meeting& meeting, Site site, bool ordered, size_t bytes);
+  void arrange();
+  void step(Worker& worker);
+  bool take_next();
+  void fail(std::string what);
+  std::string stuck() const;
+  Meeting& simdgroup() { return simdgroups_[current_->thread.simdgroup_index_in_threadgroup]; }
+
+  const Launch& launch_;
+  uint32_t* random_;
+  std::vector<Worker> workers_;
+  Meeting everyone_;
+  std::vector<Meeting> simdgroups_;
+  std::vector<size_t> sequence_;
+  size_t at_ = 0;
+  size_t done_ = 0;
+  Worker* current_ = nullptr;
+  std::vector<std::unique_ptr<Fiber>> idle_;
+  std::map<unsigned, Scratch> scratch_;
+  std::string error_;
+};
+
+}  // namespace executor
