@@ -74,9 +74,9 @@ def _size_check(form: Format) -> str:
 
 def sources(form: Format, operation: Path) -> str:
     """The format and the operation in their namespace, without a prelude."""
-    paths = [METAL / form.source, operation]
+    paths = [METAL / "formats/sizes.metal", METAL / form.source, operation]
     if form.family == "gguf":
-        paths.insert(0, METAL / "formats/gguf/source.metal")
+        paths.insert(1, METAL / "formats/gguf/source.metal")
     body = inline(paths)
     return f"namespace mlx_dequant {{\n{body}\n{_size_check(form)}\n}}  // namespace mlx_dequant\n"
 
@@ -96,6 +96,8 @@ class Kernel:
 
 DEQUANTIZE = Kernel("dequantize", threads=256)
 
+KERNELS = (DEQUANTIZE,)
+
 
 @cache
 def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) -> Program:
@@ -110,7 +112,7 @@ def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) 
     held = ", ".join(name for name, _ in INPUTS[form.family])
     arguments = ", ".join(
         [
-            f"mlx_dequant::{form.family}({held}, sizes)",
+            "source",
             *kernel.inputs,
             "out",
             "sizes",
@@ -118,6 +120,9 @@ def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) 
             "thread_position_in_threadgroup.x",
         ]
     )
-    body = f"mlx_dequant::{kernel.name}<mlx_dequant::{form.name}, {TYPES[dtype]}>({arguments});\n"
+    body = (
+        f"auto source = mlx_dequant::{form.family}({held}, sizes);\n"
+        f"mlx_dequant::{kernel.name}<mlx_dequant::{form.name}, {TYPES[dtype]}>({arguments});\n"
+    )
     digest = hashlib.sha256(f"{header}{body}{scales}".encode()).hexdigest()[:16]
     return Program(f"{kernel.name}_{form.name}_{dtype}_{digest}", header, body)
