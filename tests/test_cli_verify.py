@@ -73,6 +73,16 @@ def test_one_wrong_bit_is_found(model, capsys, monkeypatch, rounds):
     assert "WRONG: 1 of " in err and "in q6_k" in err
 
 
+def test_what_the_reference_ran_in_the_hosts_place_is_not_verified(model, capsys, host, monkeypatch):
+    monkeypatch.setattr("mlx_dequant.backends.host.library._library", lambda *_: None)
+    status, result, err = run(model, capsys)
+    assert status == 1
+    assert result["wrong"] == 0
+    assert [row["compiled"] for row in result["types"]] == [name == "f32" for name in TYPES]
+    assert "NOT VERIFIED: BF16, Q8_0, Q6_K, Q1_0, Q2_0 could not be compiled" in err
+    assert "every bit" not in err
+
+
 def test_large_tensors_are_compared_in_parts(model, capsys, monkeypatch):
     whole = run(model, capsys)[1]
     monkeypatch.setattr(comparison, "PART", 100)
