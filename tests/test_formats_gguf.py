@@ -204,5 +204,7 @@ def test_picture(layout, backend):
 
 
 def test_every_type_has_a_picture():
-    drawn = {layout.__name__ for layout in LEGACY + K + OTHERS} | {layout.__name__ for layout in test_formats_iq.LAYOUTS}
+    drawn = {layout.__name__ for layout in LEGACY + K + OTHERS} | {
+        layout.__name__ for layout in test_formats_iq.LAYOUTS
+    }
     assert drawn == {name for name, form in mxd.formats().items() if form.family == "gguf"}

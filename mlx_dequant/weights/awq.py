@@ -24,6 +24,7 @@ class AWQWeight(PackedWeight):
     """
 
     def __init__(self, qweight: Any, scales: Any, qzeros: Any, group_size: int = 128, bits: int = 4):
+        bits = check.integer("bits", bits)
         check.one_of("bits", bits, (4,))
         qweight = check.words("qweight", qweight)
         scales = check.floats("scales", scales)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
+from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -43,6 +45,7 @@ class PackedWeight(ABC):
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "inputs", MappingProxyType(self.inputs))
         object.__setattr__(self, "derived", {})
         mx.eval([array for array in self.inputs.values() if array is not None])
 
@@ -55,7 +58,7 @@ class PackedWeight(ABC):
     @property
     def rows(self) -> int:
         """Rows of the matrix as it is stored, leading axes folded in."""
-        return self.size // self.columns
+        return prod(self.shape[:-1])
 
     @property
     def columns(self) -> int:
@@ -70,10 +73,7 @@ class PackedWeight(ABC):
     @property
     def size(self) -> int:
         """Number of weights."""
-        size = 1
-        for length in self.shape:
-            size *= length
-        return size
+        return prod(self.shape)
 
     @property
     def nbytes(self) -> int:

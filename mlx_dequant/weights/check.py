@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import mlx.core as mx
@@ -16,9 +17,24 @@ def array(name: str, value: Any) -> mx.array:
     """`value`, an `mx.array` or a NumPy array, as a contiguous `mx.array`."""
     if isinstance(value, mx.array):
         return mx.contiguous(value)
-    if isinstance(value, np.ndarray):
-        return mx.array(np.ascontiguousarray(value))
-    raise FormatError(f"{name}: found {type(value).__name__}, expected an mx.array or a NumPy array")
+    if not isinstance(value, np.ndarray):
+        raise FormatError(f"{name}: found {type(value).__name__}, expected an mx.array or a NumPy array")
+    if value.dtype == np.float64:  # MLX would make it float32
+        raise FormatError(f"{name}: found float64, expected a type that MLX has")
+    return mx.array(np.asarray(value, order="C"))
+
+
+def integer(name: str, value: Any) -> int:
+    """A Python or NumPy integer."""
+    try:
+        return index(value)
+    except TypeError:
+        raise FormatError(f"{name}: found {value!r}, expected an integer") from None
+
+
+def lengths(name: str, value: Any) -> tuple[int, ...]:
+    """A shape, as integers or an array of them."""
+    return tuple(integer(name, length) for length in np.asarray(value).reshape(-1))
 
 
 def words(name: str, value: Any, dimensions: int = 2) -> mx.array:
@@ -61,9 +77,11 @@ def extent(name: str, value: int) -> None:
 
 def group_size(value: int, inputs: int) -> int:
     """The size of a group; -1 means one group of all inputs."""
+    value = integer("group_size", value)
     if value == 0 or value < -1:
         raise FormatError(f"group_size: found {value!r}, expected a positive integer or -1")
-    return max(inputs, 1) if value == -1 else value
+    everything = max(inputs, 1)
+    return everything if value == -1 else min(value, everything)
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:

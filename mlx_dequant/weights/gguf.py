@@ -47,10 +47,10 @@ class GGUFWeight(PackedWeight):
                 )
             full = (*blocks.shape[:-1], row_bytes // form.bytes * form.weights)
         else:
-            full = tuple(int(length) for length in shape)
+            full = check.lengths("shape", shape)
             if not full or min(full) < 0 or full[-1] % form.weights:
                 raise FormatError(
-                    f"shape: found {full}, expected a last axis that is a multiple of {form.weights} ({form.title})"
+                    f"shape: found {full}, expected lengths, the last a multiple of {form.weights} ({form.title})"
                 )
             size = form.bytes
             for length in (*full[:-1], full[-1] // form.weights):

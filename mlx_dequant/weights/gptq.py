@@ -42,6 +42,7 @@ class GPTQWeight(PackedWeight):
         bits: int = 4,
         zero_points: str = "v1",
     ):
+        bits = check.integer("bits", bits)
         check.one_of("bits", bits, (2, 3, 4, 8))
         check.one_of("zero_points", zero_points, ZERO_POINTS)
         qweight = check.words("qweight", qweight)

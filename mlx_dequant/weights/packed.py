@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ..errors import FormatError
 from ..registry import formats
@@ -42,10 +41,11 @@ class PackQuantizedWeight(PackedWeight):
         bits: int = 4,
         group_size: int = 128,
     ):
+        bits = check.integer("bits", bits)
         check.one_of("bits", bits, (2, 3, 4, 8))
         codes = check.words("weight_packed", weight_packed)
         scales = check.floats("weight_scale", weight_scale)
-        full = tuple(int(length) for length in np.asarray(weight_shape).reshape(-1))
+        full = check.lengths("weight_shape", weight_shape)
         if len(full) != 2 or min(full) < 0:
             raise FormatError(f"weight_shape: found {full}, expected (out, in)")
         outputs, inputs = full
