@@ -46,5 +46,5 @@ $(VENV)/demo: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/test: pyproject.toml $(VENV)/demo
-	$(PIP) -e '.[$(if $(LINUX),cpu$(,))torch,test]' $(TORCH)
+	$(PIP) -e '.[torch,test]' $(TORCH)
 	touch $@
