@@ -11,11 +11,17 @@ typedef unsigned int uint;
 typedef __half float16_t;
 typedef __nv_bfloat16 bfloat16_t;
 
+#define threadgroup_position_in_grid blockIdx
+#define thread_position_in_threadgroup threadIdx
+#define SCRATCH(type, name, count) __shared__ type name[count]
+#define threadgroup
 #define device
 #define thread
 #define constant const
 // Lanes look up different entries: global memory caches that, constant memory serialises it.
 #define TABLE __device__ const
+#define thread_position_in_threadgroup threadIdx
+#define threadgroup_position_in_grid blockIdx
 
 namespace mlx_dequant {
 
@@ -65,6 +71,45 @@ template <uint N, typename Shift>
 __device__ inline void split(uint word, uint mask, uint first, uint* q) {
 #pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
+}
+
+struct mem_flags {
+  enum { mem_threadgroup };
+};
+
+__device__ inline void threadgroup_barrier(int) { __syncthreads(); }
+
+__device__ inline float simd_sum(float v) {
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2) v += __shfl_xor_sync(0xffffffff, v, lane);
+  return v;
+}
+
+template <uint N>
+__device__ inline void load(const float* x, float* v) {
+#pragma unroll
+  for (uint i = 0; i < N; ++i) v[i] = x[i];
+}
+
+// Two-byte values arrive in words of eight, where x is aligned to them.
+template <uint N, typename T>
+__device__ inline void load(const T* x, float* v) {
+  static_assert(sizeof(T) == 2 && N % 8 == 0, "eight two-byte values a load");
+  if (size_t(x) % 16 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N; i += 8) {
+      uint4 words = *(const uint4*)(x + i);
+      uint word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+      for (uint k = 0; k < 4; ++k) {
+        v[i + 2 * k] = float(as_type<T>(ushort(word[k])));
+        v[i + 2 * k + 1] = float(as_type<T>(ushort(word[k] >> 16)));
+      }
+    }
+  } else {
+#pragma unroll
+    for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
+  }
 }
 
 template <uint N>
