@@ -70,10 +70,16 @@ class CPU:
     def wait_for_torch(self) -> None:
         """Nothing is in flight: torch's CPU operations end before they return."""
 
-    def take(self, tensor: torch.Tensor, share: bool) -> mx.array:
-        """`tensor`, detached, as MLX has it; `share` insists on torch's own memory."""
+    def take(self, tensor: torch.Tensor, owner: torch.Tensor | None, share: bool) -> mx.array:
+        """`tensor` as MLX has it.
+
+        Args:
+            tensor: plain and detached, so that MLX's hold keeps its storage alive but not `owner`.
+            owner: the tensor that the caller holds, if it shows the same memory.
+            share: insist on torch's own memory.
+        """
         if share:
-            return mx.from_dlpack(tensor, copy=False)
+            return keep_unwritten(owner, mx.from_dlpack(tensor, copy=False))
         if tensor.nbytes < LARGE:
             return mx.array(tensor.contiguous())
         return filled(tuple(tensor.shape), DTYPES[tensor.dtype], lambda address: _write(tensor, address))
@@ -106,16 +112,16 @@ class MPS:
         """Never MLX's copying import, which hangs in MLX before 0.32.3."""
         return mx.from_dlpack(tensor, copy=False)
 
-    def take(self, tensor: torch.Tensor, share: bool) -> mx.array:
+    def take(self, tensor: torch.Tensor, owner: torch.Tensor | None, share: bool) -> mx.array:
         if tensor.numel() == 0:
             return mx.zeros(tuple(tensor.shape), DTYPES[tensor.dtype])
         try:
-            return self.adopt(tensor)
+            return keep_unwritten(owner, self.adopt(tensor))
         except (ValueError, RuntimeError, BufferError):
             # Torch before 2.12 keeps MPS tensors where MLX cannot read.
             if share:
                 raise
-            return HOST.take(tensor.cpu(), share=False)
+            return HOST.take(tensor.cpu(), owner, share=False)
 
     def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
         return torch.from_dlpack(array)
@@ -129,7 +135,7 @@ class CUDA:
     def wait_for_torch(self) -> None:
         """The copy to the host waits for the tensor's stream by itself."""
 
-    def take(self, tensor: torch.Tensor, share: bool) -> mx.array:
+    def take(self, tensor: torch.Tensor, owner: torch.Tensor | None, share: bool) -> mx.array:
         if share:
             raise FormatError("tensor: found cuda memory, which MLX cannot share; expected copy=None or copy=True")
         if tensor.nbytes < staging.WORTH:
@@ -166,14 +172,16 @@ def wait_for_mlx(array: mx.array) -> None:
         counts.mlx += 1
 
 
-# MLX may compute in place in an array that it holds alone. While torch sees the memory too, a second
+# MLX may compute in place in an array that it alone holds. While torch sees the memory too, a second
 # holder stands here; it goes with the tensor.
 _shared: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def keep_unwritten(tensor: torch.Tensor, array: mx.array) -> mx.array:
-    """An alias of `array` that MLX never overwrites while `tensor` lives."""
-    _shared[tensor] = array
+def keep_unwritten(owner: torch.Tensor | None, array: mx.array) -> mx.array:
+    """An alias of `array`, which MLX does not overwrite while `owner` lives."""
+    if owner is None:
+        return array
+    _shared[owner] = array
     alias = mx.stop_gradient(array)
     mx.eval(alias)
     return alias

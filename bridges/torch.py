@@ -43,15 +43,14 @@ def cross(tensors: Sequence[torch.Tensor], copy: bool | None = None) -> list[mx.
     for tensor in tensors:
         _check(tensor)
     device = devices.of(tensors[0].device)
-    sources = [_plain(tensor, bool(copy) and device.shares) for tensor in tensors]
+    sources = [_plain(tensor) for tensor in tensors]
+    owners: Sequence[torch.Tensor | None] = tensors
+    if copy and device.shares:
+        sources = [source.clone() for source in sources]
+        owners = [None] * len(sources)
     device.wait_for_torch()
-    arrays: list[mx.array] = []
-    for tensor, source in zip(tensors, sources, strict=True):
-        array = device.take(source, copy is False)
-        if (device.shares and not copy) or copy is False:
-            array = devices.keep_unwritten(tensor, array)
-        arrays.append(array)
-    return arrays
+    pairs = zip(sources, owners, strict=True)
+    return [device.take(source, owner, copy is False) for source, owner in pairs]
 
 
 def to_torch(array: mx.array, device: torch.device | str | None = None) -> torch.Tensor:
@@ -85,7 +84,6 @@ def _check(tensor: Any) -> None:
         raise FormatError(f"tensor: found {tensor.dtype}, expected one of {known}")
 
 
-def _plain(tensor: torch.Tensor, clone: bool) -> torch.Tensor:
-    """Detached (a tensor of its own, so that MLX's hold keeps only the storage alive)."""
-    source = tensor.detach().resolve_conj().resolve_neg()
-    return source.clone() if clone else source
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The values alone: no gradient, nothing left to conjugate or negate."""
+    return tensor.detach().resolve_conj().resolve_neg()

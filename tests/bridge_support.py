@@ -90,7 +90,7 @@ def assert_bits(found, expected):
 def assert_product(found, x, dense, bias=None):
     """`found` is x @ dense + bias in x's dtype, within the roundings of that dtype and of a float32 sum.
 
-    The sum's error is bounded by 2^-20 of the sum of magnitudes (a float32 sum of a few hundred terms);
+    `dense` is exact (made with scales in double): no weight is rounded before it is multiplied. The sum's error is bounded by 2^-20 of the sum of magnitudes (a float32 sum of a few hundred terms);
     the product is then rounded once to x's dtype, and once more when the bias is added.
     """
     exact = x.double() @ dense.double()
