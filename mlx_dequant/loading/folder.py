@@ -69,7 +69,7 @@ class Folder:
             raise FormatError(f"{self.path.name}: tensor {tensor!r}: not found in {listed and listed[tensor]}")
 
     def _index(self) -> dict[str, str] | None:
-        found = sorted(self.path.glob("*.safetensors.index.json"))
+        found = sorted(path for path in self.path.glob("*.safetensors.index.json") if path.is_file())
         if not found:
             return None
         index = read_json(found[0]).get("weight_map")
@@ -77,7 +77,8 @@ class Folder:
             raise FormatError(f"{found[0].name}: found no weight_map")
         for tensor, name in index.items():
             # A file of this folder and no other: an index may come from anyone.
-            plain = isinstance(name, str) and name.endswith(".safetensors") and not set(name) & set("/\\:\0")
+            plain = isinstance(name, str) and name.endswith(".safetensors") and name.isprintable()
+            plain = plain and not set(name) & set("/\\:")
             if not plain:
                 raise FormatError(
                     f"{found[0].name}: tensor {tensor!r}: found file {name!r}, expected a name.safetensors"

@@ -18,8 +18,8 @@ LARGEST_JSON = 100_000_000  # bytes; safetensors' own limit on a header
 
 def open_map(path: Path) -> mmap.mmap:
     """The bytes of a file. FileNotFoundError if it is missing, FormatError if it is empty."""
-    if path.is_dir():
-        raise FormatError(f"{path}: found a folder, expected a file")
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path}: found a folder or a device, expected a file")
     with path.open("rb") as file:
         try:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

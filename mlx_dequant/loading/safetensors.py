@@ -72,7 +72,7 @@ class SafetensorsFile:
             limit = max(min(size - 8, LARGEST_JSON), 0)
             raise self._fail(f"header: found a length of {length} bytes, expected at most {limit}")
         header = parse_json(self._data[8 : 8 + length], self.path.name)
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None) or {}  # MLX writes null
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise self._fail("__metadata__: found other values than strings")
         self.metadata: Mapping[str, str] = MappingProxyType(metadata)
