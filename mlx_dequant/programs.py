@@ -85,18 +85,36 @@ def sources(form: Format, operation: Path) -> str:
 class Kernel:
     """A file under `metal/kernels/` and what its launch needs besides a weight.
 
-    Every kernel is called the same way:
-    `kernel<format, T>(source, inputs ..., out, sizes, threadgroup index, thread index)`.
+    Every kernel is called the same way, by threadgroups of 256:
+    `kernel<format, T, parameters ...>(source, inputs ..., out, sizes, scratch, threadgroup index,
+    thread index)`, without `scratch` where it needs none.
+
+    Attributes:
+        inputs: arrays besides the weight's.
+        parameters: numbers that the program is compiled for.
+        scratch: floats of threadgroup memory.
     """
 
     name: str
-    threads: int
     inputs: tuple[str, ...] = ()
+    parameters: tuple[int, ...] = ()
+    scratch: int = 0
 
 
-DEQUANTIZE = Kernel("dequantize", threads=256)
+THREADS = 256
 
-KERNELS = (DEQUANTIZE,)
+# Vectors that one pass over a packed weight serves: products are compiled for these counts.
+COUNTS = (1, 2, 4, 8, 16)
+
+DEQUANTIZE = Kernel("dequantize")
+TAKE = Kernel("take", ("ids",))
+TAKE_TRANSPOSED = Kernel("take_transposed", ("ids",))
+# By vectors and by simdgroups that share a row.
+PRODUCT = {(m, split): Kernel("product", ("x",), (m, split), 8 * m) for m in COUNTS for split in (1, 8)}
+# By vectors.
+PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
+
+KERNELS = (DEQUANTIZE, TAKE, TAKE_TRANSPOSED, *PRODUCT.values(), *PRODUCT_TRANSPOSED.values())
 
 
 @cache
@@ -110,19 +128,22 @@ def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) 
     operation = METAL / "kernels" / f"{kernel.name}.metal"
     header = inline([METAL / "prelude" / f"{target}.h"]) + "\n" + sources(form, operation)
     held = ", ".join(name for name, _ in INPUTS[form.family])
+    template = ", ".join([f"mlx_dequant::{form.name}", TYPES[dtype], *map(str, kernel.parameters)])
     arguments = ", ".join(
         [
             "source",
             *kernel.inputs,
             "out",
             "sizes",
+            *(["scratch"] if kernel.scratch else []),
             "threadgroup_position_in_grid.x",
             "thread_position_in_threadgroup.x",
         ]
     )
     body = (
-        f"auto source = mlx_dequant::{form.family}({held}, sizes);\n"
-        f"mlx_dequant::{kernel.name}<mlx_dequant::{form.name}, {TYPES[dtype]}>({arguments});\n"
+        (f"SCRATCH(float, scratch, {kernel.scratch});\n" if kernel.scratch else "")
+        + f"auto source = mlx_dequant::{form.family}({held}, sizes);\n"
+        + f"mlx_dequant::{kernel.name}<{template}>({arguments});\n"
     )
     digest = hashlib.sha256(f"{header}{body}{scales}".encode()).hexdigest()[:16]
     return Program(f"{kernel.name}_{form.name}_{dtype}_{digest}", header, body)

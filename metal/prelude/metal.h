@@ -1,6 +1,7 @@
 // Metal. MLX puts <metal_stdlib>, `using namespace metal` and bfloat16_t before this.
 
 #define TABLE constant
+#define SCRATCH(type, name, count) threadgroup type name[count]
 
 namespace mlx_dequant {
 
@@ -35,6 +36,12 @@ inline uint load_u32(device const uint8_t* p) {
 template <uint N, typename Shift>
 inline void split(uint word, uint mask, uint first, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
+}
+
+// N consecutive values of x.
+template <uint N, typename T>
+inline void load(device const T* x, thread float* v) {
+  for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
 }
 
 // N consecutive results to an address aligned to N of them.

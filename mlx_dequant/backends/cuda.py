@@ -15,3 +15,5 @@ def available() -> bool:
 
 
 dequantize = partial(gpu.dequantize, "cuda")
+product = partial(gpu.product, "cuda")
+take = partial(gpu.take, "cuda")

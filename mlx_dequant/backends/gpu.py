@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from ..programs import DEQUANTIZE, INPUTS, Kernel, program
+from ..programs import (
+    COUNTS,
+    DEQUANTIZE,
+    INPUTS,
+    PRODUCT,
+    PRODUCT_TRANSPOSED,
+    TAKE,
+    TAKE_TRANSPOSED,
+    THREADS,
+    Kernel,
+    program,
+)
 from ..registry import Format
+from . import crossover
 from .launch import Region, sizes, whole
 
 if TYPE_CHECKING:
@@ -17,18 +29,20 @@ if TYPE_CHECKING:
 
 Launch = Callable[..., list[mx.array]]
 
+DENSE = 64 << 20  # bytes of unpacked weight that a product may hold
+
 
 def dtype_name(dtype: mx.Dtype) -> str:
     return str(dtype).removeprefix("mlx.core.")
 
 
 @cache
-def kernel(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) -> Launch:
+def kernel(target: str, form: Format, operation: Kernel, dtype: str, scales: str) -> Launch:
     """The compiled kernel, as MLX gives it: call it with inputs, grid and shapes."""
-    text = program(target, form, kernel, dtype, scales)
+    text = program(target, form, operation, dtype, scales)
     arguments: dict[str, Any] = {
         "name": text.name,
-        "input_names": [*(name for name, _ in INPUTS[form.family]), *kernel.inputs, "sizes"],
+        "input_names": [*(name for name, _ in INPUTS[form.family]), *operation.inputs, "sizes"],
         "output_names": ["out"],
         "source": text.body,
         "header": text.header,
@@ -58,19 +72,105 @@ def _padded(array: mx.array | None) -> mx.array:
     return array if flat.size >= 8 else mx.pad(flat, (0, 8 - flat.size))
 
 
+def _run(
+    target: str,
+    weight: PackedWeight,
+    operation: Kernel,
+    inputs: list[mx.array],
+    numbers: list[int],
+    groups: int,
+    shape: tuple[int, ...],
+    dtype: mx.Dtype,
+) -> mx.array:
+    """One launch of `groups` threadgroups."""
+    launch = kernel(target, weight.format, operation, dtype_name(dtype), dtype_name(weight.scales_dtype))
+    (out,) = launch(
+        inputs=[*held(weight), *map(_padded, inputs), mx.array(numbers, mx.uint32)],
+        output_shapes=[shape],
+        output_dtypes=[dtype],
+        grid=(groups * THREADS, 1, 1),
+        threadgroup=(THREADS, 1, 1),
+    )
+    return out
+
+
 def dequantize(target: str, weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
     return region(target, weight, dtype, whole(weight)).reshape(weight.shape)
 
 
 def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights, unpacked."""
-    launch = kernel(target, weight.format, DEQUANTIZE, dtype_name(dtype), dtype_name(weight.scales_dtype))
     tiles = -(-part.rows // 8) * -(-part.columns // 256)
-    (out,) = launch(
-        inputs=[*held(weight), mx.array(sizes(weight, part), mx.uint32)],
-        output_shapes=[(part.rows, part.columns)],
-        output_dtypes=[dtype],
-        grid=(tiles * DEQUANTIZE.threads, 1, 1),
-        threadgroup=(DEQUANTIZE.threads, 1, 1),
+    shape = (part.rows, part.columns)
+    return _run(target, weight, DEQUANTIZE, [], sizes(weight, part), tiles, shape, dtype)
+
+
+def take(target: str, weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
+    """[len(ids), columns] rows of the stored matrix, or [len(ids), rows] columns of it.
+
+    An id out of range gives NaN: a launch cannot see the values, nor raise.
+    """
+    length = weight.rows if transposed else weight.columns
+    threads = ids.size * (length if transposed else -(-length // 8))
+    numbers = sizes(weight, whole(weight), ids.size)
+    operation = TAKE_TRANSPOSED if transposed else TAKE
+    groups = -(-threads // THREADS)
+    return _run(target, weight, operation, [ids.astype(mx.int32)], numbers, groups, (ids.size, length), dtype)
+
+
+def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
+    vectors = x.shape[0]
+    if vectors >= crossover.many(target, x.dtype):
+        return _unpacked_product(target, weight, x, transposed)
+    most = COUNTS[-1]
+    packed = _transposed_product if transposed else _packed_product
+    parts = [packed(target, weight, x[at : at + most]) for at in range(0, vectors, most)]
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+
+
+def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
+    vectors = x.shape[0]
+    split = 8 if weight.rows < crossover.FEW_ROWS else 1
+    operation = PRODUCT[_count(vectors), split]
+    numbers = sizes(weight, whole(weight), vectors)
+    groups = -(-weight.rows * split // 8)
+    return _run(target, weight, operation, [x], numbers, groups, (vectors, weight.rows), x.dtype)
+
+
+def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
+    vectors = x.shape[0]
+    tiles = -(-weight.columns // 256)
+    splits = max(1, min(-(-weight.rows // 64), crossover.GROUPS // tiles))
+    numbers = sizes(weight, whole(weight), vectors, splits)
+    out = _run(
+        target,
+        weight,
+        PRODUCT_TRANSPOSED[_count(vectors)],
+        [x],
+        numbers,
+        tiles * splits,
+        (splits, vectors, weight.columns),
+        mx.float32 if splits > 1 else x.dtype,
     )
-    return out
+    return out[0] if splits == 1 else out.sum(axis=0).astype(x.dtype)
+
+
+def _count(vectors: int) -> int:
+    return next(count for count in COUNTS if count >= vectors)
+
+
+def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+    """Unpacks a bounded part of the weight at a time, in x's type, for MLX's own product."""
+    across, along = (weight.columns, weight.rows) if transposed else (weight.rows, weight.columns)
+    step = max(DENSE // (along * x.dtype.size) // 32 * 32, 32)
+    parts: list[mx.array] = []
+    for at in range(0, across, step):
+        end = min(at + step, across)
+        part = Region(0, along, at, end) if transposed else Region(at, end, 0, along)
+        dense = region(target, weight, x.dtype, part)
+        if parts:
+            # One part after the other, or all of them would be unpacked at once.
+            (dense,) = mx.depends([dense], [parts[-1]])
+        parts.append(x @ (dense if transposed else dense.T))
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)

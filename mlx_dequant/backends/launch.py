@@ -32,8 +32,8 @@ def whole(weight: PackedWeight) -> Region:
     return Region(0, weight.rows, 0, weight.columns)
 
 
-def sizes(weight: PackedWeight, part: Region, vectors: int = 0) -> list[int]:
-    """The twelve numbers of a launch."""
+def sizes(weight: PackedWeight, part: Region, vectors: int = 0, splits: int = 1) -> list[int]:
+    """The numbers of a launch."""
     place = [part.first_row, part.end_row, part.first_column, part.end_column]
     layout = [*weight.layout, 0, 0, 0, 0, 0][:5]
-    return [weight.rows, weight.columns, *place, *layout, vectors]
+    return [weight.rows, weight.columns, *place, *layout, vectors, splits]

@@ -15,3 +15,5 @@ def available() -> bool:
 
 
 dequantize = partial(gpu.dequantize, "metal")
+product = partial(gpu.product, "metal")
+take = partial(gpu.take, "metal")

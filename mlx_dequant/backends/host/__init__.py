@@ -4,7 +4,7 @@ Work is split over threads, with the GIL released. A program that cannot be comp
 reference, after one warning.
 """
 
-from .compiler import compiler
+from . import compiler
 from .dequantize import dequantize
 from .product import product
 from .take import take
@@ -14,4 +14,4 @@ __all__ = ["available", "dequantize", "product", "take"]
 
 def available() -> bool:
     """Whether a C++ compiler was found."""
-    return compiler() is not None
+    return compiler.compiler() is not None

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-# No contraction: every machine must give the same bits.
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-w")
+FLAGS = ("-std=c++17", "-O3", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-w")
 PATIENCE = 120  # seconds for one program; the largest takes about one
 
 
@@ -79,27 +78,35 @@ def _processor() -> str:
     return platform.processor()
 
 
-def compiled(name: str, text: str) -> Path | None:
+def compiled(name: str, text: str, contract: bool) -> Path | None:
     """The shared object of a program, compiled or from the cache; None, after a warning, if neither.
+
+    Without `contract` no product is fused with a sum: every machine gives the same bits.
 
     A cached file counts only when it is this user's alone and whole.
     """
     tool = compiler()
     if tool is None:
         return None
-    identity = "\0".join([text, *tool.command, tool.version, *tool.flags, _processor()])
+    flags = [*tool.flags, f"-ffp-contract={'fast' if contract else 'off'}"]
+    identity = "\0".join([text, *tool.command, tool.version, *flags, _processor()])
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     try:
         folder = _private(cache_folder())
         path = folder / f"{key}.so"
         if _whole(path):
             return path
-        return _compile(tool, text, path)
+        return _compile([*tool.command, *flags], text, path)
     except (OSError, subprocess.SubprocessError) as error:
-        warnings.warn(
-            f"mlx-dequant: {name} could not be compiled and runs slowly instead: {error}", RuntimeWarning, stacklevel=2
-        )
+        warn_of_slowness(name, error)
         return None
+
+
+def warn_of_slowness(name: str, error: Exception) -> None:
+    """Says that the reference does the host's work."""
+    warnings.warn(
+        f"mlx-dequant: {name} could not be compiled and runs slowly instead: {error}", RuntimeWarning, stacklevel=3
+    )
 
 
 def _private(folder: Path) -> Path:
@@ -128,15 +135,16 @@ def _whole(path: Path) -> bool:
     return hashlib.sha256(path.read_bytes()).hexdigest() == _sum(path).read_text()
 
 
-def _compile(tool: Compiler, text: str, path: Path) -> Path:
+def _compile(command: list[str], text: str, path: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         source = Path(work) / "program.cpp"
         built = Path(work) / "program.so"
         source.write_text(text)
-        command = [*tool.command, *tool.flags, str(source), "-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            [*command, str(source), "-o", str(built)], capture_output=True, text=True, timeout=PATIENCE
+        )
         if done.returncode:
-            raise subprocess.SubprocessError(f"{shlex.join(tool.command)} said: {done.stderr.strip()[-2000:]}")
+            raise subprocess.SubprocessError(f"{command[0]} said: {done.stderr.strip()[-2000:]}")
         built.chmod(0o600)
         checksum = Path(work) / "sum"
         checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ...programs import INPUTS, METAL, TYPES, inline, sources
 from ...registry import Format
-from .compiler import compiled
+from .compiler import compiled, warn_of_slowness
 
 if TYPE_CHECKING:
     from ...weights.base import PackedWeight
@@ -30,6 +30,9 @@ LOOPS: dict[str, tuple[str, ...]] = {
     "product": ("float",),
     "product_transposed": ("float",),
 }
+
+# Their promise is an error bound, not bits, and unpacking is exact either way.
+PRODUCTS = ("product", "product_transposed")
 
 
 def text(form: Format, loop: str, dtype: str, scales: str) -> str:
@@ -51,10 +54,15 @@ extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end)
 
 @cache
 def _library(form: Format, loop: str, dtype: str, scales: str) -> Run | None:
-    path = compiled(f"{loop} {form.name}", text(form, loop, dtype, scales))
+    name = f"{loop} {form.name}"
+    path = compiled(name, text(form, loop, dtype, scales), contract=loop in PRODUCTS)
     if path is None:
         return None
-    run = ctypes.CDLL(str(path)).run
+    try:
+        run = ctypes.CDLL(str(path)).run
+    except (OSError, AttributeError) as error:  # say, a cache on a disk that allows no programs
+        warn_of_slowness(name, error)
+        return None
     run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     run.restype = None
     return run

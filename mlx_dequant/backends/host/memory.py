@@ -21,7 +21,16 @@ SMALL = 1 << 21
 
 _HUGE_PAGE = 1 << 21
 _MADV_HUGEPAGE = 14
-_SAFETENSORS = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16"}
+_SAFETENSORS = {
+    mx.float32: "F32",
+    mx.float16: "F16",
+    mx.bfloat16: "BF16",
+    mx.complex64: "C64",
+    mx.bool_: "BOOL",
+    **{
+        getattr(mx, f"{kind}{bits}"): f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+    },
+}
 _NUMPY = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16}
 _libc = ctypes.CDLL(None)
 

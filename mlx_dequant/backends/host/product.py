@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...weights.base import PackedWeight
 
 # Vectors that one pass over the packed weight serves: the loops are compiled for these counts.
-COUNTS = (1, 4, 16)
+COUNTS = (1, 4, 8)
 # From this many vectors on, unpacking for the machine's BLAS is faster (bench/NOTES.md).
 MANY = 17
 # Weights unpacked at a time for BLAS: 16 MB of float32, which a third-level cache holds.
@@ -29,11 +29,18 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     given = memory.floats(x)
     if len(given) < MANY:
         run = library(weight, "product_transposed" if transposed else "product")
-        out = None if run is None else _packed(run, weight, given, transposed)
+        out = None if run is None else _sliced(run, weight, given, transposed)
     else:
         run = library(weight, "dequantize")
         out = None if run is None else _chunked(run, weight, given, transposed)
     return reference.product(weight, x, transposed) if out is None else reference.rounded(out, x.dtype)
+
+
+def _sliced(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:
+    """As many vectors at a time as the loops are compiled for."""
+    most = COUNTS[-1]
+    parts = [_packed(run, weight, x[at : at + most], transposed) for at in range(0, len(x), most)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _packed(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:

@@ -1,5 +1,5 @@
-// out[vectors, rows] = x[vectors, columns] times the matrix transposed: this call does rows begin to
-// end - 1. Accumulated in float32, in 32 partial sums a result, or 16 where there are many.
+// out[vectors, rows] = x[vectors, columns] times the matrix transposed: this call does rows begin
+// to end - 1. Accumulated in float32, in 32 partial sums a result, or 16 where there are many.
 
 typedef float lanes __attribute__((vector_size(64)));
 
@@ -13,7 +13,7 @@ template <uint M, typename F, typename S>
 static inline void product_of(const S& source, const float* x, float* __restrict out,
                               const uint* sizes, size_t begin, size_t end) {
   const uint N = 32;
-  const uint halves = M > 8 ? 1 : 2;
+  const uint halves = M > 4 ? 1 : 2;
   const uint columns = sizes[1];
   for (size_t row = begin; row < end; ++row) {
     lanes sum[M][halves] = {};
@@ -23,7 +23,7 @@ static inline void product_of(const S& source, const float* x, float* __restrict
       decode<F, N>(source, uint(row), column, w);
       const lanes first = load_lanes(w);
       const lanes second = load_lanes(w + 16);
-#pragma GCC unroll 16
+#pragma GCC unroll 8
       for (uint m = 0; m < M; ++m) {
         const float* from = x + size_t(m) * columns + column;
         sum[m][0] += first * load_lanes(from);
@@ -45,7 +45,7 @@ static inline void product_of(const S& source, const float* x, float* __restrict
   }
 }
 
-// x has 1, 4 or 16 vectors; the caller pads it with zeros.
+// x has 1, 4 or 8 vectors; the caller pads it with zeros.
 template <typename F, typename S>
 static inline void product(const S& source, const float* x, float* out, const uint* sizes,
                            size_t begin, size_t end) {
@@ -54,7 +54,7 @@ static inline void product(const S& source, const float* x, float* out, const ui
       return product_of<1, F>(source, x, out, sizes, begin, end);
     case 4:
       return product_of<4, F>(source, x, out, sizes, begin, end);
-    case 16:
-      return product_of<16, F>(source, x, out, sizes, begin, end);
+    case 8:
+      return product_of<8, F>(source, x, out, sizes, begin, end);
   }
 }

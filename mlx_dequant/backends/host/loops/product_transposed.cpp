@@ -5,7 +5,7 @@ template <uint M, typename F, typename S>
 static inline void transposed_of(const S& source, const float* x, float* __restrict out,
                                  const uint* sizes, size_t begin, size_t end) {
   const uint N = 32;
-  const uint block = M > 4 ? 8 : 16;  // runs whose sums stay in the first cache
+  const uint block = 16;  // runs whose sums stay in the first cache
   const uint rows = sizes[0];
   const uint columns = sizes[1];
   for (size_t run = begin; run < end; run += block) {
@@ -35,13 +35,16 @@ static inline void transposed_of(const S& source, const float* x, float* __restr
   }
 }
 
-// x has 1, 4 or 16 vectors; the caller pads it with zeros.
+// x has 1, 4 or 8 vectors; the caller pads it with zeros.
 template <typename F, typename S>
 static inline void product_transposed(const S& source, const float* x, float* out,
                                       const uint* sizes, size_t begin, size_t end) {
   switch (sizes[vectors_at]) {
-    case 1: return transposed_of<1, F>(source, x, out, sizes, begin, end);
-    case 4: return transposed_of<4, F>(source, x, out, sizes, begin, end);
-    case 16: return transposed_of<16, F>(source, x, out, sizes, begin, end);
+    case 1:
+      return transposed_of<1, F>(source, x, out, sizes, begin, end);
+    case 4:
+      return transposed_of<4, F>(source, x, out, sizes, begin, end);
+    case 8:
+      return transposed_of<8, F>(source, x, out, sizes, begin, end);
   }
 }
