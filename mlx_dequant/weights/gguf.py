@@ -52,6 +52,8 @@ class GGUFWeight(PackedWeight):
                 raise FormatError(
                     f"shape: found {full}, expected lengths, the last a multiple of {form.weights} ({form.title})"
                 )
+            for length in full:
+                check.extent("shape: axis", length)
             size = form.bytes
             for length in (*full[:-1], full[-1] // form.weights):
                 size *= length
@@ -82,5 +84,5 @@ class GGUFWeight(PackedWeight):
         if self.format.name in OWN_DTYPE and OWN_DTYPE[self.format.name] == check_dtype(dtype or self.dtype):
             blocks = self.inputs["blocks"]
             assert blocks is not None
-            return blocks.reshape(-1).view(self.dtype).reshape(self.shape)
+            return blocks.view(self.dtype).reshape(self.shape)
         return super().dequantize(dtype)
