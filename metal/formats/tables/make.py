@@ -1,19 +1,17 @@
-"""Writes the IQ tables beside it from the grids of gguf-py: `python metal/formats/tables/make.py`."""
+"""Writes the IQ tables from the grids of gguf-py: `python metal/formats/tables/make.py [folder]`."""
 
+import sys
 from pathlib import Path
 
 import gguf.quants as quants
 import numpy as np
 
-HERE = Path(__file__).parent
 
-
-def write(name: str, comment: str, declaration: str, values: list[str]) -> None:
+def table(comment: str, declaration: str, values: list[str]) -> str:
     lines = [", ".join(values[i : i + 8]) for i in range(0, len(values), 8)]
     body = ",\n    ".join(lines)
     head = f"// {comment} Made by make.py.\n// clang-format off\n"
-    text = f"{head}\nTABLE {declaration}[{len(values)}] = {{\n    {body},\n}};\n"
-    (HERE / f"{name}.metal").write_text(text)
+    return f"{head}\nTABLE {declaration}[{len(values)}] = {{\n    {body},\n}};\n"
 
 
 def grid(cls: type) -> np.ndarray:
@@ -27,14 +25,24 @@ def words(entries: np.ndarray) -> list[str]:
     return [f"0x{word:08x}" for word in (entries.reshape(-1, 4) << shifts).sum(axis=1)]
 
 
-for name in ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"):
-    entries = grid(getattr(quants, name.upper()))
-    count, width = entries.shape
-    per = "two words" if width == 8 else "a word"
-    write(name, f"{count} entries of {width} values, a byte each, {per} an entry.", f"uint {name}_grid", words(entries))
+def tables() -> dict[str, str]:
+    """The text of each table, by the name of its file."""
+    texts = {}
+    for name in ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"):
+        entries = grid(getattr(quants, name.upper()))
+        count, width = entries.shape
+        per = "two words" if width == 8 else "a word"
+        comment = f"{count} entries of {width} values, a byte each, {per} an entry."
+        texts[name] = table(comment, f"uint {name}_grid", words(entries))
+    ternary = ((grid(quants.IQ1_S) + 1) << (2 * np.arange(8))).sum(axis=1)
+    comment = "2048 entries of 8 values -1, 0, 1, each plus one in two bits."
+    texts["iq1"] = table(comment, "ushort iq1_grid", [f"0x{code:04x}" for code in ternary])
+    values = [str(value) for value in quants.IQ4_NL.kvalues]
+    texts["iq4"] = table("The 16 values of IQ4_NL and IQ4_XS.", "int8_t iq4_values", values)
+    return texts
 
-ternary = (grid(quants.IQ1_S) + 1) << (2 * np.arange(8))
-write("iq1", "2048 entries of 8 values -1, 0, 1, each plus one in two bits.", "ushort iq1_grid",
-      [f"0x{code:04x}" for code in ternary.sum(axis=1)])  # fmt: skip
 
-write("iq4", "The 16 values of IQ4_NL and IQ4_XS.", "int8_t iq4_values", [str(v) for v in quants.IQ4_NL.kvalues])
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    for name, text in tables().items():
+        (folder / f"{name}.metal").write_text(text)

@@ -1,0 +1,172 @@
+"""The host backend: threads, forks, MLX's memory, and MLX's transformations around it."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from support import DTYPES, assert_same, bits
+
+import mlx_dequant as mxd
+from mlx_dequant.backends.host import memory, threads
+
+pytestmark = pytest.mark.usefixtures("host")
+
+
+@pytest.fixture
+def thread_count(monkeypatch):
+    """Sets MLX_DEQUANT_THREADS for the rest of the test."""
+
+    def choose(count):
+        monkeypatch.setenv("MLX_DEQUANT_THREADS", count)
+        threads.count.cache_clear()
+        threads._pool.cache_clear()
+
+    yield choose
+    threads.count.cache_clear()
+    threads._pool.cache_clear()
+
+
+def large(rows=700):
+    """More weights than three threads are worth, in rows that end inside a run of 32."""
+    words = np.random.default_rng(0).integers(0, 1 << 16, (rows, 777), np.uint16)
+    return mxd.GGUFWeight(words.view(np.uint8), "BF16")
+
+
+def test_the_number_of_threads_changes_nothing(thread_count):
+    weight = large()
+    assert weight.size > 3 * threads.WORTH
+    with mxd.use_backend("reference"):
+        expected = bits(weight.dequantize(mx.float32))
+    for count in "123":
+        thread_count(count)
+        assert threads.count() == int(count)
+        assert_same(weight.dequantize(mx.float32), expected, f"{count} threads")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 1000])
+def test_every_step_is_done_once(thread_count, steps):
+    thread_count("3")
+    done = np.zeros(steps, int)
+
+    def work(begin, end):
+        done[begin:end] += 1
+
+    threads.split(steps, threads.WORTH, work)
+    assert (done == 1).all()
+
+
+def test_an_error_in_a_part_is_raised(thread_count):
+    thread_count("2")
+
+    def work(begin, end):
+        if begin > 0:
+            raise MemoryError("in the second part")
+
+    with pytest.raises(MemoryError, match="in the second part"):
+        threads.split(2, threads.WORTH, work)
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5"])
+def test_a_number_of_threads_that_is_none(thread_count, asked):
+    thread_count(asked)
+    with pytest.raises(ValueError, match=rf"MLX_DEQUANT_THREADS: found '{asked}', expected a positive integer"):
+        large().dequantize(mx.float32)
+
+
+def test_python_threads_at_once(thread_count):
+    """Four threads share two weights; each gets every bit."""
+    thread_count("2")
+    weights = [large(), large(100)]
+    with mxd.use_backend("reference"):
+        expected = [bits(weight.dequantize(mx.float32)) for weight in weights]
+    failures = []
+
+    def unpack():
+        try:
+            with mxd.use_backend("host"):
+                for weight, want in zip(weights * 3, expected * 3, strict=True):
+                    assert_same(weight.dequantize(mx.float32), want)
+        except BaseException as error:
+            failures.append(error)
+
+    started = [threading.Thread(target=unpack) for _ in range(4)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join(100)
+    assert failures == []
+
+
+def test_after_a_fork():
+    """A child has none of its parent's threads, and starts its own."""
+    script = """
+import os
+import numpy as np
+import mlx.core as mx
+import mlx_dequant as mxd
+words = np.random.default_rng(0).integers(0, 1 << 16, (500, 777), np.uint16)
+weight = mxd.GGUFWeight(words.view(np.uint8), "F16")
+with mxd.use_backend("host"):
+    before = np.array(weight.dequantize(mx.float32)).tobytes()
+    child = os.fork()
+    if child == 0:
+        after = np.array(weight.dequantize(mx.float32)).tobytes()
+        os._exit(0 if after == before else 3)
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
+        env={**os.environ, "MLX_DEQUANT_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def shape_of(size, dtype):
+    """A shape of two axes that takes `size` bytes."""
+    return (2, size // dtype.size // 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [8, memory.SMALL, memory.SMALL + 8, 5 * memory.SMALL])
+def test_memory_is_filled(size, dtype):
+    """Small results are copied into MLX, large ones are written where MLX will keep them."""
+    data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    array = memory.filled(shape_of(size, dtype), dtype, lambda address: ctypes.memmove(address, data.ctypes.data, size))
+    assert (array.shape, array.dtype) == (shape_of(size, dtype), dtype)
+    assert bits(array).tobytes() == data.tobytes()
+
+
+@pytest.mark.parametrize("size", [8, memory.SMALL + 8])
+def test_an_error_while_filling_is_raised(size):
+    def fill(address):
+        raise KeyError("from fill")
+
+    with pytest.raises(KeyError, match="from fill"):
+        memory.filled(shape_of(size, mx.float32), mx.float32, fill)
+
+
+# Of either way that memory is filled.
+@pytest.mark.parametrize("rows", [4, 800])
+def test_inside_compile_and_grad(rows):
+    """A constant weight unpacks while MLX traces."""
+    weight = large(rows)
+    with mxd.use_backend("reference"):
+        dense = mx.where(mx.isfinite(weight.dequantize(mx.float32)), 1.0, 0.0)
+
+    def loss(x):
+        finite = mx.where(mx.isfinite(weight.dequantize(mx.float32)), 1.0, 0.0)
+        return (x * finite).sum()
+
+    x = mx.arange(777, dtype=mx.float32)
+    expected = (x * dense).sum().item()
+    assert mx.compile(loss)(x).item() == expected
+    assert mx.grad(loss)(x).tolist() == dense.sum(0).tolist()
+    assert mx.compile(mx.grad(loss))(x).tolist() == dense.sum(0).tolist()
