@@ -145,6 +145,10 @@ REFUSED = [
         {"quant_method": "compressed-tensors", "format": "pack-quantized", "sparsity_config": {"format": "sparse-24"}},
         "sparsity_config.format: found 'sparse-24'",
     ),
+    (
+        {"quant_method": "compressed-tensors", "format": "pack-quantized", "transform_config": {"config_groups": [1]}},
+        "transform_config: found rotations",
+    ),
 ]
 
 

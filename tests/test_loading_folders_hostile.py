@@ -6,6 +6,7 @@ import contextlib
 import json
 import warnings
 
+import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,6 +57,22 @@ def test_any_quantization_config(sound, changes):
     folder, quantization = sound
     (folder / "config.json").write_text(json.dumps({"quantization_config": quantization | changes}))
     assert_read_or_refused(folder)
+
+
+DTYPES = ("bool_", "uint8", "int32", "uint32", "int64", "float16", "bfloat16", "float32")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_tensor_in_place_of_a_part(sound, data):
+    folder, quantization = sound
+    tensors = mx.load(str(folder / "model.safetensors"))
+    part = data.draw(st.sampled_from(sorted(tensors)))
+    shape = data.draw(st.one_of(st.just(tensors[part].shape), st.lists(st.integers(0, 12), max_size=3)))
+    found = mx.full(shape, data.draw(st.integers(0, 3))).astype(getattr(mx, data.draw(st.sampled_from(DTYPES))))
+    target = folder / "other"
+    write_folder(target, tensors | {part: found}, quantization)
+    assert_read_or_refused(target)
 
 
 @settings(max_examples=200, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
+import mlx.core as mx
 import numpy as np
 
 from ..errors import FormatError
@@ -72,11 +73,11 @@ def find_zero_points(folder: Folder, modules: dict[str, Settings], label: str) -
         bits = settings.bits
         if not settings.symmetric or bits not in (2, 3, 4, 8):
             continue
-        zeros = np.asarray(folder.read(_join(module, "qzeros"))).view(np.uint8)
-        stream = np.unpackbits(zeros, bitorder="little")
+        zeros = np.asarray(folder.read(_join(module, "qzeros")).reshape(-1).view(mx.uint8))
+        zeros = zeros[: zeros.size // bits * bits].reshape(-1, bits)  # eight codes a row
         for kind, stored in (("v2", 2 ** (bits - 1)), ("v1", 2 ** (bits - 1) - 1)):
-            expected = np.tile([stored >> bit & 1 for bit in range(bits)], stream.size // bits)
-            if kind != label and stream.size and np.array_equal(stream[: expected.size], expected):
+            eight = np.packbits([stored >> bit & 1 for bit in range(bits)] * 8, bitorder="little")
+            if kind != label and zeros.size and np.all(zeros == eight):
                 warnings.warn(
                     f"{folder.path}: labelled as GPTQ {label}, but its symmetric zero points are stored as {stored}, "
                     f"which is {kind}: decoding it as {kind}. Pass zero_points={label!r} to keep the label.",

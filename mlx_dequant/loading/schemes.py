@@ -104,7 +104,9 @@ def _rules(config: dict[str, Any]) -> Callable[[str], Settings]:
 def _compressed_tensors(config: dict[str, Any]) -> Scheme:
     whole = config.get("format")
     one_of("format", whole, ("pack-quantized", "mixed-precision"))
-    one_of("sparsity_config.format", table(config, "sparsity_config").get("format", "dense"), ("dense",))
+    one_of("sparsity_config.format", table(config, "sparsity_config").get("format") or "dense", ("dense",))
+    if table(config, "transform_config").get("config_groups"):
+        raise FormatError("transform_config: found rotations, expected none: the model would have to undo them")
     targets: list[tuple[str, Settings]] = []
     for name, group in table(config, "config_groups").items():
         settings = _group(f"config_groups.{name}", group, whole)

@@ -34,7 +34,9 @@ def integer(name: str, value: Any) -> int:
 
 def lengths(name: str, value: Any) -> tuple[int, ...]:
     """A shape, as integers or an array of them."""
-    return tuple(integer(name, length) for length in np.asarray(value).reshape(-1))
+    # NumPy knows no bfloat16, so an `mx.array` is not for it to read.
+    flat: Any = value.reshape(-1).tolist() if isinstance(value, mx.array) else np.asarray(value).reshape(-1)
+    return tuple(integer(name, length) for length in flat)
 
 
 def words(name: str, value: Any, dimensions: int = 2) -> mx.array:
