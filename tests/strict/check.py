@@ -20,7 +20,7 @@ GRID = 2**32 - 1
 
 
 def check(text: str) -> list[str]:
-    """What Metal would refuse in `text`, a whole program as MLX prints it; each with its file and line."""
+    """What Metal would refuse in `text`, a program as MLX prints it or several behind one header; with places."""
     for number, line in enumerate(text.splitlines(), 1):
         if not line.isascii():
             return [f"{_place(text, number)}: not ASCII: {line.strip()}"]
@@ -50,10 +50,14 @@ def _limits(tree: list[Node]) -> Iterator[tuple[int, str]]:
     tables = [v for v in variables if re.match("(const )?__constant ", v.type.spelling)]
     if (size := sum(v.type.get_size() for v in tables)) > CONSTANT_BYTES:
         yield tables[-1].location.line, f"found {size} bytes of tables, expected at most {CONSTANT_BYTES}"
-    shared = [v for v in variables if v.type.spelling.startswith("__local ")]
-    if (size := sum(v.type.get_size() for v in shared)) > THREADGROUP_BYTES:
-        yield shared[-1].location.line, f"found {size} bytes of threadgroup memory, Metal has {THREADGROUP_BYTES}"
-    for kernel in (node.cursor for node in tree if node.cursor.spelling.startswith("custom_kernel_")):
+    shared: dict[str, int] = {}
+    for node in tree:
+        if node.kind == Kind.VAR_DECL and node.cursor.type.spelling.startswith("__local "):
+            shared[node.function] = shared.get(node.function, 0) + node.cursor.type.get_size()
+            if shared[node.function] > THREADGROUP_BYTES:
+                what = f"found {shared[node.function]} bytes of threadgroup memory, Metal has {THREADGROUP_BYTES}"
+                yield node.cursor.location.line, what
+    for kernel in (node.cursor for node in tree if node.outermost and node.kind == Kind.FUNCTION_DECL):
         buffers = sum(p.type.get_pointee().kind != TypeKind.INVALID for p in kernel.get_arguments())
         if buffers > BUFFERS:
             yield kernel.location.line, f"found {buffers} buffers, Metal has {BUFFERS}"

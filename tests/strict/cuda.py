@@ -17,15 +17,15 @@ _TYPES = {
 _BEFORE = '#include "mlx/backend/cuda/device/utils.cuh"\n#include <cooperative_groups.h>\n'
 
 
-def cuda_text(kernel: dict[str, Any], call: dict[str, Any]) -> str:
-    """A program for NVRTC, from the arguments of `mx.fast.cuda_kernel` and of a call of what it gives."""
+def cuda_text(kernel: dict[str, Any], call: dict[str, Any]) -> tuple[str, str]:
+    """A program for NVRTC, header and kernel, from the arguments of `mx.fast.cuda_kernel` and of a call of it."""
     inputs = zip(kernel["input_names"], call["inputs"], strict=True)
     outputs = zip(kernel["output_names"], call["output_dtypes"], strict=True)
     parameters = [f"const {_TYPES[array.dtype]}* {name}" for name, array in inputs]
     parameters += [f"{_TYPES[dtype]}* {name}" for name, dtype in outputs]
-    return (
-        f"{_BEFORE}{kernel['header']}namespace mlx::core::cu {{\n"
-        "namespace cg = cooperative_groups;\n"
+    kernel_text = (
+        "namespace mlx::core::cu {\nnamespace cg = cooperative_groups;\n"
         f"__global__ void custom_kernel_{kernel['name']}({', '.join(parameters)}) {{\n"
         f"{kernel['source']}\n}}\n}}\n"
     )
+    return _BEFORE + kernel["header"], kernel_text

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -16,90 +16,119 @@ import numpy as np
 import mlx_dequant as mxd
 from mlx_dequant import backends
 from mlx_dequant.backends import gpu
+from mlx_dequant.programs import Kernel, Program
 from mlx_dequant.registry import Format
 from mlx_dequant.weights import PackedWeight
 
 from .cuda import cuda_text
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+VECTORS = (1, 2, 3, 5, 9, 200)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel's name under `metal/kernels`, the text that its compiler gets, and the sizes of the launch."""
+    """What a GPU's compiler gets, a header and a function, and the sizes of a launch."""
 
-    kernel: str
-    text: str
+    header: str
+    function: str
     grid: tuple[int, ...]
     threadgroup: tuple[int, ...]
 
 
+@dataclass
+class Recorded:
+    """Everything that the package asked of MLX for weights in one format."""
+
+    kernels: set[Kernel]
+    launches: list[Launch]
+
+    def texts(self) -> list[str]:
+        """The programs; those that share a header are one text, which is read once."""
+        functions: dict[str, set[str]] = {}
+        for one in self.launches:
+            functions.setdefault(one.header, set()).add(one.function)
+        return [header + "\n".join(sorted(those)) for header, those in functions.items()]
+
+
 def weights(form: Format) -> Iterator[PackedWeight]:
-    """A weight of ordinary size and one with as few elements as the format allows, with each type of scales."""
+    """Weights of few rows and of many, one with as few elements as there can be; with each type of scales."""
     if form.family == "gguf":
-        for rows, blocks in ((16, 32), (1, 1)):
+        for rows, blocks in ((1, 1), (256, -(-32 // form.weights)), (2048, 1)):
             yield mxd.GGUFWeight(np.zeros((rows, blocks * form.bytes), np.uint8), form.name)
         return
     for scales in DTYPES:
-        for size in (256, 32 if form.bits == 3 else 32 // form.bits):
-            yield _group_weight(form, size, scales)
+        least = 32 if form.bits == 3 else 32 // form.bits
+        for inputs, outputs in ((least, least), (256, 64), (2048, 32), (32, 2048)):
+            yield _group_weight(form, inputs, outputs, scales)
 
 
-def _group_weight(form: Format, size: int, dtype: mx.Dtype) -> PackedWeight:
-    words = size * form.bits // 32
-    zeros = mx.zeros((1, words), mx.int32)
-    scales = mx.zeros((1, size), dtype)
+def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype) -> PackedWeight:
+    def words(count: int) -> int:
+        return count * form.bits // 32
+
+    zeros = mx.zeros((1, words(outputs)), mx.int32)
+    scales = mx.zeros((1, outputs), dtype)
     if form.family == "awq":
-        return mxd.AWQWeight(mx.zeros((size, words), mx.int32), scales, zeros, -1)
+        return mxd.AWQWeight(mx.zeros((inputs, words(outputs)), mx.int32), scales, zeros, -1)
     if form.family == "gptq":
-        return mxd.GPTQWeight(mx.zeros((words, size), mx.int32), scales, zeros, bits=form.bits, group_size=-1)
-    codes = mx.zeros((size, words), mx.int32)
-    return mxd.PackQuantizedWeight(codes, scales.T, (size, size), zeros.T, bits=form.bits, group_size=-1)
+        codes = mx.zeros((words(inputs), outputs), mx.int32)
+        return mxd.GPTQWeight(codes, scales, zeros, bits=form.bits, group_size=-1)
+    codes = mx.zeros((outputs, words(inputs)), mx.int32)
+    return mxd.PackQuantizedWeight(codes, scales.T, (outputs, inputs), zeros.T, bits=form.bits, group_size=-1)
 
 
-def launches(target: str, form: Format, dtypes: tuple[mx.Dtype, ...] = DTYPES) -> list[Launch]:
-    """What the package launches on `target`, "metal" or "cuda", for weights in a format; each text once."""
+def record(target: str, form: Format, dtypes: tuple[mx.Dtype, ...] = DTYPES) -> Recorded:
+    """What the package launches on `target`, "metal" or "cuda", for weights in a format; each program once."""
     with tempfile.TemporaryFile() as printed, _recording(target) as recorded:
         with _output_to(printed.fileno()):
             mx.export_function(lambda _: None, lambda: _use(target, form, dtypes))
         printed.seek(0)
         texts = re.findall(r"Generated source code for `\w+`:\n```\n(.*?)\n```\n", printed.read().decode(), re.DOTALL)
     if target == "metal":
-        recorded = [
-            Launch(one.kernel, text, one.grid, one.threadgroup) for one, text in zip(recorded, texts, strict=True)
-        ]
-    return list({(one.text, one.grid, one.threadgroup): one for one in recorded}.values())
+        # MLX says what it made of each; the header is what we gave it.
+        pairs = zip(recorded.launches, texts, strict=True)
+        recorded.launches = [replace(one, function=text.removeprefix(one.header)) for one, text in pairs]
+    return recorded
 
 
 def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...]) -> mx.array:
-    """Everything that a GPU does with a weight, in every type."""
+    """Everything that a GPU does with a weight, in every type and for few vectors and many."""
     backend = backends._BACKENDS[target]
-    results = [mx.zeros(1)]
     for weight in weights(form):
         for dtype in dtypes:
-            results.append(backend.dequantize(weight, dtype))
+            backend.dequantize(weight, dtype)
             for transposed in (False, True):
-                if hasattr(backend, "product"):
-                    width = weight.columns if transposed else weight.rows
-                    results += [backend.product(weight, mx.zeros((n, width), dtype), transposed) for n in (1, 4, 40)]
-                if hasattr(backend, "take"):
-                    results += [backend.take(weight, mx.zeros(n, mx.int32), dtype, transposed) for n in (1, 40)]
-    return results[0]
+                width = weight.columns if transposed else weight.rows
+                backend.take(weight, mx.zeros(3, mx.int32), dtype, transposed)
+                for vectors in VECTORS:
+                    backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transposed)
+    return mx.zeros(1)
 
 
 @contextmanager
-def _recording(target: str) -> Iterator[list[Launch]]:
+def _recording(target: str) -> Iterator[Recorded]:
     """Puts a recorder in the place where the package asks MLX for a kernel."""
     maker = f"{target}_kernel"
-    real = getattr(mx.fast, maker)
-    recorded: list[Launch] = []
+    real_maker, real_program = getattr(mx.fast, maker), gpu.program
+    recorded = Recorded(set(), [])
+    seen: set[tuple[Any, ...]] = set()
+
+    def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) -> Program:
+        recorded.kernels.add(kernel)
+        return real_program(target, form, kernel, dtype, scales)
 
     def make(**kernel: Any) -> Callable[..., list[mx.array]]:
         def launch(**call: Any) -> list[mx.array]:
-            text = cuda_text(kernel, call) if target == "cuda" else ""
-            recorded.append(Launch(kernel["name"].partition("_")[0], text, call["grid"], call["threadgroup"]))
-            if target == "metal":
-                return real(**kernel)(**call, verbose=True)
+            # What the text depends on; MLX passes inputs of fewer than 8 elements in another way.
+            inputs = tuple((x.dtype, x.ndim == 0, x.size < 8) for x in call["inputs"])
+            key = (kernel["name"], inputs, call["threadgroup"])
+            if key not in seen:
+                seen.add(key)
+                before, function = cuda_text(kernel, call) if target == "cuda" else (kernel["header"], "")
+                recorded.launches.append(Launch(before, function, call["grid"], call["threadgroup"]))
+                if target == "metal":
+                    return real_maker(**kernel)(**call, verbose=True)
             shapes = zip(call["output_shapes"], call["output_dtypes"], strict=True)
             return [mx.zeros(shape, dtype) for shape, dtype in shapes]
 
@@ -107,10 +136,12 @@ def _recording(target: str) -> Iterator[list[Launch]]:
 
     gpu.kernel.cache_clear()
     setattr(mx.fast, maker, make)
+    gpu.program = program
     try:
         yield recorded
     finally:
-        setattr(mx.fast, maker, real)
+        setattr(mx.fast, maker, real_maker)
+        gpu.program = real_program
         gpu.kernel.cache_clear()
 
 

@@ -45,6 +45,8 @@ _TYPED = (
 _FUNCTIONS = (Kind.FUNCTION_DECL, Kind.FUNCTION_TEMPLATE, Kind.CXX_METHOD, Kind.CONSTRUCTOR)
 _SPACES = {"device", "constant", "threadgroup", "thread"}
 _POINTERS = (TypeKind.POINTER, TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
+_NAMED = (Kind.VAR_DECL, Kind.PARM_DECL, Kind.FIELD_DECL, Kind.STRUCT_DECL, Kind.CLASS_TEMPLATE, *_FUNCTIONS)
+_LEAVES = (Kind.INTEGER_LITERAL, Kind.FLOATING_LITERAL, Kind.TYPE_REF, Kind.NAMESPACE_REF, Kind.DECL_REF_EXPR)
 _RESERVED = {"vertex", "fragment", "sampler", "visible", "object", "mesh", "stitchable", "intersection"}
 
 
@@ -55,19 +57,21 @@ class Node:
     cursor: Cursor
     kind: Kind
     function: str
+    outermost: bool = False
 
 
 def nodes(unit: TranslationUnit) -> list[Node]:
     """Our part of the tree; without the entries of tables, and the shim's templates that our calls made."""
     found: list[Node] = []
-    waiting = [Node(c, c.kind, "") for c in unit.cursor.get_children() if c.location.file.name == unit.spelling]
+    waiting = [Node(c, c.kind, "", True) for c in unit.cursor.get_children() if c.location.file.name == unit.spelling]
     while waiting:
         node = waiting.pop()
         found.append(node)
         function = node.cursor.get_usr() if node.kind in _FUNCTIONS else node.function
         if node.kind == Kind.VAR_DECL and not function:
             continue
-        waiting += [Node(child, child.kind, function) for child in node.cursor.get_children()]
+        if node.kind not in _LEAVES:
+            waiting += [Node(child, child.kind, function) for child in node.cursor.get_children()]
     return found
 
 
@@ -78,7 +82,7 @@ def lint(tree: list[Node], unit: TranslationUnit) -> Iterator[tuple[int, str]]:
     for node in tree:
         for fault in _faults(node.cursor, node.kind):
             yield node.cursor.location.line, fault
-        if node.kind.is_declaration() and node.cursor.semantic_parent == unit.cursor and not _may_be_global(node):
+        if node.outermost and node.cursor.semantic_parent == unit.cursor and not _may_be_global(node):
             name = node.cursor.spelling or node.kind.name
             yield node.cursor.location.line, f"{name} is outside namespace mlx_dequant"
         if node.kind in _FUNCTIONS:
@@ -103,7 +107,7 @@ def _faults(cursor: Cursor, kind: Kind) -> Iterator[str]:
     if kind in _TYPED:
         alias = kind in (Kind.TYPEDEF_DECL, Kind.TYPE_ALIAS_DECL)
         type_ = cursor.underlying_typedef_type if alias else cursor.type
-        if _loose(type_) or (kind == Kind.VAR_DECL and _auto(cursor)):
+        if _loose(type_) or (kind == Kind.VAR_DECL and type_.kind in _POINTERS and _auto(cursor)):
             yield f"{cursor.spelling or 'a cast'}: {type_.spelling} has no address space"
     if kind in _FUNCTIONS and kind != Kind.CONSTRUCTOR:
         if _loose(cursor.result_type):
@@ -123,7 +127,7 @@ def _faults(cursor: Cursor, kind: Kind) -> Iterator[str]:
         yield f"a C-style cast to {cursor.type.spelling}: write {cursor.type.spelling}(...)"
     if kind == Kind.VAR_DECL and cursor.storage_class.name == "STATIC" and cursor.semantic_parent.kind in _FUNCTIONS:
         yield f"{cursor.spelling} is a static local"
-    if kind.is_declaration() and cursor.spelling in _RESERVED:
+    if kind in _NAMED and cursor.spelling in _RESERVED:
         yield f"{cursor.spelling} is a word of Metal's"
     if kind == Kind.DECL_REF_EXPR and cursor.spelling.startswith("__builtin"):
         yield f"{cursor.spelling} is not Metal"
