@@ -1,0 +1,157 @@
+"""Products with packed weights: `python -m bench.linear [--shape OUT IN] [--vectors M ...] [--json FILE] [FORMAT ...]`.
+
+Beside each: the time to read the packed bytes once, MLX's dense product, MLX's own quantized
+product of as many bits, and unpacking followed by the dense product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+import mlx_dequant as mxd
+from mlx_dequant.backends.host import threads
+
+from .dequantize import copy_rate
+from .timing import ON_GPU, environment, median_seconds, seconds
+from .weights import names, weight
+
+DEFAULT = ("q4_0", "q4_k", "q6_k", "q8_0", "awq4", "gptq4", "gptq4-act", "packed4")
+COPIES = 4  # weights in rotation on the host, so that caches do not flatter
+
+
+def check(name: str, vectors: int) -> None:
+    """A smaller product is right, by float64 and the error of float32 sums and one rounding."""
+    small = weight(name, 96, 512, seed=1)
+    rng = np.random.default_rng(2)
+    x = mx.array(rng.standard_normal((vectors, 512)).astype(np.float16))
+    got = np.asarray(small.linear(x)).astype(np.float64)
+    with mxd.use_backend("reference"):
+        dense = np.asarray(small.dequantize(mx.float32)).astype(np.float64)
+    dense = dense if small.by_inputs else dense.T
+    exact = np.asarray(x).astype(np.float64) @ dense
+    weighed = np.abs(np.asarray(x).astype(np.float64)) @ np.abs(dense)
+    # Where the weight is unpacked first, a GPU rounds it to x's type.
+    rounding = 2.0**-11 if mxd.current_backend() in ON_GPU and vectors > 16 else 0.0
+    bound = (512 * 2.0**-24 + rounding) * weighed + 2.0**-11 * np.abs(exact) * 1.01 + 2.0**-24
+    if not (np.abs(got - exact) <= bound).all():
+        raise SystemExit(f"{name}: wrong results are not timed")
+
+
+def read_seconds(weights: list[mxd.PackedWeight]) -> float:
+    """One pass over the packed bytes on the host: NumPy's sum of 64-bit words, all threads."""
+    pool = ThreadPoolExecutor(threads.count())
+    arrays = [
+        [np.asarray(a).reshape(-1).view(np.uint8) for a in w.inputs.values() if a is not None and a.nbytes > 4096]
+        for w in weights
+    ]
+    words = [[a[: a.size // 8 * 8].view(np.uint64) for a in group] for group in arrays]
+    parts = [[p for a in group for p in np.array_split(a, threads.count())] for group in words]
+    turn = iter(range(1_000_000))
+    return median_seconds(lambda: list(pool.map(np.sum, parts[next(turn) % len(parts)])), rounds=15)
+
+
+def rotated(make: list[Callable[[], mx.array]], chain: int = 50) -> float:
+    return seconds(lambda i: make[i % len(make)](), rounds=9, chain=chain)
+
+
+def measure(name: str, outputs: int, inputs: int, vectors: int) -> dict[str, Any]:
+    """One row of results."""
+    check(name, vectors)
+    on_gpu = mxd.current_backend() in ON_GPU
+    weights = [weight(name, outputs, inputs, seed) for seed in range(1 if on_gpu else COPIES)]
+    xs = [mx.random.normal((vectors, inputs)).astype(mx.float16) for _ in range(50 if on_gpu else 4)]
+    mx.eval(xs)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    taken = seconds(lambda i: weights[i % len(weights)].linear(xs[i % len(xs)]), rounds=9, chain=50)
+    extra = max(mx.get_peak_memory() - before - (50 if on_gpu else 1) * vectors * outputs * 2, 0)
+    row: dict[str, Any] = {
+        "operation": "linear",
+        "format": name,
+        "shape": [outputs, inputs],
+        "vectors": vectors,
+        "dtype": "float16",
+        "seconds": taken,
+        "gbps": weights[0].nbytes / taken / 1e9,
+        "extra_bytes": extra,
+        **environment(),
+    }
+    if on_gpu:
+        row["copy_share"] = weights[0].nbytes / taken / copy_rate(8192, 28672)
+        row["unpack_first_seconds"] = seconds(lambda i: xs[i % 50] @ _dense(weights[0]), rounds=5, chain=10)
+    else:
+        row["read_seconds"] = read_seconds(weights)
+    return row
+
+
+def _dense(w: mxd.PackedWeight) -> mx.array:
+    dense = w.dequantize(mx.float16)
+    return dense if w.by_inputs else dense.T
+
+
+def baselines(outputs: int, inputs: int, vectors: int) -> dict[str, float]:
+    """Seconds of MLX's dense product, and of its own 4-bit and 8-bit ones, in float16."""
+    x = mx.random.normal((vectors, inputs)).astype(mx.float16)
+    dense = (mx.random.normal((outputs, inputs)) * 0.02).astype(mx.float16)
+    mx.eval(x, dense)
+    on_gpu = mxd.current_backend() in ON_GPU
+    rounds = 5 if on_gpu else 2
+    found = {"dense": seconds(lambda i: x @ dense.T, rounds, chain=20)}
+    for bits in (4, 8):
+        packed = mx.quantize(dense, group_size=128, bits=bits)
+        mx.eval(packed)
+        found[f"mlx {bits}-bit"] = seconds(
+            lambda i, q=packed, b=bits: mx.quantized_matmul(x, *q, group_size=128, bits=b), rounds, chain=20
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("formats", nargs="*", help=f"{' '.join(DEFAULT)} by default; 'all' for every one")
+    parser.add_argument("--shape", nargs=2, type=int, metavar=("OUT", "IN"))
+    parser.add_argument("--vectors", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    on_gpu = mxd.current_backend() in ON_GPU
+    outputs, inputs = options.shape or ((8192, 28672) if on_gpu else (4096, 4096))
+    chosen = names() if options.formats == ["all"] else options.formats or DEFAULT
+    place = environment()
+    print(f"{place['device']}, {place['backend']}, {place['threads']} threads, {place['compiler']}, mlx {place['mlx']}")
+    rows: list[dict[str, Any]] = []
+    for vectors in options.vectors:
+        beside = {} if options.no_baselines else baselines(outputs, inputs, vectors)
+        print(f"\n{outputs} x {inputs}, {vectors} vectors, float16")
+        print("  ".join(f"{name} {taken * 1e3:.3f} ms" for name, taken in beside.items()))
+        last = ("of copy", "x unpack") if on_gpu else ("x read", "")
+        print(f"{'format':<12}{'ms':>9}{'GB/s':>9}{last[0]:>9}{last[1]:>10}{'x dense':>9}{'x mlx':>8}{'MB more':>9}")
+        for name in chosen:
+            row = measure(name, outputs, inputs, vectors)
+            row["baselines"] = beside
+            rows.append(row)
+            taken = row["seconds"]
+            first = row["copy_share"] if on_gpu else taken / row["read_seconds"]
+            second = f"{row['unpack_first_seconds'] / taken:.2f}" if on_gpu else ""
+            dense = f"{beside['dense'] / taken:.2f}" if beside else "-"
+            mlx = f"{beside['mlx 8-bit' if '8' in name else 'mlx 4-bit'] / taken:.1f}" if beside else "-"
+            print(
+                f"{name:<12}{taken * 1e3:>9.3f}{row['gbps']:>9.1f}{first:>9.2f}{second:>10}{dense:>9}{mlx:>8}"
+                f"{row['extra_bytes'] / 1e6:>9.1f}",
+                flush=True,
+            )
+            mx.clear_cache()
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
