@@ -1,8 +1,8 @@
-"""Torch on this side, MLX on the other. Importing this package imports neither."""
+"""Torch on this side, MLX on the other. Importing this package does not import torch."""
 
 from __future__ import annotations
 
-__all__ = ["install", "invalidate", "uninstall", "vllm_plugin"]
+__all__ = ["install", "invalidate", "uninstall"]
 
 
 def install(patch: bool = False) -> None:
@@ -36,14 +36,3 @@ def invalidate(layer: object) -> None:
     from .cache import invalidate as run
 
     run(layer)
-
-
-def vllm_plugin() -> None:
-    """Entry point of vLLM's general plugins: `install()` on a Mac, silence where MLX or MPS is missing."""
-    try:
-        import mlx.core as mx
-        import torch
-    except ImportError:
-        return
-    if mx.metal.is_available() and torch.backends.mps.is_available():
-        install()
