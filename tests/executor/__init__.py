@@ -6,6 +6,6 @@ where they meet.
 """
 
 from .device import kernel, metal
-from .launch import ORDERS, ExecutorError, Options
+from .launch import ORDERS, ExecutorError, Options, obstacle
 
-__all__ = ["ORDERS", "ExecutorError", "Options", "kernel", "metal"]
+__all__ = ["ORDERS", "ExecutorError", "Options", "kernel", "metal", "obstacle"]

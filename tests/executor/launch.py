@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,17 @@ def _watched(program: Path, buffers: list[np.ndarray], sizes: list[int], options
             raise ExecutorError("\n".join(lines)[:8000])
         for file, buffer in zip(files, buffers, strict=True):
             buffer[...] = np.fromfile(file, buffer.dtype).reshape(buffer.shape)
+
+
+@cache
+def obstacle(sanitizer: str) -> str | None:
+    """Why this machine's compiler cannot run kernels under a sanitizer; None if it can."""
+    text = """#include "metal.h"
+    extern "C" __attribute__((visibility("default"))) void executor_bind(const executor::Hooks*) {}
+    extern "C" __attribute__((visibility("default"))) void executor_run(void* const*, const executor::Thread*) {}
+    """
+    try:
+        run(text, [], (1, 1, 1), (1, 1, 1), Options(sanitizer=sanitizer))
+    except (build.BuildError, ExecutorError) as error:
+        return f"the {sanitizer} sanitizer does not work here: {error}"
+    return None

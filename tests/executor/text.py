@@ -62,7 +62,7 @@ def generated(kernel: Callable, inputs: list[mx.array], **launch) -> str:
 
 def signature(text: str) -> tuple[str, list[Parameter]]:
     """The generated function's name and its parameters."""
-    match = re.search(r"^\[\[kernel\]\] void (\w+)\((.*?)\) \{$", text, re.DOTALL | re.MULTILINE)
+    match = re.search(r"\[\[kernel\]\] void (\w+)\((.*?)\) \{$", text, re.DOTALL | re.MULTILINE)
     if match is None:
         raise ValueError("found no [[kernel]] function")
     if re.search(r"^template .*\[\[host_name", text, re.MULTILINE):
@@ -78,10 +78,12 @@ def cpp(text: str) -> str:
     """A program of C++: `text`, two rewritings aside, between the shim and the function that calls it.
 
     C++ says `const` once where MLX says `const constant`, and threadgroup memory belongs to the
-    threadgroup at hand.
+    threadgroup at hand. Lines of the body are counted by themselves.
     """
     function, parameters = signature(text)
     text = text.replace("const constant ", "constant ")
+    end = re.search(r"\[\[kernel\]\] void .*?\) \{\n", text, re.DOTALL).end()
+    text = f'{text[:end]}#line 1 "body"\n{text[end:]}'
     text = _SCRATCH.sub(r"auto& \2 = executor::shared<\1\3>(__COUNTER__)\4", text)
     arguments = []
     for at, parameter in enumerate(parameters):

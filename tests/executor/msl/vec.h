@@ -35,6 +35,12 @@ struct alignas(4 * sizeof(T)) components<T, 4> {
 template <typename T, int N>
 struct vec : components<T, N> {
   vec() = default;
+  // Written out, so that UBSan sees where a vector is read from and stored to.
+  vec(const vec& other) { *this = other; }
+  vec& operator=(const vec& other) {
+    for (int i = 0; i < N; ++i) this->v[i] = other.v[i];
+    return *this;
+  }
   vec(T all) {
     for (int i = 0; i < N; ++i) this->v[i] = all;
   }

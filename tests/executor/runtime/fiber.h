@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <memory>
+
 namespace executor {
 
 class Fiber {
@@ -29,6 +31,9 @@ class Fiber {
   const void* scheduler_stack_ = nullptr;
   size_t scheduler_bytes_ = 0;
 };
+
+// Lets go of a fiber whose thread returned.
+void retire(std::unique_ptr<Fiber> fiber);
 
 // For ThreadSanitizer: what was written before a release is seen after an acquire.
 void sanitizer_release(void* sync);

@@ -47,6 +47,12 @@ Threadgroup::Threadgroup(const Launch& launch, std::vector<Thread> threads, uint
   std::iota(sequence_.begin(), sequence_.end(), 0);
 }
 
+Threadgroup::~Threadgroup() {
+  for (Worker& worker : workers_) {
+    if (worker.fiber) retire(std::move(worker.fiber));
+  }
+}
+
 void Threadgroup::arrange() {
   size_t count = sequence_.size();
   if (launch_.order == kReverse) {

@@ -37,6 +37,7 @@ struct Meeting {
 class Threadgroup {
  public:
   Threadgroup(const Launch& launch, std::vector<Thread> threads, uint32_t* random);
+  ~Threadgroup();
   // Empty if all threads returned.
   std::string run();
 
