@@ -147,6 +147,8 @@ def _result(file: GGUFFile, rows: list[Row]) -> dict[str, Any]:
 
 def _backend() -> str:
     """The backend in force, with what compiled its programs."""
+    from pathlib import Path
+
     from ..backends import current_backend
     from ..backends.host import threads
     from ..backends.host.compiler import compiler
@@ -155,7 +157,8 @@ def _backend() -> str:
     tool = compiler() if name == "host" else None
     if tool is None:
         return name
-    return f"{name}: {' '.join(tool.command)} ({tool.version.partition(chr(10))[0]}), {threads.count()} threads"
+    command = " ".join([Path(tool.command[0]).name, *tool.command[1:]])
+    return f"{name}: {command} ({tool.version.partition(chr(10))[0]}), {threads.count()} threads"
 
 
 def _peak_memory() -> int:

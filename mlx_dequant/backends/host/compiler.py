@@ -30,10 +30,10 @@ class Compiler:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        native = () if "ziglang" in self.command else ("-march=native",)
-        if platform.machine() == "arm64":
-            native = ("-mcpu=native",)
-        return (*FLAGS, *native)
+        if "ziglang" in self.command:
+            # It is native as it is, and would first build a C++ library, which takes minutes.
+            return (*FLAGS, "-nostdlib++")
+        return (*FLAGS, "-mcpu=native" if platform.machine() == "arm64" else "-march=native")
 
 
 @cache
