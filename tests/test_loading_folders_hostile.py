@@ -51,7 +51,7 @@ def assert_read_or_refused(folder):
         assert len(dict(mxd.load(folder).weights)) > 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from([*KEYS, *RULES, "sparsity_config"]), values, min_size=1, max_size=3))
 def test_any_quantization_config(sound, changes):
     folder, quantization = sound
@@ -62,7 +62,7 @@ def test_any_quantization_config(sound, changes):
 DTYPES = ("bool_", "uint8", "int32", "uint32", "int64", "float16", "bfloat16", "float32")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_tensor_in_place_of_a_part(sound, data):
     folder, quantization = sound
@@ -75,7 +75,7 @@ def test_any_tensor_in_place_of_a_part(sound, data):
     assert_read_or_refused(target)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.one_of(values, st.dictionaries(st.just("weight_map"), st.dictionaries(st.text(max_size=3), values), min_size=1))
 )

@@ -27,7 +27,10 @@ class Weights(Mapping[str, "PackedWeight | mx.array"]):
         self._readers = readers
 
     def __getitem__(self, name: str) -> PackedWeight | mx.array:
-        return self._readers[name]()
+        weight = self._readers[name]()
+        if isinstance(weight, mx.array):
+            mx.eval(weight)  # a lazy array belongs to the thread that made it
+        return weight
 
     def __contains__(self, name: object) -> bool:
         return name in self._readers
@@ -67,6 +70,10 @@ def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
         path: a GGUF file (any part of a split one), or a Hugging Face folder with safetensors
             quantized by GPTQ, AWQ, compressed-tensors (pack-quantized) or auto-round.
         zero_points: "v1", "v1-field" or "v2" (see `GPTQWeight`) in place of what a GPTQ folder says.
+
+    Warns:
+        UserWarning: the zero points of a symmetric GPTQ folder are not of the kind that its label says;
+            they are decoded as what they are, unless `zero_points` is given.
 
     Raises:
         FileNotFoundError: the file or folder, or a file it names, is missing.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +61,11 @@ class Cursor:
     def u64(self, what: str) -> int:
         return U64.unpack_from(self.data, self.skip(8, what))[0]
 
-    def string(self, what: str, longest: int | None = None) -> str:
+    def short_string(self, what: str) -> str:
+        """A key or the name of a tensor."""
         length = self.u64(what)
-        if longest is not None and length > longest:
-            raise self.fail(f"{what}: found a name of {length} bytes, expected at most {longest}")
+        if length > MAX_NAME:
+            raise self.fail(f"{what}: found a name of {length} bytes, expected at most {MAX_NAME}")
         start = self.skip(length, what)
         try:
             return self.data[start : self.position].decode()
@@ -90,6 +90,19 @@ class Cursor:
         if position > len(data):
             raise self.fail(f"{what}: found strings that run past the end of the file")
         self.position = position
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """Strings that `skip_strings` went over before."""
+        unpack, data, end = U64.unpack_from, self.data, self.position
+        values: list[str] = []
+        try:
+            for _ in range(count):
+                start = end + 8
+                end = start + unpack(data, end)[0]
+                values.append(data[start:end].decode())
+        except UnicodeDecodeError:
+            raise self.fail(f"{what}: found bytes that are not UTF-8") from None
+        return values
 
     def field(self, key: str) -> Field:
         """Notes where the value of a key lies, and moves past it."""
@@ -117,7 +130,7 @@ class Cursor:
         """The value, read from where it lies: a scalar, a string, a list of strings or a NumPy array (a copy)."""
         what, count = f"key {key!r}", 1 if field.count is None else field.count
         if field.type == STRING:
-            values: Any = [self.string(what) for _ in range(count)]
+            values: Any = self.strings(count, what)
         else:
             raw = np.frombuffer(self.data, np.uint8, count * np.dtype(NUMBERS[field.type]).itemsize, field.start)
             values = raw != 0 if NUMBERS[field.type] == "|b1" else raw.copy().view(NUMBERS[field.type])
@@ -127,7 +140,7 @@ class Cursor:
 
     def tensor(self, index: int) -> tuple[str, tuple[int, ...], int, int]:
         """A row of the tensor table: name, lengths (shortest stride first), type, offset."""
-        name = self.string(f"tensor {index}", MAX_NAME)
+        name = self.short_string(f"tensor {index}")
         what = f"tensor {name!r}"
         axes = self.u32(what)
         if not 1 <= axes <= MAX_AXES:
@@ -136,32 +149,3 @@ class Cursor:
         if min(lengths) == 0:
             raise self.fail(f"{what}: found lengths {lengths}, expected at least 1 each")
         return name, lengths, self.u32(what), self.u64(what)
-
-
-class Metadata(Mapping[str, Any]):
-    """The keys of a file. Each value is parsed when it is asked for, and kept."""
-
-    def __init__(self, cursor: Cursor, count: int):
-        self._data, self._name = cursor.data, cursor.name
-        self._fields: dict[str, Field] = {}
-        self._values: dict[str, Any] = {}
-        for index in range(count):
-            key = cursor.string(f"key {index}", MAX_NAME)
-            if key in self._fields:
-                raise cursor.fail(f"key {key!r}: found twice")
-            self._fields[key] = cursor.field(key)
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._values:
-            field = self._fields[key]
-            self._values[key] = Cursor(self._data, self._name, field.start).value(field, key)
-        return self._values[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._fields
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..registry import Format, formats, gguf_format
-from .gguf_header import Cursor, Metadata
+from .gguf_header import Cursor
+from .gguf_metadata import Metadata
 from .mapped import open_map
 
 VERSIONS = (2, 3)
