@@ -1,10 +1,14 @@
-"""The text that MLX gives NVRTC for a kernel of ours; MLX prints it on machines with CUDA only."""
+"""The text that MLX gives NVRTC for a kernel of ours, and a check of it that needs nothing of NVIDIA's."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from clang import cindex
+
+SHIM = Path(__file__).parent / "cuda_shim"
 
 _TYPES = {
     mx.float32: "float",
@@ -14,6 +18,12 @@ _TYPES = {
     mx.int32: "int32_t",
     mx.uint32: "uint32_t",
 }
+_ARGUMENTS = (
+    *("-x", "cuda", "--cuda-device-only", "-nocudainc", "-nocudalib", "--cuda-gpu-arch=sm_90", "-std=c++17"),
+    *("-nostdinc", "-isystem", str(SHIM)),
+    *("-Wall", "-Wno-unused", "-Wno-unknown-pragmas", "-Wno-unknown-cuda-version"),
+)
+# As mlx/backend/cuda/custom_kernel.cpp has it; MLX prints a program on machines with CUDA only.
 _BEFORE = '#include "mlx/backend/cuda/device/utils.cuh"\n#include <cooperative_groups.h>\n'
 
 
@@ -29,3 +39,10 @@ def cuda_text(kernel: dict[str, Any], call: dict[str, Any]) -> tuple[str, str]:
         f"{kernel['source']}\n}}\n}}\n"
     )
     return _BEFORE + kernel["header"], kernel_text
+
+
+def cuda_faults(text: str) -> list[str]:
+    """What clang's CUDA front end says of a program, behind declarations that stand in for NVIDIA's headers."""
+    index = cindex.Index.create()
+    unit = index.parse("program.cu", args=_ARGUMENTS, unsaved_files=[("program.cu", text)])
+    return [str(diagnostic) for diagnostic in unit.diagnostics]
