@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "mlx_dequant", "metal", "bridges")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "mlx_dequant_vllm.py", "mlx_dequant", "metal", "bridges")
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_the_wheel_stands_alone(checkout, tmp_path):
         assert ours
         assert {f"mlx_dequant/{path.as_posix()}" for path in ours} <= names
     assert {f"mlx_dequant/{path.relative_to(ROOT / 'mlx_dequant').as_posix()}" for path in sources()} <= names
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"mlx_dequant"}
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"mlx_dequant", "mlx_dequant_vllm.py"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
     shutil.rmtree(checkout)
