@@ -60,8 +60,9 @@ GGUF = [
     (lambda: gguf(shape=()), "shape", "()", "multiple of 32 (Q4_0)"),
     (lambda: gguf(shape=(2.0, 64.0)), "shape", "2.0", "an integer"),
     (lambda: gguf(shape=(3, 64)), "blocks", "72 bytes", "108 for (3, 64) Q4_0"),
-    (lambda: gguf(shape=(2**40, 2**40)), "blocks", "72 bytes", "Q4_0"),
-    (lambda: gguf(np.zeros(0, np.uint8), shape=(0, 2**32)), "blocks: columns", "4294967296", "at most 2147483647"),
+    (lambda: gguf(shape=(2**20, 2**20)), "blocks", "72 bytes", "618475290624 for (1048576, 1048576) Q4_0"),
+    (lambda: gguf(shape=(2**40, 32)), "shape: axis", "1099511627776", "at most 2147483647"),
+    (lambda: gguf(np.zeros(0, np.uint8), shape=(0, 2**32)), "shape: axis", "4294967296", "at most 2147483647"),
 ]
 
 AWQ = [
