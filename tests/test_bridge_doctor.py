@@ -1,0 +1,47 @@
+"""The doctor's checks of the bridge hold here, and would tell if they did not."""
+
+import mlx.core as mx
+import pytest
+
+torch = pytest.importorskip("torch", reason="the bridge needs torch")
+
+from mlx_dequant.bridges import doctor, mps_dequant  # noqa: E402
+
+
+def found(where="cpu"):
+    return {what.partition(" ")[0]: (holds, seen) for what, holds, seen in doctor.checks(where)}
+
+
+def test_every_check_of_the_cpu_holds():
+    results = doctor.checks("cpu")
+    assert len(results) == 4
+    for what, holds, seen in results:
+        assert holds, f"{what}: {seen}"
+
+
+def test_stale_numbers_are_told(monkeypatch):
+    monkeypatch.setattr(doctor, "to_mlx", lambda tensor: mx.zeros(tensor.shape))
+    assert found()["Queued"] == (False, "stale numbers in turn 0")
+
+
+def test_a_copy_out_is_told(monkeypatch):
+    monkeypatch.setattr(doctor, "to_torch", lambda array, where: torch.zeros(array.shape))
+    assert found()["Torch"] == (False, "a write by torch did not show")
+
+
+def test_a_wrong_product_is_told(monkeypatch):
+    right = mps_dequant.awq_dequant_matmul
+    monkeypatch.setattr(mps_dequant, "awq_dequant_matmul", lambda *parts: right(*parts) + 1)
+    holds, seen = found()["A"]
+    assert not holds
+    assert seen.startswith("off by 1")
+
+
+def test_a_check_that_fails_does_not_end_the_report(monkeypatch):
+    def broken(tensor):
+        raise RuntimeError("no Metal")
+
+    monkeypatch.setattr(doctor, "to_mlx", broken)
+    results = found()
+    assert results["Queued"] == (False, "RuntimeError: no Metal")
+    assert results["Torch"][0]
