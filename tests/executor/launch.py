@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_dequant.backends.host.compiler import compiler
+
 from . import build
 
 ORDERS = ("forward", "reverse", "shuffled")
@@ -136,12 +138,15 @@ def _watched(program: Path, buffers: list[np.ndarray], sizes: list[int], options
 @cache
 def obstacle(sanitizer: str) -> str | None:
     """Why this machine's compiler cannot run kernels under a sanitizer; None if it can."""
+    tool = compiler()
+    if tool is None or "ziglang" in tool.command:
+        return "no clang++ or g++ was found, and ziglang has no AddressSanitizer"
     text = """#include "metal.h"
     extern "C" __attribute__((visibility("default"))) void executor_bind(const executor::Hooks*) {}
     extern "C" __attribute__((visibility("default"))) void executor_run(void* const*, const executor::Thread*) {}
     """
     try:
         run(text, [], (1, 1, 1), (1, 1, 1), Options(sanitizer=sanitizer))
-    except (build.BuildError, ExecutorError) as error:
+    except (build.BuildError, ExecutorError, subprocess.TimeoutExpired) as error:
         return f"the {sanitizer} sanitizer does not work here: {error}"
     return None
