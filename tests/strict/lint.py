@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clang.cindex import Cursor, TranslationUnit, TypeKind
+from clang.cindex import Cursor, TranslationUnit, Type, TypeKind
 from clang.cindex import CursorKind as Kind
 
 from .front_end import metal_functions
@@ -45,6 +45,7 @@ _TYPED = (
 _FUNCTIONS = (Kind.FUNCTION_DECL, Kind.FUNCTION_TEMPLATE, Kind.CXX_METHOD, Kind.CONSTRUCTOR)
 _SPACES = {"device", "constant", "threadgroup", "thread"}
 _POINTERS = (TypeKind.POINTER, TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
+_ARRAYS = (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY, TypeKind.DEPENDENTSIZEDARRAY)
 _NAMED = (Kind.VAR_DECL, Kind.PARM_DECL, Kind.FIELD_DECL, Kind.STRUCT_DECL, Kind.CLASS_TEMPLATE, *_FUNCTIONS)
 _LEAVES = (Kind.INTEGER_LITERAL, Kind.FLOATING_LITERAL, Kind.TYPE_REF, Kind.NAMESPACE_REF, Kind.DECL_REF_EXPR)
 _RESERVED = {"vertex", "fragment", "sampler", "visible", "object", "mesh", "stitchable", "intersection"}
@@ -135,17 +136,17 @@ def _faults(cursor: Cursor, kind: Kind) -> Iterator[str]:
 
 def _auto(variable: Cursor) -> bool:
     """Whether `auto*` or `auto&` left the address space to be guessed."""
-    words = list(itertools.takewhile(lambda word: word != variable.spelling, _words(variable)))
-    return "auto" in words and bool({"*", "&"} & {*words}) and not _SPACES & {*words}
+    tokens = (token.spelling for token in variable.get_tokens())
+    words = set(itertools.takewhile(lambda word: word != variable.spelling, tokens))
+    return "auto" in words and bool({"*", "&"} & words) and not _SPACES & words
 
 
-def _words(cursor: Cursor) -> list[str]:
-    return [token.spelling for token in cursor.get_tokens()]
-
-
-def _loose(type_) -> bool:
+def _loose(type_: Type) -> bool:
     """Whether a pointer or reference, at any depth, does not say where it points."""
-    while type_.kind in _POINTERS:
+    while type_.kind in (*_POINTERS, *_ARRAYS):
+        if type_.kind in _ARRAYS:
+            type_ = type_.element_type.get_canonical()
+            continue
         type_ = type_.get_pointee()
         if type_.get_address_space() in UNQUALIFIED:
             return True

@@ -25,6 +25,8 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "local_pointer_to_thread": ("", "float a[2] = {0, 1}; float* p = a; out[0] = p[1];", _SPACE),
     "local_reference": ("", "float a = 1.0f; float& b = a; out[0] = b;", _SPACE),
     "auto_reference": ("", "float a = 1.0f; auto& b = a; out[0] = b;", _SPACE),
+    "array_of_pointers": ("struct s { const float* p[4]; };", "", _SPACE),
+    "array_of_template_pointers": ("template <typename T, int N> struct s { const T* p[N]; };", "", _SPACE),
     "inner_pointer": ("inline void f(float* thread* p) { *p = nullptr; }", "", _SPACE),
     "cast": ("", "out[0] = *(const uint16_t*)w;", _SPACE),
     "template_cast": (
