@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import torch
@@ -79,7 +78,7 @@ class CPU:
             share: insist on torch's own memory.
         """
         if share:
-            return keep_unwritten(owner, mx.from_dlpack(tensor, copy=False))
+            return shared(owner, lambda: mx.from_dlpack(tensor, copy=False))
         if tensor.nbytes < LARGE:
             return mx.array(tensor.contiguous())
         return filled(tuple(tensor.shape), DTYPES[tensor.dtype], lambda address: _write(tensor, address))
@@ -114,9 +113,9 @@ class MPS:
 
     def take(self, tensor: torch.Tensor, owner: torch.Tensor | None, share: bool) -> mx.array:
         if tensor.numel() == 0:
-            return mx.zeros(tuple(tensor.shape), DTYPES[tensor.dtype])
+            return HOST.take(tensor.cpu(), owner, share=False)
         try:
-            return keep_unwritten(owner, self.adopt(tensor))
+            return shared(owner, lambda: self.adopt(tensor))
         except (ValueError, RuntimeError, BufferError):
             # Torch before 2.12 keeps MPS tensors where MLX cannot read.
             if share:
@@ -133,7 +132,7 @@ class CUDA:
     shares = False
 
     def wait_for_torch(self) -> None:
-        """The copy to the host waits for the tensor's stream by itself."""
+        """The copy to the host waits for the tensor's stream itself."""
 
     def take(self, tensor: torch.Tensor, owner: torch.Tensor | None, share: bool) -> mx.array:
         if share:
@@ -141,20 +140,19 @@ class CUDA:
         if tensor.nbytes < staging.WORTH:
             return mx.array(tensor.cpu().contiguous())
         source = tensor.contiguous()
+        # The copy runs in a thread of MLX's, which has another current stream.
+        torch.cuda.current_stream(source.device).synchronize()
         return filled(tuple(source.shape), DTYPES[source.dtype], lambda address: staging.to_host(source, address))
 
     def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
-        host = HOST.give(array, device)
-        if host.nbytes < staging.WORTH or not host.is_contiguous():
-            return host.to(device)
-        return staging.to_device(host, device)
+        return HOST.give(array, device).to(device)
 
 
 HOST = CPU()
-BY_TYPE: dict[str, Any] = {"cpu": HOST, "mps": MPS(), "cuda": CUDA()}
+BY_TYPE: dict[str, CPU | MPS | CUDA] = {"cpu": HOST, "mps": MPS(), "cuda": CUDA()}
 
 
-def of(device: torch.device) -> Any:
+def of(device: torch.device) -> CPU | MPS | CUDA:
     """The adapter of a torch device.
 
     Raises:
@@ -173,15 +171,18 @@ def wait_for_mlx(array: mx.array) -> None:
 
 
 # MLX may compute in place in an array that it alone holds. While torch sees the memory too, a second
-# holder stands here; it goes with the tensor.
+# holder stands here, with the place and form of that memory; it goes with the tensor.
 _shared: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def keep_unwritten(owner: torch.Tensor | None, array: mx.array) -> mx.array:
-    """An alias of `array`, which MLX does not overwrite while `owner` lives."""
+def shared(owner: torch.Tensor | None, adopt: Callable[[], mx.array]) -> mx.array:
+    """The array that `adopt` makes in torch's memory, which MLX does not overwrite while `owner` lives."""
     if owner is None:
-        return array
-    _shared[owner] = array
-    alias = mx.stop_gradient(array)
+        return adopt()
+    form = owner.data_ptr(), owner.dtype, owner.shape, owner.stride()
+    held = _shared.get(owner)
+    if held is None or held[0] != form:
+        held = _shared[owner] = form, adopt()
+    alias = mx.stop_gradient(held[1])
     mx.eval(alias)
     return alias
