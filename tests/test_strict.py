@@ -1,5 +1,7 @@
 """Every Metal program that the package can launch passes the strict check (tests/strict)."""
 
+import re
+
 import mlx.core as mx
 import pytest
 from strict.check import check, check_launch
@@ -33,3 +35,15 @@ def test_text_is_what_mlx_prints():
     assert "const device uint8_t* blocks [[buffer(0)]]" in launch.function
     assert "mlx_dequant::dequantize<mlx_dequant::q8_0, float16_t>" in launch.function
     assert launch.header.startswith('#line 1 "prelude/metal.h"')
+
+
+def test_no_address_space_can_be_left_out():
+    recorded = record("metal", formats()["iq2_xs"], (mx.float16,))
+    launch = next(one for one in recorded.launches if "mlx_dequant::product<" in one.function)
+    code = re.sub("//.*", "", launch.header)
+    words = list(re.finditer(r"\b(device|constant|threadgroup|thread) ", code))
+    assert len(words) > 30
+    for word in words:
+        without = code[: word.start()] + code[word.end() :]
+        line = code.count("\n", 0, word.start())
+        assert check(without + launch.function) != [], code.splitlines()[line]
