@@ -146,11 +146,11 @@ def test_flushing_groups(name, scales):
 def contraction():
     """Flags that let the compiler fuse products and sums; x86 has to be told that it can."""
     if platform.machine() not in ("x86_64", "AMD64"):
-        return ("-O2", "-ffp-contract=fast")
+        return ("-O3", "-ffp-contract=fast")
     flags = Path("/proc/cpuinfo")
     if not flags.exists() or " fma " not in flags.read_text():
         pytest.skip("this processor is not known to fuse products and sums")
-    return ("-O2", "-ffp-contract=fast", "-mfma")
+    return ("-O3", "-ffp-contract=fast", "-mfma")
 
 
 def test_contraction_is_real():
