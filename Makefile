@@ -14,7 +14,7 @@ SHADERS = find metal mlx_dequant/backends tests \( -name '*.metal' -o -name '*.h
 .PHONY: demo test test-full lint format clean
 
 demo: $(VENV)/demo
-	$(BIN)/mlx-dequant verify --rounds 3 "$$($(BIN)/mlx-dequant fetch-demo-model)"
+	model=$$($(BIN)/mlx-dequant fetch-demo-model) && $(BIN)/mlx-dequant verify --rounds 3 "$$model"
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not full"
@@ -36,7 +36,7 @@ format: $(VENV)/test
 clean:
 	rm -rf $(VENV) build
 
-# The files named here are stamps: they say what was installed, and are older than no change of it.
+# Stamps: what they are named after is installed, anew when pyproject.toml changes.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
