@@ -8,6 +8,9 @@ except ImportError as error:
         "or [cuda12] or [cuda13] for an NVIDIA GPU."
     ) from error
 
+from importlib import import_module
+from typing import Any
+
 from ._version import VERSION as __version__
 from .backends import available_backends, current_backend, use_backend
 from .errors import FormatError
@@ -39,3 +42,10 @@ __all__ = [
     "take",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # These need more than mlx-dequant itself: mlx-lm, or time to import.
+    if name in ("lm", "nn"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -73,7 +73,7 @@ def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> 
         raise FormatError(f"ids: found {ids.dtype}, expected integers")
 
     def look_up(ids: mx.array) -> mx.array:
-        if backends.is_lazy() or _has_value(ids):
+        if backends.is_lazy() or has_value(ids):
             rows = backends.take(weight, ids.reshape(-1), dtype, weight.by_inputs)
         else:
             dense = weight.dequantize(dtype)
@@ -92,9 +92,8 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """
 
     def forward(x: mx.array) -> mx.array:
-        if backends.is_lazy() or _has_value(x):
-            flat = backends.product(weight, x.reshape(-1, x.shape[-1]), transposed)
-            return flat.reshape(*x.shape[:-1], flat.shape[-1])
+        if backends.is_lazy() or has_value(x):
+            return backends.product(weight, x, transposed)
         dense = weight.dequantize(mx.float32)
         return (x.astype(mx.float32) @ (dense if transposed else dense.T)).astype(x.dtype)
 
@@ -113,7 +112,7 @@ def _only(value: Any) -> Any:
     return value[0] if isinstance(value, (list, tuple)) else value
 
 
-def _has_value(array: mx.array) -> bool:
+def has_value(array: mx.array) -> bool:
     """False inside `mx.compile` and `mx.vmap`, where evaluation is refused."""
     try:
         mx.eval(array)

@@ -83,11 +83,15 @@ def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
 
 
 def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
+    """x [..., columns] times the stored matrix transposed, or x [..., rows] times it."""
     wide = weight.columns if transposed else weight.rows
     if weight.size == 0 or x.size == 0:
-        return mx.zeros((x.shape[0], wide), x.dtype)
-    return _BACKENDS[current_backend()].product(weight, x, transposed)
+        return mx.zeros((*x.shape[:-1], wide), x.dtype)
+    backend = _BACKENDS[current_backend()]
+    if is_lazy():
+        return backend.product(weight, x.reshape(-1, x.shape[-1]), transposed).reshape(*x.shape[:-1], wide)
+    # An x with its value reshapes itself: MLX would take a thread's wake-up for it.
+    return backend.product(weight, x, transposed)
 
 
 def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:

@@ -26,7 +26,7 @@ def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
 
 
 def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
+    """x [..., columns] times the stored matrix transposed, or x [..., rows] times it."""
     dense = numpy(dequantize(weight, mx.float32)).reshape(weight.rows, weight.columns)
     return rounded(numpy(x).astype(np.float32) @ (dense if transposed else dense.T), x.dtype)
 

@@ -6,13 +6,17 @@ from abc import ABC
 from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from .. import backends, products
 from ..errors import FormatError
 from ..registry import Format
+from . import check
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
@@ -101,6 +105,30 @@ class PackedWeight(ABC):
     def take(self, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
         """Rows `ids` of the [out, in] matrix: [*ids.shape, in]. See `mlx_dequant.take`."""
         return products.take(self, ids, dtype)
+
+    def replace(self, **arrays: mx.array) -> Self:
+        """The same weight with other arrays in the place of those that `inputs` names.
+
+        Each has the shape and type of the one it replaces; scales may be of another float type.
+
+        Raises:
+            FormatError: a name, shape or type is another one, or g_idx is out of range.
+        """
+        changed = {name: check.array(name, array) for name, array in arrays.items()}
+        for name, array in changed.items():
+            old = self.inputs.get(name)
+            check.one_of("array", name, tuple(name for name, array in self.inputs.items() if array is not None))
+            assert old is not None
+            check.shape(name, array, old.shape)
+            check.one_of(f"{name}: type", array.dtype, FLOATS if name == "scales" else (old.dtype,))
+            if name == "g_idx":
+                scales = self.inputs["scales"]
+                assert scales is not None
+                check.within(name, array, scales.size // self.out_features)
+        types = {"dtype": changed["scales"].dtype, "scales_dtype": changed["scales"].dtype} if "scales" in changed else {}
+        copy = object.__new__(type(self))
+        copy._set(**{**vars(self), **types, "inputs": {**self.inputs, **changed}})
+        return copy
 
     def __repr__(self) -> str:
         size = f"{self.bits_per_weight:.3g} bits a weight"

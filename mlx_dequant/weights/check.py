@@ -86,17 +86,28 @@ def group_size(value: int, inputs: int) -> int:
     return everything if value == -1 else min(value, everything)
 
 
+def boundary(size: int, groups: int) -> int:
+    """The group size that shaders read. One group has no boundary: a power of two that is never reached."""
+    return 2**31 if groups == 1 else size
+
+
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:
     """`g_idx`, checked; None where it only says what `group_size` says."""
     result = array(name, value)
     if result.dtype not in (mx.int32, mx.int64, mx.uint32):
         raise FormatError(f"{name}: found {result.dtype}, expected int32")
     shape(name, result, (inputs,), "(a group for each input)")
-    given = np.asarray(result)
+    given = within(name, result, groups)
+    if np.array_equal(given, np.arange(inputs) // size):
+        return None
+    return result.astype(mx.int32)
+
+
+def within(name: str, value: mx.array, groups: int) -> np.ndarray:
+    """The groups of inputs, each of which exists."""
+    given = np.asarray(value)
     if given.size and (given.min() < 0 or given.max() >= groups):
         raise FormatError(
             f"{name}: found groups {given.min()} to {given.max()}, expected 0 to {groups - 1} ({groups} rows of scales)"
         )
-    if np.array_equal(given, np.arange(inputs) // size):
-        return None
-    return result.astype(mx.int32)
+    return given

@@ -25,15 +25,17 @@ CHUNK = 1 << 22
 
 
 def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
-    given = memory.floats(x)
+    """x [..., columns] times the stored matrix transposed, or x [..., rows] times it."""
+    given = memory.floats(x).reshape(-1, x.shape[-1])
     if len(given) < MANY:
         run = library(weight, "product_transposed" if transposed else "product")
         out = None if run is None else _sliced(run, weight, given, transposed)
     else:
         run = library(weight, "dequantize")
         out = None if run is None else _chunked(run, weight, given, transposed)
-    return reference.product(weight, x, transposed) if out is None else reference.rounded(out, x.dtype)
+    if out is None:
+        return reference.product(weight, x, transposed)
+    return reference.rounded(out.reshape(*x.shape[:-1], -1), x.dtype)
 
 
 def _sliced(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:

@@ -1,0 +1,70 @@
+"""Puts weights into mlx-lm's model; none that is packed is ever unpacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..errors import FormatError
+from ..nn import pack_model
+from ..weights import GGUFWeight, PackedWeight
+from ..weights.gguf import OWN_DTYPE
+
+Weight = PackedWeight | mx.array
+
+
+def build(model: nn.Module, weights: Mapping[str, Weight], dtype: mx.Dtype) -> None:
+    """Puts in all the weights of a model, in place, and readies it for inference.
+
+    A matrix whose elements are of another float type than `dtype` is not converted: it stays as it
+    is, as a packed weight does.
+
+    Args:
+        weights: by the names of the model's parameters.
+        dtype: of activations, and of dense weights.
+
+    Raises:
+        FormatError: a parameter is missing, or not the model's, or of another shape.
+    """
+    parameters = dict(tree_flatten(model.parameters()))
+    _check_names(weights, parameters)
+    layers = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Embedding))}
+    packed: dict[str, PackedWeight] = {}
+    dense: list[tuple[str, mx.array]] = []
+    for name, weight in weights.items():
+        weight = _as_stored(weight, dtype) if name in layers else _as_array(weight, dtype)
+        if isinstance(weight, PackedWeight):
+            packed[name.removesuffix(".weight")] = weight
+        elif weight.shape != parameters[name].shape:
+            raise FormatError(f"{name}: found shape {weight.shape}, expected {parameters[name].shape}")
+        else:
+            dense.append((name, weight))
+    model.load_weights(dense, strict=False)
+    pack_model(model, packed, strict=False, dtype=dtype)
+    model.eval()
+    mx.eval(model.parameters())
+
+
+def _check_names(weights: Mapping[str, Weight], parameters: Mapping[str, mx.array]) -> None:
+    missing, extra = sorted(parameters.keys() - weights.keys()), sorted(weights.keys() - parameters.keys())
+    if missing:
+        raise FormatError(f"{missing[0]}: not found, and {len(missing) - 1} more of the model's weights")
+    if extra:
+        raise FormatError(f"{extra[0]}: not a weight of mlx-lm's model, as {len(extra) - 1} more are not")
+
+
+def _as_stored(weight: Weight, dtype: mx.Dtype) -> Weight:
+    """The matrix of a linear layer or an embedding: an array only if it is one of `dtype`."""
+    if isinstance(weight, PackedWeight):
+        own = OWN_DTYPE.get(weight.format.name)
+        return weight.dequantize() if own is not None and own == dtype else weight
+    kind = next((name for name, own in OWN_DTYPE.items() if own == weight.dtype), None)
+    return weight if kind is None or weight.dtype == dtype else GGUFWeight(weight.view(mx.uint8), kind)
+
+
+def _as_array(weight: Weight, dtype: mx.Dtype) -> mx.array:
+    array = weight.dequantize(mx.float32) if isinstance(weight, PackedWeight) else weight
+    return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array

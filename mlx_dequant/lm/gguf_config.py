@@ -1,0 +1,128 @@
+"""What a GGUF file says of its model, as mlx-lm's config of that model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import FormatError
+from ..loading import GGUFFile
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An architecture of GGUF files.
+
+    Attributes:
+        model_type: mlx-lm's name of it.
+        interleaved: rows of queries and keys are stored so that each pair which rotates together is adjacent.
+        norm_offset: what was added to the weights of norms.
+    """
+
+    model_type: str
+    interleaved: bool = False
+    norm_offset: float = 0.0
+
+
+ARCHITECTURES = {
+    "llama": Architecture("llama", interleaved=True),
+    "qwen2": Architecture("qwen2"),
+    "qwen3": Architecture("qwen3"),
+    "gemma3": Architecture("gemma3_text", norm_offset=1.0),
+}
+
+
+def _architecture(file: GGUFFile) -> Architecture:
+    name = file.metadata.get("general.architecture")
+    if name not in ARCHITECTURES:
+        raise FormatError(
+            f"{file.path.name}: general.architecture: found {name!r}, expected one of {', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[name]
+
+
+class Keys:
+    """Metadata below the architecture's name."""
+
+    def __init__(self, file: GGUFFile):
+        self._file, self._metadata = file.path.name, file.metadata
+        self._prefix = file.metadata["general.architecture"]
+
+    def fail(self, key: str, found: Any, expected: str) -> FormatError:
+        return FormatError(f"{self._file}: {self._prefix}.{key}: found {found!r}, expected {expected}")
+
+    def get(self, key: str, default: Any, kind: type = int) -> Any:
+        value = self._metadata.get(f"{self._prefix}.{key}", default)
+        if value is not default and type(value) is not kind:
+            raise self.fail(key, value, kind.__name__)
+        return value
+
+    def need(self, key: str, kind: type = int) -> Any:
+        value = self.get(key, None, kind)
+        if value is None:
+            raise self.fail(key, None, kind.__name__)
+        return value
+
+
+def config(file: GGUFFile) -> dict[str, Any]:
+    """mlx-lm's config of the model in a file.
+
+    Raises:
+        FormatError: the architecture is not supported, a key is missing, or asks for what mlx-lm's
+            model does not do.
+    """
+    form = _architecture(file)
+    keys = Keys(file)
+    if keys.get("expert_count", 0):
+        raise keys.fail("expert_count", keys.need("expert_count"), "0 (a dense model)")
+    if "token_embd.weight" not in file.tensors:
+        raise FormatError(f"{file.path.name}: tensor 'token_embd.weight': not found")
+    layers = keys.need("block_count")
+    if not 0 < layers <= len(file.tensors):
+        raise keys.fail("block_count", layers, f"at most one for each of {len(file.tensors)} tensors")
+    heads, hidden = keys.need("attention.head_count"), keys.need("embedding_length")
+    head_dim = keys.get("attention.key_length", hidden // max(heads, 1))
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if keys.get(key, head_dim) != head_dim:
+            raise keys.fail(key, keys.need(key), f"{head_dim} (the length of a key)")
+    result = {
+        "model_type": form.model_type,
+        "vocab_size": file.tensors["token_embd.weight"].shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": keys.need("feed_forward_length"),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.get("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": keys.need("attention.layer_norm_rms_epsilon", float),
+        "max_position_embeddings": keys.need("context_length"),
+        "rope_theta": keys.get("rope.freq_base", 10000.0, float),
+        "rope_scaling": _rope_scaling(keys),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
+    }
+    return result | (_gemma3(keys, result) if form.model_type == "gemma3_text" else {})
+
+
+def _rope_scaling(keys: Keys) -> dict[str, Any] | None:
+    kind = keys.get("rope.scaling.type", "none", str)
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise keys.fail("rope.scaling.type", kind, "none, linear or yarn")
+    scaling = {"rope_type": kind, "factor": keys.need("rope.scaling.factor", float)}
+    if kind == "yarn":
+        scaling["original_max_position_embeddings"] = keys.need("rope.scaling.original_context_length")
+    return scaling
+
+
+def _gemma3(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
+    # The 27B model, alone, scales queries by their share of the hidden size; the file does not say so.
+    share = result["hidden_size"] // result["num_attention_heads"]
+    return {
+        "rope_theta": keys.get("rope.freq_base", 1000000.0, float),
+        "query_pre_attn_scalar": share if result["num_hidden_layers"] == 62 else result["head_dim"],
+        "sliding_window": keys.need("attention.sliding_window"),
+    }

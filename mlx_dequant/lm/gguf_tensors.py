@@ -1,0 +1,104 @@
+"""A GGUF file's tensors under the names that mlx-lm's model gives them, and as it expects them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..errors import FormatError
+from ..loading import GGUFFile
+from ..weights import GGUFWeight
+from .build import Weight
+from .gguf_config import ARCHITECTURES, Architecture
+
+ROPE = "rope_freqs.weight"
+
+
+def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, Weight]:
+    """The model's weights by the names of its parameters; the model is told if its output layer is tied.
+
+    Raises:
+        FormatError: the file lacks one, or has tensors that the model does not know.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    parameters = dict(tree_flatten(model.parameters()))
+    if config["tie_word_embeddings"]:
+        parameters.pop("lm_head.weight", None)
+    architecture = file.metadata["general.architecture"]
+    known = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    names = get_tensor_name_map(known, config["num_hidden_layers"])
+    left = file.tensors.keys() - {ROPE}
+    found: dict[str, Weight] = {}
+    for parameter in parameters:
+        tensor = names.get_name(parameter, (".weight", ".bias")) or parameter
+        if tensor not in file.tensors:
+            raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
+        left.discard(tensor)
+        found[parameter] = _undone(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
+    if left:
+        raise FormatError(f"{file.path.name}: tensor {min(left)!r}: found, expected none such in a {architecture} model")
+    return model.sanitize(found)
+
+
+def _undone(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any]) -> Weight:
+    """What the file's converter did to a weight, undone."""
+    module = parameter.split(".")[-2]
+    if form.interleaved and module in ("q_proj", "k_proj"):
+        heads = config["num_attention_heads" if module == "q_proj" else "num_key_value_heads"]
+        return _halves(weight, heads)
+    if form.norm_offset and module.endswith("norm"):
+        return weight.dequantize(mx.float32) - form.norm_offset
+    return weight
+
+
+def _halves(weight: GGUFWeight, heads: int) -> GGUFWeight:
+    """In each head the even rows first, then the odd ones: mlx-lm's rotated pairs lie half a head apart.
+
+    Rows are packed each by itself, so that blocks move with them.
+    """
+    blocks = weight.inputs["blocks"]
+    assert blocks is not None
+    rows = blocks.reshape(-1, blocks.size // weight.shape[0])
+    if len(rows) % (2 * heads):
+        raise FormatError(f"{len(rows)} rows of queries or keys, expected a multiple of {2 * heads} ({heads} heads)")
+    parted = rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2)
+    return weight.replace(blocks=parted.reshape(blocks.shape))
+
+
+def scale_rope(file: GGUFFile, config: Mapping[str, Any], model: Any) -> None:
+    """Applies the factors by which some files (Llama 3.1 on) slow each rotation down."""
+    if ROPE not in file.tensors:
+        return
+    dims = config["head_dim"]
+    factors = file.weight(ROPE).dequantize(mx.float32).reshape(-1)
+    if factors.shape != (dims // 2,):
+        raise FormatError(f"{file.path.name}: tensor {ROPE!r}: found shape {factors.shape}, expected ({dims // 2},)")
+    for layer in model.layers:
+        layer.self_attn.rope = FactoredRoPE(dims, config["rope_theta"], factors)
+
+
+class FactoredRoPE(nn.Module):
+    """Rotary positions with a factor for each wavelength.
+
+    Args:
+        dims: length of a head.
+        base: of the wavelengths.
+        factors: float32 [dims / 2].
+    """
+
+    def __init__(self, dims: int, base: float, factors: mx.array):
+        super().__init__()
+        self.dims = dims
+        # The underscore keeps it out of the parameters.
+        self._wavelengths = base ** (mx.arange(0, dims, 2) / dims) * factors
+
+    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        """x [batch, heads, positions, dims], the first position being `offset`."""
+        return mx.fast.rope(
+            x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._wavelengths
+        )

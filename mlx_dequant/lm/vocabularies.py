@@ -1,0 +1,88 @@
+"""The two kinds of vocabularies in GGUF files, as the tokenizers library has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# How text is cut before merges, by `tokenizer.ggml.pre`. What follows letters and digits is the same.
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_LLAMA3 = _WORDS + r"|\p{N}{1,3}" + _REST
+_QWEN2 = _WORDS + r"|\p{N}" + _REST
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CUTS = {
+    "default": None,
+    "gpt-2": None,
+    "smollm": "digits",
+    "llama-bpe": _LLAMA3,
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+    "tekken": _TEKKEN,
+}
+SPACE = "▁"
+
+
+def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
+    """Bytes written as printable characters, cut into words and merged in the file's order (GPT-2)."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    cut = settings.get("pre", "default")
+    if cut not in CUTS:
+        raise ValueError(f"tokenizer.ggml.pre: found {cut!r}, expected one of {', '.join(CUTS)}")
+    merges = [tuple(merge.split(" ")) for merge in settings["merges"]]
+    # These vocabularies have tokens that no merge makes.
+    whole = cut in ("llama-bpe", "tekken")
+    built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=whole))
+    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=CUTS[cut] in (None, "digits"))
+    parts: list[Any] = [bytes_of_words]
+    if CUTS[cut] == "digits":
+        parts.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    elif CUTS[cut] is not None:
+        parts.insert(0, pre_tokenizers.Split(Regex(CUTS[cut]), "isolated"))
+    built.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    built.decoder = decoders.ByteLevel()
+    if CUTS[cut] == _QWEN2:
+        built.normalizer = normalizers.NFC()
+    return built
+
+
+def sentence_piece(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
+    """SentencePiece's BPE: spaces are a character, and the best-scored token is merged first."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    vocabulary = _numbered(tokens)
+    # Gemma's file spells runs of spaces as such, to be found before text is normalized.
+    merges = _merges(vocabulary, settings["scores"])
+    unknown = tokens[settings.get("unknown_token_id", 0)]
+    built: Any = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    spaces = normalizers.Replace(" ", SPACE)
+    decoding: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if settings.get("add_space_prefix", True):
+        spaces = normalizers.Sequence([normalizers.Prepend(SPACE), spaces])
+        decoding.append(decoders.Strip(" ", 1, 0))
+    built.normalizer = spaces
+    built.decoder = decoders.Sequence(decoding)
+    return built
+
+
+def _numbered(tokens: list[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _merges(vocabulary: Mapping[str, int], scores: Any) -> list[tuple[str, str]]:
+    """Every pair of tokens that makes a third, in the order of that one's score."""
+    found: list[tuple[float, int, int, int, tuple[str, str]]] = []
+    for token, number in vocabulary.items():
+        for at in range(1, len(token)):
+            left, right = token[:at], token[at:]
+            if left in vocabulary and right in vocabulary:
+                found.append((-scores[number], number, vocabulary[left], vocabulary[right], (left, right)))
+    return [pair for *_, pair in sorted(found)]

@@ -1,0 +1,150 @@
+"""Layers whose weights stay packed, for models written with `mlx.nn`.
+
+A layer's parameters are the packed arrays, by the names their files give them ("blocks"; "qweight",
+"scales", ...), so that counting bytes, saving and loading work as for any layer. They are never
+trained: adapters on top are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from .errors import FormatError
+from .products import has_value
+from .weights import PackedWeight
+
+
+class _Packed(nn.Module):
+    # mlx-lm counts weight.size * 32 // bits parameters in a layer with `bits`.
+    bits = 32
+
+    def __init__(self, weight: PackedWeight):
+        super().__init__()
+        if len(weight.shape) != 2:
+            raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
+        self._weight = weight
+        for name, array in weight.inputs.items():
+            if array is not None:
+                self[name] = array
+
+    @property
+    def weight(self) -> PackedWeight:
+        """The weight that this layer's parameters make up."""
+        return self._weight
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        # Loading replaces arrays; `mx.compile` puts stand-ins in their place while it traces.
+        replaces = name in self._weight.inputs and value is not self._weight.inputs[name]
+        if replaces and has_value(value):
+            self._weight = self._weight.replace(**{name: value})
+            value = self._weight.inputs[name]
+        super().__setitem__(name, value)
+
+    # All of it, whatever is added or taken away: `unfreeze` on a whole model leaves this layer frozen.
+    @property
+    def _no_grad(self) -> set[str]:
+        return set(self)
+
+    @_no_grad.setter
+    def _no_grad(self, names: set[str]) -> None:
+        pass
+
+    def _extra_repr(self) -> str:
+        weight = self._weight
+        return f"{weight.format.title}, input_dims={weight.in_features}, output_dims={weight.out_features}"
+
+
+class PackedLinear(_Packed):
+    """y = x Wᵀ + bias with a packed W.
+
+    Args:
+        weight: a matrix of any format.
+        bias: [out], added in x's type.
+    """
+
+    def __init__(self, weight: PackedWeight, bias: mx.array | None = None):
+        super().__init__(weight)
+        if bias is not None:
+            if bias.shape != (weight.out_features,):
+                raise FormatError(f"bias: found shape {bias.shape}, expected ({weight.out_features},)")
+            self["bias"] = bias
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [..., in] float16, bfloat16 or float32 to [..., out] in x's type."""
+        return self.weight.linear(x, self.get("bias"))
+
+    def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
+        """This layer under a low-rank adapter, as mlx-lm's training asks for it."""
+        from mlx_lm.tuner.lora import LoRALinear
+
+        weight = self._weight
+        adapted: Any = LoRALinear(weight.in_features, weight.out_features, r, dropout, scale)
+        adapted.linear = self
+        return adapted
+
+
+class PackedEmbedding(_Packed):
+    """Rows of a packed [vocabulary, dims] matrix.
+
+    Args:
+        weight: a matrix of any format.
+        dtype: type of the rows: float32, float16 or bfloat16; the weight's own by default.
+    """
+
+    def __init__(self, weight: PackedWeight, dtype: mx.Dtype | None = None):
+        super().__init__(weight)
+        self.dtype = dtype
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        """ids of any shape to [*ids.shape, dims]."""
+        return self.weight.take(ids, self.dtype)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """x [..., dims] to [..., vocabulary], for a model whose output layer is tied to this one."""
+        return self.weight.linear(x)
+
+
+def pack_model(
+    model: nn.Module, weights: Mapping[str, PackedWeight], strict: bool = True, dtype: mx.Dtype | None = None
+) -> nn.Module:
+    """Puts packed weights in the place of a model's `nn.Linear` and `nn.Embedding` layers.
+
+    Args:
+        model: changed in place. Biases of its linear layers stay.
+        weights: by the dotted names of layers, "model.layers.0.mlp.up_proj".
+        strict: every linear layer and embedding must be given; otherwise the others stay as they are.
+        dtype: type of what packed embeddings give; each weight's own by default.
+
+    Returns:
+        The model.
+
+    Raises:
+        FormatError: a name is no such layer, a shape does not fit, or a layer was not given.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Embedding))}
+    extra = sorted(weights.keys() - layers.keys())
+    if extra:
+        raise FormatError(f"weights: found {_listed(extra)}, expected names of the model's linear layers or embeddings")
+    missing = sorted(layers.keys() - weights.keys())
+    if missing and strict:
+        raise FormatError(f"weights: found none for {_listed(missing)} (strict=False lets layers stay)")
+    packed: list[tuple[str, nn.Module]] = []
+    for name, weight in weights.items():
+        layer: Any = layers[name]
+        shape = (weight.out_features, weight.in_features)
+        if len(weight.shape) != 2 or layer.weight.shape != shape:
+            raise FormatError(f"layer {name!r}: found a weight of {shape}, expected {layer.weight.shape}")
+        linear = isinstance(layer, nn.Linear)
+        packed.append((name, PackedLinear(weight, layer.get("bias")) if linear else PackedEmbedding(weight, dtype)))
+    model.update_modules(tree_unflatten(packed))
+    return model
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
