@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -31,22 +32,24 @@ Q4_K = 12
 
 
 def in_turn(calls: dict[str, Callable[[], object]], rounds: int, fresh: bool = False) -> dict[str, float]:
-    """Median seconds of each call, taken in turns that begin with another one each round.
+    """Median seconds of each call, one of each a round, in an order that changes.
 
     Args:
         fresh: let go of what MLX keeps for its next allocation, so that each call has to allocate.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    for at in range(rounds + len(names)):
-        for name in names[at % len(names) :] + names[: at % len(names)]:
+    shuffle = random.Random(0).shuffle
+    for _ in range(rounds + 1):
+        shuffle(names)
+        for name in names:
             if fresh:
                 mx.clear_cache()
             start = time.perf_counter()
             result = calls[name]()
             times[name].append(time.perf_counter() - start)
             del result
-    return {name: statistics.median(taken[len(names) :]) for name, taken in times.items()}
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
 
 
 def crossing(megabytes: float) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def median_seconds(call: Callable[[], object], rounds: int = 7) -> float:
     return statistics.median(times)
 
 
-def seconds(make: Callable[[int], mx.array], rounds: int = 7, chain: int = 20) -> float:
+def seconds(make: Callable[[int], mx.array], rounds: int = 7, chain: int = 40) -> float:
     """Time of one `make(i)`. A GPU gets `chain` of them in one evaluation, the launch overhead with them."""
     if mxd.current_backend() not in ON_GPU:
         turn = iter(range(1_000_000))

@@ -106,11 +106,18 @@ THREADS = 256
 # Vectors that one pass over a packed weight serves: products are compiled for these counts.
 COUNTS = (1, 2, 4, 8, 16)
 
+# Rows that a simdgroup multiplies at once, so that it reads x once for them.
+PRODUCT_ROWS = 2
+
 DEQUANTIZE = Kernel("dequantize")
 TAKE = Kernel("take", ("ids",))
 TAKE_TRANSPOSED = Kernel("take_transposed", ("ids",))
-# By vectors and by simdgroups that share a row.
-PRODUCT = {(m, split): Kernel("product", ("x",), (m, split), 8 * m) for m in COUNTS for split in (1, 8)}
+# By vectors and by simdgroups that share rows; then rows at once and weights of a run.
+PRODUCT = {
+    (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS, 32 if m == 1 else 8), 8 * PRODUCT_ROWS * m)
+    for m in COUNTS
+    for split in (1, 8)
+}
 # By vectors.
 PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
 

@@ -1,7 +1,8 @@
-// out[region] = the weights, each thread a run of 8
+// out[region] = the weights, each thread a run of 8 columns in 8 rows
 //
-// A threadgroup of 256 covers 8 rows x 256 columns, so that the 8 GPTQ rows packed in one word
-// are read while its cache line is near. The grid is one-dimensional: rows may be many.
+// Eight rows are what a GPTQ word of 4 bits packs: a thread reads it once. Neighbouring threads
+// write neighbouring runs. A threadgroup of 256 covers 8 rows x 2048 columns, or, where a row is
+// shorter, as many rows as its threads reach. The grid is one-dimensional: rows may be many.
 
 template <typename F, typename T, typename S>
 inline void dequantize(thread const S& source, device T* out, device const uint* sizes,
@@ -10,23 +11,29 @@ inline void dequantize(thread const S& source, device T* out, device const uint*
   region part = region_of(sizes);
   uint columns = part.end_column - part.first_column;
   uint across = (columns + 32 * N - 1) / (32 * N);
-  uint row = part.first_row + threadgroup_index / across * 8 + thread_index / 32;
-  uint column = (threadgroup_index % across * 32 + thread_index % 32) * N;
+  uint tile = threadgroup_index * 8 + thread_index / 32;
+  uint column = (tile % across * 32 + thread_index % 32) * N;
+  // Tiles of rows start at multiples of 8, wherever the region does.
+  uint row = (part.first_row / 8 + tile / across) * 8;
   if (row >= part.end_row || column >= columns) return;
 
-  float w[N];
-  out += size_t(row - part.first_row) * columns + column;
-  if (column + N > columns) {
-    for (uint i = 0; column + i < columns; ++i) {
-      decode<F, 1>(source, row, part.first_column + column + i, w);
-      out[i] = T(w[0]);
+  out += column;
+  if (column + N <= columns && columns % N == 0 && row >= part.first_row &&
+      row + 8 <= part.end_row) {
+#pragma unroll
+    for (uint r = 0; r < 8; ++r) {
+      float w[N];
+      decode<F, N>(source, row + r, part.first_column + column, w);
+      store<N>(out + size_t(row + r - part.first_row) * columns, w);
     }
     return;
   }
-  decode<F, N>(source, row, part.first_column + column, w);
-  if (columns % N == 0) {
-    store<N>(out, w);
-  } else {
-    for (uint i = 0; i < N; ++i) out[i] = T(w[i]);
+  for (uint r = max(row, part.first_row); r < min(row + 8, part.end_row); ++r) {
+    device T* to = out + size_t(r - part.first_row) * columns;
+    for (uint i = 0; i < N && column + i < columns; ++i) {
+      float w[1];
+      decode<F, 1>(source, r, part.first_column + column + i, w);
+      to[i] = T(w[0]);
+    }
   }
 }

@@ -1,51 +1,74 @@
 // out[vectors, rows] = x[vectors, columns] times the matrix transposed, accumulated in float32
 //
-// SPLIT simdgroups share a row, each lane taking every (32*SPLIT)-th run of N weights; a run is
-// unpacked once for all M vectors. A threadgroup of 256 covers 8/SPLIT rows.
+// SPLIT simdgroups share ROWS rows, each lane taking every (32*SPLIT)-th run of N weights; a run is
+// unpacked once for all M vectors. A threadgroup of 256 covers 8*ROWS/SPLIT rows.
 
-template <typename F, typename T, uint M, uint SPLIT, typename X, typename S>
+// Adds this lane's part of ROWS rows to `sum`.
+template <typename F, uint M, uint ROWS, uint N, bool ALIGNED, typename X, typename S>
+inline void add_row_products(thread const S& source, device const X* x, uint row, uint last,
+                             uint columns, uint vectors, uint part, uint stride,
+                             thread float* sum) {
+  for (uint column = part * N; column + N <= columns; column += stride * N) {
+    float w[ROWS][N];
+    for (uint r = 0; r < ROWS; ++r) decode<F, N>(source, min(row + r, last), column, w[r]);
+#pragma unroll
+    for (uint m = 0; m < M; ++m) {
+      device const X* from = x + size_t(min(m, vectors - 1)) * columns + column;
+#pragma unroll
+      for (uint i = 0; i < N; i += 8) {
+        float v[8];
+        load<8, ALIGNED>(from + i, v);
+        for (uint r = 0; r < ROWS; ++r) {
+          for (uint k = 0; k < 8; ++k) sum[r * M + m] += w[r][i + k] * v[k];
+        }
+      }
+    }
+  }
+  uint rest = columns / N * N + part;
+  if (rest >= columns) return;
+  for (uint r = 0; r < ROWS; ++r) {
+    float w[1];
+    decode<F, 1>(source, min(row + r, last), rest, w);
+    for (uint m = 0; m < M; ++m) {
+      sum[r * M + m] += w[0] * float(x[size_t(min(m, vectors - 1)) * columns + rest]);
+    }
+  }
+}
+
+template <typename F, typename T, uint M, uint SPLIT, uint ROWS, uint N, typename X, typename S>
 inline void product(thread const S& source, device const X* x, device T* out,
                     device const uint* sizes, threadgroup float* scratch, uint threadgroup_index,
                     uint thread_index) {
-  const uint N = 8;
   uint rows = sizes[0];
   uint columns = sizes[1];
   uint vectors = sizes[vectors_at];
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;
-  uint row = threadgroup_index * (8 / SPLIT) + simdgroup / SPLIT;
+  uint row = (threadgroup_index * (8 / SPLIT) + simdgroup / SPLIT) * ROWS;
   uint part = simdgroup % SPLIT * 32 + lane;
 
-  float sum[M];
-  for (uint m = 0; m < M; ++m) sum[m] = 0.0f;
+  float sum[ROWS * M];
+  for (uint i = 0; i < ROWS * M; ++i) sum[i] = 0.0f;
   if (row < rows) {
-    uint whole = columns / N * N;
-    for (uint column = part * N; column < whole; column += 32 * SPLIT * N) {
-      float w[N];
-      decode<F, N>(source, row, column, w);
-      for (uint m = 0; m < M; ++m) {
-        float v[N];
-        load<N>(x + size_t(m < vectors ? m : 0) * columns + column, v);
-        for (uint i = 0; i < N; ++i) sum[m] += w[i] * v[i];
-      }
-    }
-    if (whole + part < columns) {
-      float w[1];
-      decode<F, 1>(source, row, whole + part, w);
-      for (uint m = 0; m < M; ++m) {
-        sum[m] += w[0] * float(x[size_t(m < vectors ? m : 0) * columns + whole + part]);
-      }
+    if (columns % 8 == 0 && is_aligned(x)) {
+      add_row_products<F, M, ROWS, N, true>(source, x, row, rows - 1, columns, vectors, part,
+                                            32 * SPLIT, sum);
+    } else {
+      add_row_products<F, M, ROWS, N, false>(source, x, row, rows - 1, columns, vectors, part,
+                                             32 * SPLIT, sum);
     }
   }
-  for (uint m = 0; m < M; ++m) {
-    sum[m] = simd_sum(sum[m]);
-    if (SPLIT > 1 && lane == 0) scratch[simdgroup * M + m] = sum[m];
+  for (uint i = 0; i < ROWS * M; ++i) {
+    sum[i] = simd_sum(sum[i]);
+    if (SPLIT > 1 && lane == 0) scratch[simdgroup * ROWS * M + i] = sum[i];
   }
   if (SPLIT > 1) threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (lane != 0 || simdgroup % SPLIT != 0 || row >= rows) return;
-  for (uint m = 0; m < M; ++m) {
-    float total = sum[m];
-    for (uint i = 1; i < SPLIT; ++i) total += scratch[(simdgroup + i) * M + m];
-    if (m < vectors) out[size_t(m) * rows + row] = T(total);
+  if (lane != 0 || simdgroup % SPLIT != 0) return;
+  for (uint r = 0; r < ROWS; ++r) {
+    for (uint m = 0; m < M; ++m) {
+      float total = sum[r * M + m];
+      for (uint i = 1; i < SPLIT; ++i) total += scratch[(simdgroup + i) * ROWS * M + r * M + m];
+      if (m < vectors && row + r < rows) out[size_t(m) * rows + row + r] = T(total);
+    }
   }
 }

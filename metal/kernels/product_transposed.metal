@@ -24,6 +24,7 @@ inline void product_transposed(thread const S& source, device const X* x, device
     for (uint i = 0; i < N; ++i) sum[m][i] = 0.0f;
   }
   for (uint at = (split * 8 + simdgroup) * chunk; at < rows; at += splits * 8 * chunk) {
+#pragma unroll
     for (uint r = 0; r < chunk; ++r) {
       uint row = at + r;
       if (row >= rows || column >= columns) continue;

@@ -71,6 +71,11 @@ inline void split(uint word, uint mask, uint first, uint* q) {
   memcpy(q, &fields, sizeof fields);
 }
 
+template <uint N, bool ALIGNED, typename T>
+inline void load(const T* x, float* v) {
+  for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
+}
+
 template <uint N, typename T>
 inline void store(T* out, const float* w) {
   for (uint i = 0; i < N; ++i) out[i] = T(w[i]);

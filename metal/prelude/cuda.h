@@ -85,26 +85,26 @@ __device__ inline float simd_sum(float v) {
   return v;
 }
 
-template <uint N>
-__device__ inline void load(const float* x, float* v) {
-#pragma unroll
-  for (uint i = 0; i < N; ++i) v[i] = x[i];
+__device__ inline uint min(uint a, uint b) { return a < b ? a : b; }
+
+__device__ inline uint max(uint a, uint b) { return a > b ? a : b; }
+
+// Whether load may take 16 bytes at a time.
+template <typename T>
+__device__ inline bool is_aligned(const T* x) {
+  return size_t(x) % 16 == 0;
 }
 
-// Two-byte values arrive in words of eight, where x is aligned to them.
-template <uint N, typename T>
+template <uint N, bool ALIGNED, typename T>
 __device__ inline void load(const T* x, float* v) {
-  static_assert(sizeof(T) == 2 && N % 8 == 0, "eight two-byte values a load");
-  if (size_t(x) % 16 == 0) {
+  const uint count = 16 / sizeof(T);
+  if (ALIGNED && N % count == 0) {
 #pragma unroll
-    for (uint i = 0; i < N; i += 8) {
-      uint4 words = *(const uint4*)(x + i);
-      uint word[4] = {words.x, words.y, words.z, words.w};
+    for (uint i = 0; i < N / count; ++i) {
+      uint4 words = ((const uint4*)x)[i];
+      const T* values = (const T*)&words;
 #pragma unroll
-      for (uint k = 0; k < 4; ++k) {
-        v[i + 2 * k] = float(as_type<T>(ushort(word[k])));
-        v[i + 2 * k + 1] = float(as_type<T>(ushort(word[k] >> 16)));
-      }
+      for (uint k = 0; k < count; ++k) v[count * i + k] = float(values[k]);
     }
   } else {
 #pragma unroll

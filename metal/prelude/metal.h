@@ -38,8 +38,14 @@ inline void split(uint word, uint mask, uint first, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
 }
 
-// N consecutive values of x.
-template <uint N, typename T>
+// Whether load may take wide words: it does not here.
+template <typename T>
+inline bool is_aligned(device const T*) {
+  return true;
+}
+
+// N consecutive values, as float; ALIGNED as is_aligned says of their address.
+template <uint N, bool ALIGNED, typename T>
 inline void load(device const T* x, thread float* v) {
   for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
 }

@@ -13,6 +13,7 @@ from ..programs import (
     DEQUANTIZE,
     INPUTS,
     PRODUCT,
+    PRODUCT_ROWS,
     PRODUCT_TRANSPOSED,
     TAKE,
     TAKE_TRANSPOSED,
@@ -68,8 +69,7 @@ def held(weight: PackedWeight) -> list[mx.array]:
 def _padded(array: mx.array | None) -> mx.array:
     if array is None:
         return mx.zeros(8, mx.int32)
-    flat = array.reshape(-1)
-    return array if flat.size >= 8 else mx.pad(flat, (0, 8 - flat.size))
+    return array if array.size >= 8 else mx.pad(array.reshape(-1), (0, 8 - array.size))
 
 
 def _run(
@@ -134,7 +134,7 @@ def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     split = 8 if weight.rows < crossover.FEW_ROWS else 1
     operation = PRODUCT[_count(vectors), split]
     numbers = sizes(weight, whole(weight), vectors)
-    groups = -(-weight.rows * split // 8)
+    groups = -(-weight.rows * split // (8 * PRODUCT_ROWS))
     return _run(target, weight, operation, [x], numbers, groups, (vectors, weight.rows), x.dtype)
 
 

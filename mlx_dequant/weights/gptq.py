@@ -76,7 +76,7 @@ class GPTQWeight(PackedWeight):
             inputs={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": order},
             scales_dtype=scales.dtype,
             layout=(
-                size,
+                check.boundary(size, groups),
                 int(order is not None),
                 WHOLE_WORD[bits] if zero_points == "v1" else 0,
                 int(zero_points == "v1-field"),

@@ -75,6 +75,5 @@ class PackQuantizedWeight(PackedWeight):
             dtype=scales.dtype,
             inputs={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": order},
             scales_dtype=scales.dtype,
-            # One group needs no boundary: a large even size keeps whole runs inside it.
-            layout=(2**31 if groups == 1 else size, int(order is not None), int(zeros is not None), groups),
+            layout=(check.boundary(size, groups), int(order is not None), int(zeros is not None), groups),
         )

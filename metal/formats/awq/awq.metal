@@ -13,6 +13,8 @@
 //
 //   w[i, o] = (q - z)*s
 
+#include "../groups.metal"
+
 template <typename S>
 struct awq_source {
   device const uint* qweight;
@@ -38,7 +40,7 @@ struct awq4 {
 template <typename F, uint N, typename S>
 inline void decode(thread const awq_source<S>& source, uint row, uint column, thread float* w) {
   const uint run = N < 8 ? N : 8;
-  size_t group = row / source.group_size;
+  size_t group = group_of(row, source.group_size);
   size_t words = source.columns / 8;
   device const S* scales = source.scales + group * source.columns + column;
   for (uint i = 0; i < N; i += run) {
@@ -48,8 +50,8 @@ inline void decode(thread const awq_source<S>& source, uint row, uint column, th
     uint z[run];
     split<run, F>(source.qweight[row * words + word], 15, first, q);
     split<run, F>(source.qzeros[group * words + word], 15, first, z);
-    for (uint k = 0; k < run; ++k) {
-      w[i + k] = float(int(q[k]) - int(z[k])) * float(scales[i + k]);
-    }
+    float s[run];
+    load<run, true>(scales + i, s);
+    for (uint k = 0; k < run; ++k) w[i + k] = float(int(q[k]) - int(z[k])) * s[k];
   }
 }

@@ -17,15 +17,16 @@ struct iq2_s {
 
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint index = block[2 + k] | (block[66 + k / 4] >> (k % 4 * 2) & 3) << 8;
     uint s = block[74 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = load_f16(block) * (0.5f + float(s)) * 0.25f;
-    uint signs = uint(block[34 + k]) >> first % 8;
+    uint signs = uint(block[34 + k]) >> at;
     uint low = iq2_s_grid[2 * index];
     uint high = iq2_s_grid[2 * index + 1];
     for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
     }
   }
 };

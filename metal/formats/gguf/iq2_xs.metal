@@ -17,15 +17,16 @@ struct iq2_xs {
 
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint at = N == 8 ? 0 : first % 8;
     device const uint8_t* code = block + 2 + first / 8 * 2;
     uint index = code[0] | (code[1] & 1) << 8;
     uint s = block[66 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = load_f16(block) * (0.5f + float(s)) * 0.25f;
-    uint signs = even_signs(code[1] >> 1) >> first % 8;
+    uint signs = even_signs(code[1] >> 1) >> at;
     uint low = iq2_xs_grid[2 * index];
     uint high = iq2_xs_grid[2 * index + 1];
     for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
     }
   }
 };

@@ -19,16 +19,17 @@ struct iq2_xxs {
 
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint at = N == 8 ? 0 : first % 8;
     device const uint8_t* group = block + 2 + first / 32 * 8;
     uint k = first / 8 % 4;
     uint tail = load_u32(group + 4);
     uint index = group[k];
     float scale = load_f16(block) * (0.5f + float(tail >> 28)) * 0.25f;
-    uint signs = even_signs(tail >> (7 * k) & 127) >> first % 8;
+    uint signs = even_signs(tail >> (7 * k) & 127) >> at;
     uint low = iq2_xxs_grid[2 * index];
     uint high = iq2_xxs_grid[2 * index + 1];
     for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
     }
   }
 };

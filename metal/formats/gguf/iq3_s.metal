@@ -17,15 +17,16 @@ struct iq3_s {
 
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint high_bits = block[66 + k / 4] >> (k % 4 * 2);
     uint s = block[106 + first / 64] >> (first / 32 % 2 * 4) & 15;
     float scale = load_f16(block) * float(2 * s + 1);
-    uint signs = uint(block[74 + k]) >> first % 8;
+    uint signs = uint(block[74 + k]) >> at;
     uint low = iq3_s_grid[block[2 + 2 * k] | (high_bits & 1) << 8];
     uint high = iq3_s_grid[block[3 + 2 * k] | (high_bits >> 1 & 1) << 8];
     for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
     }
   }
 };

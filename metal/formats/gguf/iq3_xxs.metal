@@ -19,14 +19,15 @@ struct iq3_xxs {
 
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+    uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint tail = load_u32(block + 66 + k / 4 * 4);
     float scale = load_f16(block) * (0.5f + float(tail >> 28)) * 0.5f;
-    uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> first % 8;
+    uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
     uint low = iq3_xxs_grid[block[2 + 2 * k]];
     uint high = iq3_xxs_grid[block[3 + 2 * k]];
     for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, first % 8 + i), signs, i);
+      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
     }
   }
 };

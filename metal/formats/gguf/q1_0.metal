@@ -17,6 +17,7 @@ struct q1_0 {
     uint8_t bits[(N + 7) / 8];
     load_bytes<(N + 7) / 8, 2>(block + 2 + first / 8, bits);
 
-    for (uint i = 0; i < N; ++i) w[i] = bits[i / 8] >> (first + i) % 8 & 1 ? d : -d;
+    uint at = N < 8 ? first % 8 : 0;
+    for (uint i = 0; i < N; ++i) w[i] = bits[i / 8] >> (at + i) % 8 & 1 ? d : -d;
   }
 };

@@ -17,8 +17,9 @@ struct q2_0 {
     uint8_t codes[(N + 3) / 4];
     load_bytes<(N + 3) / 4, 2>(block + 2 + first / 4, codes);
 
+    uint at = N < 4 ? first % 4 : 0;
     for (uint i = 0; i < N; ++i) {
-      w[i] = d * float(int(codes[i / 4] >> (first + i) % 4 * 2 & 3) - 1);
+      w[i] = d * float(int(codes[i / 4] >> (at + i) % 4 * 2 & 3) - 1);
     }
   }
 };

@@ -20,6 +20,7 @@ inline gguf_source gguf(device const uint8_t* blocks, device const uint* sizes) 
 template <typename F, uint N>
 inline void decode(thread const gguf_source& source, uint row, uint column, thread float* w) {
   const uint run = N < F::run ? N : F::run;
+#pragma unroll
   for (uint i = 0; i < N; i += run) {
     size_t block = size_t(row) * source.blocks_per_row + (column + i) / F::weights;
     F::template decode<run>(source.blocks + block * F::bytes, (column + i) % F::weights, w + i);

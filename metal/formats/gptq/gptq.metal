@@ -18,6 +18,7 @@
 //
 //   w[i, o] = (q - z)*s
 
+#include "../groups.metal"
 #include "../stream.metal"
 
 template <typename S>
@@ -63,7 +64,7 @@ inline void decode(thread const gptq_source<S>& source, uint row, uint column, t
   const uint bits = F::bits;
   const uint mask = (1u << bits) - 1;
   size_t columns = source.columns;
-  size_t group = source.act_order ? uint(source.g_idx[row]) : row / source.group_size;
+  size_t group = source.act_order ? uint(source.g_idx[row]) : group_of(row, source.group_size);
 
   uint zeros[N];
   uint zero_word = bits == 3 ? 0 : source.zero_word;
@@ -81,8 +82,10 @@ inline void decode(thread const gptq_source<S>& source, uint row, uint column, t
       w[i] = float((words[i] >> shift | words[columns + i] << (32 - shift)) & mask);
     }
   }
+  float s[N];
+  load<N, F::bits != 8>(scales, s);
   for (uint i = 0; i < N; ++i) {
     uint zero = ((zeros[i] + zero_wrap) & mask) + source.zero_field;
-    w[i] = (w[i] - float(zero)) * float(scales[i]);
+    w[i] = (w[i] - float(zero)) * s[i];
   }
 }

@@ -15,6 +15,7 @@
 //
 //   w[o, i] = (q - z)*s
 
+#include "../groups.metal"
 #include "../stream.metal"
 
 template <typename S>
@@ -71,11 +72,11 @@ inline void decode(thread const packed_source<S>& source, uint row, uint column,
   uint q[N];
   unpack<F::bits, N>(source.codes + row * words, column, 0, q);
   if (!source.act_order && source.group_size % N == 0) {
-    scale_codes<F, N>(source, row, column / source.group_size, q, w);
+    scale_codes<F, N>(source, row, group_of(column, source.group_size), q, w);
   } else {
     for (uint i = 0; i < N; ++i) {
       uint at = column + i;
-      uint group = source.act_order ? uint(source.g_idx[at]) : at / source.group_size;
+      uint group = source.act_order ? uint(source.g_idx[at]) : group_of(at, source.group_size);
       scale_codes<F, 1>(source, row, group, q + i, w + i);
     }
   }

@@ -1,0 +1,6 @@
+// The group of an input. Sizes are powers of two nearly always, and a shift costs less; a single
+// group comes as the size 2^31.
+inline uint group_of(uint input, uint group_size) {
+  if ((group_size & (group_size - 1)) == 0) return input >> popcount(group_size - 1);
+  return input / group_size;
+}
