@@ -123,7 +123,9 @@ class MPS:
             return HOST.take(tensor.cpu(), owner, share=False)
 
     def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
-        return torch.from_dlpack(array)
+        if mx.metal.is_available():
+            return torch.from_dlpack(array)
+        return HOST.give(array, device).to(device)
 
 
 class CUDA:

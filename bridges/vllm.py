@@ -29,13 +29,11 @@ _replaced: dict[str, Any] = {}
 
 
 def install(patch: bool = False) -> None:
+    theirs = importlib.import_module(VLLM) if patch else sys.modules.get(VLLM)
     for name, module in MODULES.items():
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             sys.modules[name] = module
             _registered.add(name)
-    theirs = sys.modules.get(VLLM)
-    if patch and theirs is None:
-        theirs = importlib.import_module(VLLM)
     if theirs is None:
         return
     _forget_failures(theirs)

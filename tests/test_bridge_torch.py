@@ -133,6 +133,12 @@ def test_the_cpu_waits_for_mlx_alone():
     assert counts.mlx == 1
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="here torch has MPS")
+def test_a_device_that_torch_lacks_is_not_stood_in_for():
+    with pytest.raises(RuntimeError, match=r"(?i)mps"):
+        to_torch(mx.zeros(2), "mps")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -210,6 +210,7 @@ def test_a_patch_without_vllm_says_so(run):
             bridges.install(patch=True)
         except ImportError as error:
             assert "vllm" in str(error)
+            assert "dequant_int4" not in sys.modules
         else:
             raise AssertionError
         """,
