@@ -18,6 +18,7 @@ COMMANDS = (
     "info",
     "formats",
     "fetch_demo_model",
+    "generate",
 )
 
 

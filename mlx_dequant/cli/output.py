@@ -71,3 +71,11 @@ def size(nbytes: float) -> str:
             break
         nbytes /= 1000
     return f"{nbytes:.3g} {unit}"
+
+
+def peak_memory() -> int:
+    """The most memory this process has held, in bytes, the file's pages included."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -15,7 +15,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from .output import add_json, console, printable, size, write_json
+from .output import add_json, console, peak_memory, printable, size, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,7 +141,7 @@ def _result(file: GGUFFile, rows: list[Row]) -> dict[str, Any]:
         "types": types,
         "wrong": sum(row.wrong for row in rows),
         "flushed": sum(row.flushed for row in rows),
-        "peak_memory": _peak_memory(),
+        "peak_memory": peak_memory(),
     }
 
 
@@ -159,12 +159,3 @@ def _backend() -> str:
         return name
     command = " ".join([Path(tool.command[0]).name, *tool.command[1:]])
     return f"{name}: {command} ({tool.version.partition(chr(10))[0]}), {threads.count()} threads"
-
-
-def _peak_memory() -> int:
-    """The most memory this process has held, in bytes, the file's pages included."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

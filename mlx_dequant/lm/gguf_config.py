@@ -62,6 +62,8 @@ class Keys:
         value = self.get(key, None, kind)
         if value is None:
             raise self.fail(key, None, kind.__name__)
+        if kind is int and value <= 0:
+            raise self.fail(key, value, "a positive integer")
         return value
 
 
@@ -82,7 +84,7 @@ def config(file: GGUFFile) -> dict[str, Any]:
     if not 0 < layers <= len(file.tensors):
         raise keys.fail("block_count", layers, f"at most one for each of {len(file.tensors)} tensors")
     heads, hidden = keys.need("attention.head_count"), keys.need("embedding_length")
-    head_dim = keys.get("attention.key_length", hidden // max(heads, 1))
+    head_dim = keys.get("attention.key_length", hidden // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
         if keys.get(key, head_dim) != head_dim:
             raise keys.fail(key, keys.need(key), f"{head_dim} (the length of a key)")
