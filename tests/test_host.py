@@ -12,7 +12,7 @@ import pytest
 from support import DTYPES, assert_same, bits
 
 import mlx_dequant as mxd
-from mlx_dequant.backends.host import memory, threads
+from mlx_dequant.backends.host import library, memory, threads
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -100,6 +100,13 @@ def test_python_threads_at_once(thread_count):
     for thread in started:
         thread.join(100)
     assert failures == []
+
+
+def test_the_gil_is_released():
+    """ctypes holds it only in functions of its PyDLL, which are marked."""
+    run = library.library(large(), "dequantize")
+    assert not type(run)._flags_ & ctypes._FUNCFLAG_PYTHONAPI
+    assert type(ctypes.pythonapi.Py_IsInitialized)._flags_ & ctypes._FUNCFLAG_PYTHONAPI
 
 
 def test_after_a_fork():
