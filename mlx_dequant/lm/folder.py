@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,23 @@ from .build import Weight
 
 # A type that no weight has: what mlx-lm computes from a stand-in, rather than renames, shows by it.
 STAND_IN = mx.complex64
+
+
+def config(path: Path) -> dict[str, Any]:
+    """config.json, as all of mlx-lm's models read it.
+
+    Transformers 5 moved the settings of rotary positions into `rope_parameters`, of which many of
+    mlx-lm's models (llama's too) know nothing: they would take their defaults.
+    """
+    from mlx_lm.utils import load_config
+
+    found = load_config(path)
+    rope = found.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        found.setdefault("rope_theta", rope["rope_theta"])
+        if rope.get("rope_type", "default") != "default":
+            found["rope_scaling"] = found.get("rope_scaling") or rope
+    return found
 
 
 def empty_model(config: dict[str, Any]) -> nn.Module:
@@ -60,6 +78,8 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     result: dict[str, Weight] = {name: owners.pop(id(array), array) for name, array in named.items()}
     for name, weight in result.items():
         if isinstance(weight, mx.array) and weight.dtype == STAND_IN:
-            raise FormatError(f"{checkpoint.path.name}: {name}: mlx-lm's model computes it from packed layers, "
-                              "which have to be its linear layers as they are")
+            raise FormatError(
+                f"{checkpoint.path.name}: {name}: found packed layers that mlx-lm's model joins or splits, expected "
+                "each to be one of its linear layers"
+            )
     return result

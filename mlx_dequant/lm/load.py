@@ -54,12 +54,12 @@ def _load_gguf(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, Tokenizer
 
 
 def _load_folder(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, TokenizerWrapper]:
-    from mlx_lm.utils import load_config, load_tokenizer
+    from mlx_lm.utils import load_tokenizer
 
     from ..loading import load as load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    config = load_config(path)
+    config = folder.config(path)
     model = folder.empty_model(config)
     build(model, folder.weights(checkpoint, model), dtype or _default(config))
     return model, load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
