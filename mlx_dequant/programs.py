@@ -106,15 +106,20 @@ THREADS = 256
 # Vectors that one pass over a packed weight serves: products are compiled for these counts.
 COUNTS = (1, 2, 4, 8, 16)
 
+# Rows of a tile of weights to unpack; the sources say the same, and programs compare them.
+TILE_ROWS = {"gguf": 1, "awq": 1, "gptq": 8, "packed": 1}
+
 # Rows that a simdgroup multiplies at once, so that it reads x once for them.
 PRODUCT_ROWS = 2
 
 DEQUANTIZE = Kernel("dequantize")
 TAKE = Kernel("take", ("ids",))
 TAKE_TRANSPOSED = Kernel("take_transposed", ("ids",))
-# By vectors and by simdgroups that share rows; then rows at once and weights of a run.
+# By vectors and by simdgroups that share rows; then rows at once and the longest run.
 PRODUCT = {
-    (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS, 32 if m == 1 else 8), 8 * PRODUCT_ROWS * m)
+    (m, split): Kernel(
+        "product", ("x",), (m, split, PRODUCT_ROWS, {1: 32, 2: 32, 4: 16}.get(m, 8)), 8 * PRODUCT_ROWS * m
+    )
     for m in COUNTS
     for split in (1, 8)
 }
@@ -150,6 +155,7 @@ def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) 
     body = (
         (f"SCRATCH(float, scratch, {kernel.scratch});\n" if kernel.scratch else "")
         + f"auto source = mlx_dequant::{form.family}({held}, sizes);\n"
+        + f'static_assert(decltype(source)::tile_rows == {TILE_ROWS[form.family]}, "TILE_ROWS");\n'
         + f"mlx_dequant::{kernel.name}<{template}>({arguments});\n"
     )
     digest = hashlib.sha256(f"{header}{body}{scales}".encode()).hexdigest()[:16]

@@ -1,7 +1,8 @@
 // out[vectors, rows] = x[vectors, columns] times the matrix transposed, accumulated in float32
 //
-// SPLIT simdgroups share ROWS rows, each lane taking every (32*SPLIT)-th run of N weights; a run is
-// unpacked once for all M vectors. A threadgroup of 256 covers 8*ROWS/SPLIT rows.
+// SPLIT simdgroups share ROWS rows, each lane taking every (32*SPLIT)-th run of N weights: MOST of
+// them where a format's scales reach that far, 8 where not. A run is unpacked once for all M
+// vectors. A threadgroup of 256 covers 8*ROWS/SPLIT rows.
 
 // Adds this lane's part of ROWS rows to `sum`.
 template <typename F, uint M, uint ROWS, uint N, bool ALIGNED, typename X, typename S>
@@ -10,6 +11,7 @@ inline void add_row_products(thread const S& source, device const X* x, uint row
                              thread float* sum) {
   for (uint column = part * N; column + N <= columns; column += stride * N) {
     float w[ROWS][N];
+#pragma unroll
     for (uint r = 0; r < ROWS; ++r) decode<F, N>(source, min(row + r, last), column, w[r]);
 #pragma unroll
     for (uint m = 0; m < M; ++m) {
@@ -35,10 +37,11 @@ inline void add_row_products(thread const S& source, device const X* x, uint row
   }
 }
 
-template <typename F, typename T, uint M, uint SPLIT, uint ROWS, uint N, typename X, typename S>
+template <typename F, typename T, uint M, uint SPLIT, uint ROWS, uint MOST, typename X, typename S>
 inline void product(thread const S& source, device const X* x, device T* out,
                     device const uint* sizes, threadgroup float* scratch, uint threadgroup_index,
                     uint thread_index) {
+  const uint N = F::run < 16 ? 8 : MOST;
   uint rows = sizes[0];
   uint columns = sizes[1];
   uint vectors = sizes[vectors_at];

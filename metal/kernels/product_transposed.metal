@@ -1,8 +1,8 @@
 // out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
 //
 // A threadgroup of 256 covers 256 columns, a lane 8 of them. The rows go round in chunks of 8, the
-// 8 that a GPTQ word packs, over the 8 simdgroups of each of `splits` threadgroups; who asks for
-// more than one split adds them up.
+// 8 that a word of 4-bit GPTQ codes packs, over the 8 simdgroups of each of `splits` threadgroups;
+// who asks for more than one split adds them up.
 
 template <typename F, typename T, uint M, typename X, typename S>
 inline void product_transposed(thread const S& source, device const X* x, device T* out,
@@ -23,26 +23,47 @@ inline void product_transposed(thread const S& source, device const X* x, device
   for (uint m = 0; m < M; ++m) {
     for (uint i = 0; i < N; ++i) sum[m][i] = 0.0f;
   }
-  for (uint at = (split * 8 + simdgroup) * chunk; at < rows; at += splits * 8 * chunk) {
+  uint begin = (split * 8 + simdgroup) * chunk;
+  uint stride = splits * 8 * chunk;
+  if (column + N <= columns) {
+    typename S::template constants<N> shared;
+    uint group = ~0u;
+    for (uint at = begin; at < rows; at += stride) {
 #pragma unroll
-    for (uint r = 0; r < chunk; ++r) {
-      uint row = at + r;
-      if (row >= rows || column >= columns) continue;
-      float w[N];
-      if (column + N <= columns) {
-        decode<F, N>(source, row, column, w);
-      } else {
-        for (uint i = 0; i < N; ++i) {
-          w[i] = 0.0f;
-          if (column + i < columns) decode<F, 1>(source, row, column + i, w + i);
+      for (uint r = 0; r < chunk; ++r) {
+        uint row = min(at + r, rows - 1);
+        uint next = group_at(source, row);
+        if (next != group) {
+          load_constants<F, N>(source, next, column, shared);
+          group = next;
+        }
+        float w[N];
+        decode<F, N>(source, shared, row, column, w);
+#pragma unroll
+        for (uint m = 0; m < M; ++m) {
+          float factor = float(x[size_t(min(m, vectors - 1)) * rows + row]);
+          if (at + r >= rows) factor = 0.0f;
+          for (uint i = 0; i < N; ++i) sum[m][i] += w[i] * factor;
         }
       }
-      for (uint m = 0; m < M; ++m) {
-        float factor = float(x[size_t(m < vectors ? m : 0) * rows + row]);
-        for (uint i = 0; i < N; ++i) sum[m][i] += w[i] * factor;
+    }
+  } else {
+    for (uint at = begin; at < rows; at += stride) {
+      for (uint row = at; row < min(at + chunk, rows); ++row) {
+#pragma unroll
+        for (uint i = 0; i < N; ++i) {
+          if (column + i >= columns) continue;
+          float w[1];
+          decode<F, 1>(source, row, column + i, w);
+#pragma unroll
+          for (uint m = 0; m < M; ++m) {
+            sum[m][i] += w[0] * float(x[size_t(min(m, vectors - 1)) * rows + row]);
+          }
+        }
       }
     }
   }
+#pragma unroll
   for (uint m = 0; m < M; ++m) {
     for (uint i = 0; i < N; ++i) scratch[simdgroup * 256 + thread_index % 32 * N + i] = sum[m][i];
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -71,6 +71,11 @@ inline void split(uint word, uint mask, uint first, uint* q) {
   memcpy(q, &fields, sizeof fields);
 }
 
+template <uint N>
+inline void load_words(const uint* p, uint* q) {
+  memcpy(q, p, N * sizeof(uint));
+}
+
 template <uint N, bool ALIGNED, typename T>
 inline void load(const T* x, float* v) {
   for (uint i = 0; i < N; ++i) v[i] = float(x[i]);

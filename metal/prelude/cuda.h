@@ -18,10 +18,9 @@ typedef __nv_bfloat16 bfloat16_t;
 #define device
 #define thread
 #define constant const
+#define inline __forceinline__
 // Lanes look up different entries: global memory caches that, constant memory serialises it.
 #define TABLE __device__ const
-#define thread_position_in_threadgroup threadIdx
-#define threadgroup_position_in_grid blockIdx
 
 namespace mlx_dequant {
 
@@ -88,6 +87,23 @@ __device__ inline float simd_sum(float v) {
 __device__ inline uint min(uint a, uint b) { return a < b ? a : b; }
 
 __device__ inline uint max(uint a, uint b) { return a > b ? a : b; }
+
+// N words, at an address aligned to four of them where N allows.
+template <uint N>
+__device__ inline void load_words(const uint* p, uint* q) {
+  if (N % 4 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) {
+      uint4 words = ((const uint4*)p)[i];
+      q[4 * i] = words.x;
+      q[4 * i + 1] = words.y;
+      q[4 * i + 2] = words.z;
+      q[4 * i + 3] = words.w;
+    }
+  } else {
+    for (uint i = 0; i < N; ++i) q[i] = p[i];
+  }
+}
 
 // Whether load may take 16 bytes at a time.
 template <typename T>

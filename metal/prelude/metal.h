@@ -38,6 +38,12 @@ inline void split(uint word, uint mask, uint first, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
 }
 
+// N words, at an address aligned to four of them where N allows.
+template <uint N>
+inline void load_words(device const uint* p, thread uint* q) {
+  for (uint i = 0; i < N; ++i) q[i] = p[i];
+}
+
 // Whether load may take wide words: it does not here.
 template <typename T>
 inline bool is_aligned(device const T*) {

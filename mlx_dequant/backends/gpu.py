@@ -18,6 +18,7 @@ from ..programs import (
     TAKE,
     TAKE_TRANSPOSED,
     THREADS,
+    TILE_ROWS,
     Kernel,
     program,
 )
@@ -100,7 +101,8 @@ def dequantize(target: str, weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
 
 def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights, unpacked."""
-    tiles = -(-part.rows // 8) * -(-part.columns // 256)
+    rows = TILE_ROWS[weight.format.family]
+    tiles = -(-part.rows // rows) * -(-part.columns // (2048 // rows))
     shape = (part.rows, part.columns)
     return _run(target, weight, DEQUANTIZE, [], sizes(weight, part), tiles, shape, dtype)
 

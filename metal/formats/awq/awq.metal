@@ -17,6 +17,9 @@
 
 template <typename S>
 struct awq_source {
+  enum { tile_rows = 1 };
+  template <uint N>
+  using constants = group_constants<N>;
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
@@ -32,26 +35,41 @@ inline awq_source<S> awq(device const int* qweight, device const int* qzeros,
 }
 
 struct awq4 {
-  enum { bits = 4 };
+  enum { bits = 4, run = 8 };
 
   static inline uint shift(uint column) { return (column / 2 + column % 2 * 4) * 4; }
 };
 
+template <typename S>
+inline uint group_at(thread const awq_source<S>& source, uint row) {
+  return group_of(row, source.group_size);
+}
+
 template <typename F, uint N, typename S>
-inline void decode(thread const awq_source<S>& source, uint row, uint column, thread float* w) {
+inline void load_constants(thread const awq_source<S>& source, uint group, uint column,
+                           thread group_constants<N>& shared) {
   const uint run = N < 8 ? N : 8;
-  size_t group = group_of(row, source.group_size);
-  size_t words = source.columns / 8;
-  device const S* scales = source.scales + group * source.columns + column;
+  size_t at = size_t(group) * source.columns + column;
+  load<N, N % 8 == 0>(source.scales + at, shared.scale);
   for (uint i = 0; i < N; i += run) {
-    uint word = (column + i) / 8;
-    uint first = N < 8 ? column % 8 : 0;
-    uint q[run];
     uint z[run];
-    split<run, F>(source.qweight[row * words + word], 15, first, q);
-    split<run, F>(source.qzeros[group * words + word], 15, first, z);
-    float s[run];
-    load<run, true>(scales + i, s);
-    for (uint k = 0; k < run; ++k) w[i + k] = float(int(q[k]) - int(z[k])) * s[k];
+    split<run, F>(source.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
+    for (uint k = 0; k < run; ++k) shared.zero[i + k] = float(z[k]);
   }
 }
+
+template <typename F, uint N, typename S>
+inline void decode(thread const awq_source<S>& source, thread const group_constants<N>& shared,
+                   uint row, uint column, thread float* w) {
+  const uint run = N < 8 ? N : 8;
+  size_t at = size_t(row) * source.columns + column;
+  for (uint i = 0; i < N; i += run) {
+    uint q[run];
+    split<run, F>(source.qweight[(at + i) / 8], 15, N < 8 ? column % 8 : 0, q);
+    for (uint k = 0; k < run; ++k) {
+      w[i + k] = (float(q[k]) - shared.zero[i + k]) * shared.scale[i + k];
+    }
+  }
+}
+
+#include "../by_inputs.metal"

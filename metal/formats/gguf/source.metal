@@ -6,7 +6,12 @@
 // yield; they share their scales) and decode<N>(block, first, w): N of a block's weights from
 // `first` on. N divides F::run and `first`.
 
+struct nothing;
+
 struct gguf_source {
+  enum { tile_rows = 1 };
+  template <uint N>
+  using constants = nothing;
   device const uint8_t* blocks;
   uint blocks_per_row;
 };
@@ -26,3 +31,5 @@ inline void decode(thread const gguf_source& source, uint row, uint column, thre
     F::template decode<run>(source.blocks + block * F::bytes, (column + i) % F::weights, w + i);
   }
 }
+
+#include "../by_outputs.metal"

@@ -23,6 +23,9 @@
 
 template <typename S>
 struct gptq_source {
+  enum { tile_rows = 8 };  // a word of 4-bit codes packs 8 inputs
+  template <uint N>
+  using constants = group_constants<N>;
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
@@ -47,45 +50,58 @@ inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
 }
 
 struct gptq2 {
-  enum { bits = 2 };
+  enum { bits = 2, run = 8 };
 };
 struct gptq3 {
-  enum { bits = 3 };
+  enum { bits = 3, run = 8 };
 };
 struct gptq4 {
-  enum { bits = 4 };
+  enum { bits = 4, run = 8 };
 };
 struct gptq8 {
-  enum { bits = 8 };
+  enum { bits = 8, run = 8 };
 };
 
+template <typename S>
+inline uint group_at(thread const gptq_source<S>& source, uint row) {
+  return source.act_order ? uint(source.g_idx[row]) : group_of(row, source.group_size);
+}
+
 template <typename F, uint N, typename S>
-inline void decode(thread const gptq_source<S>& source, uint row, uint column, thread float* w) {
+inline void load_constants(thread const gptq_source<S>& source, uint group, uint column,
+                           thread group_constants<N>& shared) {
+  const uint mask = (1u << F::bits) - 1;
+  size_t columns = source.columns;
+  uint zero_word = F::bits == 3 ? 0 : source.zero_word;
+  uint zero_wrap = F::bits == 3 ? source.zero_word : 0;
+  uint z[N];
+  unpack<F::bits, N>(source.qzeros + group * (columns * F::bits / 32), column, zero_word, z);
+  for (uint i = 0; i < N; ++i) {
+    shared.zero[i] = float(((z[i] + zero_wrap) & mask) + source.zero_field);
+  }
+  // With 8 bits, outputs come in fours, and a row of scales need not start at 16 bytes.
+  load<N, N % 8 == 0 && F::bits != 8>(source.scales + group * columns + column, shared.scale);
+}
+
+template <typename F, uint N, typename S>
+inline void decode(thread const gptq_source<S>& source, thread const group_constants<N>& shared,
+                   uint row, uint column, thread float* w) {
   const uint bits = F::bits;
   const uint mask = (1u << bits) - 1;
   size_t columns = source.columns;
-  size_t group = source.act_order ? uint(source.g_idx[row]) : group_of(row, source.group_size);
-
-  uint zeros[N];
-  uint zero_word = bits == 3 ? 0 : source.zero_word;
-  uint zero_wrap = bits == 3 ? source.zero_word : 0;
-  unpack<bits, N>(source.qzeros + group * (columns * bits / 32), column, zero_word, zeros);
-
   size_t bit = size_t(row) * bits;
   uint shift = uint(bit % 32);
   device const uint* words = source.qweight + bit / 32 * columns + column;
-  device const S* scales = source.scales + group * columns + column;
+  uint q[N];
+  load_words<N>(words, q);
   if (shift + bits <= 32) {
-    for (uint i = 0; i < N; ++i) w[i] = float(words[i] >> shift & mask);
+    for (uint i = 0; i < N; ++i) q[i] = q[i] >> shift & mask;
   } else {
-    for (uint i = 0; i < N; ++i) {
-      w[i] = float((words[i] >> shift | words[columns + i] << (32 - shift)) & mask);
-    }
+    uint next[N];
+    load_words<N>(words + columns, next);
+    for (uint i = 0; i < N; ++i) q[i] = (q[i] >> shift | next[i] << (32 - shift)) & mask;
   }
-  float s[N];
-  load<N, F::bits != 8>(scales, s);
-  for (uint i = 0; i < N; ++i) {
-    uint zero = ((zeros[i] + zero_wrap) & mask) + source.zero_field;
-    w[i] = (w[i] - float(zero)) * s[i];
-  }
+  for (uint i = 0; i < N; ++i) w[i] = (float(q[i]) - shared.zero[i]) * shared.scale[i];
 }
+
+#include "../by_inputs.metal"

@@ -18,8 +18,13 @@
 #include "../groups.metal"
 #include "../stream.metal"
 
+struct nothing;
+
 template <typename S>
 struct packed_source {
+  enum { tile_rows = 1 };
+  template <uint N>
+  using constants = nothing;
   device const uint* codes;
   device const S* scales;
   device const uint* zeros;
@@ -44,16 +49,16 @@ inline packed_source<S> packed(device const int* codes, device const S* scales,
 }
 
 struct packed2 {
-  enum { bits = 2 };
+  enum { bits = 2, run = 32 };
 };
 struct packed3 {
-  enum { bits = 3 };
+  enum { bits = 3, run = 32 };
 };
 struct packed4 {
-  enum { bits = 4 };
+  enum { bits = 4, run = 32 };
 };
 struct packed8 {
-  enum { bits = 8 };
+  enum { bits = 8, run = 32 };
 };
 
 // w[0..N) = codes that share a group, unpacked
@@ -81,3 +86,5 @@ inline void decode(thread const packed_source<S>& source, uint row, uint column,
     }
   }
 }
+
+#include "../by_outputs.metal"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 # Weights that are worth a thread's wake-up, about 20 us.
-WORTH = 1 << 17
+WORTH = 1 << 20
 
 
 @cache

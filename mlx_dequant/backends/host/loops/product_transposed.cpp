@@ -12,18 +12,28 @@ static inline void transposed_of(const S& source, const float* x, float* __restr
     const uint first = uint(run) * N;
     const uint last = run + block < end ? first + block * N : uint(end) * N;
     const uint width = (last < columns ? last : columns) - first;
+    const uint whole = width / N;
     float sum[M][block * N] = {};
+    typename S::template constants<N> shared[block];
+    uint group = ~0u;
     for (uint row = 0; row < rows; ++row) {
-      uint at = 0;
-      for (; at + N <= width; at += N) {
+      const uint next = group_at(source, row);
+      if (next != group) {
+        for (uint i = 0; i < whole; ++i) {
+          load_constants<F, N>(source, next, first + i * N, shared[i]);
+        }
+        group = next;
+      }
+      for (uint run_of_block = 0; run_of_block < whole; ++run_of_block) {
+        const uint at = run_of_block * N;
         float w[N];
-        decode<F, N>(source, row, first + at, w);
+        decode<F, N>(source, shared[run_of_block], row, first + at, w);
         for (uint m = 0; m < M; ++m) {
           const float factor = x[size_t(m) * rows + row];
           for (uint i = 0; i < N; ++i) sum[m][at + i] += w[i] * factor;
         }
       }
-      for (; at < width; ++at) {
+      for (uint at = whole * N; at < width; ++at) {
         float w;
         decode<F, 1>(source, row, first + at, &w);
         for (uint m = 0; m < M; ++m) sum[m][at] += w * x[size_t(m) * rows + row];
