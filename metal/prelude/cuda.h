@@ -18,7 +18,6 @@ typedef __nv_bfloat16 bfloat16_t;
 #define device
 #define thread
 #define constant const
-#define inline __forceinline__
 // Lanes look up different entries: global memory caches that, constant memory serialises it.
 #define TABLE __device__ const
 
