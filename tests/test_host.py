@@ -31,7 +31,7 @@ def thread_count(monkeypatch):
     threads._pool.cache_clear()
 
 
-def large(rows=700):
+def large(rows=2100):
     """More weights than three threads are worth, in rows that end inside a run of 32."""
     words = np.random.default_rng(0).integers(0, 1 << 16, (rows, 777), np.uint16)
     return mxd.GGUFWeight(words.view(np.uint8), "BF16")

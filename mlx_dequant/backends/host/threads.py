@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-# Weights that are worth a thread's wake-up, about 20 us.
-WORTH = 1 << 20
+# Weights that are worth a thread's wake-up, which waits for the interpreter's lock: 50 us or more of work.
+WORTH = 1 << 19
 
 
 @cache
