@@ -19,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("host")
 
 @pytest.fixture
 def thread_count(monkeypatch):
-    """Sets MLX_DEQUANT_THREADS for the rest of the test."""
+    """Sets MLX_DEQUANT_THREADS for the rest of the test, where little work is worth a thread."""
+    monkeypatch.setattr(threads, "WORTH", 1 << 12)
 
     def choose(count):
         monkeypatch.setenv("MLX_DEQUANT_THREADS", count)
@@ -31,7 +32,7 @@ def thread_count(monkeypatch):
     threads._pool.cache_clear()
 
 
-def large(rows=2100):
+def large(rows=700):
     """More weights than three threads are worth, in rows that end inside a run of 32."""
     words = np.random.default_rng(0).integers(0, 1 << 16, (rows, 777), np.uint16)
     return mxd.GGUFWeight(words.view(np.uint8), "BF16")
@@ -116,6 +117,8 @@ import os
 import numpy as np
 import mlx.core as mx
 import mlx_dequant as mxd
+from mlx_dequant.backends.host import threads
+threads.WORTH = 1 << 12
 words = np.random.default_rng(0).integers(0, 1 << 16, (500, 777), np.uint16)
 weight = mxd.GGUFWeight(words.view(np.uint8), "F16")
 with mxd.use_backend("host"):
