@@ -63,6 +63,11 @@ def inline(paths: list[Path], seen: set[Path] | None = None) -> str:
     return "\n".join(parts)
 
 
+def struct(form: Format, ordered: bool) -> str:
+    """The struct that decodes a format: one of its own where inputs are in no order."""
+    return f"{form.name}_ordered" if ordered else form.name
+
+
 def _size_check(form: Format) -> str:
     """Fails to compile when the registry and the shader disagree on a format's sizes."""
     if form.family == "gguf":
@@ -107,19 +112,19 @@ THREADS = 256
 COUNTS = (1, 2, 4, 8, 16)
 
 # Rows of a tile of weights to unpack; the sources say the same, and programs compare them.
-TILE_ROWS = {"gguf": 1, "awq": 1, "gptq": 8, "packed": 1}
-
-# Rows that a simdgroup multiplies at once, so that it reads x once for them.
-PRODUCT_ROWS = 2
+TILE_ROWS = {"gguf": 1, "awq": 1, "gptq": 4, "packed": 1}
 
 DEQUANTIZE = Kernel("dequantize")
 TAKE = Kernel("take", ("ids",))
 TAKE_TRANSPOSED = Kernel("take_transposed", ("ids",))
-# By vectors and by simdgroups that share rows; then rows at once and the longest run.
+# Rows that a simdgroup multiplies at once, reading x once for them, and the longest run of a lane,
+# by vectors: what registers hold (bench/NOTES.md).
+PRODUCT_ROWS = {1: 4, 2: 2, 4: 2, 8: 2, 16: 2}
+PRODUCT_RUN = {1: 32, 2: 32, 4: 16, 8: 8, 16: 8}
+
+# By vectors and by simdgroups that share rows.
 PRODUCT = {
-    (m, split): Kernel(
-        "product", ("x",), (m, split, PRODUCT_ROWS, {1: 32, 2: 32, 4: 16}.get(m, 8)), 8 * PRODUCT_ROWS * m
-    )
+    (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m)
     for m in COUNTS
     for split in (1, 8)
 }
@@ -130,17 +135,18 @@ KERNELS = (DEQUANTIZE, TAKE, TAKE_TRANSPOSED, *PRODUCT.values(), *PRODUCT_TRANSP
 
 
 @cache
-def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) -> Program:
+def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str, ordered: bool = False) -> Program:
     """The program of a kernel for `target` "metal" or "cuda".
 
     Args:
         dtype: type of the output, a key of `TYPES`.
         scales: type of the scales, a key of `TYPES`; ignored for GGUF.
+        ordered: whether the weight says so.
     """
     operation = METAL / "kernels" / f"{kernel.name}.metal"
     header = inline([METAL / "prelude" / f"{target}.h"]) + "\n" + sources(form, operation)
     held = ", ".join(name for name, _ in INPUTS[form.family])
-    template = ", ".join([f"mlx_dequant::{form.name}", TYPES[dtype], *map(str, kernel.parameters)])
+    template = ", ".join([f"mlx_dequant::{struct(form, ordered)}", TYPES[dtype], *map(str, kernel.parameters)])
     arguments = ", ".join(
         [
             "source",
@@ -159,4 +165,4 @@ def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) 
         + f"mlx_dequant::{kernel.name}<{template}>({arguments});\n"
     )
     digest = hashlib.sha256(f"{header}{body}{scales}".encode()).hexdigest()[:16]
-    return Program(f"{kernel.name}_{form.name}_{dtype}_{digest}", header, body)
+    return Program(f"{kernel.name}_{struct(form, ordered)}_{dtype}_{digest}", header, body)

@@ -1,7 +1,7 @@
 // out[region] = the weights, each thread a run of 8
 //
-// A threadgroup of 256 covers one row of 2048 columns, long writes that memory likes; or 8 rows of
-// 256 where a format packs 8 rows in a word, so that its cache line is near. The grid is
+// A threadgroup of 256 covers one row of 2048 columns, long writes that memory likes; or 4 rows of
+// 512 where a format packs rows in a word, so that its cache line is near. The grid is
 // one-dimensional: rows may be many.
 
 template <typename F, typename T, typename S>

@@ -1,15 +1,16 @@
 // out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
 //
-// A threadgroup of 256 covers 256 columns, a lane 8 of them. The rows go round in chunks of 8, the
-// 8 that a word of 4-bit GPTQ codes packs, over the 8 simdgroups of each of `splits` threadgroups;
-// who asks for more than one split adds them up.
+// A threadgroup of 256 covers 256 columns, a lane 8 of them. The rows go round over the 8
+// simdgroups of each of `splits` threadgroups, who asks for more than one split adds them up. With
+// few vectors they go in chunks of 8, the 8 that a word of 4-bit GPTQ codes packs; with many,
+// registers are short.
 
 template <typename F, typename T, uint M, typename X, typename S>
 inline void product_transposed(thread const S& source, device const X* x, device T* out,
                                device const uint* sizes, threadgroup float* scratch,
                                uint threadgroup_index, uint thread_index) {
   const uint N = 8;
-  const uint chunk = 8;
+  const uint chunk = M > 4 ? 1 : 8;
   uint rows = sizes[0];
   uint columns = sizes[1];
   uint vectors = sizes[vectors_at];
@@ -28,7 +29,18 @@ inline void product_transposed(thread const S& source, device const X* x, device
   if (column + N <= columns) {
     typename S::template constants<N> shared;
     uint group = ~0u;
+    bool aligned = rows % 8 == 0 && is_aligned(x);
     for (uint at = begin; at < rows; at += stride) {
+      float v[M][chunk];
+#pragma unroll
+      for (uint m = 0; m < M; ++m) {
+        device const X* from = x + size_t(min(m, vectors - 1)) * rows + at;
+        if (chunk == 8 && aligned) {
+          load<chunk, true>(from, v[m]);
+        } else {
+          for (uint r = 0; r < chunk; ++r) v[m][r] = at + r < rows ? float(from[r]) : 0.0f;
+        }
+      }
 #pragma unroll
       for (uint r = 0; r < chunk; ++r) {
         uint row = min(at + r, rows - 1);
@@ -41,9 +53,7 @@ inline void product_transposed(thread const S& source, device const X* x, device
         decode<F, N>(source, shared, row, column, w);
 #pragma unroll
         for (uint m = 0; m < M; ++m) {
-          float factor = float(x[size_t(min(m, vectors - 1)) * rows + row]);
-          if (at + r >= rows) factor = 0.0f;
-          for (uint i = 0; i < N; ++i) sum[m][i] += w[i] * factor;
+          for (uint i = 0; i < N; ++i) sum[m][i] += w[i] * v[m][r];
         }
       }
     }

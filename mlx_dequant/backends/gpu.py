@@ -39,9 +39,9 @@ def dtype_name(dtype: mx.Dtype) -> str:
 
 
 @cache
-def kernel(target: str, form: Format, operation: Kernel, dtype: str, scales: str) -> Launch:
+def kernel(target: str, form: Format, operation: Kernel, dtype: str, scales: str, ordered: bool = False) -> Launch:
     """The compiled kernel, as MLX gives it: call it with inputs, grid and shapes."""
-    text = program(target, form, operation, dtype, scales)
+    text = program(target, form, operation, dtype, scales, ordered)
     arguments: dict[str, Any] = {
         "name": text.name,
         "input_names": [*(name for name, _ in INPUTS[form.family]), *operation.inputs, "sizes"],
@@ -84,7 +84,8 @@ def _run(
     dtype: mx.Dtype,
 ) -> mx.array:
     """One launch of `groups` threadgroups."""
-    launch = kernel(target, weight.format, operation, dtype_name(dtype), dtype_name(weight.scales_dtype))
+    names = dtype_name(dtype), dtype_name(weight.scales_dtype)
+    launch = kernel(target, weight.format, operation, *names, weight.ordered)
     (out,) = launch(
         inputs=[*held(weight), *map(_padded, inputs), mx.array(numbers, mx.uint32)],
         output_shapes=[shape],
@@ -133,10 +134,11 @@ def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) ->
 
 def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
+    count = _count(vectors)
     split = 8 if weight.rows < crossover.FEW_ROWS else 1
-    operation = PRODUCT[_count(vectors), split]
+    operation = PRODUCT[count, split]
     numbers = sizes(weight, whole(weight), vectors)
-    groups = -(-weight.rows * split // (8 * PRODUCT_ROWS))
+    groups = -(-weight.rows * split // (8 * PRODUCT_ROWS[count]))
     return _run(target, weight, operation, [x], numbers, groups, (vectors, weight.rows), x.dtype)
 
 

@@ -133,7 +133,7 @@ def _packed(weight: PackedWeight) -> np.ndarray:
     bits = weight.format.bits
     group = _group(weight, inputs)
     q = codes(numpy(weight.inputs["codes"]), bits, 1, inputs)
-    z = np.full((outputs, weight.layout[3]), 1 << bits - 1)
+    z = np.full((outputs, weight.layout[2]), 1 << bits - 1)
     if weight.inputs["zeros"] is not None:
         z = codes(numpy(weight.inputs["zeros"]), bits, 0, outputs)
     return _scaled(q, z[:, group], numpy(weight.inputs["scales"])[:, group])

@@ -44,6 +44,7 @@ class PackedWeight(ABC):
     inputs: Mapping[str, mx.array | None]
     scales_dtype: mx.Dtype
     layout: tuple[int, ...]
+    ordered: bool = False  # whether the format's "_ordered" struct reads it
     derived: dict[str, Any]
 
     def _set(self, **values: Any) -> None:
@@ -125,7 +126,9 @@ class PackedWeight(ABC):
                 scales = self.inputs["scales"]
                 assert scales is not None
                 check.within(name, array, scales.size // self.out_features)
-        types = {"dtype": changed["scales"].dtype, "scales_dtype": changed["scales"].dtype} if "scales" in changed else {}
+        types = (
+            {"dtype": changed["scales"].dtype, "scales_dtype": changed["scales"].dtype} if "scales" in changed else {}
+        )
         copy = object.__new__(type(self))
         copy._set(**{**vars(self), **types, "inputs": {**self.inputs, **changed}})
         return copy

@@ -63,6 +63,9 @@ class PackQuantizedWeight(PackedWeight):
                 groups = scales.shape[1]
                 order = check.groups_of("weight_g_idx", given, inputs, groups, size)
         check.shape("weight_scale", scales, (outputs, groups), why)
+        if order is None and groups > 1 and size % 32:
+            # A group that ends inside a run of 32 is looked up, input by input.
+            order = mx.arange(inputs, dtype=mx.int32) // size
         zeros = None
         if weight_zero_point is not None:
             zeros = check.words("weight_zero_point", weight_zero_point)
@@ -75,5 +78,6 @@ class PackQuantizedWeight(PackedWeight):
             dtype=scales.dtype,
             inputs={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": order},
             scales_dtype=scales.dtype,
-            layout=(check.boundary(size, groups), int(order is not None), int(zeros is not None), groups),
+            layout=(check.boundary(size, groups), int(zeros is not None), groups),
+            ordered=order is not None,
         )

@@ -23,7 +23,7 @@
 
 template <typename S>
 struct gptq_source {
-  enum { tile_rows = 8 };  // a word of 4-bit codes packs 8 inputs
+  enum { tile_rows = 4 };  // rows packed in a word, near each other
   template <uint N>
   using constants = group_constants<N>;
   device const uint* qweight;

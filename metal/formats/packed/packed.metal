@@ -3,7 +3,7 @@
 //   weight_packed      int32 [out, ceil(in*bits/32)]       a stream of codes along the inputs
 //   weight_scale       S     [out, groups]
 //   weight_zero_point  int32 [ceil(out*bits/32), groups]   a stream along the outputs, or absent
-//   weight_g_idx       int32 [in]                          group of each input, or absent
+//   weight_g_idx       int32 [in]                          group of each input, where ordered
 //
 // With 4 bits, word c of a row holds inputs 8*c .. 8*c + 7:
 //
@@ -29,7 +29,7 @@ struct packed_source {
   device const S* scales;
   device const uint* zeros;
   device const int* g_idx;
-  uint columns, group_size, act_order, has_zeros, groups;
+  uint columns, group_size, has_zeros, groups;
 };
 
 template <typename S>
@@ -43,32 +43,41 @@ inline packed_source<S> packed(device const int* codes, device const S* scales,
                              sizes[1],
                              sizes[layout_at],
                              sizes[layout_at + 1],
-                             sizes[layout_at + 2],
-                             sizes[layout_at + 3]};
+                             sizes[layout_at + 2]};
   return source;
 }
 
+// Ordered: an input's group is looked up. Else no group ends inside a run of 32.
 struct packed2 {
-  enum { bits = 2, run = 32 };
+  enum { bits = 2, run = 32, ordered = 0 };
+};
+struct packed2_ordered {
+  enum { bits = 2, run = 8, ordered = 1 };
 };
 struct packed3 {
-  enum { bits = 3, run = 32 };
+  enum { bits = 3, run = 32, ordered = 0 };
+};
+struct packed3_ordered {
+  enum { bits = 3, run = 8, ordered = 1 };
 };
 struct packed4 {
-  enum { bits = 4, run = 32 };
+  enum { bits = 4, run = 32, ordered = 0 };
+};
+struct packed4_ordered {
+  enum { bits = 4, run = 8, ordered = 1 };
 };
 struct packed8 {
-  enum { bits = 8, run = 32 };
+  enum { bits = 8, run = 32, ordered = 0 };
+};
+struct packed8_ordered {
+  enum { bits = 8, run = 8, ordered = 1 };
 };
 
-// w[0..N) = codes that share a group, unpacked
-template <typename F, uint N, typename S>
-inline void scale_codes(thread const packed_source<S>& source, uint row, uint group,
-                        thread const uint* q, thread float* w) {
-  float scale = float(source.scales[size_t(row) * source.groups + group]);
-  int zero = 1 << (F::bits - 1);
-  if (source.has_zeros) zero = int(code_at<F::bits>(source.zeros + group, source.groups, row));
-  for (uint i = 0; i < N; ++i) w[i] = float(int(q[i]) - zero) * scale;
+// The zero point of a row in a group, as stored.
+template <typename F, typename S>
+inline float zero_at(thread const packed_source<S>& source, uint row, uint group) {
+  if (!source.has_zeros) return float(1 << (F::bits - 1));
+  return float(code_at<F::bits>(source.zeros + group, source.groups, row));
 }
 
 template <typename F, uint N, typename S>
@@ -76,14 +85,17 @@ inline void decode(thread const packed_source<S>& source, uint row, uint column,
   size_t words = (size_t(source.columns) * F::bits + 31) / 32;
   uint q[N];
   unpack<F::bits, N>(source.codes + row * words, column, 0, q);
-  if (!source.act_order && source.group_size % N == 0) {
-    scale_codes<F, N>(source, row, group_of(column, source.group_size), q, w);
-  } else {
+  device const S* scales = source.scales + size_t(row) * source.groups;
+  if (F::ordered) {
     for (uint i = 0; i < N; ++i) {
-      uint at = column + i;
-      uint group = source.act_order ? uint(source.g_idx[at]) : group_of(at, source.group_size);
-      scale_codes<F, 1>(source, row, group, q + i, w + i);
+      uint group = uint(source.g_idx[column + i]);
+      w[i] = (float(q[i]) - zero_at<F>(source, row, group)) * float(scales[group]);
     }
+  } else {
+    uint group = group_of(column, source.group_size);
+    float zero = zero_at<F>(source, row, group);
+    float scale = float(scales[group]);
+    for (uint i = 0; i < N; ++i) w[i] = (float(q[i]) - zero) * scale;
   }
 }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from ...programs import INPUTS, METAL, TYPES, inline, sources
+from ...programs import INPUTS, METAL, TYPES, inline, sources, struct
 from ...registry import Format
 from .compiler import compiled, warn_of_slowness
 
@@ -35,7 +35,7 @@ LOOPS: dict[str, tuple[str, ...]] = {
 PRODUCTS = ("product", "product_transposed")
 
 
-def text(form: Format, loop: str, dtype: str, scales: str) -> str:
+def text(form: Format, loop: str, dtype: str, scales: str, ordered: bool = False) -> str:
     """The C++ of a program: what is compiled, and what names it in the cache."""
     kinds = [kind for _, kind in INPUTS[form.family]]
     scales_type = TYPES[scales]
@@ -47,15 +47,15 @@ def text(form: Format, loop: str, dtype: str, scales: str) -> str:
 {sources(form, FOLDER / f"{loop}.cpp")}
 extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end) {{
   using namespace mlx_dequant;
-  {loop}<{form.name}>({call});
+  {loop}<{struct(form, ordered)}>({call});
 }}
 """
 
 
 @cache
-def _library(form: Format, loop: str, dtype: str, scales: str) -> Run | None:
+def _library(form: Format, loop: str, dtype: str, scales: str, ordered: bool) -> Run | None:
     name = f"{loop} {form.name}"
-    path = compiled(name, text(form, loop, dtype, scales), contract=loop in PRODUCTS)
+    path = compiled(name, text(form, loop, dtype, scales, ordered), contract=loop in PRODUCTS)
     if path is None:
         return None
     try:
@@ -71,4 +71,4 @@ def _library(form: Format, loop: str, dtype: str, scales: str) -> Run | None:
 def library(weight: PackedWeight, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
     """A loop over `weight` that gives `dtype`, or None where it cannot be compiled."""
     names = [str(kind).removeprefix("mlx.core.") for kind in (dtype, weight.scales_dtype)]
-    return _library(weight.format, loop, *names)
+    return _library(weight.format, loop, *names, weight.ordered)
