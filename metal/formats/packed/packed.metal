@@ -49,25 +49,25 @@ inline packed_source<S> packed(device const int* codes, device const S* scales,
 
 // Ordered: an input's group is looked up. Else no group ends inside a run of 32.
 struct packed2 {
-  enum { bits = 2, run = 32, ordered = 0 };
+  enum { bits = 2, run = 8, ordered = 0 };
 };
 struct packed2_ordered {
   enum { bits = 2, run = 8, ordered = 1 };
 };
 struct packed3 {
-  enum { bits = 3, run = 32, ordered = 0 };
+  enum { bits = 3, run = 8, ordered = 0 };
 };
 struct packed3_ordered {
   enum { bits = 3, run = 8, ordered = 1 };
 };
 struct packed4 {
-  enum { bits = 4, run = 32, ordered = 0 };
+  enum { bits = 4, run = 8, ordered = 0 };
 };
 struct packed4_ordered {
   enum { bits = 4, run = 8, ordered = 1 };
 };
 struct packed8 {
-  enum { bits = 8, run = 32, ordered = 0 };
+  enum { bits = 8, run = 8, ordered = 0 };
 };
 struct packed8_ordered {
   enum { bits = 8, run = 8, ordered = 1 };
