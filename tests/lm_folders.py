@@ -24,7 +24,9 @@ FOLDERS = {
 }
 
 
-def write_folder(path: Path, name: str, config: dict[str, Any], weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def write_folder(
+    path: Path, name: str, config: dict[str, Any], weights: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Writes a quantized model.
 
     Args:

@@ -13,21 +13,21 @@ import torch
 import transformers
 
 VOCABULARY = 288
-SHAPE = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=512,
-    initializer_range=0.2,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=False,
-    bos_token_id=None,
-    eos_token_id=None,
-    pad_token_id=None,
-)
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -63,17 +63,17 @@ MODELS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", dict(head_dim=32, tie_word_embeddings=True, **rope(1e6)), "qwen3", {"rope.freq_base": 1e6}),
     "gemma3": (
         "Gemma3",
-        dict(
-            num_hidden_layers=7,
-            head_dim=32,
-            query_pre_attn_scalar=32,
-            sliding_window=8,
-            tie_word_embeddings=True,
-            rope_parameters={
+        {
+            "num_hidden_layers": 7,
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 8,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
                 "full_attention": {"rope_type": "default", "rope_theta": 1e6},
             },
-        ),
+        },
         "gemma3",
         {"rope.freq_base": 1e6, "attention.sliding_window": 8},
     ),

@@ -56,8 +56,9 @@ def unpacked(path: Path) -> dict[str, np.ndarray]:
 
 
 def parameters() -> list[str]:
-    projections = [f"self_attn.{letter}_proj" for letter in "qkvo"] + [f"mlp.{way}_proj" for way in ("gate", "up", "down")]
-    inside = [*projections, "input_layernorm", "post_attention_layernorm"]
+    inside = [f"self_attn.{letter}_proj" for letter in "qkvo"]
+    inside += [f"mlp.{way}_proj" for way in ("gate", "up", "down")]
+    inside += ["input_layernorm", "post_attention_layernorm"]
     blocks = [f"model.layers.{layer}.{name}.weight" for layer in range(LAYERS) for name in inside]
     return ["model.embed_tokens.weight", *blocks, "model.norm.weight"]
 
@@ -79,7 +80,7 @@ def reference(weights: dict[str, np.ndarray]) -> Any:
         tie_word_embeddings=True,
     )
     model = LlamaForCausalLM(config).eval()
-    state = {name: torch.from_numpy(values) for name, values in weights.items()}
+    state = {name: torch.tensor(values) for name, values in weights.items()}
     model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
     return model
 

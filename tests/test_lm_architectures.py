@@ -100,17 +100,26 @@ def test_stock_generation(tmp_path):
 
 
 REFUSED = [
-    ({"general.architecture": "mamba"}, r"general.architecture: found 'mamba', expected one of llama, qwen2, qwen3, gemma3"),
+    (
+        {"general.architecture": "mamba"},
+        r"general.architecture: found 'mamba', expected one of llama, qwen2, qwen3, gemma3",
+    ),
     ({"llama.expert_count": 8}, r"llama.expert_count: found 8, expected 0 \(a dense model\)"),
     ({"llama.block_count": 4}, r"tensor 'blk.3.attn_q.weight': not found"),
     ({"llama.block_count": 2}, r"tensor 'blk.2.attn_k.weight': found, expected none such in a llama model"),
-    ({"llama.block_count": 10**9}, r"llama.block_count: found 1000000000, expected at most one for each of \d+ tensors"),
+    (
+        {"llama.block_count": 10**9},
+        r"llama.block_count: found 1000000000, expected at most one for each of \d+ tensors",
+    ),
     ({"llama.embedding_length": 128}, r"found a weight of|found shape"),
     ({"llama.embedding_length": "64"}, r"llama.embedding_length: found '64', expected int"),
     ({"llama.embedding_length": None}, r"llama.embedding_length: found None, expected int"),
     ({"llama.attention.head_count": 0}, r"llama.attention.head_count: found 0, expected a positive integer"),
     ({"llama.rope.dimension_count": 8}, r"llama.rope.dimension_count: found 8, expected 16"),
-    ({"llama.rope.scaling.type": "longrope"}, r"llama.rope.scaling.type: found 'longrope', expected none, linear or yarn"),
+    (
+        {"llama.rope.scaling.type": "longrope"},
+        r"llama.rope.scaling.type: found 'longrope', expected none, linear or yarn",
+    ),
     ({"tokenizer.ggml.model": "t5"}, r"tokenizer.ggml.model: found 't5', expected gpt2 or llama"),
     ({"tokenizer.ggml.pre": "poro"}, r"tokenizer.ggml.pre: found 'poro', expected one of default, gpt-2, smollm,"),
     ({"tokenizer.ggml.eos_token_id": 999}, r"tokenizer: IndexError"),

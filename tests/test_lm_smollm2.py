@@ -15,8 +15,8 @@ import mlx_dequant as mxd
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 pytest.importorskip("torch", reason="torch is not installed")
 
-from .gguf_encoders import iq4_nl, q6_k  # noqa: E402
-from .lm_smollm2 import (  # noqa: E402
+from .gguf_encoders import iq4_nl, q6_k
+from .lm_smollm2 import (
     PROMPTS,
     assert_same_answers,
     chat,
@@ -40,7 +40,7 @@ def test_answers_are_those_of_the_unpacked_model(smollm2, record_property, capsy
     with capsys.disabled():
         print(f"\nSmolLM2 Q4_1: largest difference of logits {difference:.2g}")
     record_property("largest difference of logits", difference)
-    assert difference < 2e-3  # of logits up to about 30; tokens are equal
+    assert difference < 1e-3  # of logits up to about 30
 
 
 def test_perplexity_is_that_of_the_unpacked_model(smollm2):

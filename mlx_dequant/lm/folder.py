@@ -68,9 +68,7 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     given = dict(checkpoint.weights)
     arrays = {name: weight for name, weight in given.items() if isinstance(weight, mx.array)}
     packed = {f"{name}.weight": weight for name, weight in given.items() if isinstance(weight, PackedWeight)}
-    stand_ins = {
-        name: mx.zeros((weight.out_features, weight.in_features), STAND_IN) for name, weight in packed.items()
-    }
+    stand_ins = {name: mx.zeros((weight.out_features, weight.in_features), STAND_IN) for name, weight in packed.items()}
     named: dict[str, mx.array] = {**arrays, **stand_ins}
     if hasattr(model, "sanitize"):
         named = model.sanitize(named)

@@ -41,7 +41,9 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
         left.discard(tensor)
         found[parameter] = _undone(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
     if left:
-        raise FormatError(f"{file.path.name}: tensor {min(left)!r}: found, expected none such in a {architecture} model")
+        raise FormatError(
+            f"{file.path.name}: tensor {min(left)!r}: found, expected none such in a {architecture} model"
+        )
     return model.sanitize(found)
 
 

@@ -37,6 +37,8 @@ def tokenizer(file: GGUFFile) -> TokenizerWrapper:
     if settings.get("model") not in KINDS or not isinstance(settings.get("tokens"), list):
         found = settings.get("model")
         raise FormatError(f"{file.path.name}: {PREFIX}model: found {found!r}, expected {' or '.join(KINDS)}")
+    if file.metadata.get("general.architecture") == "gemma3":
+        settings.pop("scores", None)  # there they are not in the order of merges, but tokens are
     try:
         built, config, ends = _described(settings)
     except Exception as error:  # the tokenizers library knows no other class of its own
@@ -55,8 +57,10 @@ def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any], 
     tokens: list[str] = settings["tokens"]
     built = KINDS[settings["model"]](tokens, settings)
     types = [int(kind) for kind in settings.get("token_type", ())]
-    control = [token for token, kind in zip(tokens, types) if kind == CONTROL]
-    plain = [token for token, kind in zip(tokens, types) if kind == USER_DEFINED]
+    control, plain = (
+        [token for token, kind in zip(tokens, types, strict=False) if kind == wanted]
+        for wanted in (CONTROL, USER_DEFINED)
+    )
     built.add_special_tokens([AddedToken(token, normalized=False) for token in control])
     built.add_tokens([AddedToken(token, normalized=False) for token in plain])
 

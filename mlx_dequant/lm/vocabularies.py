@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# How text is cut before merges, by `tokenizer.ggml.pre`. What follows letters and digits is the same.
+# What follows letters and digits is the same.
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _LLAMA3 = _WORDS + r"|\p{N}{1,3}" + _REST
@@ -18,14 +20,15 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# How text is cut before merges, by `tokenizer.ggml.pre`: at what, and whether GPT-2's words are cut after that.
 CUTS = {
-    "default": None,
-    "gpt-2": None,
-    "smollm": "digits",
-    "llama-bpe": _LLAMA3,
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-    "tekken": _TEKKEN,
+    "default": ("", True),
+    "gpt-2": ("", True),
+    "smollm": (r"\p{N}", True),
+    "llama-bpe": (_LLAMA3, False),
+    "qwen2": (_QWEN2, False),
+    "deepseek-r1-qwen": (_QWEN2, False),
+    "tekken": (_TEKKEN, False),
 }
 SPACE = "▁"
 
@@ -37,30 +40,29 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
     cut = settings.get("pre", "default")
     if cut not in CUTS:
         raise ValueError(f"tokenizer.ggml.pre: found {cut!r}, expected one of {', '.join(CUTS)}")
+    pattern, words = CUTS[cut]
     merges = [tuple(merge.split(" ")) for merge in settings["merges"]]
     # These vocabularies have tokens that no merge makes.
     whole = cut in ("llama-bpe", "tekken")
     built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=whole))
-    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=CUTS[cut] in (None, "digits"))
-    parts: list[Any] = [bytes_of_words]
-    if CUTS[cut] == "digits":
-        parts.insert(0, pre_tokenizers.Digits(individual_digits=True))
-    elif CUTS[cut] is not None:
-        parts.insert(0, pre_tokenizers.Split(Regex(CUTS[cut]), "isolated"))
+    parts: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
+    parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))
     built.pre_tokenizer = pre_tokenizers.Sequence(parts)
     built.decoder = decoders.ByteLevel()
-    if CUTS[cut] == _QWEN2:
+    if pattern == _QWEN2:
         built.normalizer = normalizers.NFC()
     return built
 
 
 def sentence_piece(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
-    """SentencePiece's BPE: spaces are a character, and the best-scored token is merged first."""
+    """SentencePiece's BPE: spaces are a character, and the best-scored token is merged first.
+
+    Without scores that is the one that comes first.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     vocabulary = _numbered(tokens)
-    # Gemma's file spells runs of spaces as such, to be found before text is normalized.
-    merges = _merges(vocabulary, settings["scores"])
+    merges = _merges(vocabulary, settings.get("scores", -np.arange(len(tokens))))
     unknown = tokens[settings.get("unknown_token_id", 0)]
     built: Any = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     spaces = normalizers.Replace(" ", SPACE)
