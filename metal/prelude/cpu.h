@@ -53,6 +53,11 @@ inline void load_bytes(const uint8_t* p, uint8_t* q) {
   memcpy(q, p, N);
 }
 
+template <uint N, uint ALIGN>
+inline void load_codes(const uint8_t* p, uint shift, uint mask, float offset, float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = float(p[i] >> shift & mask) - offset;
+}
+
 inline uint load_u32(const uint8_t* p) {
   uint word;
   memcpy(&word, p, 4);

@@ -61,6 +61,34 @@ __device__ inline void load_bytes(const uint8_t* p, uint8_t* q) {
   }
 }
 
+// q[i] = bits shift and up of byte i, as many as mask has, less offset, a whole number.
+// mask << shift fits a byte.
+// A byte becomes a float as the low bits of 2^23, which is quicker than a conversion.
+template <uint K>
+__device__ inline float byte_of(uint word, float offset) {
+  return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + K)) - (8388608.0f + offset);
+}
+
+template <uint N, uint ALIGN>
+__device__ inline void load_codes(const uint8_t* p, uint shift, uint mask, float offset, float* q) {
+  if (ALIGN % 2 == 0 && N % 4 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N; i += 4) {
+      uint word = ALIGN % 4 == 0
+                      ? *(const uint*)(p + i)
+                      : *(const ushort*)(p + i) | uint(*(const ushort*)(p + i + 2)) << 16;
+      word = word >> shift & mask * 0x01010101;
+      q[i] = byte_of<0>(word, offset);
+      q[i + 1] = byte_of<1>(word, offset);
+      q[i + 2] = byte_of<2>(word, offset);
+      q[i + 3] = byte_of<3>(word, offset);
+    }
+  } else {
+#pragma unroll
+    for (uint i = 0; i < N; ++i) q[i] = float(p[i] >> shift & mask) - offset;
+  }
+}
+
 __device__ inline uint load_u32(const uint8_t* p) {
   return uint(((const ushort*)p)[0]) | uint(((const ushort*)p)[1]) << 16;
 }

@@ -27,6 +27,27 @@ inline void load_bytes(device const uint8_t* p, thread uint8_t* q) {
   }
 }
 
+// q[i] = bits shift and up of byte i, as many as mask has, less offset, a whole number.
+// mask << shift fits a byte.
+template <uint N, uint ALIGN>
+inline void load_codes(device const uint8_t* p, uint shift, uint mask, float offset,
+                       thread float* q) {
+  if (ALIGN % 4 == 0 && N % 4 == 0) {
+    for (uint i = 0; i < N / 4; ++i) {
+      uint word = ((device const uint*)p)[i] >> shift & mask * 0x01010101;
+      for (uint k = 0; k < 4; ++k) q[4 * i + k] = float(word >> (8 * k) & 255) - offset;
+    }
+  } else if (ALIGN % 2 == 0 && N % 2 == 0) {
+    for (uint i = 0; i < N / 2; ++i) {
+      uint word = uint(((device const ushort*)p)[i]) >> shift & mask * 0x0101;
+      q[2 * i] = float(word & 255) - offset;
+      q[2 * i + 1] = float(word >> 8) - offset;
+    }
+  } else {
+    for (uint i = 0; i < N; ++i) q[i] = float(p[i] >> shift & mask) - offset;
+  }
+}
+
 // A little-endian 32-bit word at a 2-byte aligned address.
 inline uint load_u32(device const uint8_t* p) {
   return uint(((device const ushort*)p)[0]) | uint(((device const ushort*)p)[1]) << 16;

@@ -17,10 +17,8 @@ struct q2_k {
     uint sm = block[first / 16];
     float scale = load_f16(block + 80) * float(sm & 15);
     float min = load_f16(block + 82) * float(sm >> 4);
-    uint8_t codes[N];
-    load_bytes<N, 4>(block + 16 + first / 128 * 32 + first % 32, codes);
-
-    uint shift = first / 32 % 4 * 2;
-    for (uint i = 0; i < N; ++i) w[i] = scale * float(codes[i] >> shift & 3) - min;
+    float q[N];
+    load_codes<N, 4>(block + 16 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 0.0f, q);
+    for (uint i = 0; i < N; ++i) w[i] = scale * q[i] - min;
   }
 };

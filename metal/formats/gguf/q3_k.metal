@@ -9,7 +9,7 @@
 // Scale j of 16 weights: low nibble of scales[j] for j < 8, high nibble of scales[j - 8] after;
 // its two high bits are bits 2*(j/4), 2*(j/4)+1 of scales[8 + j%4].
 //
-//   w = d*(s - 32)*(q - 4)      q = code + 4*bit
+//   w = d*(s - 32)*(q + 4*bit - 4)
 
 struct q3_k {
   enum { weights = 256, bytes = 110, run = 16 };
@@ -20,16 +20,10 @@ struct q3_k {
     uint j = first / 16;
     uint s = (scales[j % 8] >> (j / 8 * 4) & 15) | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
     float scale = load_f16(block + 108) * float(int(s) - 32);
-    uint8_t codes[N];
-    uint8_t high[N];
-    load_bytes<N, 2>(block + 32 + first / 128 * 32 + first % 32, codes);
-    load_bytes<N, 2>(block + first % 32, high);
-
-    uint shift = first / 32 % 4 * 2;
-    uint bit = first / 32;
-    for (uint i = 0; i < N; ++i) {
-      uint q = (codes[i] >> shift & 3) | (high[i] >> bit & 1) << 2;
-      w[i] = scale * float(int(q) - 4);
-    }
+    float q[N];
+    float bit[N];
+    load_codes<N, 2>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 4.0f, q);
+    load_codes<N, 2>(block + first % 32, first / 32, 1, 0.0f, bit);
+    for (uint i = 0; i < N; ++i) w[i] = scale * (q[i] + bit[i] * 4.0f);
   }
 };

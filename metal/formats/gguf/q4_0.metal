@@ -14,10 +14,8 @@ struct q4_0 {
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block);
-    uint8_t codes[N];
-    load_bytes<N, 2>(block + 2 + first % 16, codes);
-
-    uint shift = first / 16 * 4;
-    for (uint i = 0; i < N; ++i) w[i] = d * float(int(codes[i] >> shift & 15) - 8);
+    float q[N];
+    load_codes<N, 2>(block + 2 + first % 16, first / 16 * 4, 15, 8.0f, q);
+    for (uint i = 0; i < N; ++i) w[i] = d * q[i];
   }
 };

@@ -15,10 +15,8 @@ struct q4_1 {
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block);
     float m = load_f16(block + 2);
-    uint8_t codes[N];
-    load_bytes<N, 4>(block + 4 + first % 16, codes);
-
-    uint shift = first / 16 * 4;
-    for (uint i = 0; i < N; ++i) w[i] = d * float(codes[i] >> shift & 15) + m;
+    float q[N];
+    load_codes<N, 4>(block + 4 + first % 16, first / 16 * 4, 15, 0.0f, q);
+    for (uint i = 0; i < N; ++i) w[i] = d * q[i] + m;
   }
 };

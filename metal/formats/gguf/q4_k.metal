@@ -19,10 +19,8 @@ struct q4_k {
     scale_and_min k = k_scales(block + 4, first / 32);
     float scale = load_f16(block) * float(k.s);
     float min = load_f16(block + 2) * float(k.m);
-    uint8_t codes[N];
-    load_bytes<N, 4>(block + 16 + first / 64 * 32 + first % 32, codes);
-
-    uint shift = first / 32 % 2 * 4;
-    for (uint i = 0; i < N; ++i) w[i] = scale * float(codes[i] >> shift & 15) - min;
+    float q[N];
+    load_codes<N, 4>(block + 16 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15, 0.0f, q);
+    for (uint i = 0; i < N; ++i) w[i] = scale * q[i] - min;
   }
 };

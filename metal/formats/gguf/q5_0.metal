@@ -16,13 +16,8 @@ struct q5_0 {
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block);
     uint high = load_u32(block + 2) >> first;
-    uint8_t codes[N];
-    load_bytes<N, 2>(block + 6 + first % 16, codes);
-
-    uint shift = first / 16 * 4;
-    for (uint i = 0; i < N; ++i) {
-      uint q = (codes[i] >> shift & 15) | (high >> i & 1) << 4;
-      w[i] = d * float(int(q) - 16);
-    }
+    float q[N];
+    load_codes<N, 2>(block + 6 + first % 16, first / 16 * 4, 15, 0.0f, q);
+    for (uint i = 0; i < N; ++i) w[i] = d * (q[i] + (high >> i & 1 ? 0.0f : -16.0f));
   }
 };

@@ -17,13 +17,8 @@ struct q5_1 {
     float d = load_f16(block);
     float m = load_f16(block + 2);
     uint high = load_u32(block + 4) >> first;
-    uint8_t codes[N];
-    load_bytes<N, 4>(block + 8 + first % 16, codes);
-
-    uint shift = first / 16 * 4;
-    for (uint i = 0; i < N; ++i) {
-      uint q = (codes[i] >> shift & 15) | (high >> i & 1) << 4;
-      w[i] = d * float(q) + m;
-    }
+    float q[N];
+    load_codes<N, 4>(block + 8 + first % 16, first / 16 * 4, 15, 0.0f, q);
+    for (uint i = 0; i < N; ++i) w[i] = d * (q[i] + (high >> i & 1 ? 16.0f : 0.0f)) + m;
   }
 };

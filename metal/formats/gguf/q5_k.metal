@@ -20,16 +20,10 @@ struct q5_k {
     scale_and_min k = k_scales(block + 4, first / 32);
     float scale = load_f16(block) * float(k.s);
     float min = load_f16(block + 2) * float(k.m);
-    uint8_t codes[N];
-    uint8_t high[N];
-    load_bytes<N, 4>(block + 48 + first / 64 * 32 + first % 32, codes);
-    load_bytes<N, 4>(block + 16 + first % 32, high);
-
-    uint shift = first / 32 % 2 * 4;
-    uint bit = first / 32;
-    for (uint i = 0; i < N; ++i) {
-      uint q = (codes[i] >> shift & 15) | (high[i] >> bit & 1) << 4;
-      w[i] = scale * float(q) - min;
-    }
+    float q[N];
+    float bit[N];
+    load_codes<N, 4>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15, 0.0f, q);
+    load_codes<N, 4>(block + 16 + first % 32, first / 32, 1, 0.0f, bit);
+    for (uint i = 0; i < N; ++i) w[i] = scale * (q[i] + bit[i] * 16.0f) - min;
   }
 };

@@ -8,7 +8,7 @@
 // weight 128*h + 32*k + i has its high bits in bits 2k, 2k+1 of high[32*h + i].
 // Each 16 weights have a scale s.
 //
-//   w = d*s*(q - 32)
+//   w = d*s*(low + 16*high - 32)
 
 struct q6_k {
   enum { weights = 256, bytes = 210, run = 16 };
@@ -16,16 +16,11 @@ struct q6_k {
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float scale = load_f16(block + 208) * float(int8_t(block[192 + first / 16]));
-    uint8_t low[N];
-    uint8_t high[N];
-    load_bytes<N, 2>(block + first / 128 * 64 + first % 64, low);
-    load_bytes<N, 2>(block + 128 + first / 128 * 32 + first % 32, high);
-
-    uint low_shift = first / 64 % 2 * 4;
-    uint high_shift = first / 32 % 4 * 2;
-    for (uint i = 0; i < N; ++i) {
-      uint q = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
-      w[i] = scale * float(int(q) - 32);
-    }
+    float low[N];
+    float high[N];
+    load_codes<N, 2>(block + first / 128 * 64 + first % 64, first / 64 % 2 * 4, 15, 32.0f, low);
+    load_codes<N, 2>(block + 128 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 0.0f,
+                     high);
+    for (uint i = 0; i < N; ++i) w[i] = scale * (low[i] + high[i] * 16.0f);
   }
 };

@@ -14,10 +14,8 @@ struct tq2_0 {
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block + 64);
-    uint8_t codes[N];
-    load_bytes<N, 2>(block + first / 128 * 32 + first % 32, codes);
-
-    uint shift = first / 32 % 4 * 2;
-    for (uint i = 0; i < N; ++i) w[i] = d * float(int(codes[i] >> shift & 3) - 1);
+    float q[N];
+    load_codes<N, 2>(block + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 1.0f, q);
+    for (uint i = 0; i < N; ++i) w[i] = d * q[i];
   }
 };
