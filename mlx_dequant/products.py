@@ -47,6 +47,8 @@ def linear(x: mx.array, weight: PackedWeight, bias: mx.array | None = None) -> m
         return y
     if bias.shape != (weight.out_features,):
         raise FormatError(f"bias: found shape {bias.shape}, expected ({weight.out_features},)")
+    if bias.dtype not in FLOATS:
+        raise FormatError(f"bias: found {bias.dtype}, expected float16, bfloat16 or float32")
     return y + bias.astype(x.dtype)
 
 

@@ -118,7 +118,16 @@ def take(target: str, weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, tran
     numbers = sizes(weight, whole(weight), ids.size)
     operation = TAKE_TRANSPOSED if transposed else TAKE
     groups = -(-threads // THREADS)
-    return _run(target, weight, operation, [ids.astype(mx.int32)], numbers, groups, (ids.size, length), dtype)
+    return _run(target, weight, operation, [_int32(ids)], numbers, groups, (ids.size, length), dtype)
+
+
+def _int32(ids: mx.array) -> mx.array:
+    """Ids past int32's range as its ends, which no weight has: they must not wrap into range."""
+    if ids.dtype in (mx.int64, mx.uint32, mx.uint64):
+        ids = mx.minimum(ids, 2**31 - 1)
+    if ids.dtype == mx.int64:
+        ids = mx.maximum(ids, -(2**31))
+    return ids.astype(mx.int32)
 
 
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:

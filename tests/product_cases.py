@@ -1,0 +1,111 @@
+"""Packed weights of ordinary numbers, products with them, and how far from exact those may be."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import mlx.core as mx
+import numpy as np
+import random_weights
+from support import FIXTURES, gguf_fixture, rounded
+
+import mlx_dequant as mxd
+from mlx_dequant import backends
+from mlx_dequant.backends import crossover
+
+FORMATS = mxd.formats()
+ROWS = (1, 2, 7, 16, 17, 64)
+# Outputs and inputs: formats round them up to what they can have. Rows that end inside a run, and
+# more rows than one split of a transposed product takes.
+SIZES = ((37, 520), (130, 77))
+
+# How far a rounding moves a number: a part of it, and at least something near zero.
+UNIT = {mx.float32: 0.0, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}
+TINY = {mx.float32: 2.0**-149, mx.float16: 2.0**-25, mx.bfloat16: 2.0**-134}
+
+
+@cache
+def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
+    """A weight of the format as real ones are; with the second of `SIZES` its inputs are in no order."""
+    outputs, inputs = size
+    form = FORMATS[name]
+    rng = np.random.default_rng(list(FORMATS).index(name))
+    if form.family != "gguf":
+        shuffled = size == SIZES[1] and name != "awq4"
+        return random_weights.groups(name, rng, inputs, outputs, wild=False, act_order=shuffled)
+    if (FIXTURES / "gguf" / f"{name}.npz").exists():
+        blocks = gguf_fixture(name)["real"][0].reshape(-1, form.bytes)
+    else:
+        blocks = rng.normal(size=(4096, 1)).astype(np.float32).view(np.uint8)
+    count = -(-inputs // form.weights)
+    return mxd.GGUFWeight(blocks[rng.integers(0, len(blocks), outputs * count)].reshape(outputs, -1), name)
+
+
+@cache
+def exact(packed: mxd.PackedWeight) -> np.ndarray:
+    """[out, in] float64 of the weight, exact to the last bit."""
+    with mxd.use_backend("reference"):
+        dense = np.array(packed.dequantize(mx.float32)).astype(np.float64)
+    return dense.T if packed.by_inputs else dense
+
+
+def numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    return mx.array(rng.normal(size=shape).astype(np.float32)).astype(dtype)
+
+
+def wide(array: mx.array) -> np.ndarray:
+    """The values in float64."""
+    return np.array(array.astype(mx.float32)).astype(np.float64)
+
+
+def check_products(packed: mxd.PackedWeight, dtype: mx.Dtype, count: int, seed: int = 0) -> None:
+    """`linear` of `count` vectors and its gradient are as near to exact as `dtype` allows."""
+    rng = np.random.default_rng(seed)
+    x = numbers(rng, (count, packed.in_features), dtype)
+    check_near(packed.linear(x), x, exact(packed).T, f"{packed} {dtype} {count}")
+    cotangent = numbers(rng, (count, packed.out_features), dtype)
+    gradient = mx.vjp(packed.linear, [x], [cotangent])[1][0]
+    check_near(gradient, cotangent, exact(packed), f"gradient {packed} {dtype} {count}")
+
+
+def check_near(found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> None:
+    """`found` is x @ dense, summed in float32 in some order and rounded once to x's type.
+
+    From `crossover.many` vectors on a GPU multiplies with a dense weight of x's type, so there each
+    weight is rounded as well.
+    """
+    assert found.dtype == x.dtype
+    value, length = wide(x), len(dense)
+    expected = value @ dense
+    size = np.abs(value) @ np.abs(dense)
+    summed = length * 2.0**-24 / (1 - length * 2.0**-24) * size + length * TINY[mx.float32]
+    if backends.is_lazy() and len(x) >= crossover.many(backends.current_backend(), x.dtype):
+        summed += UNIT[x.dtype] * size + TINY[x.dtype] * np.abs(value).sum(axis=1, keepdims=True)
+    bound = summed + UNIT[x.dtype] * (np.abs(expected) + summed) + TINY[x.dtype]
+    error = np.abs(wide(found) - expected)
+    assert error.shape == bound.shape, f"{what}: shape {error.shape}, expected {bound.shape}"
+    worst = np.unravel_index(np.argmax(error / bound), error.shape)
+    assert (error <= bound).all(), f"{what}: off by {error[worst]:.3g} at {worst}, allowed {bound[worst]:.3g}"
+
+
+def check_single_inputs(packed: mxd.PackedWeight, dtype: mx.Dtype, count: int) -> None:
+    """Vectors with a single 1 pick rows and columns of the weight, each weight rounded once."""
+    rng = np.random.default_rng(count)
+    dense = exact(packed).astype(np.float32)
+    for matrix, call in ((dense.T, packed.linear), (dense, lambda x: _transposed(packed, x))):
+        picked = rng.integers(0, len(matrix), count)
+        hot = np.zeros((count, len(matrix)), np.float32)
+        hot[np.arange(count), picked] = 1
+        same_values(call(mx.array(hot).astype(dtype)), matrix[picked], f"{packed} {dtype} {count}")
+
+
+def _transposed(packed: mxd.PackedWeight, cotangent: mx.array) -> mx.array:
+    x = mx.zeros((len(cotangent), packed.in_features), cotangent.dtype)
+    return mx.vjp(packed.linear, [x], [cotangent])[1][0]
+
+
+def same_values(found: mx.array, values: np.ndarray, what: str) -> None:
+    """`found` is the float32 `values`, each rounded once; zeros may lose their sign in a sum."""
+    with mx.stream(mx.cpu):
+        expected = mx.array(rounded(values, found.dtype)).view(found.dtype)
+    np.testing.assert_array_equal(wide(found), wide(expected), what)

@@ -1,0 +1,100 @@
+"""Products with packed weights: as near to exact as float32 sums are, in every format, both ways."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from product_cases import FORMATS, ROWS, SIZES, check_near, check_products, check_single_inputs, exact, numbers, weight
+from support import DTYPES
+
+import mlx_dequant as mxd
+
+names = pytest.mark.parametrize("name", FORMATS)
+
+
+@names
+def test_products(name, backend):
+    for size in SIZES:
+        for dtype in DTYPES:
+            for rows in ROWS:
+                check_products(weight(name, size), dtype, rows, seed=rows)
+
+
+@names
+def test_single_inputs_pick_exact_weights(name, backend):
+    for dtype in DTYPES:
+        for rows in (1, 7, 16, 17):
+            check_single_inputs(weight(name), dtype, rows)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1, 2), (0,), (2, 0)])
+@pytest.mark.parametrize("name", ["q8_0", "gptq3"])
+def test_leading_axes(name, shape, backend):
+    packed = weight(name)
+    x = numbers(np.random.default_rng(1), (*shape, packed.in_features), mx.float16)
+    found = packed.linear(x)
+    assert found.shape == (*shape, packed.out_features)
+    if found.size:
+        check_near(found.reshape(-1, packed.out_features), x.reshape(-1, packed.in_features), exact(packed).T, name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["q4_k", "awq4"])
+def test_a_strided_x(name, dtype, backend):
+    packed = weight(name)
+    x = numbers(np.random.default_rng(2), (packed.in_features, 6), dtype).T[::2]
+    check_near(packed.linear(x), x, exact(packed).T, name)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "awq4"])
+def test_a_value_that_is_not_finite_stays_in_its_row(name, backend):
+    packed = weight(name)
+    x = np.ones((3, packed.in_features), np.float32)
+    x[1, 5] = np.nan
+    found = np.array(packed.linear(mx.array(x)))
+    assert np.isnan(found[1]).all()
+    assert np.isfinite(found[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 32), (4, 0)])
+def test_a_weight_of_no_size(shape, backend):
+    packed = mxd.GGUFWeight(np.zeros((shape[0], shape[1] // 32 * 34), np.uint8), "Q8_0")
+    found = packed.linear(mx.ones((2, packed.in_features)))
+    assert np.array_equal(np.array(found), np.zeros((2, shape[0])))
+
+
+@pytest.mark.parametrize("name", ["q8_0", "gptq4"])
+def test_bias(name, backend):
+    packed = weight(name)
+    rng = np.random.default_rng(3)
+    x = numbers(rng, (5, packed.in_features), mx.float16)
+    for bias_dtype in DTYPES:
+        bias = numbers(rng, (packed.out_features,), bias_dtype)
+        expected = packed.linear(x) + bias.astype(mx.float16)
+        found = mxd.linear(x, packed, bias)
+        assert found.dtype == mx.float16
+        assert np.array_equal(np.array(found), np.array(expected))
+
+
+@pytest.mark.parametrize(
+    ("x", "bias", "message"),
+    [
+        (mx.ones((2, 33)), None, r"x: found shape \(2, 33\), expected a last axis of 32 inputs"),
+        (mx.ones(()), None, r"x: found shape \(\), expected a last axis of 32 inputs"),
+        (mx.ones((2, 32), mx.int32), None, "x: found mlx.core.int32, expected float16, bfloat16 or float32"),
+        (mx.ones((2, 32)), mx.ones(5), r"bias: found shape \(5,\), expected \(4,\)"),
+        (mx.ones((2, 32)), mx.ones((1, 4)), r"bias: found shape \(1, 4\), expected \(4,\)"),
+        (mx.ones((2, 32)), mx.ones(4, mx.complex64), "bias: found mlx.core.complex64, expected float16"),
+    ],
+)
+def test_what_does_not_fit_is_refused(x, bias, message, backend):
+    packed = mxd.GGUFWeight(np.zeros((4, 34), np.uint8), "Q8_0")
+    with pytest.raises(mxd.FormatError, match=message):
+        packed.linear(x, bias)
+
+
+def test_a_stack_is_refused(backend):
+    packed = mxd.GGUFWeight(np.zeros((2, 4, 34), np.uint8), "Q8_0")
+    with pytest.raises(mxd.FormatError, match=r"weight: found shape \(2, 4, 32\), expected a matrix"):
+        packed.linear(mx.ones((1, 32)))
+    with pytest.raises(mxd.FormatError, match=r"weight: found shape \(2, 4, 32\), expected a matrix"):
+        packed.take(mx.array([0]))

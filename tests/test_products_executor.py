@@ -1,0 +1,119 @@
+"""The kernels of products and look-ups, executed as Metal would run them, in every format."""
+
+from unittest.mock import patch
+
+import executor
+import mlx.core as mx
+import numpy as np
+import pytest
+from product_cases import FORMATS, ROWS, SIZES, check_products, check_single_inputs, exact, weight
+from support import DTYPES, assert_same, rounded
+
+from mlx_dequant.backends import crossover, gpu
+from mlx_dequant.backends.host.compiler import compiler
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
+full = pytest.mark.full
+
+# Rows shared by eight simdgroups, as in small matrices, or each row one simdgroup's.
+SHARED = {"shared": crossover.FEW_ROWS, "alone": 0}
+
+CASES = [(name, dtype, rows, few) for name in FORMATS for dtype in DTYPES for rows in ROWS for few in SHARED]
+
+
+def is_fast(at, name, dtype, rows, few):
+    """For each format a type and a way to share; for each of those a number of rows."""
+    return (dtype, few) == (DTYPES[at % 3], [*SHARED][at % 2]) and rows == ROWS[at // 3 % 4]
+
+
+def cases():
+    places = {name: at for at, name in enumerate(FORMATS)}
+    for case in CASES:
+        fast = is_fast(places[case[0]], *case)
+        label = "-".join(str(part).removeprefix("mlx.core.") for part in case)
+        yield pytest.param(*case, id=label, marks=() if fast else full)
+
+
+@pytest.fixture(autouse=True)
+def exact_matmul():
+    """MLX's dense product sums in float32, as on a GPU: on the CPU it sums in half precision."""
+    plain = mx.array.__matmul__
+
+    def matmul(a, b):
+        return plain(a.astype(mx.float32), b.astype(mx.float32)).astype(a.dtype)
+
+    with patch.object(mx.array, "__matmul__", matmul):
+        yield
+
+
+@pytest.mark.parametrize(("name", "dtype", "rows", "few"), list(cases()))
+def test_products(name, dtype, rows, few):
+    with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal():
+        for size in SIZES:
+            check_products(weight(name, size), dtype, rows, seed=rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["q4_k", "awq4", pytest.param("packed3", marks=full)])
+def test_many_rows_are_a_dense_product_of_parts(name, dtype):
+    """Rows past the crossover: the weight is unpacked in parts, 32 rows or columns of it at a time."""
+    with patch.object(gpu, "DENSE", 1), executor.metal():
+        check_products(weight(name, (130, 130)), dtype, crossover.many("metal", dtype))
+
+
+@pytest.mark.parametrize("name", ["q5_k", "gptq4", pytest.param("awq4", marks=full), pytest.param("iq2_s", marks=full)])
+def test_single_inputs_pick_exact_weights(name):
+    with executor.metal():
+        for dtype in DTYPES:
+            check_single_inputs(weight(name), dtype, 3)
+
+
+@pytest.mark.parametrize("few", SHARED)
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", "packed3", "f32"])
+def test_every_order_gives_one_result(name, few):
+    packed = weight(name)
+    x = mx.array(np.random.default_rng(1).normal(size=(4, packed.in_features)).astype(np.float32))
+    cotangent = mx.array(np.random.default_rng(2).normal(size=(4, packed.out_features)).astype(np.float32))
+    found = set()
+    for order in executor.ORDERS:
+        with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal(order=order):
+            values, gradients = mx.vjp(packed.linear, [x], [cotangent])
+            found.add(np.array(values[0]).tobytes() + np.array(gradients[0]).tobytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address"])
+@pytest.mark.parametrize("few", SHARED)
+@pytest.mark.parametrize("name", ["q4_0", "gptq4", *(pytest.param(name, marks=full) for name in ("packed3", "f16"))])
+def test_products_under_sanitizers(name, few, sanitizer):
+    obstacle = executor.obstacle(sanitizer)
+    if obstacle:
+        pytest.skip(obstacle)
+    with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal(sanitizer=sanitizer, order="shuffled"):
+        check_products(weight(name, (9, 77)), mx.float16, 4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "name", [name if at % 5 == 0 else pytest.param(name, marks=full) for at, name in enumerate(FORMATS)]
+)
+def test_take(name, dtype):
+    with executor.metal():
+        for size in SIZES:
+            packed = weight(name, size)
+            ids = np.array([[1, -1, 3], [3, 0, -packed.out_features]])
+            expected = rounded(exact(packed)[ids].astype(np.float32), dtype)
+            assert_same(packed.take(mx.array(ids), dtype), expected, f"{packed} {dtype}")
+
+
+@pytest.mark.parametrize("name", ["q8_0", "awq4", "packed3"])
+def test_an_id_out_of_range_gives_nan(name):
+    packed = weight(name)
+    count = packed.out_features
+    outside = [count, -count - 1, 2**31 - 1, -(2**31), 2**31, 2**32 - 1, 2**32 + 1, -(2**32)]
+    with executor.metal():
+        found = np.array(packed.take(mx.array([1, *outside], mx.int64), mx.float32))
+        unsigned = np.array(packed.take(mx.array([1, 2**32 - 1], mx.uint32), mx.float32))
+    for rows in (found, unsigned):
+        assert np.array_equal(rows[0], exact(packed)[1].astype(np.float32))
+        assert np.isnan(rows[1:]).all()

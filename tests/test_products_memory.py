@@ -1,0 +1,64 @@
+"""Products never hold more than 64 MB of unpacked weight."""
+
+import tracemalloc
+from importlib import import_module
+from types import SimpleNamespace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_dequant as mxd
+from mlx_dequant.backends import gpu
+
+product = import_module("mlx_dequant.backends.host.product")
+
+MOST = 64 << 20
+SLACK = 4 << 20
+
+
+def test_the_limits():
+    assert gpu.DENSE <= MOST
+    assert product.CHUNK * 4 <= MOST
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [mx.float16, mx.float32], ids=str)
+def test_a_gpu_unpacks_parts(monkeypatch, dtype, transposed):
+    """Each launch of the dense product, with zeros in the place of its result."""
+    rows, columns = 8192, 12288
+    weight = SimpleNamespace(rows=rows, columns=columns)
+    parts = []
+
+    def region(target, weight, kind, part):
+        parts.append(part)
+        return mx.zeros((part.rows, part.columns), kind)
+
+    monkeypatch.setattr(gpu, "region", region)
+    out = gpu._unpacked_product("metal", weight, mx.zeros((1, rows if transposed else columns), dtype), transposed)
+    assert out.shape == (1, columns if transposed else rows)
+    assert len(parts) > 2
+    assert sum(part.rows * part.columns for part in parts) == rows * columns
+    assert max(part.rows * part.columns for part in parts) * dtype.size <= MOST
+
+
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_host_unpacks_chunks(transposed):
+    """NumPy's memory during a product of many vectors, its inputs and output aside."""
+    rows, columns = 8192, 4096
+    packed = mxd.GGUFWeight(mx.zeros((rows, columns // 32 * 18), mx.uint8), "Q4_0")
+    assert packed.size * 4 > MOST
+    x = mx.ones((product.MANY, columns))
+    cotangent = mx.ones((product.MANY, rows))
+    mx.eval(x, cotangent, packed.linear(x[:, :]))
+    tracemalloc.start()
+    try:
+        found = mx.vjp(packed.linear, [x], [cotangent])[1][0] if transposed else packed.linear(x)
+        mx.eval(found)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.shape == (product.MANY, columns if transposed else rows)
+    assert product.CHUNK * 4 < peak <= product.CHUNK * 4 + SLACK
+    assert not np.array(found).any()

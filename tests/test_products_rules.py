@@ -1,0 +1,180 @@
+"""Products under MLX's transformations: gradients of every order, vmap, jvp and compile.
+
+In float32, where sums of these sizes are good to about 1e-6 of the largest result.
+"""
+
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import executor
+import mlx.core as mx
+import numpy as np
+import pytest
+from product_cases import exact, numbers, weight
+
+import mlx_dequant as mxd
+from mlx_dequant import backends
+from mlx_dequant.backends.host.compiler import compiler
+
+NAMES = ("q4_k", "gptq4", "packed3", "f32")
+NEAR = 2e-5
+
+
+def plain_product(weight, x, transposed):
+    dense = mx.array(exact(weight).astype(np.float32))
+    return (x.astype(mx.float32) @ (dense if transposed != weight.by_inputs else dense.T)).astype(x.dtype)
+
+
+def plain_take(weight, ids, dtype, transposed):
+    return mx.array(exact(weight).astype(np.float32))[ids].astype(dtype)
+
+
+@contextmanager
+def on(backend):
+    """A backend in force: one of the package's, the executor, or "graph".
+
+    The executor needs values at once, which `mx.compile` and `mx.vmap` have not. "graph" is a GPU
+    backend as these see it: it builds a graph, of plain operations.
+    """
+    if backend in mxd.available_backends():
+        with mxd.use_backend(backend):
+            yield
+        return
+    with executor.metal():
+        if backend == "graph":
+            with (
+                patch.object(backends.metal, "product", plain_product),
+                patch.object(backends.metal, "take", plain_take),
+            ):
+                yield
+        else:
+            yield
+
+
+def layers(extra):
+    """A fixture: a packed weight, while its backend is in force."""
+    places = [*mxd.available_backends(), extra]
+
+    @pytest.fixture(params=[(name, place) for place in places for name in NAMES], ids="-".join)
+    def layer(request):
+        name, place = request.param
+        if place == "executor" and compiler() is None:
+            pytest.skip("no C++ compiler to run kernels with")
+        with on(place):
+            yield weight(name, (130, 77))
+
+    return layer
+
+
+layer = layers("executor")
+traced = layers("graph")
+
+
+def near(found, expected):
+    found, expected = np.array(found, np.float64), np.array(expected, np.float64)
+    assert found.shape == expected.shape
+    assert np.abs(expected).max() > 1e-3, "nothing to compare"
+    assert np.abs(found - expected).max() <= NEAR * np.abs(expected).max()
+
+
+def dense(layer):
+    """The layer's product with the unpacked weight."""
+    matrix = mx.array(exact(layer).T.astype(np.float32))
+    return lambda x: x @ matrix
+
+
+def inputs(layer, rows=3):
+    """x of a size that keeps a sine of y differentiable by eye, and its float64 twin."""
+    scale = np.sqrt((exact(layer) ** 2).sum(axis=1)).max()
+    x = numbers(np.random.default_rng(5), (rows, layer.in_features), mx.float32) / float(scale)
+    return x, np.array(x, np.float64)
+
+
+def loss(call):
+    return lambda x: (mx.sin(call(x)) ** 2).sum()
+
+
+def test_the_gradient_against_finite_differences(layer):
+    """Along some directions, in float64 on the exact weight."""
+    x, x64 = inputs(layer)
+    rng = np.random.default_rng(6)
+    bias = numbers(rng, (layer.out_features,), mx.float32)
+    gradient, by_bias = mx.grad(lambda x, b: (mx.sin(layer.linear(x, b)) ** 2).sum(), argnums=(0, 1))(x, bias)
+
+    def value(x, b):
+        return (np.sin(x @ exact(layer).T + b) ** 2).sum()
+
+    bias64 = np.array(bias, np.float64)
+    for _ in range(3):
+        step = 1e-5 * rng.normal(size=x64.shape)
+        slope = (value(x64 + step, bias64) - value(x64 - step, bias64)) / 2
+        near((np.array(gradient, np.float64) * step).sum() * 1e5, slope * 1e5)
+        step = 1e-5 * rng.normal(size=bias64.shape)
+        slope = (value(x64, bias64 + step) - value(x64, bias64 - step)) / 2
+        near((np.array(by_bias, np.float64) * step).sum() * 1e5, slope * 1e5)
+
+
+def test_the_second_derivative_against_finite_differences(layer):
+    x, x64 = inputs(layer)
+    direction = np.roll(x64, 1, axis=0)
+    along = mx.array(direction.astype(np.float32))
+    curved = mx.grad(lambda x: (mx.grad(loss(layer.linear))(x) * along).sum())(x)
+
+    def value(step):
+        return (np.sin((x64 + step * direction) @ exact(layer).T) ** 2).sum()
+
+    step = 1e-3
+    second = (value(step) - 2 * value(0) + value(-step)) / step**2
+    # The difference itself is good to about step^2.
+    assert abs((np.array(curved, np.float64) * direction).sum() - second) <= 1e-4 * abs(second)
+
+
+def test_derivatives_are_the_dense_layers(layer):
+    x, _ = inputs(layer)
+    twin = dense(layer)
+    near(mx.grad(loss(layer.linear))(x), mx.grad(loss(twin))(x))
+
+    def again(call):
+        return lambda x: (mx.grad(loss(call))(x) ** 2).sum()
+
+    near(mx.grad(again(layer.linear))(x), mx.grad(again(twin))(x))
+    for found, expected in zip(mx.jvp(layer.linear, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
+        near(found[0], expected[0])
+
+
+def test_compile(traced):
+    x, _ = inputs(traced)
+    twin = dense(traced)
+    near(mx.compile(traced.linear)(x), twin(x))
+    near(mx.compile(mx.grad(loss(traced.linear)))(x), mx.grad(loss(twin))(x))
+    near(mx.grad(mx.compile(loss(traced.linear)))(x), mx.grad(loss(twin))(x))
+    shapeless = mx.compile(traced.linear)
+    for rows in (1, 2, 17):
+        x, _ = inputs(traced, rows)
+        near(shapeless(x), twin(x))
+
+
+def test_vmap(traced):
+    x, _ = inputs(traced, 4)
+    twin = dense(traced)
+    near(mx.vmap(traced.linear)(x), twin(x))
+    near(mx.vmap(traced.linear, in_axes=1, out_axes=1)(x.T), twin(x).T)
+    stack = x.reshape(2, 2, -1)
+    near(mx.vmap(mx.vmap(traced.linear), in_axes=1, out_axes=1)(stack), twin(stack))
+    near(mx.vmap(mx.grad(loss(traced.linear)))(x), mx.grad(loss(twin))(x))
+    near(mx.grad(lambda x: loss(mx.vmap(traced.linear))(x))(x), mx.grad(loss(twin))(x))
+    near(mx.compile(mx.vmap(traced.linear))(x), twin(x))
+
+
+def test_types_of_gradients(layer):
+    for dtype in (mx.float16, mx.bfloat16):
+        x, _ = inputs(layer)
+        assert mx.grad(lambda x: layer.linear(x).sum())(x.astype(dtype)).dtype == dtype
+
+
+def test_look_ups(traced):
+    ids = mx.array([[1, 2], [0, -1]])
+    expected = exact(traced)[np.array(ids)].astype(np.float32)
+    for call in (mx.compile(traced.take), mx.vmap(traced.take), mx.vmap(traced.take, in_axes=1, out_axes=1)):
+        assert np.array_equal(np.array(call(ids).astype(mx.float32)), np.array(traced.take(ids).astype(mx.float32)))
+    assert np.array_equal(np.array(mx.compile(lambda ids: traced.take(ids, mx.float32))(ids)), expected)
