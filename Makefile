@@ -1,5 +1,5 @@
-# `make demo` verifies a real model, `make test` is what CI runs. Both need Python and make; a C++
-# compiler is taken from PyPI (ziglang) where the machine has none.
+# `make demo` verifies a real model and asks it a question, `make test` is what CI runs. Both need
+# Python and make; a C++ compiler is taken from PyPI (ziglang) where the machine has none.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +14,8 @@ SHADERS = find metal mlx_dequant/backends tests \( -name '*.metal' -o -name '*.h
 .PHONY: demo test test-full lint format clean
 
 demo: $(VENV)/demo
-	model=$$($(BIN)/mlx-dequant fetch-demo-model) && $(BIN)/mlx-dequant verify --rounds 3 "$$model"
+	model=$$($(BIN)/mlx-dequant fetch-demo-model) && $(BIN)/mlx-dequant verify --rounds 3 "$$model" && \
+	$(BIN)/mlx-dequant generate "$$model" -p "What is the capital of France?"
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not full"
@@ -41,7 +42,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo: pyproject.toml | $(BIN)/python
-	$(PIP) -e '.$(if $(LINUX),[cpu])'
+	$(PIP) -e '.[lm]' $(if $(LINUX),'mlx[cpu]')
 	$(BIN)/python -c 'from mlx_dequant.backends.host.compiler import compiler as c; exit(not c())' || $(PIP) ziglang
 	touch $@
 
