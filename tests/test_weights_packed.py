@@ -48,12 +48,19 @@ def test_packed_act_order(width, backend):
     assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, group)))
 
 
-@pytest.mark.parametrize("index", [None, np.full(50, -1, np.int32), np.arange(50, dtype=np.int32) // 16])
+@pytest.mark.parametrize("index", [None, np.full(50, -1, np.int32), np.arange(50, dtype=np.int32) // 32])
 def test_packed_index_that_says_nothing_new(index, backend):
-    q, z, scales = packed(4, 5, 50, 4)
-    weight = mxd.PackQuantizedWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), index, group_size=16)
-    assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, np.arange(50) // 16)))
+    q, z, scales = packed(4, 5, 50, 2)
+    weight = mxd.PackQuantizedWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), index, group_size=32)
+    assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, np.arange(50) // 32)))
     assert weight.inputs["g_idx"] is None
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 48])
+def test_packed_groups_that_end_inside_a_run(size, backend):
+    q, z, scales = packed(4, 5, 50, -(-50 // size))
+    weight = mxd.PackQuantizedWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), group_size=size)
+    assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, np.arange(50) // size)))
 
 
 def awq_words(codes):

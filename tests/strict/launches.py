@@ -61,6 +61,8 @@ def weights(form: Format) -> Iterator[PackedWeight]:
         least = 32 if form.bits == 3 else 32 // form.bits
         for inputs, outputs in ((least, least), (256, 64), (2048, 32), (32, 2048)):
             yield _group_weight(form, inputs, outputs, scales)
+        if form.family == "packed":
+            yield _ordered_weight(form, scales)
 
 
 def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype) -> PackedWeight:
@@ -76,6 +78,15 @@ def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype) -> P
         return mxd.GPTQWeight(codes, scales, zeros, bits=form.bits, group_size=-1)
     codes = mx.zeros((outputs, words(inputs)), mx.int32)
     return mxd.PackQuantizedWeight(codes, scales.T, (outputs, inputs), zeros.T, bits=form.bits, group_size=-1)
+
+
+def _ordered_weight(form: Format, scales: mx.Dtype) -> PackedWeight:
+    """One whose groups end anywhere, which a program of its own reads."""
+    inputs, outputs, groups = 64, 32, 4
+    codes = mx.zeros((outputs, inputs * form.bits // 32), mx.int32)
+    return mxd.PackQuantizedWeight(
+        codes, mx.zeros((outputs, groups), scales), (outputs, inputs), bits=form.bits, group_size=16
+    )
 
 
 def record(target: str, form: Format, dtypes: tuple[mx.Dtype, ...] = DTYPES) -> Recorded:
@@ -114,9 +125,9 @@ def _recording(target: str) -> Iterator[Recorded]:
     recorded = Recorded(set(), [])
     seen: set[tuple[Any, ...]] = set()
 
-    def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str) -> Program:
+    def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str, ordered: bool = False) -> Program:
         recorded.kernels.add(kernel)
-        return real_program(target, form, kernel, dtype, scales)
+        return real_program(target, form, kernel, dtype, scales, ordered)
 
     def make(**kernel: Any) -> Callable[..., list[mx.array]]:
         def launch(**call: Any) -> list[mx.array]:
