@@ -15,6 +15,7 @@ from .output import printable
 # options, and `run(options)` works and returns the exit status. It imports what is heavy in `run`.
 COMMANDS = (
     "verify",
+    "doctor",
     "info",
     "formats",
     "fetch_demo_model",

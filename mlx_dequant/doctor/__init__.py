@@ -1,0 +1,1 @@
+"""What `mlx-dequant doctor` examines: the machine, every program against the reference, and speed."""
