@@ -58,9 +58,26 @@ MODELS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "llama",
         {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
     ),
+    "llama, linear scaling by its old name": (
+        "Llama",
+        rope(1e4, rope_type="linear", factor=4.0),
+        "llama",
+        {"rope.scale_linear": 4.0},
+    ),
     "mistral": ("Mistral", dict(head_dim=32, sliding_window=None, **rope(1e6)), "llama", {"rope.freq_base": 1e6}),
     "qwen2": ("Qwen2", rope(1e6), "qwen2", {"rope.freq_base": 1e6}),
     "qwen3": ("Qwen3", dict(head_dim=32, tie_word_embeddings=True, **rope(1e6)), "qwen3", {"rope.freq_base": 1e6}),
+    "qwen3, yarn": (
+        "Qwen3",
+        rope(1e6, rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
+        "qwen3",
+        {
+            "rope.freq_base": 1e6,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 64,
+        },
+    ),
     "gemma3": (
         "Gemma3",
         {

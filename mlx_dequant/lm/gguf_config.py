@@ -111,7 +111,8 @@ def config(file: GGUFFile) -> dict[str, Any]:
 def _rope_scaling(keys: Keys) -> dict[str, Any] | None:
     kind = keys.get("rope.scaling.type", "none", str)
     if kind == "none":
-        return None
+        old = keys.get("rope.scale_linear", 1.0, float)
+        return None if old == 1.0 else {"rope_type": "linear", "factor": old}
     if kind not in ("linear", "yarn"):
         raise keys.fail("rope.scaling.type", kind, "none, linear or yarn")
     scaling = {"rope_type": kind, "factor": keys.need("rope.scaling.factor", float)}
