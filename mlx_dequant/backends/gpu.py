@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 Launch = Callable[..., list[mx.array]]
 
 DENSE = 64 << 20  # bytes of unpacked weight that a product may hold
+MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
 def dtype_name(dtype: mx.Dtype) -> str:
@@ -73,6 +76,12 @@ def _padded(array: mx.array | None) -> mx.array:
     return array if array.size >= 8 else mx.pad(array.reshape(-1), (0, 8 - array.size))
 
 
+@lru_cache(maxsize=4096)
+def _numbers(values: tuple[int, ...]) -> mx.array:
+    """`sizes` for a launch: one layer asks for the same at every token."""
+    return mx.array(values, mx.uint32)
+
+
 def _run(
     target: str,
     weight: PackedWeight,
@@ -84,10 +93,12 @@ def _run(
     dtype: mx.Dtype,
 ) -> mx.array:
     """One launch of `groups` threadgroups."""
+    if groups * THREADS > MOST_THREADS:
+        raise ValueError(f"{operation.name}: found {groups * THREADS} threads, expected at most {MOST_THREADS}")
     names = dtype_name(dtype), dtype_name(weight.scales_dtype)
     launch = kernel(target, weight.format, operation, *names, weight.ordered)
     (out,) = launch(
-        inputs=[*held(weight), *map(_padded, inputs), mx.array(numbers, mx.uint32)],
+        inputs=[*held(weight), *map(_padded, inputs), _numbers(tuple(numbers))],
         output_shapes=[shape],
         output_dtypes=[dtype],
         grid=(groups * THREADS, 1, 1),
@@ -103,7 +114,13 @@ def dequantize(target: str, weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
 def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights, unpacked."""
     rows = TILE_ROWS[weight.format.family]
-    tiles = -(-part.rows // rows) * -(-part.columns // (2048 // rows))
+    across = -(-part.columns // (2048 // rows))
+    most = MOST_THREADS // THREADS // across * rows
+    if part.rows > most:
+        edges = [*range(part.first_row, part.end_row, most), part.end_row]
+        parts = [replace(part, first_row=first, end_row=end) for first, end in pairwise(edges)]
+        return mx.concatenate([region(target, weight, dtype, each) for each in parts])
+    tiles = -(-part.rows // rows) * across
     shape = (part.rows, part.columns)
     return _run(target, weight, DEQUANTIZE, [], sizes(weight, part), tiles, shape, dtype)
 
@@ -176,7 +193,8 @@ def _count(vectors: int) -> int:
 def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """Unpacks a bounded part of the weight at a time, in x's type, for MLX's own product."""
     across, along = (weight.columns, weight.rows) if transposed else (weight.rows, weight.columns)
-    step = max(DENSE // (along * x.dtype.size) // 32 * 32, 32)
+    most = DENSE // (along * x.dtype.size)
+    step = next((most // whole * whole for whole in (1024, 128, 32) if most >= whole), 32)
     parts: list[mx.array] = []
     for at in range(0, across, step):
         end = min(at + step, across)
