@@ -1,1 +1,1 @@
-"""Benchmarks. Each checks equality first, then measures; nothing here runs in the tests."""
+"""Benchmarks. Each checks equality first, then measures. `mlx-dequant bench` runs what is in `run.py`."""

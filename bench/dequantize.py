@@ -120,9 +120,8 @@ def main() -> None:
     outputs, inputs = options.shape or ((1 << 14, 1 << 15) if on_gpu else (4096, 4096))
     place = environment()
     print(f"{place['device']}, {place['backend']}, {place['threads']} threads, {place['compiler']}, mlx {place['mlx']}")
-    print(
-        f"{outputs} x {inputs} to float16\n{'format':<12}{'ms':>9}{'GB/s':>9}{'of copy':>9}{'warm ms':>9}{'x gguf-py':>11}"
-    )
+    print(f"{outputs} x {inputs} to float16")
+    print(f"{'format':<12}{'ms':>9}{'GB/s':>9}{'of copy':>9}{'warm ms':>9}{'x gguf-py':>11}")
     rows: list[dict[str, Any]] = []
     for name in options.formats or names():
         if name == "f16":

@@ -26,7 +26,7 @@ def test_the_top_level():
     assert [path.name for path in ROOT.glob("*.py")] == ["mlx_dequant_vllm.py"]
 
 
-@pytest.mark.parametrize("name", ["metal", "bridges"])
+@pytest.mark.parametrize("name", ["metal", "bridges", "bench"])
 def test_the_package_links_to_the_top_level(name):
     link = ROOT / "mlx_dequant" / name
     assert link.is_symlink()
@@ -34,7 +34,7 @@ def test_the_package_links_to_the_top_level(name):
     assert (link / "__init__.py").is_file()
 
 
-@pytest.mark.parametrize("name", ["metal", "bridges"])
+@pytest.mark.parametrize("name", ["metal", "bridges", "bench"])
 def test_nothing_imports_the_top_level_names(name):
     pattern = re.compile(rf"^\s*(import|from) {name}\b", re.MULTILINE)
     files = [path for folder in ("mlx_dequant", "metal", "bridges", "tests", "bench") for path in python(folder)]

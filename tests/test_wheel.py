@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "mlx_dequant_vllm.py", "mlx_dequant", "metal", "bridges")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "mlx_dequant_vllm.py", "mlx_dequant", "metal", "bridges", "bench")
 
 
 @pytest.fixture
@@ -77,11 +77,13 @@ def test_the_wheel_stands_alone(checkout, tmp_path):
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for name in ("metal", "bridges"):
-        ours = {path.relative_to(ROOT) for path in (ROOT / name).rglob("*") if path.suffix in (".metal", ".h", ".py")}
+    for name in ("metal", "bridges", "bench"):
+        kinds = (".metal", ".h", ".py", ".html", ".css", ".js")
+        ours = {path.relative_to(ROOT) for path in (ROOT / name).rglob("*") if path.suffix in kinds}
         assert ours
         assert {f"mlx_dequant/{path.as_posix()}" for path in ours} <= names
     assert {f"mlx_dequant/{path.relative_to(ROOT / 'mlx_dequant').as_posix()}" for path in sources()} <= names
+    assert [name for name in names if "/results/" in name or name.endswith("NOTES.md")] == []
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"mlx_dequant", "mlx_dequant_vllm.py"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "formats",
     "fetch_demo_model",
     "generate",
+    "bench",
 )
 
 

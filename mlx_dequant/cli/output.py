@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse._ActionsContainer) -> None:
     """Adds `--json FILE`."""
     parser.add_argument(
         "--json",
         metavar="FILE",
-        type=_target,
+        type=target,
         help="write the result there as JSON; - is standard output, and the tables go to standard error",
     )
 
 
-def _target(text: str) -> str:
+def target(text: str) -> str:
+    """An argument that names a file to write."""
     # Found out before the work, not after it.
     if text != "-" and not Path(text).resolve().parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no such folder")
@@ -38,14 +39,17 @@ def console(options: argparse.Namespace) -> Console:
 
 
 def write_json(options: argparse.Namespace, result: Any) -> None:
-    """Writes `result` where `--json` says, if it says so; a file is replaced in one step."""
-    if options.json is None:
-        return
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if options.json == "-":
+    """Writes `result` where `--json` says, if it says so."""
+    if options.json is not None:
+        write_text(options.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(file: str, text: str) -> None:
+    """Writes a file, replaced in one step; "-" is standard output."""
+    if file == "-":
         sys.stdout.write(text)
         return
-    path = Path(options.json).resolve()
+    path = Path(file).resolve()
     if path.exists() and not path.is_file():  # a device or a pipe
         path.write_text(text)
         return

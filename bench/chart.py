@@ -1,0 +1,168 @@
+"""The README's charts, from results: `python -m bench.chart RESULTS.json ... [--into FOLDER]`.
+
+Each file gives NAME-dequantize.svg, GB/s by format and contestant against the copy, and
+NAME-linear.svg, time against rows of x; both for one layer, light or dark as the reader's page is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .crossover import curves
+from .report import read
+from .tables import duration, place
+
+Row = dict[str, Any]
+
+WIDTH = 760
+LEFT, RIGHT = 190, 170
+COLORS = ("#1f6feb", "#d1571b", "#1a8f6a", "#a1579c", "#8a6d00", "#c2334d", "#4d6b8a", "#6b7280")
+DARK = ("#6aa5ff", "#f08a4b", "#45c49a", "#cf8bca", "#d3b23c", "#f0708a", "#8fb2d6", "#a3a9b3")
+
+
+def style() -> str:
+    """Colours for both kinds of page; a picture in a page sees the reader's preference."""
+    light = "".join(f".k{i}{{fill:{color};stroke:{color}}}" for i, color in enumerate(COLORS))
+    dark = "".join(f".k{i}{{fill:{color};stroke:{color}}}" for i, color in enumerate(DARK))
+    plain = (
+        "text{font:12px system-ui,sans-serif;fill:#24292f}.soft{fill:#5b616b}.title{font-size:15px;font-weight:600}"
+        ".grid{stroke:#dfe1e5}.copy{stroke:#24292f;stroke-width:2}rect{stroke:none!important}.line{fill:none}"
+    )
+    night = "text{fill:#e6e8eb}.soft{fill:#9aa1ab}.grid{stroke:#33383f}.copy{stroke:#e6e8eb}"
+    return f"<style>{plain}{light}@media(prefers-color-scheme:dark){{{night}{dark}}}.line{{fill:none}}</style>"
+
+
+def svg(height: int, title: str, under: str, row: Row, parts: Sequence[str]) -> str:
+    """A picture with its title, what its marks mean, and where it was measured."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
+    words = [text(0, 16, title, "title"), text(0, 36, under, "soft"), text(0, 53, place(row), "soft")]
+    return "\n".join([head, f"<title>{escape(title)}</title>{style()}", *words, *parts, "</svg>", ""])
+
+
+def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def colors(rows: Sequence[Row]) -> dict[str, int]:
+    """A colour for each contestant, ours first, the same in every chart of a file."""
+    names = sorted({row["contestant"] for row in rows} - {"copy"}, key=lambda n: (not n.startswith("mlx-dequant"), n))
+    return {name: min(i, len(COLORS) - 1) for i, name in enumerate(names)}
+
+
+def largest_layer(rows: Sequence[Row]) -> str:
+    """The layer that a chart shows: caches and launches matter least there."""
+    return max(rows, key=lambda row: (math.prod(row["shape"]), row["layer"]))["layer"]
+
+
+def dequantize_chart(rows: Sequence[Row]) -> str | None:
+    """Bars for each format, longest first, with the copy's GB/s as a mark."""
+    timed = [row for row in rows if row["operation"] == "dequantize" and row["status"] == "timed"]
+    if not timed:
+        return None
+    layer = largest_layer(timed)
+    timed = [row for row in timed if row["layer"] == layer and row["dtype"] == timed[0]["dtype"]]
+    kinds = colors(rows)
+    most = max(max(row["gbps"], row["copy_gbps"]) for row in timed)
+    scale = (WIDTH - LEFT - RIGHT) / most
+    parts: list[str] = []
+    y = 72.0
+    for name in dict.fromkeys(row["format"] for row in timed):
+        here = [row for row in timed if row["format"] == name and row["contestant"] != "copy"]
+        here.sort(key=lambda row: row["seconds"])
+        parts.append(text(0, y + 12, name.upper() if "_" in name else name, "title"))
+        for row in here:
+            parts += bar(row, y, scale, kinds[row["contestant"]])
+            y += 20
+        y += 12
+    size = "x".join(map(str, timed[0]["shape"]))
+    title = f"Unpacking {layer} ({size}) to {timed[0]['dtype']}, GB/s"
+    return svg(int(y + 4), title, "mark: a copy of as many bytes, in the same rounds", timed[0], parts)
+
+
+def bar(row: Row, y: float, scale: float, color: int) -> Iterator[str]:
+    yield text(LEFT - 8, y + 12, row["contestant"], "soft", "end")
+    yield f'<rect x="{LEFT}" y="{y + 2:.1f}" width="{max(row["gbps"] * scale, 1):.1f}" height="13" class="k{color}"/>'
+    mark = LEFT + row["copy_gbps"] * scale
+    yield f'<line x1="{mark:.1f}" x2="{mark:.1f}" y1="{y:.1f}" y2="{y + 17:.1f}" class="copy"/>'
+    shown = f"{row['gbps']:.3g} GB/s, {row['copy_share']:.0%} of copy"
+    yield text(WIDTH, y + 12, shown, "soft", "end")
+
+
+def linear_chart(rows: Sequence[Row]) -> str | None:
+    """Time against rows of x, a panel for each of up to four formats of the largest layer."""
+    products = [row for row in rows if row["operation"] == "linear" and row["status"] == "timed"]
+    if not products:
+        return None
+    layer, dtype = largest_layer(products), products[0]["dtype"]
+    found = {key[0]: of for key, of in curves(products).items() if key[1:] == (layer, dtype)}
+    found = {name: of for name, of in found.items() if any(len(points) > 1 for points in of.values())}
+    if not found:
+        return None
+    kinds = colors(rows)
+    parts: list[str] = []
+    for at, (name, of) in enumerate(list(found.items())[:4]):
+        parts += panel(name, of, 20 + at % 2 * 390, 84 + at // 2 * 230, kinds)
+    names = [name for name in kinds if any(name in of for of in found.values())]
+    y = 84 + -(-min(len(found), 4) // 2) * 230
+    for at, name in enumerate(names):
+        x, down = at % 4 * 190, y + at // 4 * 20
+        parts.append(f'<rect x="{x}" y="{down - 6}" width="14" height="4" class="k{kinds[name]}"/>')
+        parts.append(text(x + 20, down, name, "soft"))
+    size = "x".join(map(str, next(row["shape"] for row in products if row["layer"] == layer)))
+    title = f"Products with {layer} ({size}), {dtype}: time against rows of x"
+    return svg(y + -(-len(names) // 4) * 20, title, "both axes logarithmic, lower is faster", products[0], parts)
+
+
+def panel(
+    name: str, of: dict[str, list[tuple[int, float]]], left: float, top: float, kinds: dict[str, int]
+) -> Iterator[str]:
+    """One format's curves in 340 by 180."""
+    counts = sorted({m for points in of.values() for m, _ in points})
+    times = [math.log10(seconds) for points in of.values() for _, seconds in points]
+    low, high = math.floor(min(times)), math.ceil(max(times) + 1e-9)
+    far = math.log2(counts[-1] / counts[0]) or 1.0
+    start, wide, tall = left + 40, 290.0, 160.0
+
+    def place_of(m: int, seconds: float) -> str:
+        x = start + 8 + (wide - 16) * math.log2(m / counts[0]) / far
+        return f"{x:.1f},{top + 14 + tall * (high - math.log10(seconds)) / (high - low):.1f}"
+
+    yield text(left - 20, top, name.upper() if "_" in name else name, "title")
+    for power in range(low, high + 1):
+        y = top + 14 + tall * (high - power) / (high - low)
+        yield f'<line x1="{start}" x2="{start + wide}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+        yield text(start - 6, y + 4, duration(10.0**power), "soft", "end")
+    for m in counts:
+        x = float(place_of(m, 10.0**high).split(",")[0])
+        yield text(x, top + tall + 32, str(m), "soft", "middle")
+    for contestant, points in of.items():
+        thick = 3 if contestant.startswith("mlx-dequant") else 1.6
+        line = " ".join(place_of(*point) for point in points)
+        yield f'<polyline points="{line}" class="k{kinds[contestant]} line" stroke-width="{thick}"/>'
+        for point in points:
+            x, y = place_of(*point).split(",")
+            yield f'<circle cx="{x}" cy="{y}" r="{thick}" class="k{kinds[contestant]}"/>'
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", metavar="RESULTS.json")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="beside the results unless given")
+    options = parser.parse_args(argv)
+    for file in options.results:
+        rows = read(file)["rows"]
+        for kind, draw in (("dequantize", dequantize_chart), ("linear", linear_chart)):
+            drawn = draw(rows)
+            if drawn is not None:
+                path = (options.into or Path(file).parent) / f"{Path(file).stem}-{kind}.svg"
+                path.write_text(drawn, encoding="utf-8")
+                print(path)
+
+
+if __name__ == "__main__":
+    main()

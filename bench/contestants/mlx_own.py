@@ -1,0 +1,118 @@
+"""MLX's own quantization, on the same codes, where its format allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+import mlx_dequant as mxd
+from mlx_dequant.backends.reference import numpy as plain
+
+from ..cases import Case
+from ..data import Data
+from ..timing import ON_GPU
+from . import Contestant, Error, LeftOut, Ready
+from .ours import numpy, wait
+
+BITS = (2, 4, 8)
+FEW = 16
+ROUNDS = 2.0**-8  # scale times code, and its sum with the bias, both rounded: shares of the largest weight
+SLACK = {"float16": 1, "bfloat16": 8, "float32": 2**-13}
+
+
+class MLXOwn:
+    """`mx.dequantize` and `mx.quantized_matmul`, with scales in the case's dtype."""
+
+    name = "MLX own"
+    device = "cpu" if mxd.current_backend() not in ON_GPU else mxd.current_backend()
+
+    def prepare(self, case: Case, data: Data) -> Ready | None:
+        if case.operation not in ("dequantize", "linear", "take"):
+            return None
+        if case.operation == "linear" and case.vectors > 1 and case.dtype != "float32" and self.device == "cpu":
+            raise LeftOut(f"its CPU product in {case.dtype} takes a large part of a second for each vector")
+        if case.operation == "linear" and case.vectors > FEW and self.device == "cuda":
+            raise LeftOut("its CUDA product is for few vectors, and with many was seen to hang")
+        made = [converted(w, case.dtype) for w in data.weights[:2]]
+        if made[0] is None:
+            return None
+        arrays, how = zip(*made, strict=True)
+        copies = [arrays[i % 2] for i in range(2)]
+        copies += [[array + 0 for array in arrays[i % 2]] for i in range(len(data.weights) - 2)]
+        mx.eval(copies)
+        settings = how[0]
+        ids = [mx.array(given) for given in data.ids]
+
+        def call(i: int) -> Any:
+            held = copies[i % len(copies)]
+            if case.operation == "linear":
+                return mx.quantized_matmul(data.xs[i % len(data.xs)], *held, **settings)
+            if case.operation == "take":
+                held = [array[ids[i % len(ids)]] for array in held]
+            return mx.dequantize(*held, **settings)
+
+        error = Error(weight=ROUNDS * SLACK[case.dtype], why=f"works in {case.dtype}")
+        return Ready(call, wait, numpy, error)
+
+
+def converted(w: mxd.PackedWeight, dtype: str) -> Any:
+    """MLX's codes, scales and biases of a weight, and its settings; None where it has no such format."""
+    found = affine(w)
+    if found is None:
+        return None
+    q, scales, biases, bits, size = found
+    octets = q.reshape(len(q), -1, 8 // bits) << bits * np.arange(8 // bits, dtype=np.uint8)
+    words = np.bitwise_or.reduce(octets, 2).view(np.uint32)
+    kind = getattr(mx, dtype)
+    arrays = [mx.array(words), mx.array(scales).astype(kind), mx.array(biases).astype(kind)]
+    return arrays, {"group_size": size, "bits": bits}
+
+
+def fields(words: np.ndarray, bits: int, axis: int) -> np.ndarray:
+    """uint8 codes of words along an axis, lowest bits first."""
+    octets = np.ascontiguousarray(np.moveaxis(words, axis, -1)).view(np.uint8)
+    found = octets[..., None] >> bits * np.arange(8 // bits, dtype=np.uint8) & ((1 << bits) - 1)
+    return np.moveaxis(found.reshape(*octets.shape[:-1], -1), -1, axis)
+
+
+def affine(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int] | None:
+    """uint8 codes [out, in], scales and biases [out, groups], bits and group size, of weights scale * code + bias."""
+    if w.format.family == "gguf":
+        return _gguf(w)
+    bits, size = w.format.bits, w.layout[0]
+    if bits not in BITS or size not in (32, 64, 128) or w.inputs.get("g_idx") is not None:
+        return None
+    scales = plain(w.inputs["scales"]).astype(np.float32)
+    if w.format.family == "packed":
+        q = fields(plain(w.inputs["codes"]), bits, 1)
+        zeros = w.inputs["zeros"]
+        z = np.full(scales.shape, 1 << bits - 1) if zeros is None else fields(plain(zeros), bits, 0)
+        return q, scales, scales * -z.astype(np.float32), bits, size
+    q = fields(plain(w.inputs["qweight"]), bits, int(w.format.family == "awq"))
+    words = plain(w.inputs["qzeros"]).view(np.uint32)
+    if w.format.family == "gptq":
+        words = words + np.uint32(w.layout[2])
+    z = fields(words, bits, 1)
+    if w.format.family == "awq":
+        column = np.arange(w.out_features) // 8 * 8 + np.tile([0, 4, 1, 5, 2, 6, 3, 7], w.out_features // 8)
+        q, z = q[:, column], z[:, column]
+    return np.ascontiguousarray(q.T), scales.T, (scales * -z.astype(np.float32)).T, bits, size
+
+
+def _gguf(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int] | None:
+    if w.format.name not in ("q4_0", "q4_1", "q8_0"):
+        return None
+    blocks = np.asarray(w.inputs["blocks"]).reshape(w.rows, -1, w.format.bytes)
+    d = blocks[:, :, :2].copy().view(np.float16)[..., 0].astype(np.float32)
+    if w.format.name == "q8_0":
+        return (blocks[:, :, 2:] ^ 0x80).reshape(w.rows, -1), d, -128 * d, 8, 32
+    packed = blocks[:, :, -16:]
+    q = np.concatenate([packed & 15, packed >> 4], 2).reshape(w.rows, -1)
+    bias = -8 * d if w.format.name == "q4_0" else blocks[:, :, 2:4].copy().view(np.float16)[..., 0].astype(np.float32)
+    return q, d, bias, 4, 32
+
+
+def found() -> list[Contestant]:
+    return [MLXOwn()]

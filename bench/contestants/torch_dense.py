@@ -1,0 +1,40 @@
+"""Torch's dense product of the unpacked weight, in x's type: more bytes to read, and none to decode."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn.functional import linear
+
+from ..cases import Case
+from ..data import Data
+from . import Contestant, Ready, torch_devices
+from .dense import unpacked
+from .ours import unpacked_first
+from .torch_plain import given, synchronised
+
+
+class TorchDense:
+    """`torch.nn.functional.linear`."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.name = f"torch dense {device}"
+
+    def prepare(self, case: Case, data: Data) -> Ready | None:
+        if case.operation != "linear":
+            return None
+        weights = [given(w, self.device) for w in unpacked(case, data)]
+        xs = [given(x, self.device) for x in data.xs]
+
+        def call(i: int) -> torch.Tensor:
+            return linear(xs[i % len(xs)], weights[i % len(weights)])
+
+        def numpy(result: torch.Tensor) -> np.ndarray:
+            return result.float().cpu().numpy()
+
+        return Ready(call, synchronised(self.device), numpy, unpacked_first(case))
+
+
+def found() -> list[Contestant]:
+    return [TorchDense(device) for device in torch_devices()]
