@@ -31,8 +31,9 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
     form = FORMATS[name]
     rng = np.random.default_rng(list(FORMATS).index(name))
     if form.family != "gguf":
-        shuffled = size == SIZES[1] and name != "awq4"
-        return random_weights.groups(name, rng, inputs, outputs, wild=False, act_order=shuffled)
+        if size != SIZES[1]:
+            return random_weights.groups(name, rng, inputs, outputs, 32, wild=False)
+        return random_weights.groups(name, rng, inputs, outputs, 16, wild=False, act_order=name != "awq4")
     if (FIXTURES / "gguf" / f"{name}.npz").exists():
         blocks = gguf_fixture(name)["real"][0].reshape(-1, form.bytes)
     else:

@@ -1,0 +1,123 @@
+"""Weights past 2^31 and 2^32: nothing wraps. Memory that was never written takes no room."""
+
+from unittest.mock import patch
+
+import executor
+import mlx.core as mx
+import numpy as np
+import pytest
+import random_weights
+from executor import device, launch
+from far import Far, sparse
+from product_cases import FORMATS
+from support import DTYPES, assert_same, bits, rounded
+
+import mlx_dequant as mxd
+from mlx_dequant.backends import gpu
+from mlx_dequant.backends.host import memory
+from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.backends.host.dequantize import RUN, unpack
+from mlx_dequant.backends.host.library import library
+from mlx_dequant.backends.launch import sizes, whole
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler was found")
+full = pytest.mark.full
+
+# 2^35 weights: of a group format 2^32 words of 4 bits and more, of every GGUF type but a few 2^32 bytes.
+ROWS, COLUMNS = 1 << 22, 1 << 13
+FEW = ("q8_0", "q4_k", "awq4", "gptq3", "packed3")
+names = pytest.mark.parametrize("name", [name if name in FEW else pytest.param(name, marks=full) for name in FORMATS])
+
+
+@names
+def test_the_host_reads_a_far_corner(name):
+    far = Far(name, ROWS, COLUMNS)
+    weight = far.on_host()
+    out = np.empty((far.region.rows, far.region.columns), np.float16)
+    unpack(library(weight, "dequantize", mx.float16), weight, far.region, out.ctypes.data)
+    assert_same(mx.array(out), rounded(far.expected(), mx.float16), name)
+
+
+@names
+def test_the_host_writes_a_far_corner(name):
+    """The last steps of unpacking it all, into an output of 2^33 weights that is never written whole."""
+    far = Far(name, ROWS // 4, COLUMNS)
+    weight = far.on_host()
+    out = sparse((weight.rows, weight.columns), np.float16)
+    run = library(weight, "dequantize", mx.float16)
+    steps = weight.rows * weight.columns // RUN
+    last = far.region.rows * weight.columns // RUN
+    run(memory.pointers(weight, out.ctypes.data), memory.numbers(sizes(weight, whole(weight))), steps - last, steps)
+    corner = out[far.region.first_row :, far.region.first_column :]
+    assert_same(mx.array(corner), rounded(far.expected(), mx.float16), name)
+
+
+@names
+def test_a_kernel_reads_a_far_corner(name, monkeypatch):
+    """A launch of the corner alone; the executor hands the kernel the large arrays as they are."""
+    far = Far(name, ROWS, COLUMNS)
+    argument, margins = device._argument, launch._margins
+    large = {id(array) for array in far.arrays.values()}
+    monkeypatch.setattr(
+        device, "_argument", lambda key, given: far.arrays[key] if key in far.arrays else argument(key, given)
+    )
+    monkeypatch.setattr(launch, "_margins", lambda buffer: () if id(buffer) in large else margins(buffer))
+    with executor.metal():
+        far.weight.derived["gpu"] = gpu.held(far.corner)
+        found = gpu.region("metal", far.weight, mx.float16, far.region)
+    assert_same(found, rounded(far.expected(), mx.float16), name)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "gptq4", "packed3"])
+def test_a_launch_of_too_many_threads_is_split(name):
+    """A grid counts threads in 32 bits: here as if in 10."""
+    rng = np.random.default_rng(1)
+    weight = random_weights.gguf(name, rng, 21, 64) if name == "q4_0" else random_weights.groups(name, rng, 64, 64)
+    with mxd.use_backend("reference"), np.errstate(all="ignore"):
+        expected = bits(weight.dequantize(mx.float16))
+    with patch.object(gpu, "MOST_THREADS", 1024), executor.metal():
+        assert_same(weight.dequantize(mx.float16), expected, name)
+
+
+def test_a_launch_that_cannot_be_split_is_refused():
+    weight = random_weights.gguf("q4_0", np.random.default_rng(1), 21, 64)
+    with patch.object(gpu, "MOST_THREADS", 1024), executor.metal(), pytest.raises(ValueError, match="2048 threads"):
+        weight.take(mx.zeros(256, mx.int32))
+
+
+@full
+@pytest.mark.usefixtures("host")
+def test_a_real_one():
+    """2^31 weights in 302 MB, through the package's own functions: look-ups, a product, and a stack of matrices."""
+    rows, columns = 1 << 16, 1 << 15
+    form = FORMATS["q1_0"]
+    rng = np.random.default_rng(2)
+    blocks = np.zeros((rows, columns // form.weights * form.bytes), np.uint8)
+    written = [0, 1, rows // 2, rows - 2, rows - 1]
+    some = rng.integers(0, 256, (len(written), columns // form.weights, form.bytes), np.uint8)
+    some[:, :, :2] = np.array(rng.normal(size=some.shape[:2]), np.float16)[..., None].view(np.uint8)
+    blocks[written] = some.reshape(len(written), -1)
+    few = mxd.GGUFWeight(blocks[written], "Q1_0")
+    with mxd.use_backend("reference"):
+        expected = np.array(few.dequantize(mx.float32))
+    packed = mx.array(blocks)
+    del blocks
+    weight = mxd.GGUFWeight(packed, "Q1_0")
+    assert weight.size == 1 << 31
+    for dtype in DTYPES:
+        assert_same(weight.take(mx.array(written), dtype), rounded(expected, dtype), "take")
+    hot = np.zeros((1, columns), np.float32)
+    hot[0, -1] = 1
+    found = np.array(weight.linear(mx.array(hot)))[0]
+    assert np.array_equal(found[written], expected[:, -1])
+    assert not np.delete(found, written).any()
+
+    stack = mxd.GGUFWeight(packed, "Q1_0", shape=(4, rows // 4, columns))
+    assert (stack.rows, stack.columns, stack.size) == (rows, columns, 1 << 31)
+    run = library(stack, "dequantize", mx.float16)
+    out = sparse(stack.shape, np.float16)
+    pointers, numbers = memory.pointers(stack, out.ctypes.data), memory.numbers(sizes(stack, whole(stack)))
+    for at, row in enumerate(written):
+        run(pointers, numbers, row * columns // RUN, (row + 1) * columns // RUN)
+        found = out[row // (rows // 4), row % (rows // 4)]
+        assert_same(mx.array(found), rounded(expected[at], mx.float16), f"row {row}")
