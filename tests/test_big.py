@@ -23,8 +23,8 @@ from mlx_dequant.backends.launch import sizes, whole
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler was found")
 full = pytest.mark.full
 
-# 2^35 weights: of a group format 2^32 words of 4 bits and more, of every GGUF type but a few 2^32 bytes.
-ROWS, COLUMNS = 1 << 22, 1 << 13
+# 2^36 weights: more than 2^32 words of 3 bits, and of every GGUF type more than 2^32 bytes.
+ROWS, COLUMNS = 1 << 23, 1 << 13
 FEW = ("q8_0", "q4_k", "awq4", "gptq3", "packed3")
 names = pytest.mark.parametrize("name", [name if name in FEW else pytest.param(name, marks=full) for name in FORMATS])
 
@@ -40,7 +40,7 @@ def test_the_host_reads_a_far_corner(name):
 
 @names
 def test_the_host_writes_a_far_corner(name):
-    """The last steps of unpacking it all, into an output of 2^33 weights that is never written whole."""
+    """The last steps of unpacking it all, into an output of 2^34 weights that is never written whole."""
     far = Far(name, ROWS // 4, COLUMNS)
     weight = far.on_host()
     out = sparse((weight.rows, weight.columns), np.float16)
