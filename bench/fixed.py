@@ -61,6 +61,25 @@ def fixed_costs(rounds: int = 3) -> list[dict[str, Any]]:
     x = mx.ones(256)
     rows.append(cost("one MLX operation, evaluated alone", each(lambda: mx.eval(x + 1))))
     rows.append(cost("one MLX operation, of a chain", each(lambda: mx.eval([x + i for i in range(CHAIN)])) / CHAIN))
+    return rows + torch_launches()
+
+
+def torch_launches() -> list[dict[str, Any]]:
+    """The same of torch, on each of its devices."""
+    try:
+        import torch
+
+        from .contestants import torch_devices
+        from .contestants.torch_plain import synchronised
+    except ImportError:
+        return []
+    rows: list[dict[str, Any]] = []
+    for device in torch_devices():
+        x, wait = torch.ones(256, device=device), synchronised(device)
+        alone = each(lambda x=x, wait=wait: wait([x + 1]))
+        chained = each(lambda x=x, wait=wait: wait([x + i for i in range(CHAIN)])) / CHAIN
+        rows.append(cost(f"one torch operation, waited for ({device})", alone))
+        rows.append(cost(f"one torch operation, of a chain ({device})", chained))
     return rows
 
 

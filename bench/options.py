@@ -9,7 +9,8 @@ from mlx_dequant.cli.output import add_json, target
 
 from .cases import DTYPES, FORMATS, LAYERS, OPERATIONS, VECTORS, Case, chosen, quick
 
-DEFAULT_LAYERS = ("Gemma-3-270M down_proj", "Qwen3-4B q_proj", "Llama-3-8B gate_proj")
+CPU_LAYERS = ("Gemma-3-270M down_proj", "Qwen3-4B q_proj")
+GPU_LAYERS = ("Qwen3-4B q_proj", "Llama-3-8B gate_proj")
 QUICK_SECONDS = 42  # after which no further case begins
 
 
@@ -20,8 +21,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS, metavar="OPERATION",
                       help=f"of {', '.join(OPERATIONS)} (all)")  # fmt: skip
     what.add_argument("--formats", nargs="+", default=FORMATS, metavar="FORMAT", help=f"({' '.join(FORMATS)})")
-    what.add_argument("--layers", nargs="+", default=DEFAULT_LAYERS, metavar="LAYER",
-                      help=f"parts of names: {', '.join(LAYERS)}")  # fmt: skip
+    what.add_argument("--layers", nargs="+", metavar="LAYER",
+                      help=f"parts of names: {', '.join(LAYERS)} (two that suit the device)")  # fmt: skip
     what.add_argument("--vectors", nargs="+", type=_count, default=VECTORS, metavar="N", help="rows of x (1 8 32 512)")
     what.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES[:1], metavar="DTYPE",
                       help=f"of {', '.join(DTYPES)} (float16)")  # fmt: skip
@@ -56,9 +57,11 @@ def cases(options: argparse.Namespace) -> list[Case]:
     unknown = sorted(set(options.formats) - set(names()))
     if unknown:
         raise ValueError(f"--formats: found {', '.join(unknown)}, expected some of {', '.join(names())}")
+    on_gpu = mxd.current_backend() in ON_GPU
     if options.quick:
-        return [case for case in quick(mxd.current_backend() in ON_GPU) if case.operation in options.operations]
-    return chosen(options.operations, options.formats, _layers(options.layers), options.vectors, options.dtypes)
+        return [case for case in quick(on_gpu) if case.operation in options.operations]
+    layers = _layers(options.layers or (GPU_LAYERS if on_gpu else CPU_LAYERS))
+    return chosen(options.operations, options.formats, layers, options.vectors, options.dtypes)
 
 
 def _layers(parts: Sequence[str]) -> list[str]:

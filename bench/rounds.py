@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .contestants import Ready
 
 QUIET = 0.02  # seconds that torch's threads may spin after their work, and slow down what follows
-LONGEST = 0.3  # seconds of a call that is worth another one, untimed, before each timed one
+LONGEST = 0.05  # seconds of a call for which an untimed one before it, to warm up, matters
 SAMPLES = 3  # at least, of each contestant that takes no longer than the budget
 CHAIN = 40
 HELD = 2 << 30  # bytes of results that a chain may hold

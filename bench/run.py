@@ -48,6 +48,12 @@ def counted(case: Case, data: Data) -> tuple[int, int]:
     return packed + outputs * columns * size, outputs * columns
 
 
+def results(case: Case) -> int:
+    """Elements of a result."""
+    outputs, columns = case.shape
+    return {"linear": case.vectors * outputs, "take": case.vectors * columns}.get(case.operation, outputs * columns)
+
+
 def measure(
     case: Case,
     contestants: Sequence[Contestant],
@@ -85,7 +91,7 @@ def measure(
             fit[contestant.name] = ready
     moved, weights = counted(case, data)
     devices = {contestant.name: contestant.device for contestant in contestants}
-    result = 2 * moved  # more than any result takes
+    result = results(case) * SIZES[case.dtype]
     chains = {name: chain_of(devices[name], result) for name in fit}
     fit[copying.NAME] = copying.ready(moved, case.operation in ("dequantize", "to_mlx", "to_torch"))
     chains[copying.NAME] = chain_of("cpu" if place["backend"] in ("host", "reference") else "gpu", result)

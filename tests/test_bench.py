@@ -117,12 +117,12 @@ def test_every_contestant_unpacks_right(name, everyone):
     rows = measured(Case("dequantize", name, "a small layer", (96, 256)), *everyone)
     assert {name: row["note"] for name, row in rows.items() if row["status"] != "timed"} == {}
     assert set(rows) >= {f"mlx-dequant {backend}" for backend in mxd.available_backends()} | {"copy"}
-    if name in ("q4_0", "q4_1", "q8_0", "awq4", "gptq4", "gptq8", "packed4", "packed2"):
+    if name in ("q4_0", "q4_1", "q8_0", "awq4", "gptq4", "gptq8", "packed4", "packed2", "mxfp4"):
         assert "MLX own" in rows
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
-@pytest.mark.parametrize("name", ["q4_k", "awq4", "packed4"])
+@pytest.mark.parametrize("name", ["q4_k", "awq4", "packed4", "mxfp4"])
 def test_every_contestant_multiplies_right(name, dtype, everyone):
     rows = measured(Case("linear", name, "a small layer", (96, 256), dtype, 1), *everyone)
     wrong = {name: row["note"] for name, row in rows.items() if row["status"] != "timed"}
@@ -191,6 +191,7 @@ def test_the_order_changes_and_the_slow_have_fewer_turns(monkeypatch):
     taken = rounds.interleaved(ready, dict.fromkeys(seconds, 1), budget=1.0, rounds=12)
     assert {name: len(of.seconds) for name, of in taken.items()} == {"quick": 12, "slow": 3, "slower": 1}
     turns.clear()
+    seconds["slow"] = 1e-3
     rounds.interleaved(dict(list(ready.items())[:2]), dict.fromkeys(seconds, 1), budget=1.0, rounds=3)
     # Two calls a turn, the first one untimed.
     orders = {tuple(turns[at : at + 4 : 2]) for at in range(0, 12, 4)}

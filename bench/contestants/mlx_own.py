@@ -31,13 +31,13 @@ class MLXOwn:
     def prepare(self, case: Case, data: Data) -> Ready | None:
         if case.operation not in ("dequantize", "linear", "take"):
             return None
+        made = [converted(w, case.dtype) for w in data.weights[:2]]
+        if made[0] is None:
+            return None
         if case.operation == "linear" and case.vectors > 1 and case.dtype != "float32" and self.device == "cpu":
             raise LeftOut(f"its CPU product in {case.dtype} takes a large part of a second for each vector")
         if case.operation == "linear" and case.vectors > FEW and self.device == "cuda":
             raise LeftOut("its CUDA product is for few vectors, and with many was seen to hang")
-        made = [converted(w, case.dtype) for w in data.weights[:2]]
-        if made[0] is None:
-            return None
         arrays, how = zip(*made, strict=True)
         copies = [arrays[i % 2] for i in range(2)]
         copies += [[array + 0 for array in arrays[i % 2]] for i in range(len(data.weights) - 2)]
@@ -51,7 +51,7 @@ class MLXOwn:
                 return mx.quantized_matmul(data.xs[i % len(data.xs)], *held, **settings)
             if case.operation == "take":
                 held = [array[ids[i % len(ids)]] for array in held]
-            return mx.dequantize(*held, **settings)
+            return mx.dequantize(*held, **settings, dtype=getattr(mx, case.dtype))
 
         error = Error(weight=ROUNDS * SLACK[case.dtype], why=f"works in {case.dtype}")
         return Ready(call, wait, numpy, error)
@@ -59,20 +59,33 @@ class MLXOwn:
 
 def converted(w: mxd.PackedWeight, dtype: str) -> Any:
     """MLX's codes, scales and biases of a weight, and its settings; None where it has no such format."""
+    if w.format.name == "mxfp4":
+        blocks = np.asarray(w.inputs["blocks"]).reshape(w.rows, -1, w.format.bytes)
+        held = [mx.array(words(halves(blocks[:, :, 1:]), 4)), mx.array(blocks[:, :, 0])]
+        return held, {"group_size": 32, "bits": 4, "mode": "mxfp4"}
     found = affine(w)
     if found is None:
         return None
     q, scales, biases, bits, size = found
-    octets = q.reshape(len(q), -1, 8 // bits) << bits * np.arange(8 // bits, dtype=np.uint8)
-    words = np.bitwise_or.reduce(octets, 2).view(np.uint32)
     kind = getattr(mx, dtype)
-    arrays = [mx.array(words), mx.array(scales).astype(kind), mx.array(biases).astype(kind)]
-    return arrays, {"group_size": size, "bits": bits}
+    held = [mx.array(words(q, bits)), mx.array(scales).astype(kind), mx.array(biases).astype(kind)]
+    return held, {"group_size": size, "bits": bits}
 
 
-def fields(words: np.ndarray, bits: int, axis: int) -> np.ndarray:
+def words(q: np.ndarray, bits: int) -> np.ndarray:
+    """uint8 codes [out, in] in uint32 words, lowest bits first."""
+    octets = q.reshape(len(q), -1, 8 // bits) << bits * np.arange(8 // bits, dtype=np.uint8)
+    return np.bitwise_or.reduce(octets, 2).view(np.uint32)
+
+
+def halves(packed: np.ndarray) -> np.ndarray:
+    """[out, in] codes of [out, blocks, 16] bytes: low nibbles are a block's first half."""
+    return np.concatenate([packed & 15, packed >> 4], 2).reshape(len(packed), -1)
+
+
+def fields(packed: np.ndarray, bits: int, axis: int) -> np.ndarray:
     """uint8 codes of words along an axis, lowest bits first."""
-    octets = np.ascontiguousarray(np.moveaxis(words, axis, -1)).view(np.uint8)
+    octets = np.ascontiguousarray(np.moveaxis(packed, axis, -1)).view(np.uint8)
     found = octets[..., None] >> bits * np.arange(8 // bits, dtype=np.uint8) & ((1 << bits) - 1)
     return np.moveaxis(found.reshape(*octets.shape[:-1], -1), -1, axis)
 
@@ -91,10 +104,8 @@ def affine(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int
         z = np.full(scales.shape, 1 << bits - 1) if zeros is None else fields(plain(zeros), bits, 0)
         return q, scales, scales * -z.astype(np.float32), bits, size
     q = fields(plain(w.inputs["qweight"]), bits, int(w.format.family == "awq"))
-    words = plain(w.inputs["qzeros"]).view(np.uint32)
-    if w.format.family == "gptq":
-        words = words + np.uint32(w.layout[2])
-    z = fields(words, bits, 1)
+    stored = plain(w.inputs["qzeros"]).view(np.uint32)
+    z = fields(stored + np.uint32(w.layout[2]) if w.format.family == "gptq" else stored, bits, 1)
     if w.format.family == "awq":
         column = np.arange(w.out_features) // 8 * 8 + np.tile([0, 4, 1, 5, 2, 6, 3, 7], w.out_features // 8)
         q, z = q[:, column], z[:, column]
@@ -108,8 +119,7 @@ def _gguf(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int,
     d = blocks[:, :, :2].copy().view(np.float16)[..., 0].astype(np.float32)
     if w.format.name == "q8_0":
         return (blocks[:, :, 2:] ^ 0x80).reshape(w.rows, -1), d, -128 * d, 8, 32
-    packed = blocks[:, :, -16:]
-    q = np.concatenate([packed & 15, packed >> 4], 2).reshape(w.rows, -1)
+    q = halves(blocks[:, :, -16:])
     bias = -8 * d if w.format.name == "q4_0" else blocks[:, :, 2:4].copy().view(np.float16)[..., 0].astype(np.float32)
     return q, d, bias, 4, 32
 
