@@ -84,7 +84,7 @@ def test_every_order_gives_one_result(name, few):
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
 @pytest.mark.parametrize("few", SHARED)
-@pytest.mark.parametrize("name", ["q4_0", "gptq4", *(pytest.param(name, marks=full) for name in ("packed3", "f16"))])
+@pytest.mark.parametrize("name", ["q4_0", *(pytest.param(name, marks=full) for name in ("gptq4", "packed3", "f16"))])
 def test_products_under_sanitizers(name, few, sanitizer):
     obstacle = executor.obstacle(sanitizer)
     if obstacle:
