@@ -1,7 +1,8 @@
 """The README's charts, from results: `python -m bench.chart RESULTS.json ... [--into FOLDER]`.
 
-Each file gives NAME-dequantize.svg, GB/s by format and contestant against the copy, and
-NAME-linear.svg, time against rows of x; both for one layer, light or dark as the reader's page is.
+Each file gives NAME-dequantize.svg and NAME-product.svg, GB/s by format and contestant against the
+copy, the products with the fewest rows of x; and NAME-linear.svg, time against rows of x. All are
+for one layer, and light or dark as the reader's page is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mlx_dequant import formats
+
 from .crossover import curves
 from .report import read
 from .tables import duration, place
@@ -20,7 +23,7 @@ from .tables import duration, place
 Row = dict[str, Any]
 
 WIDTH = 760
-LEFT, RIGHT = 190, 170
+LEFT, RIGHT = 260, 160
 COLORS = ("#1f6feb", "#d1571b", "#1a8f6a", "#a1579c", "#8a6d00", "#c2334d", "#4d6b8a", "#6b7280")
 DARK = ("#6aa5ff", "#f08a4b", "#45c49a", "#cf8bca", "#d3b23c", "#f0708a", "#8fb2d6", "#a3a9b3")
 
@@ -30,7 +33,7 @@ def style() -> str:
     light = "".join(f".k{i}{{fill:{color};stroke:{color}}}" for i, color in enumerate(COLORS))
     dark = "".join(f".k{i}{{fill:{color};stroke:{color}}}" for i, color in enumerate(DARK))
     plain = (
-        "text{font:12px system-ui,sans-serif;fill:#24292f}.soft{fill:#5b616b}.title{font-size:15px;font-weight:600}"
+        "text{font:12px system-ui,sans-serif;fill:#24292f}.soft{fill:#5b616b}.title{font-size:13px;font-weight:600}"
         ".grid{stroke:#dfe1e5}.copy{stroke:#24292f;stroke-width:2}rect{stroke:none!important}.line{fill:none}"
     )
     night = "text{fill:#e6e8eb}.soft{fill:#9aa1ab}.grid{stroke:#33383f}.copy{stroke:#e6e8eb}"
@@ -48,6 +51,13 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
+def title_of(name: str) -> str:
+    """A format's name as its tools print it."""
+    base, _, variant = name.partition("-")
+    title = formats()[base].title if base in formats() else base
+    return title.replace("compressed-tensors", "packed") + (", act-order" if variant else "")
+
+
 def colors(rows: Sequence[Row]) -> dict[str, int]:
     """A colour for each contestant, ours first, the same in every chart of a file."""
     names = sorted({row["contestant"] for row in rows} - {"copy"}, key=lambda n: (not n.startswith("mlx-dequant"), n))
@@ -59,13 +69,14 @@ def largest_layer(rows: Sequence[Row]) -> str:
     return max(rows, key=lambda row: (math.prod(row["shape"]), row["layer"]))["layer"]
 
 
-def dequantize_chart(rows: Sequence[Row]) -> str | None:
+def bars_chart(rows: Sequence[Row], operation: str) -> str | None:
     """Bars for each format, longest first, with the copy's GB/s as a mark."""
-    timed = [row for row in rows if row["operation"] == "dequantize" and row["status"] == "timed"]
+    timed = [row for row in rows if row["operation"] == operation and row["status"] == "timed"]
     if not timed:
         return None
-    layer = largest_layer(timed)
-    timed = [row for row in timed if row["layer"] == layer and row["dtype"] == timed[0]["dtype"]]
+    layer, fewest = largest_layer(timed), min(row["vectors"] for row in timed)
+    same = {"layer": layer, "dtype": timed[0]["dtype"], "vectors": fewest}
+    timed = [row for row in timed if all(row[name] == value for name, value in same.items())]
     kinds = colors(rows)
     most = max(max(row["gbps"], row["copy_gbps"]) for row in timed)
     scale = (WIDTH - LEFT - RIGHT) / most
@@ -74,14 +85,15 @@ def dequantize_chart(rows: Sequence[Row]) -> str | None:
     for name in dict.fromkeys(row["format"] for row in timed):
         here = [row for row in timed if row["format"] == name and row["contestant"] != "copy"]
         here.sort(key=lambda row: row["seconds"])
-        parts.append(text(0, y + 12, name.upper() if "_" in name else name, "title"))
+        parts.append(text(0, y + 12, title_of(name), "title"))
         for row in here:
             parts += bar(row, y, scale, kinds[row["contestant"]])
             y += 20
-        y += 12
+        y += 12 if len(here) > 1 else 2
     size = "x".join(map(str, timed[0]["shape"]))
-    title = f"Unpacking {layer} ({size}) to {timed[0]['dtype']}, GB/s"
-    return svg(int(y + 4), title, "mark: a copy of as many bytes, in the same rounds", timed[0], parts)
+    what = f"Unpacking {layer}" if operation == "dequantize" else f"{fewest} x times {layer}"
+    title = f"{what} ({size}), {timed[0]['dtype']}, GB/s"
+    return svg(int(y + 4), title, "mark: a copy of as many bytes, in the same run", timed[0], parts)
 
 
 def bar(row: Row, y: float, scale: float, color: int) -> Iterator[str]:
@@ -89,7 +101,8 @@ def bar(row: Row, y: float, scale: float, color: int) -> Iterator[str]:
     yield f'<rect x="{LEFT}" y="{y + 2:.1f}" width="{max(row["gbps"] * scale, 1):.1f}" height="13" class="k{color}"/>'
     mark = LEFT + row["copy_gbps"] * scale
     yield f'<line x1="{mark:.1f}" x2="{mark:.1f}" y1="{y:.1f}" y2="{y + 17:.1f}" class="copy"/>'
-    shown = f"{row['gbps']:.3g} GB/s, {row['copy_share']:.0%} of copy"
+    gbps = f"{row['gbps']:,.0f}" if row["gbps"] >= 100 else f"{row['gbps']:.3g}"
+    shown = f"{gbps} GB/s, {row['copy_share']:.0%} of copy"
     yield text(WIDTH, y + 12, shown, "soft", "end")
 
 
@@ -132,7 +145,7 @@ def panel(
         x = start + 8 + (wide - 16) * math.log2(m / counts[0]) / far
         return f"{x:.1f},{top + 14 + tall * (high - math.log10(seconds)) / (high - low):.1f}"
 
-    yield text(left - 20, top, name.upper() if "_" in name else name, "title")
+    yield text(left - 20, top, title_of(name), "title")
     for power in range(low, high + 1):
         y = top + 14 + tall * (high - power) / (high - low)
         yield f'<line x1="{start}" x2="{start + wide}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
@@ -156,8 +169,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     for file in options.results:
         rows = read(file)["rows"]
-        for kind, draw in (("dequantize", dequantize_chart), ("linear", linear_chart)):
-            drawn = draw(rows)
+        charts = {
+            "dequantize": bars_chart(rows, "dequantize"),
+            "product": bars_chart(rows, "linear"),
+            "linear": linear_chart(rows),
+        }
+        for kind, drawn in charts.items():
             if drawn is not None:
                 path = (options.into or Path(file).parent) / f"{Path(file).stem}-{kind}.svg"
                 path.write_text(drawn, encoding="utf-8")

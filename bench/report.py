@@ -12,6 +12,8 @@ from typing import Any
 
 from mlx_dequant.errors import FormatError
 
+from . import older
+
 Row = dict[str, Any]
 
 # What a row must have to be shown and compared.
@@ -29,7 +31,7 @@ def assembled(rows: Sequence[Row], fixed: Sequence[Row], absent: dict[str, str])
 
 
 def read(path: str) -> dict[str, Any]:
-    """Results that `--json` wrote.
+    """Results that `--json` wrote, here or for `bench.dequantize` and `bench.linear` on a GPU.
 
     Raises:
         FormatError: the file holds something else.
@@ -38,6 +40,8 @@ def read(path: str) -> dict[str, Any]:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise FormatError(f"{path}: found no JSON ({error}), expected results of `mlx-dequant bench --json`") from None
+    if isinstance(report, list) and report:
+        return {"date": "", "absent": {}, "fixed": [], "rows": older.rows(report)}
     if not isinstance(report, dict) or not {"date", "fixed", "rows"} <= set(report) or not report["rows"]:
         raise FormatError(f"{path}: found no rows, expected results of `mlx-dequant bench --json`")
     for row in report["rows"]:

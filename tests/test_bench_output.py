@@ -83,7 +83,9 @@ def test_results_of_a_file_are_shown(old, capsys):
     assert "DISQUALIFIED" in out and "A processor" in out
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"rows": []}', '{"date": "", "fixed": [], "rows": [{"seconds": 1}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[1]", '{"rows": []}', '{"date": "", "fixed": [], "rows": [{"seconds": 1}]}']
+)
 @pytest.mark.parametrize("option", ["--from", "--compare"])
 def test_a_file_of_something_else_is_exit_2(option, text, tmp_path, capsys):
     path = tmp_path / "other.json"
@@ -155,6 +157,7 @@ def test_charts_are_well_formed(old, tmp_path):
     chart.main([str(old)])
     for kind, names in (
         ("dequantize", {"mlx-dequant host", "torch eager cpu"}),
+        ("product", {"mlx-dequant host", "torch dense cpu"}),
         ("linear", {"mlx-dequant host", "torch dense cpu"}),
     ):
         root = ElementTree.parse(tmp_path / f"old-{kind}.svg").getroot()
@@ -165,6 +168,29 @@ def test_charts_are_well_formed(old, tmp_path):
         for node in root.iter():
             for value in node.attrib.values():
                 assert not re.search("nan|inf|None|http", value), value
+
+
+def older_rows(**changes):
+    row = {"operation": "linear", "format": "q8_0", "shape": [8192, 28672], "vectors": 1, "dtype": "float16"}
+    row |= {"seconds": 2e-4, "gbps": 1500.0, "copy_share": 0.5, "backend": "cuda", "device": "A GPU", "threads": 16}
+    row |= {"compiler": "", "mlx": "0.32.4", "mlx_dequant": "0.1.0", "python": "3.12.3"}
+    row |= {"baselines": {"dense": 4e-4, "mlx 4-bit": 1e-4, "mlx 8-bit": 3e-4}, "unpack_first_seconds": 6e-4}
+    return [row | changes]
+
+
+def test_results_of_the_single_benchmarks_are_read(tmp_path):
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps(older_rows()))
+    rows = {r["contestant"]: r for r in reports.read(str(path))["rows"]}
+    assert set(rows) == {"mlx-dequant cuda", "MLX 8-bit", "MLX dense", "unpacked, then MLX dense"}
+    assert rows["MLX 8-bit"]["gbps"] == pytest.approx(1000)
+    assert rows["MLX dense"]["copy_share"] == pytest.approx(0.25)
+    assert {r["copy_gbps"] for r in rows.values()} == {3000.0}
+    chart.main([str(path)])
+    assert "MLX 8-bit" in (tmp_path / "gpu-product.svg").read_text()
+    for changes in ({"backend": "host"}, {"copy_share": 0.0}):
+        path.write_text(json.dumps(older_rows(**changes)))
+        assert main(["bench", "--from", str(path)]) == 2
 
 
 def test_a_chart_of_nothing_is_no_file(tmp_path):

@@ -68,8 +68,11 @@ class Contestant(Protocol):
         device: where it runs: "cpu", "cuda", "metal", "mps".
     """
 
-    name: str
-    device: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
 
     def prepare(self, case: Case, data: Data) -> Ready | None:
         """Ready for a case; None where it is none of this contestant's.
