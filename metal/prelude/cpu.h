@@ -53,9 +53,10 @@ inline void load_bytes(const uint8_t* p, uint8_t* q) {
   memcpy(q, p, N);
 }
 
+// Signed integers become floats in one instruction, unsigned ones in several.
 template <uint N, uint ALIGN>
 inline void load_codes(const uint8_t* p, uint shift, uint mask, float offset, float* q) {
-  for (uint i = 0; i < N; ++i) q[i] = float(p[i] >> shift & mask) - offset;
+  for (uint i = 0; i < N; ++i) q[i] = float(int(p[i] >> shift & mask)) - offset;
 }
 
 inline uint load_u32(const uint8_t* p) {

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Launch = Callable[..., list[mx.array]]
 
-DENSE = 64 << 20  # bytes of unpacked weight that a product may hold
+DENSE = 32 << 20  # bytes of a part of a weight, unpacked for MLX's own product; two are alive at most
 MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
@@ -200,8 +200,19 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
         end = min(at + step, across)
         part = Region(0, along, at, end) if transposed else Region(at, end, 0, along)
         dense = region(target, weight, x.dtype, part)
-        if parts:
-            # One part after the other, or all of them would be unpacked at once.
-            (dense,) = mx.depends([dense], [parts[-1]])
         parts.append(x @ (dense if transposed else dense.T))
+        del dense
+        _wait(parts)
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
+
+
+def _wait(parts: list[mx.array]) -> None:
+    """Lets one part run while the next is made, and no more: MLX would make them all ahead.
+
+    Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
+    """
+    try:
+        mx.async_eval(parts[-1])
+        mx.eval(parts[-2:-1])
+    except ValueError:
+        pass

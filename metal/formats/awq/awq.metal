@@ -54,7 +54,7 @@ inline void load_constants(thread const awq_source<S>& source, uint group, uint 
   for (uint i = 0; i < N; i += run) {
     uint z[run];
     split<run, F>(source.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
-    for (uint k = 0; k < run; ++k) shared.zero[i + k] = float(z[k]);
+    for (uint k = 0; k < run; ++k) shared.zero[i + k] = float(int(z[k]));
   }
 }
 
@@ -67,7 +67,7 @@ inline void decode(thread const awq_source<S>& source, thread const group_consta
     uint q[run];
     split<run, F>(source.qweight[(at + i) / 8], 15, N < 8 ? column % 8 : 0, q);
     for (uint k = 0; k < run; ++k) {
-      w[i + k] = (float(q[k]) - shared.zero[i + k]) * shared.scale[i + k];
+      w[i + k] = (float(int(q[k])) - shared.zero[i + k]) * shared.scale[i + k];
     }
   }
 }

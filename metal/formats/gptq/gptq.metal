@@ -77,7 +77,7 @@ inline void load_constants(thread const gptq_source<S>& source, uint group, uint
   uint z[N];
   unpack<F::bits, N>(source.qzeros + group * (columns * F::bits / 32), column, zero_word, z);
   for (uint i = 0; i < N; ++i) {
-    shared.zero[i] = float(((z[i] + zero_wrap) & mask) + source.zero_field);
+    shared.zero[i] = float(int(((z[i] + zero_wrap) & mask) + source.zero_field));
   }
   // With 8 bits, outputs come in fours, and a row of scales need not start at 16 bytes.
   load<N, N % 8 == 0 && F::bits != 8>(source.scales + group * columns + column, shared.scale);
@@ -101,7 +101,7 @@ inline void decode(thread const gptq_source<S>& source, thread const group_const
     load_words<N>(words + columns, next);
     for (uint i = 0; i < N; ++i) q[i] = (q[i] >> shift | next[i] << (32 - shift)) & mask;
   }
-  for (uint i = 0; i < N; ++i) w[i] = (float(q[i]) - shared.zero[i]) * shared.scale[i];
+  for (uint i = 0; i < N; ++i) w[i] = (float(int(q[i])) - shared.zero[i]) * shared.scale[i];
 }
 
 #include "../by_inputs.metal"

@@ -89,13 +89,13 @@ inline void decode(thread const packed_source<S>& source, uint row, uint column,
   if (F::ordered) {
     for (uint i = 0; i < N; ++i) {
       uint group = uint(source.g_idx[column + i]);
-      w[i] = (float(q[i]) - zero_at<F>(source, row, group)) * float(scales[group]);
+      w[i] = (float(int(q[i])) - zero_at<F>(source, row, group)) * float(scales[group]);
     }
   } else {
     uint group = group_of(column, source.group_size);
     float zero = zero_at<F>(source, row, group);
     float scale = float(scales[group]);
-    for (uint i = 0; i < N; ++i) w[i] = (float(q[i]) - zero) * scale;
+    for (uint i = 0; i < N; ++i) w[i] = (float(int(q[i])) - zero) * scale;
   }
 }
 

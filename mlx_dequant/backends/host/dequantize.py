@@ -14,8 +14,6 @@ from .library import Run, library
 if TYPE_CHECKING:
     from ...weights.base import PackedWeight
 
-RUN = 32  # weights of a step of loops/dequantize.cpp
-
 
 def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
     run = library(weight, "dequantize", dtype)
@@ -29,5 +27,4 @@ def unpack(run: Run, weight: PackedWeight, part: Region, address: int) -> None:
     """Writes a region of the weight to `address`."""
     pointers = memory.pointers(weight, address)
     numbers = memory.numbers(sizes(weight, part))
-    steps = part.rows * -(-part.columns // RUN)
-    threads.split(steps, RUN, lambda begin, end: run(pointers, numbers, begin, end))
+    threads.split(part.rows, part.columns, lambda begin, end: run(pointers, numbers, begin, end))

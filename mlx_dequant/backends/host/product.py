@@ -10,12 +10,13 @@ import numpy as np
 from .. import reference
 from ..launch import Region, sizes, whole
 from . import memory, threads
-from .dequantize import RUN, unpack
+from .dequantize import unpack
 from .library import Run, library
 
 if TYPE_CHECKING:
     from ...weights.base import PackedWeight
 
+RUN = 32  # columns of a step of loops/product_transposed.cpp
 # Vectors that one pass over the packed weight serves: the loops are compiled for these counts.
 COUNTS = (1, 4, 8)
 # From this many vectors on, unpacking for the machine's BLAS is faster (bench/NOTES.md).

@@ -1,29 +1,39 @@
-// out[region] = the weights; this call does the runs of 32 numbered begin to end - 1.
-// A row's last run may be short; runs are numbered row by row.
+// out[region] = the weights; this call does the region's rows begin to end - 1, in runs of 32.
+// Where rows of a group share scales, columns go in blocks whose scales are loaded once a group.
 
 template <typename F, typename T, typename S>
 static inline void dequantize(const S& source, T* __restrict out, const uint* sizes, size_t begin,
                               size_t end) {
   const uint N = 32;
+  typedef typename S::template constants<N> constants;
+  const uint held = sizeof(constants) > 1 ? 64 : 1;
   const region part = region_of(sizes);
   const uint columns = part.end_column - part.first_column;
-  const uint runs = (columns + N - 1) / N;
-  uint row = uint(begin / runs);
-  uint run = uint(begin % runs);
-  for (size_t left = end - begin; left > 0; ++row, run = 0) {
-    const uint last = left < runs - run ? uint(run + left) : runs;
-    left -= last - run;
-    const uint from = part.first_row + row;
-    T* to = out + size_t(row) * columns;
-    for (; run < last && (run + 1) * N <= columns; ++run) {
-      float w[N];
-      decode<F, N>(source, from, part.first_column + run * N, w);
-      store<N>(to + run * N, w);
-    }
-    if (run < last) {
-      for (uint column = run * N; column < columns; ++column) {
+  const uint whole = columns / N;
+  const uint block = held > 1 ? held : whole + 1;
+  constants shared[held];
+  for (uint first = 0; first * N < columns; first += block) {
+    const uint last = first + block < whole ? first + block : whole;
+    uint group = ~0u;
+    for (size_t i = begin; i < end; ++i) {
+      const uint row = part.first_row + uint(i);
+      const uint next = group_at(source, row);
+      if (next != group) {
+        for (uint run = first; run < last; ++run) {
+          load_constants<F, N>(source, next, part.first_column + run * N, shared[run % held]);
+        }
+        group = next;
+      }
+      T* to = out + i * columns;
+      for (uint run = first; run < last; ++run) {
+        float w[N];
+        decode<F, N>(source, shared[run % held], row, part.first_column + run * N, w);
+        store<N>(to + run * N, w);
+      }
+      if (first + block <= whole) continue;
+      for (uint column = whole * N; column < columns; ++column) {
         float w;
-        decode<F, 1>(source, from, part.first_column + column, &w);
+        decode<F, 1>(source, row, part.first_column + column, &w);
         to[column] = T(w);
       }
     }
