@@ -20,7 +20,7 @@ RUN = 32  # columns of a step of loops/product_transposed.cpp
 # Vectors that one pass over the packed weight serves: the loops are compiled for these counts.
 COUNTS = (1, 4, 8)
 # From this many vectors on, unpacking for the machine's BLAS is faster (bench/NOTES.md).
-MANY = 17
+MANY = 25
 # Weights unpacked at a time for BLAS: 16 MB of float32, which a third-level cache holds.
 CHUNK = 1 << 22
 
