@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,10 +55,6 @@ def read_seconds(weights: list[mxd.PackedWeight]) -> float:
     parts = [[p for a in group for p in np.array_split(a, threads.count())] for group in words]
     turn = iter(range(1_000_000))
     return median_seconds(lambda: list(pool.map(np.sum, parts[next(turn) % len(parts)])), rounds=15)
-
-
-def rotated(make: list[Callable[[], mx.array]], chain: int = 50) -> float:
-    return seconds(lambda i: make[i % len(make)](), rounds=9, chain=chain)
 
 
 def measure(name: str, outputs: int, inputs: int, vectors: int) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from . import backends
+from . import backends, dtypes
+from .dtypes import FLOATS
 from .errors import FormatError
 
 if TYPE_CHECKING:
     from .weights.base import PackedWeight
 
-FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 INTEGERS = (mx.int32, mx.uint32, mx.int64, mx.uint64, mx.int16, mx.uint16, mx.int8, mx.uint8)
 
 
@@ -68,9 +68,7 @@ def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> 
             GPU such a row is NaN.
     """
     _check_matrix(weight)
-    dtype = dtype or weight.dtype
-    if dtype not in FLOATS:
-        raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
+    dtype = dtypes.checked(dtype or weight.dtype)
     if ids.dtype not in INTEGERS:
         raise FormatError(f"ids: found {ids.dtype}, expected integers")
 

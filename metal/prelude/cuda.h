@@ -61,14 +61,14 @@ __device__ inline void load_bytes(const uint8_t* p, uint8_t* q) {
   }
 }
 
-// q[i] = bits shift and up of byte i, as many as mask has, less offset, a whole number.
-// mask << shift fits a byte.
 // A byte becomes a float as the low bits of 2^23, which is quicker than a conversion.
 template <uint K>
 __device__ inline float byte_of(uint word, float offset) {
   return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + K)) - (8388608.0f + offset);
 }
 
+// q[i] = bits shift and up of byte i, as many as mask has, less offset, a whole number.
+// mask << shift fits a byte.
 template <uint N, uint ALIGN>
 __device__ inline void load_codes(const uint8_t* p, uint shift, uint mask, float offset, float* q) {
   if (ALIGN % 2 == 0 && N % 4 == 0) {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from .. import dtypes
 from ..programs import (
     COUNTS,
     DEQUANTIZE,
@@ -35,10 +36,6 @@ Launch = Callable[..., list[mx.array]]
 
 DENSE = 32 << 20  # bytes of a part of a weight, unpacked for MLX's own product; two are alive at most
 MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
-
-
-def dtype_name(dtype: mx.Dtype) -> str:
-    return str(dtype).removeprefix("mlx.core.")
 
 
 @cache
@@ -95,7 +92,7 @@ def _run(
     """One launch of `groups` threadgroups."""
     if groups * THREADS > MOST_THREADS:
         raise ValueError(f"{operation.name}: found {groups * THREADS} threads, expected at most {MOST_THREADS}")
-    names = dtype_name(dtype), dtype_name(weight.scales_dtype)
+    names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
     launch = kernel(target, weight.format, operation, *names, weight.ordered)
     (out,) = launch(
         inputs=[*held(weight), *map(_padded, inputs), _numbers(tuple(numbers))],

@@ -9,8 +9,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..backends import is_lazy
+from ..dtypes import FLOATS
 from ..errors import FormatError
-from ..weights.base import FLOATS
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
 

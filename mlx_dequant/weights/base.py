@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from .. import backends, products
-from ..errors import FormatError
+from .. import backends, dtypes, products
+from ..dtypes import FLOATS
 from ..registry import Format
 from . import check
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
 class PackedWeight(ABC):
@@ -97,7 +95,7 @@ class PackedWeight(ABC):
             dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even);
                 `self.dtype` by default.
         """
-        return backends.dequantize(self, check_dtype(dtype or self.dtype))
+        return backends.dequantize(self, dtypes.checked(dtype or self.dtype))
 
     def linear(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
         """x [..., in] through the layer: [..., out] in x's type. See `mlx_dequant.linear`."""
@@ -136,9 +134,3 @@ class PackedWeight(ABC):
     def __repr__(self) -> str:
         size = f"{self.bits_per_weight:.3g} bits a weight"
         return f"{type(self).__name__}({self.format.title}, shape={self.shape}, {size})"
-
-
-def check_dtype(dtype: mx.Dtype) -> mx.Dtype:
-    if dtype not in FLOATS:
-        raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
-    return dtype

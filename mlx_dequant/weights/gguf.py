@@ -7,10 +7,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from .. import dtypes
 from ..errors import FormatError
 from ..registry import formats, gguf_format
 from . import check
-from .base import PackedWeight, check_dtype
+from .base import PackedWeight
 
 OWN_DTYPE = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 
@@ -81,7 +82,7 @@ class GGUFWeight(PackedWeight):
             dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even). By
                 default float16; F32, F16 and BF16 give their own bits in their own type.
         """
-        if self.format.name in OWN_DTYPE and OWN_DTYPE[self.format.name] == check_dtype(dtype or self.dtype):
+        if self.format.name in OWN_DTYPE and OWN_DTYPE[self.format.name] == dtypes.checked(dtype or self.dtype):
             blocks = self.inputs["blocks"]
             assert blocks is not None
             return blocks.view(self.dtype).reshape(self.shape)

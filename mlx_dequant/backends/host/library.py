@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from ... import dtypes
 from ...programs import INPUTS, METAL, TYPES, inline, sources, struct
 from ...registry import Format
 from .compiler import compiled, warn_of_slowness
@@ -70,5 +71,5 @@ def _library(form: Format, loop: str, dtype: str, scales: str, ordered: bool) ->
 
 def library(weight: PackedWeight, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
     """A loop over `weight` that gives `dtype`, or None where it cannot be compiled."""
-    names = [str(kind).removeprefix("mlx.core.") for kind in (dtype, weight.scales_dtype)]
+    names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
     return _library(weight.format, loop, *names, weight.ordered)

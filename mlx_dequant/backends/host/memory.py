@@ -6,6 +6,7 @@ import ctypes
 import json
 import sys
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -77,11 +78,9 @@ def numbers(values: Sequence[int]) -> Any:
 
 def filled(shape: tuple[int, ...], dtype: mx.Dtype, fill: Callable[[int], None]) -> mx.array:
     """A new array whose memory `fill(address)` wrote, every byte of it."""
-    count = 1
-    for length in shape:
-        count *= length
-    if count * dtype.size > SMALL:
-        return _filled_in_place(shape, dtype, count * dtype.size, fill)
+    size = prod(shape) * dtype.size
+    if size > SMALL:
+        return _filled_in_place(shape, dtype, size, fill)
     out = np.empty(shape, _NUMPY[dtype])
     fill(out.ctypes.data)
     array = mx.array(out)
