@@ -111,8 +111,8 @@ THREADS = 256
 # Vectors that one pass over a packed weight serves: products are compiled for these counts.
 COUNTS = (1, 2, 4, 8, 16)
 
-# Rows of a tile of weights to unpack; the sources say the same, and programs compare them.
-TILE_ROWS = {"gguf": 1, "awq": 1, "gptq": 4, "packed": 1}
+# Rows that a thread unpacks; the sources say the same, and programs compare them.
+THREAD_ROWS = {"gguf": 1, "awq": 4, "gptq": 8, "packed": 1}
 
 DEQUANTIZE = Kernel("dequantize")
 TAKE = Kernel("take", ("ids",))
@@ -161,7 +161,7 @@ def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str, 
     body = (
         (f"SCRATCH(float, scratch, {kernel.scratch});\n" if kernel.scratch else "")
         + f"auto source = mlx_dequant::{form.family}({held}, sizes);\n"
-        + f'static_assert(decltype(source)::tile_rows == {TILE_ROWS[form.family]}, "TILE_ROWS");\n'
+        + f'static_assert(decltype(source)::thread_rows == {THREAD_ROWS[form.family]}, "THREAD_ROWS");\n'
         + f"mlx_dequant::{kernel.name}<{template}>({arguments});\n"
     )
     digest = hashlib.sha256(f"{header}{body}{scales}".encode()).hexdigest()[:16]

@@ -1,11 +1,20 @@
 // Formats stored by inputs: a row is an input, and rows of a group share scales and zero points.
-// Who goes through many rows loads those once a group. Included after load_constants, group_at and
-// the decode that takes them.
+// Who goes through many rows loads those once a group. Included after share_group, group_at,
+// load_constants and codes.
+
+// w[0..N) = codes times their scales.
+template <uint N>
+inline void scaled(thread const group_constants<N>& shared, thread const float* q,
+                   thread float* w) {
+  for (uint i = 0; i < N; ++i) w[i] = q[i] * shared.scale[i];
+}
 
 // w[0..N) = the weights of `row` from `column` on, a multiple of N.
 template <typename F, uint N, typename S>
 inline void decode(thread const S& source, uint row, uint column, thread float* w) {
   typename S::template constants<N> shared;
-  load_constants<F, N>(source, group_at(source, row), column, shared);
-  decode<F, N>(source, shared, row, column, w);
+  load_constants<F, N>(source, group_at<F>(source, row), column, shared);
+  float q[N];
+  codes<F, N, 1>(source, shared, row, column, q);
+  scaled<N>(shared, q, w);
 }

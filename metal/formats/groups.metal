@@ -7,7 +7,7 @@ inline uint group_of(uint input, uint group_size) {
   return input / group_size;
 }
 
-// What N columns of a group share.
+// What N columns of a group share; zero points as offset_of gives them.
 template <uint N>
 struct group_constants {
   float zero[N];

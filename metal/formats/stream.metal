@@ -6,6 +6,17 @@ struct stream {
   static inline uint shift(uint i) { return i * BITS; }
 };
 
+// RUN codes from `bit` on, as low bits. `add` is added to each word, modulo 2^32.
+template <uint BITS, uint RUN>
+inline uint window(device const uint* words, uint bit, uint add) {
+  uint shift = bit % 32;
+  uint result = (words[bit / 32] + add) >> shift;
+  if (32 % (RUN * BITS) != 0 && shift + RUN * BITS > 32) {
+    result |= (words[bit / 32 + 1] + add) << (32 - shift);
+  }
+  return result;
+}
+
 // q[0..N) = codes first .. first + N - 1; N divides `first`. `add` is added to each word, modulo
 // 2^32.
 template <uint BITS, uint N>
@@ -15,14 +26,22 @@ inline void unpack(device const uint* words, size_t first, uint add, thread uint
   words += first * BITS / 32;
   uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
   for (uint i = 0; i < N; i += run) {
-    uint bit = start + i * BITS;
-    uint word = bit / 32;
-    uint shift = bit % 32;
-    uint window = (words[word] + add) >> shift;
-    if (32 % (run * BITS) != 0 && shift + run * BITS > 32) {
-      window |= (words[word + 1] + add) << (32 - shift);
-    }
-    split<run, stream<BITS>>(window, (1u << BITS) - 1, 0, q + i);
+    split<run, stream<BITS>>(window<BITS, run>(words, start + i * BITS, add), (1u << BITS) - 1, 0,
+                             q + i);
+  }
+}
+
+// The same as float, less the number of offset[i].
+template <uint BITS, uint N>
+inline void unpack_less(device const uint* words, size_t first, thread const float* offset,
+                        thread float* q) {
+  const uint most = BITS == 8 ? 4 : 8;
+  const uint run = N < most ? N : most;
+  words += first * BITS / 32;
+  uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
+  for (uint i = 0; i < N; i += run) {
+    split_less<run, stream<BITS>>(window<BITS, run>(words, start + i * BITS, 0), (1u << BITS) - 1,
+                                  0, offset + i, q + i);
   }
 }
 

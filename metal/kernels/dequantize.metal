@@ -1,36 +1,58 @@
 // out[region] = the weights, each thread a run of 8
 //
-// A threadgroup of 256 covers one row of 2048 columns, long writes that memory likes; or 4 rows of
-// 512 where a format packs rows in a word, so that its cache line is near. The grid is
+// A threadgroup of 256 covers one row of 2048 columns, long writes that memory likes; or as many
+// such rows as the format likes to unpack together, one after the other. The grid is
 // one-dimensional: rows may be many.
+
+template <uint N, typename T>
+inline void put(device T* out, thread const float* w, bool aligned) {
+  if (aligned) {
+    store<N>(out, w);
+  } else {
+    for (uint i = 0; i < N; ++i) out[i] = T(w[i]);
+  }
+}
 
 template <typename F, typename T, typename S>
 inline void dequantize(thread const S& source, device T* out, device const uint* sizes,
                        uint threadgroup_index, uint thread_index) {
   const uint N = 8;
-  const uint threads = 256 / S::tile_rows;
+  const uint R = S::thread_rows;
   region part = region_of(sizes);
   uint columns = part.end_column - part.first_column;
-  uint across = (columns + threads * N - 1) / (threads * N);
-  uint row = threadgroup_index / across * S::tile_rows + thread_index / threads;
-  uint column = (threadgroup_index % across * threads + thread_index % threads) * N;
-  row += part.first_row;
-  if (row >= part.end_row || column >= columns) return;
+  uint across = (columns + 256 * N - 1) / (256 * N);
+  uint row = part.first_row + threadgroup_index / across * R;
+  uint column = (threadgroup_index % across * 256 + thread_index) * N;
+  if (column >= columns) return;
 
   out += size_t(row - part.first_row) * columns + column;
-  if (column + N <= columns) {
-    float w[N];
-    decode<F, N>(source, row, part.first_column + column, w);
-    if (columns % N == 0) {
-      store<N>(out, w);
-    } else {
-      for (uint i = 0; i < N; ++i) out[i] = T(w[i]);
+  bool aligned = columns % N == 0;
+  uint from = part.first_column + column;
+  if (row % R == 0 && row + R <= part.end_row && column + N <= columns &&
+      share_group<F, R>(source)) {
+    typename S::template constants<N> shared;
+    load_constants<F, N>(source, group_at<F>(source, row), from, shared);
+    float w[R * N];
+    codes<F, N, R>(source, shared, row, from, w);
+#pragma unroll
+    for (uint r = 0; r < R; ++r) {
+      scaled<N>(shared, w + r * N, w + r * N);
+      put<N>(out + size_t(r) * columns, w + r * N, aligned);
     }
-  } else {
-    for (uint i = 0; column + i < columns; ++i) {
-      float w[1];
-      decode<F, 1>(source, row, part.first_column + column + i, w);
-      out[i] = T(w[0]);
+    return;
+  }
+  uint rows = min(R, part.end_row - row);
+  for (uint r = 0; r < rows; ++r, ++row, out += columns) {
+    if (column + N <= columns) {
+      float w[N];
+      decode<F, N>(source, row, from, w);
+      put<N>(out, w, aligned);
+    } else {
+      for (uint i = 0; column + i < columns; ++i) {
+        float w[1];
+        decode<F, 1>(source, row, from + i, w);
+        out[i] = T(w[0]);
+      }
     }
   }
 }

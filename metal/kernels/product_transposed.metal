@@ -1,9 +1,99 @@
 // out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
 //
-// A threadgroup of 256 covers 256 columns, a lane 8 of them. The rows go round over the 8
-// simdgroups of each of `splits` threadgroups, who asks for more than one split adds them up. With
-// few vectors they go in chunks of 8, the 8 that a word of 4-bit GPTQ codes packs; with many,
-// registers are short.
+// A threadgroup of 256 covers 256 columns, a lane 8 of them. The rows go round in chunks over the 8
+// simdgroups of each of `splits` threadgroups; who asks for more than one split adds them up. With
+// few vectors a chunk is 8 rows, the 8 that a word of 4-bit GPTQ codes packs; with many, registers
+// are short. With one or two, codes are added up and scaled together, group after group.
+
+// sum[m][i] += w[i]*v[m]
+template <uint M, uint N>
+inline void add_products(thread const float* w, thread const float* v, thread float (*sum)[N]) {
+#pragma unroll
+  for (uint m = 0; m < M; ++m) {
+#pragma unroll
+    for (uint i = 0; i < N; ++i) sum[m][i] += w[i] * v[m];
+  }
+}
+
+// Moves the sums of a group's codes to `sum`, scaled.
+template <uint M, uint N, typename C>
+inline void settle(thread const C& shared, thread float (*part)[N], thread float (*sum)[N]) {
+#pragma unroll
+  for (uint m = 0; m < M; ++m) {
+    float w[N];
+    scaled<N>(shared, part[m], w);
+#pragma unroll
+    for (uint i = 0; i < N; ++i) {
+      sum[m][i] += w[i];
+      part[m][i] = 0.0f;
+    }
+  }
+}
+
+// v[r][m] = x of vector m and row at + r.
+template <uint M, uint R, typename X>
+inline void load_chunk(device const X* x, uint at, uint rows, uint vectors, bool aligned,
+                       thread float (*v)[M]) {
+#pragma unroll
+  for (uint m = 0; m < M; ++m) {
+    device const X* from = x + size_t(min(m, vectors - 1)) * rows + at;
+    float run[R];
+    if (R == 8 && aligned) {
+      load<R, true>(from, run);
+    } else {
+      for (uint r = 0; r < R; ++r) run[r] = float(from[r]);
+    }
+#pragma unroll
+    for (uint r = 0; r < R; ++r) v[r][m] = run[r];
+  }
+}
+
+// Adds N columns of rows begin ... begin + R - 1, begin + stride ... to `sum`; TOGETHER where R
+// rows are of one group.
+template <typename F, uint M, uint N, uint R, bool TOGETHER, typename X, typename S>
+inline void add_column_products(thread const S& source, device const X* x, uint column, uint begin,
+                                uint stride, uint rows, uint vectors, thread float (*sum)[N]) {
+  const bool late = TOGETHER && M <= 2;
+  typename S::template constants<N> shared;
+  float part[late ? M : 1][N];
+  for (uint m = 0; m < (late ? M : 1); ++m) {
+    for (uint i = 0; i < N; ++i) part[m][i] = 0.0f;
+  }
+  bool aligned = rows % 8 == 0 && is_aligned(x);
+  uint group = ~0u;
+  for (uint at = begin; at + R <= rows; at += stride) {
+    float v[R][M];
+    load_chunk<M, R>(x, at, rows, vectors, aligned, v);
+    if (TOGETHER && group_at<F>(source, at) != group) {
+      if (late && group != ~0u) settle<M, N>(shared, part, sum);
+      group = group_at<F>(source, at);
+      load_constants<F, N>(source, group, column, shared);
+    }
+    if (late) {
+      float q[R * N];
+      codes<F, N, R>(source, shared, at, column, q);
+#pragma unroll
+      for (uint r = 0; r < R; ++r) add_products<M, N>(q + r * N, v[r], part);
+    } else {
+#pragma unroll
+      for (uint r = 0; r < R; ++r) {
+        float w[N];
+        if (!TOGETHER) load_constants<F, N>(source, group_at<F>(source, at + r), column, shared);
+        codes<F, N, 1>(source, shared, at + r, column, w);
+        scaled<N>(shared, w, w);
+        add_products<M, N>(w, v[r], sum);
+      }
+    }
+  }
+  if (late && group != ~0u) settle<M, N>(shared, part, sum);
+  for (uint row = rows / R * R + begin / R; row < rows; row += stride / R) {
+    float v[1][M];
+    load_chunk<M, 1>(x, row, rows, vectors, false, v);
+    float w[N];
+    decode<F, N>(source, row, column, w);
+    add_products<M, N>(w, v[0], sum);
+  }
+}
 
 template <typename F, typename T, uint M, typename X, typename S>
 inline void product_transposed(thread const S& source, device const X* x, device T* out,
@@ -26,37 +116,11 @@ inline void product_transposed(thread const S& source, device const X* x, device
   }
   uint begin = (split * 8 + simdgroup) * chunk;
   uint stride = splits * 8 * chunk;
-  if (column + N <= columns) {
-    typename S::template constants<N> shared;
-    uint group = ~0u;
-    bool aligned = rows % 8 == 0 && is_aligned(x);
-    for (uint at = begin; at < rows; at += stride) {
-      float v[M][chunk];
-#pragma unroll
-      for (uint m = 0; m < M; ++m) {
-        device const X* from = x + size_t(min(m, vectors - 1)) * rows + at;
-        if (chunk == 8 && aligned) {
-          load<chunk, true>(from, v[m]);
-        } else {
-          for (uint r = 0; r < chunk; ++r) v[m][r] = at + r < rows ? float(from[r]) : 0.0f;
-        }
-      }
-#pragma unroll
-      for (uint r = 0; r < chunk; ++r) {
-        uint row = min(at + r, rows - 1);
-        uint next = group_at(source, row);
-        if (next != group) {
-          load_constants<F, N>(source, next, column, shared);
-          group = next;
-        }
-        float w[N];
-        decode<F, N>(source, shared, row, column, w);
-#pragma unroll
-        for (uint m = 0; m < M; ++m) {
-          for (uint i = 0; i < N; ++i) sum[m][i] += w[i] * v[m][r];
-        }
-      }
-    }
+  if (column + N <= columns && share_group<F, chunk>(source)) {
+    add_column_products<F, M, N, chunk, true>(source, x, column, begin, stride, rows, vectors, sum);
+  } else if (column + N <= columns) {
+    add_column_products<F, M, N, chunk, false>(source, x, column, begin, stride, rows, vectors,
+                                               sum);
   } else {
     for (uint at = begin; at < rows; at += stride) {
       for (uint row = at; row < min(at + chunk, rows); ++row) {

@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __F16C__
+#if defined(__F16C__) || defined(__SSSE3__)
 #include <immintrin.h>
 #endif
 
@@ -53,10 +53,55 @@ inline void load_bytes(const uint8_t* p, uint8_t* q) {
   memcpy(q, p, N);
 }
 
-// Signed integers become floats in one instruction, unsigned ones in several.
+#include "fields.h"
+
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
 template <uint N, uint ALIGN>
-inline void load_codes(const uint8_t* p, uint shift, uint mask, float offset, float* q) {
-  for (uint i = 0; i < N; ++i) q[i] = float(int(p[i] >> shift & mask)) - offset;
+inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
+  fields<N> result = {};
+  memcpy(&result, p, N);
+  for (uint i = 0; i < (N + 3) / 4; ++i) {
+    result.words[i] = result.words[i] >> shift & mask * 0x01010101;
+  }
+  return result;
+}
+
+// q less the number whose offset_of is given; both are whole numbers below 2^22.
+inline float offset_of(uint number) { return float(int(number)); }
+inline float less(uint q, float offset) { return float(int(q)) - offset; }
+
+// The masked bits of a word from `shift` on, less the number of an offset.
+inline float field_less(uint word, uint shift, uint mask, float offset) {
+  return less(word >> shift & mask, offset);
+}
+
+// Byte k of a word.
+inline float byte_of(uint word, uint k) { return float(int(word >> (8 * k) & 255)); }
+
+// q[i] = field i less a number. Signed integers become floats in one instruction,
+// unsigned ones in several.
+template <uint N>
+inline void to_floats(fields<N> codes, uint number, float* q) {
+  uint8_t bytes[N];
+  memcpy(bytes, &codes, N);
+  for (uint i = 0; i < N; ++i) q[i] = float(int(bytes[i])) - float(number);
+}
+
+// q[i] = the table's value for field i, of 4 bits.
+template <uint N>
+inline void look_up(fields<N> codes, const int8_t* table, float* q) {
+  int8_t values[N];
+  memcpy(values, &codes, N);
+  uint i = 0;
+#ifdef __SSSE3__
+  for (; i + 16 <= N; i += 16) {
+    const __m128i found = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table),
+                                           _mm_loadu_si128((const __m128i*)(values + i)));
+    _mm_storeu_si128((__m128i*)(values + i), found);
+  }
+#endif
+  for (; i < N; ++i) values[i] = table[values[i]];
+  for (i = 0; i < N; ++i) q[i] = float(values[i]);
 }
 
 inline uint load_u32(const uint8_t* p) {
@@ -75,6 +120,14 @@ inline void split(uint word, uint mask, uint first, uint* q) {
   memcpy(&by, shifts, sizeof by);
   vector fields = ((vector{} + word) >> by) & mask;
   memcpy(q, &fields, sizeof fields);
+}
+
+// q[i] = the same, less the number of offset[i].
+template <uint N, typename Shift>
+inline void split_less(uint word, uint mask, uint first, const float* offset, float* q) {
+  uint fields[N];
+  split<N, Shift>(word, mask, first, fields);
+  for (uint i = 0; i < N; ++i) q[i] = less(fields[i], offset[i]);
 }
 
 template <uint N>

@@ -61,31 +61,82 @@ __device__ inline void load_bytes(const uint8_t* p, uint8_t* q) {
   }
 }
 
-// A byte becomes a float as the low bits of 2^23, which is quicker than a conversion.
-template <uint K>
-__device__ inline float byte_of(uint word, float offset) {
-  return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + K)) - (8388608.0f + offset);
+#include "fields.h"
+
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+template <uint N, uint ALIGN>
+__device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
+  fields<N> result;
+  if (N % 4 != 0) {
+    result.words[0] = p[0] >> shift & mask;
+    return result;
+  }
+#pragma unroll
+  for (uint i = 0; i < N / 4; ++i) {
+    uint word;
+    if (ALIGN % 4 == 0) {
+      word = ((const uint*)p)[i];
+    } else if (ALIGN % 2 == 0) {
+      word = ((const ushort*)p)[2 * i] | uint(((const ushort*)p)[2 * i + 1]) << 16;
+    } else {
+      word =
+          p[4 * i] | uint(p[4 * i + 1]) << 8 | uint(p[4 * i + 2]) << 16 | uint(p[4 * i + 3]) << 24;
+    }
+    result.words[i] = word >> shift & mask * 0x01010101;
+  }
+  return result;
 }
 
-// q[i] = bits shift and up of byte i, as many as mask has, less offset, a whole number.
-// mask << shift fits a byte.
-template <uint N, uint ALIGN>
-__device__ inline void load_codes(const uint8_t* p, uint shift, uint mask, float offset, float* q) {
-  if (ALIGN % 2 == 0 && N % 4 == 0) {
+// q less the number whose offset_of is given; both are whole numbers below 2^22. Such a number
+// becomes a float as the low bits of 2^23, which is quicker than a conversion.
+__device__ inline float offset_of(uint number) { return as_type<float>(number | 0x4b000000); }
+__device__ inline float less(uint q, float offset) { return offset_of(q) - offset; }
+
+// Byte k of a word, less the number of an offset.
+__device__ inline float byte_less(uint word, uint k, float offset) {
+  return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + k)) - offset;
+}
+
+// The masked bits of a word from `shift` on, less the number of an offset. Fields that keep within
+// bytes are masked four at a time, once where they are asked for one after another.
+__device__ inline float field_less(uint word, uint shift, uint mask, float offset) {
+  if (mask == 7) return less(word >> shift & mask, offset);
+  return byte_less(word >> (shift % 8) & mask * 0x01010101, shift / 8, offset);
+}
+
+// Byte k of a word.
+__device__ inline float byte_of(uint word, uint k) { return byte_less(word, k, offset_of(0)); }
+
+// q[i] = field i less a number.
+template <uint N>
+__device__ inline void to_floats(fields<N> codes, uint number, float* q) {
 #pragma unroll
-    for (uint i = 0; i < N; i += 4) {
-      uint word = ALIGN % 4 == 0
-                      ? *(const uint*)(p + i)
-                      : *(const ushort*)(p + i) | uint(*(const ushort*)(p + i + 2)) << 16;
-      word = word >> shift & mask * 0x01010101;
-      q[i] = byte_of<0>(word, offset);
-      q[i + 1] = byte_of<1>(word, offset);
-      q[i + 2] = byte_of<2>(word, offset);
-      q[i + 3] = byte_of<3>(word, offset);
-    }
-  } else {
+  for (uint i = 0; i < N; ++i) q[i] = byte_less(codes.words[i / 4], i % 4, offset_of(number));
+}
+
+// Bytes 4*i and on of a table, each 128 more.
+__device__ inline uint table_word(const int8_t* table, uint i) {
+  uint word = 0;
 #pragma unroll
-    for (uint i = 0; i < N; ++i) q[i] = float(p[i] >> shift & mask) - offset;
+  for (uint k = 0; k < 4; ++k) word |= (uint8_t(table[4 * i + k]) ^ 128u) << (8 * k);
+  return word;
+}
+
+// q[i] = the table's value for field i, of 4 bits. A permutation looks four up in eight bytes, by
+// selectors of 4 bits whose highest means the sign.
+template <uint N>
+__device__ inline void look_up(fields<N> codes, const int8_t* table, float* q) {
+#pragma unroll
+  for (uint i = 0; i < N; i += 4) {
+    uint code = codes.words[i / 4];
+    uint pairs = code | code >> 4;
+    uint selector = __byte_perm(pairs, 0, 0x4420) & 0x7777;
+    uint low = __byte_perm(table_word(table, 0), table_word(table, 1), selector);
+    uint high = __byte_perm(table_word(table, 2), table_word(table, 3), selector);
+    uint second = __byte_perm(code << 4, 0, 0xba98);
+    uint values = (low & ~second) | (high & second);
+#pragma unroll
+    for (uint k = 0; k < 4 && i + k < N; ++k) q[i + k] = byte_less(values, k, offset_of(128));
   }
 }
 
@@ -97,6 +148,15 @@ template <uint N, typename Shift>
 __device__ inline void split(uint word, uint mask, uint first, uint* q) {
 #pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
+}
+
+// q[i] = the same, less the number of offset[i].
+template <uint N, typename Shift>
+__device__ inline void split_less(uint word, uint mask, uint first, const float* offset, float* q) {
+#pragma unroll
+  for (uint i = 0; i < N; ++i) {
+    q[i] = field_less(word, Shift::shift(first + i), mask, offset[i]);
+  }
 }
 
 struct mem_flags {

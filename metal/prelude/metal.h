@@ -27,25 +27,53 @@ inline void load_bytes(device const uint8_t* p, thread uint8_t* q) {
   }
 }
 
-// q[i] = bits shift and up of byte i, as many as mask has, less offset, a whole number.
-// mask << shift fits a byte.
+#include "fields.h"
+
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
 template <uint N, uint ALIGN>
-inline void load_codes(device const uint8_t* p, uint shift, uint mask, float offset,
-                       thread float* q) {
-  if (ALIGN % 4 == 0 && N % 4 == 0) {
-    for (uint i = 0; i < N / 4; ++i) {
-      uint word = ((device const uint*)p)[i] >> shift & mask * 0x01010101;
-      for (uint k = 0; k < 4; ++k) q[4 * i + k] = float(word >> (8 * k) & 255) - offset;
-    }
-  } else if (ALIGN % 2 == 0 && N % 2 == 0) {
-    for (uint i = 0; i < N / 2; ++i) {
-      uint word = uint(((device const ushort*)p)[i]) >> shift & mask * 0x0101;
-      q[2 * i] = float(word & 255) - offset;
-      q[2 * i + 1] = float(word >> 8) - offset;
-    }
-  } else {
-    for (uint i = 0; i < N; ++i) q[i] = float(p[i] >> shift & mask) - offset;
+inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
+  fields<N> result;
+  if (N % 4 != 0) {
+    result.words[0] = p[0] >> shift & mask;
+    return result;
   }
+  for (uint i = 0; i < N / 4; ++i) {
+    uint word;
+    if (ALIGN % 4 == 0) {
+      word = ((device const uint*)p)[i];
+    } else if (ALIGN % 2 == 0) {
+      word = ((device const ushort*)p)[2 * i] | uint(((device const ushort*)p)[2 * i + 1]) << 16;
+    } else {
+      word =
+          p[4 * i] | uint(p[4 * i + 1]) << 8 | uint(p[4 * i + 2]) << 16 | uint(p[4 * i + 3]) << 24;
+    }
+    result.words[i] = word >> shift & mask * 0x01010101;
+  }
+  return result;
+}
+
+// q less the number whose offset_of is given; both are whole numbers below 2^22.
+inline float offset_of(uint number) { return float(int(number)); }
+inline float less(uint q, float offset) { return float(int(q)) - offset; }
+
+// The masked bits of a word from `shift` on, less the number of an offset.
+inline float field_less(uint word, uint shift, uint mask, float offset) {
+  return less(word >> shift & mask, offset);
+}
+
+// Byte k of a word.
+inline float byte_of(uint word, uint k) { return float(word >> (8 * k) & 255); }
+
+// q[i] = field i less a number.
+template <uint N>
+inline void to_floats(fields<N> codes, uint number, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = byte_of(codes.words[i / 4], i % 4) - float(number);
+}
+
+// q[i] = the table's value for field i, of 4 bits.
+template <uint N>
+inline void look_up(fields<N> codes, constant int8_t* table, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = float(table[codes.words[i / 4] >> (8 * (i % 4)) & 15]);
 }
 
 // A little-endian 32-bit word at a 2-byte aligned address.
@@ -57,6 +85,15 @@ inline uint load_u32(device const uint8_t* p) {
 template <uint N, typename Shift>
 inline void split(uint word, uint mask, uint first, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
+}
+
+// q[i] = the same, less the number of offset[i].
+template <uint N, typename Shift>
+inline void split_less(uint word, uint mask, uint first, thread const float* offset,
+                       thread float* q) {
+  for (uint i = 0; i < N; ++i) {
+    q[i] = field_less(word, Shift::shift(first + i), mask, offset[i]);
+  }
 }
 
 // N words, at an address aligned to four of them where N allows.

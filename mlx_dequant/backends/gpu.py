@@ -21,7 +21,7 @@ from ..programs import (
     TAKE,
     TAKE_TRANSPOSED,
     THREADS,
-    TILE_ROWS,
+    THREAD_ROWS,
     Kernel,
     program,
 )
@@ -110,8 +110,8 @@ def dequantize(target: str, weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
 
 def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights, unpacked."""
-    rows = TILE_ROWS[weight.format.family]
-    across = -(-part.columns // (2048 // rows))
+    rows = THREAD_ROWS[weight.format.family]
+    across = -(-part.columns // 2048)
     most = MOST_THREADS // THREADS // across * rows
     if part.rows > most:
         edges = [*range(part.first_row, part.end_row, most), part.end_row]

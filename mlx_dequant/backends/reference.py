@@ -115,7 +115,7 @@ def _awq(weight: PackedWeight) -> np.ndarray:
 def _gptq(weight: PackedWeight) -> np.ndarray:
     inputs, outputs = weight.shape
     bits = weight.format.bits
-    _, _, whole_word, by_field = weight.layout
+    _, whole_word, by_field = weight.layout
     words = numpy(weight.inputs["qzeros"]).view(np.uint32)
     if whole_word and bits != 3:
         words = words + np.uint32(whole_word)

@@ -75,9 +75,9 @@ class GPTQWeight(PackedWeight):
             dtype=scales.dtype,
             inputs={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": order},
             scales_dtype=scales.dtype,
+            ordered=order is not None,
             layout=(
                 check.boundary(size, groups),
-                int(order is not None),
                 WHOLE_WORD[bits] if zero_points == "v1" else 0,
                 int(zero_points == "v1-field"),
             ),

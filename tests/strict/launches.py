@@ -61,7 +61,7 @@ def weights(form: Format) -> Iterator[PackedWeight]:
         least = 32 if form.bits == 3 else 32 // form.bits
         for inputs, outputs in ((least, least), (256, 64), (2048, 32), (32, 2048)):
             yield _group_weight(form, inputs, outputs, scales)
-        if form.family == "packed":
+        if form.family in ("gptq", "packed"):
             yield _ordered_weight(form, scales)
 
 
@@ -81,8 +81,13 @@ def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype) -> P
 
 
 def _ordered_weight(form: Format, scales: mx.Dtype) -> PackedWeight:
-    """One whose groups end anywhere, which a program of its own reads."""
+    """One whose inputs are in no order, which a program of its own reads."""
     inputs, outputs, groups = 64, 32, 4
+    if form.family == "gptq":
+        codes = mx.zeros((inputs * form.bits // 32, outputs), mx.int32)
+        zeros = mx.zeros((groups, outputs * form.bits // 32), mx.int32)
+        order = mx.arange(inputs) % groups
+        return mxd.GPTQWeight(codes, mx.zeros((groups, outputs), scales), zeros, order, 16, form.bits)
     codes = mx.zeros((outputs, inputs * form.bits // 32), mx.int32)
     return mxd.PackQuantizedWeight(
         codes, mx.zeros((outputs, groups), scales), (outputs, inputs), bits=form.bits, group_size=16

@@ -17,7 +17,7 @@
 
 template <typename S>
 struct awq_source {
-  enum { tile_rows = 1 };
+  enum { thread_rows = 4 };
   template <uint N>
   using constants = group_constants<N>;
   device const uint* qweight;
@@ -40,7 +40,13 @@ struct awq4 {
   static inline uint shift(uint column) { return (column / 2 + column % 2 * 4) * 4; }
 };
 
-template <typename S>
+// Whether R rows from a multiple of R on are of one group.
+template <typename F, uint R, typename S>
+inline bool share_group(thread const awq_source<S>& source) {
+  return source.group_size % R == 0;
+}
+
+template <typename F, typename S>
 inline uint group_at(thread const awq_source<S>& source, uint row) {
   return group_of(row, source.group_size);
 }
@@ -54,21 +60,23 @@ inline void load_constants(thread const awq_source<S>& source, uint group, uint 
   for (uint i = 0; i < N; i += run) {
     uint z[run];
     split<run, F>(source.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
-    for (uint k = 0; k < run; ++k) shared.zero[i + k] = float(int(z[k]));
+    for (uint k = 0; k < run; ++k) shared.zero[i + k] = offset_of(z[k]);
   }
 }
 
-template <typename F, uint N, typename S>
-inline void decode(thread const awq_source<S>& source, thread const group_constants<N>& shared,
-                   uint row, uint column, thread float* w) {
+// q[0..N) = q - z of `row` from `column` on, then of R - 1 rows more.
+template <typename F, uint N, uint R, typename S>
+inline void codes(thread const awq_source<S>& source, thread const group_constants<N>& shared,
+                  uint row, uint column, thread float* q) {
   const uint run = N < 8 ? N : 8;
-  size_t at = size_t(row) * source.columns + column;
-  for (uint i = 0; i < N; i += run) {
-    uint q[run];
-    split<run, F>(source.qweight[(at + i) / 8], 15, N < 8 ? column % 8 : 0, q);
-    for (uint k = 0; k < run; ++k) {
-      w[i + k] = (float(int(q[k])) - shared.zero[i + k]) * shared.scale[i + k];
+  device const uint* words = source.qweight + size_t(row) * (source.columns / 8) + column / 8;
+#pragma unroll
+  for (uint r = 0; r < R; ++r) {
+    for (uint i = 0; i < N; i += run) {
+      split_less<run, F>(words[i / 8], 15, N < 8 ? column % 8 : 0, shared.zero + i, q + i);
     }
+    words += source.columns / 8;
+    q += N;
   }
 }
 

@@ -16,10 +16,8 @@ struct iq4_nl {
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block);
-    uint8_t codes[N];
-    load_bytes<N, 2>(block + 2 + first % 16, codes);
-
-    uint shift = first / 16 * 4;
-    for (uint i = 0; i < N; ++i) w[i] = d * float(iq4_values[codes[i] >> shift & 15]);
+    float q[N];
+    look_up<N>(load_fields<N, 2>(block + 2 + first % 16, first / 16 * 4, 15), iq4_values, q);
+    for (uint i = 0; i < N; ++i) w[i] = d * q[i];
   }
 };

@@ -20,10 +20,9 @@ struct iq4_xs {
     uint high = block[2] | uint(block[3]) << 8;
     uint s = (block[4 + k / 2] >> (k % 2 * 4) & 15) | (high >> 2 * k & 3) << 4;
     float scale = load_f16(block) * float(int(s) - 32);
-    uint8_t codes[N];
-    load_bytes<N, 4>(block + 8 + k * 16 + first % 16, codes);
-
-    uint shift = first / 16 % 2 * 4;
-    for (uint i = 0; i < N; ++i) w[i] = scale * float(iq4_values[codes[i] >> shift & 15]);
+    float q[N];
+    look_up<N>(load_fields<N, 4>(block + 8 + k * 16 + first % 16, first / 16 % 2 * 4, 15),
+               iq4_values, q);
+    for (uint i = 0; i < N; ++i) w[i] = scale * q[i];
   }
 };

@@ -24,12 +24,8 @@ struct mxfp4 {
     uint e = block[0];
     float half_way = power(e / 2);
     float rest = power(e - e / 2);
-    uint8_t codes[N];
-    load_bytes<N, 1>(block + 1 + first % 16, codes);
-
-    uint shift = first / 16 * 4;
-    for (uint i = 0; i < N; ++i) {
-      w[i] = float(twice_e2m1(codes[i] >> shift & 15)) * half_way * rest;
-    }
+    float q[N];
+    look_up<N>(load_fields<N, 1>(block + 1 + first % 16, first / 16 * 4, 15), twice_e2m1, q);
+    for (uint i = 0; i < N; ++i) w[i] = q[i] * half_way * rest;
   }
 };

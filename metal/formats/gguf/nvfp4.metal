@@ -25,10 +25,9 @@ struct nvfp4 {
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float scale = half_ue4m3(block[first / 16]);
-    uint8_t codes[N];
-    load_bytes<N, 4>(block + 4 + first / 16 * 8 + first % 8, codes);
-
-    uint shift = first / 8 % 2 * 4;
-    for (uint i = 0; i < N; ++i) w[i] = scale * float(twice_e2m1(codes[i] >> shift & 15));
+    float q[N];
+    look_up<N>(load_fields<N, 4>(block + 4 + first / 16 * 8 + first % 8, first / 8 % 2 * 4, 15),
+               twice_e2m1, q);
+    for (uint i = 0; i < N; ++i) w[i] = scale * q[i];
   }
 };

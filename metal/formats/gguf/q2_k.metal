@@ -9,6 +9,8 @@
 //
 //   w = d*s*q - dmin*m
 
+#include "codes.metal"
+
 struct q2_k {
   enum { weights = 256, bytes = 84, run = 16 };
 
@@ -18,7 +20,7 @@ struct q2_k {
     float scale = load_f16(block + 80) * float(sm & 15);
     float min = load_f16(block + 82) * float(sm >> 4);
     float q[N];
-    load_codes<N, 4>(block + 16 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 0.0f, q);
+    load_codes<N, 4>(block + 16 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 0, q);
     for (uint i = 0; i < N; ++i) w[i] = scale * q[i] - min;
   }
 };

@@ -11,6 +11,8 @@
 //
 //   w = d*(s - 32)*(q + 4*bit - 4)
 
+#include "codes.metal"
+
 struct q3_k {
   enum { weights = 256, bytes = 110, run = 16 };
 
@@ -20,10 +22,11 @@ struct q3_k {
     uint j = first / 16;
     uint s = (scales[j % 8] >> (j / 8 * 4) & 15) | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
     float scale = load_f16(block + 108) * float(int(s) - 32);
+    fields<N> low =
+        load_fields<N, 2>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
+    fields<N> high = load_fields<N, 2>(block + first % 32, first / 32, 1);
     float q[N];
-    float bit[N];
-    load_codes<N, 2>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 4.0f, q);
-    load_codes<N, 2>(block + first % 32, first / 32, 1, 0.0f, bit);
-    for (uint i = 0; i < N; ++i) w[i] = scale * (q[i] + bit[i] * 4.0f);
+    to_floats<N>(join<N>(low, high, 2), 4, q);
+    for (uint i = 0; i < N; ++i) w[i] = scale * q[i];
   }
 };

@@ -8,6 +8,8 @@
 //
 //   w = d*(q - 8)
 
+#include "codes.metal"
+
 struct q4_0 {
   enum { weights = 32, bytes = 18, run = 16 };
 
@@ -15,7 +17,7 @@ struct q4_0 {
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block);
     float q[N];
-    load_codes<N, 2>(block + 2 + first % 16, first / 16 * 4, 15, 8.0f, q);
+    load_codes<N, 2>(block + 2 + first % 16, first / 16 * 4, 15, 8, q);
     for (uint i = 0; i < N; ++i) w[i] = d * q[i];
   }
 };

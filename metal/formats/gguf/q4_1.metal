@@ -8,6 +8,8 @@
 //
 //   w = d*q + m
 
+#include "codes.metal"
+
 struct q4_1 {
   enum { weights = 32, bytes = 20, run = 16 };
 
@@ -16,7 +18,7 @@ struct q4_1 {
     float d = load_f16(block);
     float m = load_f16(block + 2);
     float q[N];
-    load_codes<N, 4>(block + 4 + first % 16, first / 16 * 4, 15, 0.0f, q);
+    load_codes<N, 4>(block + 4 + first % 16, first / 16 * 4, 15, 0, q);
     for (uint i = 0; i < N; ++i) w[i] = d * q[i] + m;
   }
 };

@@ -9,6 +9,7 @@
 //
 //   w = d*s*q - dmin*m
 
+#include "codes.metal"
 #include "k_scales.metal"
 
 struct q4_k {
@@ -20,7 +21,7 @@ struct q4_k {
     float scale = load_f16(block) * float(k.s);
     float min = load_f16(block + 2) * float(k.m);
     float q[N];
-    load_codes<N, 4>(block + 16 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15, 0.0f, q);
+    load_codes<N, 4>(block + 16 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15, 0, q);
     for (uint i = 0; i < N; ++i) w[i] = scale * q[i] - min;
   }
 };

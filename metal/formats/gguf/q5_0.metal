@@ -9,15 +9,18 @@
 //
 //   w = d*(q - 16)
 
+#include "codes.metal"
+
 struct q5_0 {
   enum { weights = 32, bytes = 22, run = 16 };
 
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block);
-    uint high = load_u32(block + 2) >> first;
+    fields<N> low = load_fields<N, 2>(block + 6 + first % 16, first / 16 * 4, 15);
+    fields<N> high = spread<N>(load_u32(block + 2) >> first);
     float q[N];
-    load_codes<N, 2>(block + 6 + first % 16, first / 16 * 4, 15, 0.0f, q);
-    for (uint i = 0; i < N; ++i) w[i] = d * (q[i] + (high >> i & 1 ? 0.0f : -16.0f));
+    to_floats<N>(join<N>(low, high, 4), 16, q);
+    for (uint i = 0; i < N; ++i) w[i] = d * q[i];
   }
 };

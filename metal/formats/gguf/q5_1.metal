@@ -9,6 +9,8 @@
 //
 //   w = d*q + m
 
+#include "codes.metal"
+
 struct q5_1 {
   enum { weights = 32, bytes = 24, run = 16 };
 
@@ -16,9 +18,10 @@ struct q5_1 {
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block);
     float m = load_f16(block + 2);
-    uint high = load_u32(block + 4) >> first;
+    fields<N> low = load_fields<N, 4>(block + 8 + first % 16, first / 16 * 4, 15);
+    fields<N> high = spread<N>(load_u32(block + 4) >> first);
     float q[N];
-    load_codes<N, 4>(block + 8 + first % 16, first / 16 * 4, 15, 0.0f, q);
-    for (uint i = 0; i < N; ++i) w[i] = d * (q[i] + (high >> i & 1 ? 16.0f : 0.0f)) + m;
+    to_floats<N>(join<N>(low, high, 4), 0, q);
+    for (uint i = 0; i < N; ++i) w[i] = d * q[i] + m;
   }
 };

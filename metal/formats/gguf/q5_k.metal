@@ -10,6 +10,7 @@
 //
 //   w = d*s*q - dmin*m
 
+#include "codes.metal"
 #include "k_scales.metal"
 
 struct q5_k {
@@ -20,10 +21,11 @@ struct q5_k {
     scale_and_min k = k_scales(block + 4, first / 32);
     float scale = load_f16(block) * float(k.s);
     float min = load_f16(block + 2) * float(k.m);
+    fields<N> low =
+        load_fields<N, 4>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15);
+    fields<N> high = load_fields<N, 4>(block + 16 + first % 32, first / 32, 1);
     float q[N];
-    float bit[N];
-    load_codes<N, 4>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15, 0.0f, q);
-    load_codes<N, 4>(block + 16 + first % 32, first / 32, 1, 0.0f, bit);
-    for (uint i = 0; i < N; ++i) w[i] = scale * (q[i] + bit[i] * 16.0f) - min;
+    to_floats<N>(join<N>(low, high, 4), 0, q);
+    for (uint i = 0; i < N; ++i) w[i] = scale * q[i] - min;
   }
 };

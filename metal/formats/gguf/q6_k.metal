@@ -10,17 +10,20 @@
 //
 //   w = d*s*(low + 16*high - 32)
 
+#include "codes.metal"
+
 struct q6_k {
   enum { weights = 256, bytes = 210, run = 16 };
 
   template <uint N>
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float scale = load_f16(block + 208) * float(int8_t(block[192 + first / 16]));
-    float low[N];
-    float high[N];
-    load_codes<N, 2>(block + first / 128 * 64 + first % 64, first / 64 % 2 * 4, 15, 32.0f, low);
-    load_codes<N, 2>(block + 128 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 0.0f,
-                     high);
-    for (uint i = 0; i < N; ++i) w[i] = scale * (low[i] + high[i] * 16.0f);
+    fields<N> low =
+        load_fields<N, 2>(block + first / 128 * 64 + first % 64, first / 64 % 2 * 4, 15);
+    fields<N> high =
+        load_fields<N, 2>(block + 128 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
+    float q[N];
+    to_floats<N>(join<N>(low, high, 4), 32, q);
+    for (uint i = 0; i < N; ++i) w[i] = scale * q[i];
   }
 };

@@ -9,7 +9,7 @@
 struct nothing;
 
 struct gguf_source {
-  enum { tile_rows = 1 };
+  enum { thread_rows = 1 };
   template <uint N>
   using constants = nothing;
   device const uint8_t* blocks;

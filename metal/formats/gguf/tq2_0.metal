@@ -8,6 +8,8 @@
 //
 //   w = d*(q - 1)
 
+#include "codes.metal"
+
 struct tq2_0 {
   enum { weights = 256, bytes = 66, run = 32 };
 
@@ -15,7 +17,7 @@ struct tq2_0 {
   static inline void decode(device const uint8_t* block, uint first, thread float* w) {
     float d = load_f16(block + 64);
     float q[N];
-    load_codes<N, 2>(block + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 1.0f, q);
+    load_codes<N, 2>(block + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 1, q);
     for (uint i = 0; i < N; ++i) w[i] = d * q[i];
   }
 };

@@ -23,14 +23,14 @@
 
 template <typename S>
 struct gptq_source {
-  enum { tile_rows = 4 };  // rows packed in a word, near each other
+  enum { thread_rows = 8 };  // what a word of 4-bit codes packs
   template <uint N>
   using constants = group_constants<N>;
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
   device const int* g_idx;
-  uint columns, group_size, act_order, zero_word, zero_field;
+  uint columns, group_size, zero_word, zero_field;
 };
 
 template <typename S>
@@ -44,27 +44,45 @@ inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
                            sizes[1],
                            sizes[layout_at],
                            sizes[layout_at + 1],
-                           sizes[layout_at + 2],
-                           sizes[layout_at + 3]};
+                           sizes[layout_at + 2]};
   return source;
 }
 
+// Ordered: an input's group is looked up, as act-order needs.
 struct gptq2 {
-  enum { bits = 2, run = 8 };
+  enum { bits = 2, run = 8, ordered = 0 };
+};
+struct gptq2_ordered {
+  enum { bits = 2, run = 8, ordered = 1 };
 };
 struct gptq3 {
-  enum { bits = 3, run = 8 };
+  enum { bits = 3, run = 8, ordered = 0 };
+};
+struct gptq3_ordered {
+  enum { bits = 3, run = 8, ordered = 1 };
 };
 struct gptq4 {
-  enum { bits = 4, run = 8 };
+  enum { bits = 4, run = 8, ordered = 0 };
+};
+struct gptq4_ordered {
+  enum { bits = 4, run = 8, ordered = 1 };
 };
 struct gptq8 {
-  enum { bits = 8, run = 8 };
+  enum { bits = 8, run = 8, ordered = 0 };
+};
+struct gptq8_ordered {
+  enum { bits = 8, run = 8, ordered = 1 };
 };
 
-template <typename S>
+// Whether R rows from a multiple of R on are of one group.
+template <typename F, uint R, typename S>
+inline bool share_group(thread const gptq_source<S>& source) {
+  return !F::ordered && source.group_size % R == 0;
+}
+
+template <typename F, typename S>
 inline uint group_at(thread const gptq_source<S>& source, uint row) {
-  return source.act_order ? uint(source.g_idx[row]) : group_of(row, source.group_size);
+  return F::ordered ? uint(source.g_idx[row]) : group_of(row, source.group_size);
 }
 
 template <typename F, uint N, typename S>
@@ -77,31 +95,39 @@ inline void load_constants(thread const gptq_source<S>& source, uint group, uint
   uint z[N];
   unpack<F::bits, N>(source.qzeros + group * (columns * F::bits / 32), column, zero_word, z);
   for (uint i = 0; i < N; ++i) {
-    shared.zero[i] = float(int(((z[i] + zero_wrap) & mask) + source.zero_field));
+    shared.zero[i] = offset_of(((z[i] + zero_wrap) & mask) + source.zero_field);
   }
   // With 8 bits, outputs come in fours, and a row of scales need not start at 16 bytes.
   load<N, N % 8 == 0 && F::bits != 8>(source.scales + group * columns + column, shared.scale);
 }
 
-template <typename F, uint N, typename S>
-inline void decode(thread const gptq_source<S>& source, thread const group_constants<N>& shared,
-                   uint row, uint column, thread float* w) {
+// q[0..N) = q - z of `row`, a multiple of R, from `column` on; then of R - 1 rows more.
+template <typename F, uint N, uint R, typename S>
+inline void codes(thread const gptq_source<S>& source, thread const group_constants<N>& shared,
+                  uint row, uint column, thread float* q) {
   const uint bits = F::bits;
   const uint mask = (1u << bits) - 1;
   size_t columns = source.columns;
   size_t bit = size_t(row) * bits;
-  uint shift = uint(bit % 32);
+  uint start = R * bits % 32 == 0 ? 0 : uint(bit % 32);
   device const uint* words = source.qweight + bit / 32 * columns + column;
-  uint q[N];
-  load_words<N>(words, q);
-  if (shift + bits <= 32) {
-    for (uint i = 0; i < N; ++i) q[i] = q[i] >> shift & mask;
-  } else {
-    uint next[N];
-    load_words<N>(words + columns, next);
-    for (uint i = 0; i < N; ++i) q[i] = (q[i] >> shift | next[i] << (32 - shift)) & mask;
+#pragma unroll
+  for (uint r = 0; r < R; ++r) {
+    uint shift = (start + r * bits) % 32;
+    device const uint* from = words + (start + r * bits) / 32 * columns;
+    uint low[N];
+    load_words<N>(from, low);
+    if (32 % bits == 0 || shift + bits <= 32) {
+      for (uint i = 0; i < N; ++i) q[i] = field_less(low[i], shift, mask, shared.zero[i]);
+    } else {
+      uint high[N];
+      load_words<N>(from + columns, high);
+      for (uint i = 0; i < N; ++i) {
+        q[i] = less((low[i] >> shift | high[i] << (32 - shift)) & mask, shared.zero[i]);
+      }
+    }
+    q += N;
   }
-  for (uint i = 0; i < N; ++i) w[i] = (float(int(q[i])) - shared.zero[i]) * shared.scale[i];
 }
 
 #include "../by_inputs.metal"

@@ -22,7 +22,7 @@ struct nothing;
 
 template <typename S>
 struct packed_source {
-  enum { tile_rows = 1 };
+  enum { thread_rows = 1 };
   template <uint N>
   using constants = nothing;
   device const uint* codes;
@@ -49,25 +49,25 @@ inline packed_source<S> packed(device const int* codes, device const S* scales,
 
 // Ordered: an input's group is looked up. Else no group ends inside a run of 32.
 struct packed2 {
-  enum { bits = 2, run = 8, ordered = 0 };
+  enum { bits = 2, run = 32, ordered = 0 };
 };
 struct packed2_ordered {
   enum { bits = 2, run = 8, ordered = 1 };
 };
 struct packed3 {
-  enum { bits = 3, run = 8, ordered = 0 };
+  enum { bits = 3, run = 32, ordered = 0 };
 };
 struct packed3_ordered {
   enum { bits = 3, run = 8, ordered = 1 };
 };
 struct packed4 {
-  enum { bits = 4, run = 8, ordered = 0 };
+  enum { bits = 4, run = 32, ordered = 0 };
 };
 struct packed4_ordered {
   enum { bits = 4, run = 8, ordered = 1 };
 };
 struct packed8 {
-  enum { bits = 8, run = 8, ordered = 0 };
+  enum { bits = 8, run = 32, ordered = 0 };
 };
 struct packed8_ordered {
   enum { bits = 8, run = 8, ordered = 1 };
@@ -75,28 +75,32 @@ struct packed8_ordered {
 
 // The zero point of a row in a group, as stored.
 template <typename F, typename S>
-inline float zero_at(thread const packed_source<S>& source, uint row, uint group) {
-  if (!source.has_zeros) return float(1 << (F::bits - 1));
-  return float(code_at<F::bits>(source.zeros + group, source.groups, row));
+inline uint zero_at(thread const packed_source<S>& source, uint row, uint group) {
+  uint has = source.has_zeros;  // 0 or 1: without a branch, which compilers make two programs of
+  uint code = code_at<F::bits>(source.zeros + group * has, source.groups * has, row * has);
+  return code * has + ((1 - has) << (F::bits - 1));
 }
 
 template <typename F, uint N, typename S>
 inline void decode(thread const packed_source<S>& source, uint row, uint column, thread float* w) {
   size_t words = (size_t(source.columns) * F::bits + 31) / 32;
-  uint q[N];
-  unpack<F::bits, N>(source.codes + row * words, column, 0, q);
   device const S* scales = source.scales + size_t(row) * source.groups;
+  float zero[N];
+  float scale[N];
   if (F::ordered) {
-    for (uint i = 0; i < N; ++i) {
-      uint group = uint(source.g_idx[column + i]);
-      w[i] = (float(int(q[i])) - zero_at<F>(source, row, group)) * float(scales[group]);
-    }
+    uint group[N];
+    load_words<N>((device const uint*)source.g_idx + column, group);
+    for (uint i = 0; i < N; ++i) scale[i] = float(scales[group[i]]);
+    for (uint i = 0; i < N; ++i) zero[i] = offset_of(zero_at<F>(source, row, group[i]));
   } else {
     uint group = group_of(column, source.group_size);
-    float zero = zero_at<F>(source, row, group);
-    float scale = float(scales[group]);
-    for (uint i = 0; i < N; ++i) w[i] = (float(int(q[i])) - zero) * scale;
+    float shared = offset_of(zero_at<F>(source, row, group));
+    for (uint i = 0; i < N; ++i) zero[i] = shared;
+    for (uint i = 0; i < N; ++i) scale[i] = float(scales[group]);
   }
+  float q[N];
+  unpack_less<F::bits, N>(source.codes + row * words, column, zero, q);
+  for (uint i = 0; i < N; ++i) w[i] = q[i] * scale[i];
 }
 
 #include "../by_outputs.metal"

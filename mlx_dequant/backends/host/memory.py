@@ -34,6 +34,7 @@ _SAFETENSORS = {
 }
 _NUMPY = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16}
 _libc = ctypes.CDLL(None)
+_ABSENT = np.zeros(8, np.int32)
 
 
 def view(array: mx.array) -> np.ndarray:
@@ -55,12 +56,12 @@ def floats(array: mx.array) -> np.ndarray:
 
 
 def addresses(weight: PackedWeight) -> list[int]:
-    """Where the weight's arrays lie, 0 for absent ones; the weight keeps them alive."""
+    """Where the weight's arrays lie, zeros in place of absent ones; the weight keeps them alive."""
     kept = weight.derived.get("host")
     if kept is None:
         arrays = [weight.inputs[name] for name, _ in INPUTS[weight.format.family]]
-        views = [None if array is None else np.ascontiguousarray(view(array)) for array in arrays]
-        kept = (views, [0 if array is None else array.ctypes.data for array in views])
+        views = [_ABSENT if array is None else np.ascontiguousarray(view(array)) for array in arrays]
+        kept = (views, [array.ctypes.data for array in views])
         weight.derived["host"] = kept
     return kept[1]
 

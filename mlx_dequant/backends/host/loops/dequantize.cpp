@@ -17,7 +17,7 @@ static inline void dequantize(const S& source, T* __restrict out, const uint* si
     uint group = ~0u;
     for (size_t i = begin; i < end; ++i) {
       const uint row = part.first_row + uint(i);
-      const uint next = group_at(source, row);
+      const uint next = group_at<F>(source, row);
       if (next != group) {
         for (uint run = first; run < last; ++run) {
           load_constants<F, N>(source, next, part.first_column + run * N, shared[run % held]);
@@ -27,7 +27,8 @@ static inline void dequantize(const S& source, T* __restrict out, const uint* si
       T* to = out + i * columns;
       for (uint run = first; run < last; ++run) {
         float w[N];
-        decode<F, N>(source, shared[run % held], row, part.first_column + run * N, w);
+        codes<F, N, 1>(source, shared[run % held], row, part.first_column + run * N, w);
+        scaled<N>(shared[run % held], w, w);
         store<N>(to + run * N, w);
       }
       if (first + block <= whole) continue;

@@ -17,7 +17,7 @@ static inline void transposed_of(const S& source, const float* x, float* __restr
     typename S::template constants<N> shared[block];
     uint group = ~0u;
     for (uint row = 0; row < rows; ++row) {
-      const uint next = group_at(source, row);
+      const uint next = group_at<F>(source, row);
       if (next != group) {
         for (uint i = 0; i < whole; ++i) {
           load_constants<F, N>(source, next, first + i * N, shared[i]);
@@ -29,7 +29,9 @@ static inline void transposed_of(const S& source, const float* x, float* __restr
       for (uint run_of_block = 0; run_of_block < whole; ++run_of_block) {
         const uint at = run_of_block * N;
         float w[N];
-        decode<F, N>(source, shared[run_of_block], row, first + at, w);
+        float q[N];
+        codes<F, N, 1>(source, shared[run_of_block], row, first + at, q);
+        scaled<N>(shared[run_of_block], q, w);
         for (uint m = 0; m < M; ++m) {
           const float factor = x[size_t(m) * rows + row];
           for (uint i = 0; i < N; ++i) sum[m][at + i] += w[i] * factor;
