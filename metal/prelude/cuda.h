@@ -242,11 +242,9 @@ struct factor {
   uint part[4];
 };
 
-// The order of blocks suits both sides of a product.
+// Lanes tell where the rows of four 8 x 8 blocks begin, eight of them for each.
 template <bool TURNED, typename T>
-__device__ inline void load_factor(const T* blocks, uint stride, factor<T>& f) {
-  uint lane = threadIdx.x % 32;
-  blocks += lane / 8 % 2 * stride + lane / 16 * 64 + lane % 8 * 8;
+__device__ inline void load_blocks(const T* blocks, factor<T>& f) {
   uint address = uint(__cvta_generic_to_shared(blocks));
   if (TURNED) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -257,6 +255,21 @@ __device__ inline void load_factor(const T* blocks, uint stride, factor<T>& f) {
                  : "=r"(f.part[0]), "=r"(f.part[1]), "=r"(f.part[2]), "=r"(f.part[3])
                  : "r"(address));
   }
+}
+
+// A left factor, [rows, inner].
+template <typename T>
+__device__ inline void load_left(const T* blocks, uint stride, factor<T>& left) {
+  uint lane = threadIdx.x % 32;
+  load_blocks<false>(blocks + lane / 8 % 2 * stride + lane / 16 * 64 + lane % 8 * 8, left);
+}
+
+// A right factor: its blocks are [columns, inner]. TURNED: what is in a block is [inner, columns].
+// In another order, as half of it has to be neighbouring registers.
+template <bool TURNED, typename T>
+__device__ inline void load_right(const T* blocks, uint stride, factor<T>& right) {
+  uint lane = threadIdx.x % 32;
+  load_blocks<TURNED>(blocks + lane / 16 * stride + lane / 8 % 2 * 64 + lane % 8 * 8, right);
 }
 
 #define MULTIPLY_ADD(type, name)                                                                \
@@ -274,8 +287,8 @@ MULTIPLY_ADD(bfloat16_t, "bf16")
 
 template <typename T>
 __device__ inline void multiply_add(sums& sum, const factor<T>& left, const factor<T>& right) {
-  multiply_add_half(sum.part[0], left, right.part[0], right.part[2]);
-  multiply_add_half(sum.part[1], left, right.part[1], right.part[3]);
+  multiply_add_half(sum.part[0], left, right.part[0], right.part[1]);
+  multiply_add_half(sum.part[1], left, right.part[2], right.part[3]);
 }
 
 #else  // no such instructions: a factor stays where it is
@@ -292,9 +305,14 @@ struct factor {
   }
 };
 
+template <typename T>
+__device__ inline void load_left(const T* blocks, uint stride, factor<T>& left) {
+  left = {blocks, stride, false};
+}
+
 template <bool TURNED, typename T>
-__device__ inline void load_factor(const T* blocks, uint stride, factor<T>& f) {
-  f = {blocks, stride, TURNED};
+__device__ inline void load_right(const T* blocks, uint stride, factor<T>& right) {
+  right = {blocks, stride, TURNED};
 }
 
 template <typename T>
@@ -310,17 +328,5 @@ __device__ inline void multiply_add(sums& sum, const factor<T>& left, const fact
 }
 
 #endif
-
-// A left factor, [rows, inner].
-template <typename T>
-__device__ inline void load_left(const T* blocks, uint stride, factor<T>& left) {
-  load_factor<false>(blocks, stride, left);
-}
-
-// A right factor: its blocks are [columns, inner]. TURNED: what is in a block is [inner, columns].
-template <bool TURNED, typename T>
-__device__ inline void load_right(const T* blocks, uint stride, factor<T>& right) {
-  load_factor<TURNED>(blocks, stride, right);
-}
 
 }  // namespace mlx_dequant
