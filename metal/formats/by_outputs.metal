@@ -8,6 +8,11 @@ inline uint group_at(thread const S&, uint) {
   return 0;
 }
 
+template <typename S>
+inline bool in_step(thread const S&, uint) {
+  return true;
+}
+
 template <typename F, uint N, typename S>
 inline void load_constants(thread const S&, uint, uint, thread nothing&) {}
 

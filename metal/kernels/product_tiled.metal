@@ -57,27 +57,29 @@ inline void decode_edge(thread const S& source, uint rows, uint columns, uint ro
   }
 }
 
-// A thread's runs are of the same columns, so that rows of a group share their constants.
+// A thread's runs are of the same columns, and of the same group where the tile is WHOLE: then
+// their constants stay from step to step.
 template <typename F, bool BY_INPUTS, uint STEP, uint N, uint COUNT, bool WHOLE, typename X,
-          typename S>
+          typename S, typename C>
 inline void load_weights(thread const S& source, uint rows, uint columns, uint output, uint input,
-                         uint thread_index, thread octet<X>* part) {
+                         uint thread_index, thread C& shared, thread uint& group,
+                         thread octet<X>* part) {
   const uint runs = (BY_INPUTS ? uint(tile_outputs) : STEP) / N;
   static_assert(32 % runs == 0, "a thread keeps to its columns");
   uint row = (BY_INPUTS ? input : output) + thread_index / 8 / runs * 8 + thread_index % 8;
   uint column = (BY_INPUTS ? output : input) + thread_index / 8 % runs * N;
-  typename S::template constants<N> shared;
-  uint group = ~0u;
+  if (WHOLE && BY_INPUTS) {
+    uint next = group_at(source, input);
+    if (next != group) load_constants<F, N>(source, next, column, shared);
+    group = next;
+  }
 #pragma unroll
   for (uint i = 0; i < COUNT; ++i) {
     float w[N];
-    if (WHOLE || (row < rows && column + N <= columns)) {
-      uint next = group_at(source, row);
-      if (next != group) {
-        load_constants<F, N>(source, next, column, shared);
-        group = next;
-      }
+    if (WHOLE && BY_INPUTS) {
       decode<F, N>(source, shared, row, column, w);
+    } else if (WHOLE || (row < rows && column + N <= columns)) {
+      decode<F, N>(source, row, column, w);
     } else {
       decode_edge<F, N>(source, rows, columns, row, column, w);
     }
@@ -145,9 +147,11 @@ inline void add_tiles(thread const S& source, device const X* x, device const ui
 
   octet<X> v[x_count];
   octet<X> w[count * N / 8];
+  typename S::template constants<N> shared;
+  uint group = ~0u;
   load_x<STEP, x_count, WHOLE>(x, vectors, inputs, vector, begin, thread_index, v);
   load_weights<F, BY_INPUTS, STEP, N, count, WHOLE>(source, rows, columns, output, begin,
-                                                    thread_index, w);
+                                                    thread_index, shared, group, w);
   for (uint at = begin; at < end; at += STEP) {
     threadgroup X* tile = BUFFERS == 2 ? tiles + (at / STEP) % 2 * buffer : tiles;
     if (BUFFERS == 1) threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -158,7 +162,7 @@ inline void add_tiles(thread const S& source, device const X* x, device const ui
     uint next = min(at + STEP, last);
     load_x<STEP, x_count, WHOLE>(x, vectors, inputs, vector, next, thread_index, v);
     load_weights<F, BY_INPUTS, STEP, N, count, WHOLE>(source, rows, columns, output, next,
-                                                      thread_index, w);
+                                                      thread_index, shared, group, w);
     multiply_tiles<BY_INPUTS, VECTORS, STEP>(tile, tile + VECTORS * STEP, thread_index / 32, sum);
   }
 }
@@ -187,6 +191,7 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   for (uint i = 0; i < VECTORS / 16; ++i) clear(sum[i]);
   threadgroup X* tiles = (threadgroup X*)scratch;
   bool whole = inputs % STEP == 0 && output + tile_outputs <= outputs && is_aligned(x);
+  if (BY_INPUTS) whole = whole && in_step(source, STEP);
   if (begin < end && whole) {
     add_tiles<F, BY_INPUTS, VECTORS, STEP, BUFFERS, true>(source, x, sizes, vector, output, begin,
                                                           end, tiles, thread_index, sum);

@@ -45,6 +45,12 @@ inline uint group_at(thread const awq_source<S>& source, uint row) {
   return group_of(row, source.group_size);
 }
 
+// Whether `count` rows from a multiple of it on are of one group.
+template <typename S>
+inline bool in_step(thread const awq_source<S>& source, uint count) {
+  return source.group_size % count == 0;
+}
+
 template <typename F, uint N, typename S>
 inline void load_constants(thread const awq_source<S>& source, uint group, uint column,
                            thread group_constants<N>& shared) {

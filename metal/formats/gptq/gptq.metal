@@ -67,6 +67,12 @@ inline uint group_at(thread const gptq_source<S>& source, uint row) {
   return source.act_order ? uint(source.g_idx[row]) : group_of(row, source.group_size);
 }
 
+// Whether `count` rows from a multiple of it on are of one group.
+template <typename S>
+inline bool in_step(thread const gptq_source<S>& source, uint count) {
+  return !source.act_order && source.group_size % count == 0;
+}
+
 template <typename F, uint N, typename S>
 inline void load_constants(thread const gptq_source<S>& source, uint group, uint column,
                            thread group_constants<N>& shared) {
@@ -94,7 +100,7 @@ inline void decode(thread const gptq_source<S>& source, thread const group_const
   device const uint* words = source.qweight + bit / 32 * columns + column;
   uint q[N];
   load_words<N>(words, q);
-  if (shift + bits <= 32) {
+  if (32 % bits == 0 || shift + bits <= 32) {
     for (uint i = 0; i < N; ++i) q[i] = q[i] >> shift & mask;
   } else {
     uint next[N];
