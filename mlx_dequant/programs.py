@@ -130,8 +130,24 @@ PRODUCT = {
 }
 # By vectors.
 PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
+# Tiles of a product of many vectors: how many of those a tile has, inputs of a step, buffers. The
+# sources say that it has 128 outputs.
+TILES = ((32, 64, 1), (64, 32, 2), (128, 32, 2))
+TILE_OUTPUTS = 128
 
-KERNELS = (DEQUANTIZE, TAKE, TAKE_TRANSPOSED, *PRODUCT.values(), *PRODUCT_TRANSPOSED.values())
+
+def _tiled(by_inputs: bool, vectors: int, step: int, buffers: int) -> Kernel:
+    tile = (vectors + TILE_OUTPUTS) * step * buffers  # of two bytes
+    return Kernel("product_tiled", ("x",), (int(by_inputs), vectors, step, buffers), max(tile // 2, 8 * 256))
+
+
+# By the direction of a stored row and by vectors of a tile.
+PRODUCT_TILED = {(by_inputs, tile[0]): _tiled(by_inputs, *tile) for tile in TILES for by_inputs in (False, True)}
+
+KERNELS = (
+    *(DEQUANTIZE, TAKE, TAKE_TRANSPOSED),
+    *(*PRODUCT.values(), *PRODUCT_TRANSPOSED.values(), *PRODUCT_TILED.values()),
+)
 
 
 @cache

@@ -72,15 +72,14 @@ def check_products(packed: mxd.PackedWeight, dtype: mx.Dtype, count: int, seed: 
 def check_near(found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> None:
     """`found` is x @ dense, summed in float32 in some order and rounded once to x's type.
 
-    From `crossover.many` vectors on a GPU multiplies with a dense weight of x's type, so there each
-    weight is rounded as well.
+    Many vectors a GPU multiplies with weights of x's type, so there each weight is rounded as well.
     """
     assert found.dtype == x.dtype
     value, length = wide(x), len(dense)
     expected = value @ dense
     size = np.abs(value) @ np.abs(dense)
     summed = length * 2.0**-24 / (1 - length * 2.0**-24) * size + length * TINY[mx.float32]
-    if backends.is_lazy() and len(x) >= crossover.many(backends.current_backend(), x.dtype):
+    if backends.is_lazy() and crossover.way(backends.current_backend(), x.dtype, len(x)) != "packed":
         summed += UNIT[x.dtype] * size + TINY[x.dtype] * np.abs(value).sum(axis=1, keepdims=True)
     bound = summed + UNIT[x.dtype] * (np.abs(expected) + summed) + TINY[x.dtype]
     error = np.abs(wide(found) - expected)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-# From this many vectors on, unpacking for MLX's dense product beats products with packed weights.
-# Never measured on Metal: the number there is CUDA's.
-_MANY = {"metal": 33, "cuda": 33}
+# Ways to multiply and the vectors from which each is taken, best for many last. "packed" unpacks
+# into registers, 16 vectors a pass; "tiled" into threadgroup memory; "unpacked" a part of the
+# weight, for MLX's dense product. Never measured on Metal: the numbers there are CUDA's.
+_WAYS = {
+    "metal": {"packed": 1, "tiled": 17, "unpacked": 1025},
+    "cuda": {"packed": 1, "tiled": 17, "unpacked": 1025},
+}
 
-# In float32 the dense product may use TF32, so it waits until it saves much.
-_MANY_FLOAT32 = 129
+# Tiles are of two-byte types. In float32 the dense product may use TF32, so it waits until it saves
+# much.
+_FLOAT32 = {"packed": 1, "unpacked": 129}
 
 # Fewer rows than this leave a GPU idle with a simdgroup a row: eight share one then.
 FEW_ROWS = 2048
 
-# Threadgroups that a transposed product spreads over.
+# Threadgroups that a transposed product spreads over, and one of tiles.
 GROUPS = 1024
+TILED_GROUPS = 264
 
 
-def many(target: str, dtype: mx.Dtype) -> int:
-    """Vectors from which the weight is unpacked."""
-    return _MANY_FLOAT32 if dtype == mx.float32 else _MANY[target]
+def way(target: str, dtype: mx.Dtype, vectors: int) -> str:
+    """How to multiply: "packed", "tiled" or "unpacked"."""
+    ways = _FLOAT32 if dtype == mx.float32 else _WAYS[target]
+    return max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)

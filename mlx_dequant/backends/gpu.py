@@ -17,11 +17,14 @@ from ..programs import (
     INPUTS,
     PRODUCT,
     PRODUCT_ROWS,
+    PRODUCT_TILED,
     PRODUCT_TRANSPOSED,
     TAKE,
     TAKE_TRANSPOSED,
     THREADS,
     THREAD_ROWS,
+    TILE_OUTPUTS,
+    TILES,
     Kernel,
     program,
 )
@@ -147,8 +150,11 @@ def _int32(ids: mx.array) -> mx.array:
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
     vectors = x.shape[0]
-    if vectors >= crossover.many(target, x.dtype):
+    way = crossover.way(target, x.dtype, vectors)
+    if way == "unpacked":
         return _unpacked_product(target, weight, x, transposed)
+    if way == "tiled":
+        return _tiled_product(target, weight, x, transposed)
     most = COUNTS[-1]
     packed = _transposed_product if transposed else _packed_product
     parts = [packed(target, weight, x[at : at + most]) for at in range(0, vectors, most)]
@@ -170,16 +176,27 @@ def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.ar
     tiles = -(-weight.columns // 256)
     splits = max(1, min(-(-weight.rows // 64), crossover.GROUPS // tiles))
     numbers = sizes(weight, whole(weight), vectors, splits)
-    out = _run(
-        target,
-        weight,
-        PRODUCT_TRANSPOSED[_count(vectors)],
-        [x],
-        numbers,
-        tiles * splits,
-        (splits, vectors, weight.columns),
-        mx.float32 if splits > 1 else x.dtype,
-    )
+    operation = PRODUCT_TRANSPOSED[_count(vectors)]
+    return _split_product(target, weight, operation, x, numbers, tiles * splits, weight.columns)
+
+
+def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+    vectors = x.shape[0]
+    inputs, outputs = (weight.rows, weight.columns) if transposed else (weight.columns, weight.rows)
+    tile = next((tile for tile, *_ in TILES if tile >= vectors), TILES[-1][0])
+    tiles = -(-vectors // tile) * -(-outputs // TILE_OUTPUTS)
+    splits = max(1, min(inputs // 256, crossover.TILED_GROUPS // tiles))
+    numbers = sizes(weight, whole(weight), vectors, splits)
+    return _split_product(target, weight, PRODUCT_TILED[transposed, tile], x, numbers, tiles * splits, outputs)
+
+
+def _split_product(
+    target: str, weight: PackedWeight, operation: Kernel, x: mx.array, numbers: list[int], groups: int, outputs: int
+) -> mx.array:
+    """A launch whose threadgroups share out the inputs, as `numbers` say last; adds up what they made."""
+    splits = numbers[-1]
+    shape = (splits, x.shape[0], outputs)
+    out = _run(target, weight, operation, [x], numbers, groups, shape, mx.float32 if splits > 1 else x.dtype)
     return out[0] if splits == 1 else out.sum(axis=0).astype(x.dtype)
 
 

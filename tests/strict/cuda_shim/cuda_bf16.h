@@ -28,6 +28,7 @@ struct __nv_bfloat162 {
 };
 
 float __bfloat162float(__nv_bfloat16);
+__nv_bfloat162 __floats2bfloat162_rn(float, float);
 __nv_bfloat16 __float2bfloat16(float);
 __nv_bfloat16 __float2bfloat16_rn(float);
 __nv_bfloat16 __ushort_as_bfloat16(unsigned short);

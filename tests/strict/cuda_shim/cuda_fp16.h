@@ -28,6 +28,7 @@ struct __half2 {
 };
 
 float __half2float(__half);
+__half2 __floats2half2_rn(float, float);
 __half __float2half(float);
 __half __float2half_rn(float);
 __half __ushort_as_half(unsigned short);

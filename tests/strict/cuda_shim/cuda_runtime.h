@@ -47,6 +47,7 @@ float2 make_float2(float, float);
 float4 make_float4(float, float, float, float);
 
 void __syncwarp(unsigned mask = 0xffffffff);
+size_t __cvta_generic_to_shared(const void*);
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int lane, int width = 32);
 template <typename T>
