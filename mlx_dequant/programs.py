@@ -122,14 +122,18 @@ TAKE_TRANSPOSED = Kernel("take_transposed", ("ids",))
 PRODUCT_ROWS = {1: 4, 2: 2, 4: 2, 8: 2, 16: 2}
 PRODUCT_RUN = {1: 32, 2: 32, 4: 16, 8: 8, 16: 8}
 
+# Simdgroups that may share rows.
+SPLITS = (1, 2, 4, 8)
 # By vectors and by simdgroups that share rows.
 PRODUCT = {
     (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m)
     for m in COUNTS
-    for split in (1, 8)
+    for split in SPLITS
 }
+# Rows that a simdgroup loads at once, by vectors.
+TRANSPOSED_ROWS = {1: 16, 2: 8, 4: 8, 8: 1, 16: 1}
 # By vectors.
-PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
+PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m, TRANSPOSED_ROWS[m]), 8 * 256) for m in COUNTS}
 # Tiles of a product of many vectors: how many of those a tile has, inputs of a step, buffers. The
 # sources say that it has 128 outputs.
 TILES = ((32, 64, 1), (64, 32, 2), (128, 32, 2))

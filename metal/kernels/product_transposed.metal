@@ -1,9 +1,9 @@
 // out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
 //
 // A threadgroup of 256 covers 256 columns, a lane 8 of them. The rows go round in chunks over the 8
-// simdgroups of each of `splits` threadgroups; who asks for more than one split adds them up. With
-// few vectors a chunk is 8 rows, the 8 that a word of 4-bit GPTQ codes packs; with many, registers
-// are short. With one or two, codes are added up and scaled together, group after group.
+// simdgroups of each of `splits` threadgroups; who asks for more than one split adds them up. A
+// chunk is CHUNK rows: 8 are what a word of 4-bit GPTQ codes packs; with many vectors registers are
+// short. With one or two, codes are added up and scaled together, group after group.
 
 // sum[m][i] += w[i]*v[m]
 template <uint M, uint N>
@@ -38,7 +38,7 @@ inline void load_chunk(device const X* x, uint at, uint rows, uint vectors, bool
   for (uint m = 0; m < M; ++m) {
     device const X* from = x + size_t(min(m, vectors - 1)) * rows + at;
     float run[R];
-    if (R == 8 && aligned) {
+    if (R % 8 == 0 && aligned) {
       load<R, true>(from, run);
     } else {
       for (uint r = 0; r < R; ++r) run[r] = float(from[r]);
@@ -95,12 +95,11 @@ inline void add_column_products(thread const S& source, device const X* x, uint 
   }
 }
 
-template <typename F, typename T, uint M, typename X, typename S>
+template <typename F, typename T, uint M, uint CHUNK, typename X, typename S>
 inline void product_transposed(thread const S& source, device const X* x, device T* out,
                                device const uint* sizes, threadgroup float* scratch,
                                uint threadgroup_index, uint thread_index) {
   const uint N = 8;
-  const uint chunk = M > 4 ? 1 : 8;
   uint rows = sizes[0];
   uint columns = sizes[1];
   uint vectors = sizes[vectors_at];
@@ -114,16 +113,16 @@ inline void product_transposed(thread const S& source, device const X* x, device
   for (uint m = 0; m < M; ++m) {
     for (uint i = 0; i < N; ++i) sum[m][i] = 0.0f;
   }
-  uint begin = (split * 8 + simdgroup) * chunk;
-  uint stride = splits * 8 * chunk;
-  if (column + N <= columns && share_group<F, chunk>(source)) {
-    add_column_products<F, M, N, chunk, true>(source, x, column, begin, stride, rows, vectors, sum);
+  uint begin = (split * 8 + simdgroup) * CHUNK;
+  uint stride = splits * 8 * CHUNK;
+  if (column + N <= columns && share_group<F, CHUNK>(source)) {
+    add_column_products<F, M, N, CHUNK, true>(source, x, column, begin, stride, rows, vectors, sum);
   } else if (column + N <= columns) {
-    add_column_products<F, M, N, chunk, false>(source, x, column, begin, stride, rows, vectors,
+    add_column_products<F, M, N, CHUNK, false>(source, x, column, begin, stride, rows, vectors,
                                                sum);
   } else {
     for (uint at = begin; at < rows; at += stride) {
-      for (uint row = at; row < min(at + chunk, rows); ++row) {
+      for (uint row = at; row < min(at + CHUNK, rows); ++row) {
 #pragma unroll
         for (uint i = 0; i < N; ++i) {
           if (column + i >= columns) continue;

@@ -122,8 +122,7 @@ __device__ inline uint table_word(const int8_t* table, uint i) {
   return word;
 }
 
-// q[i] = the table's value for field i, of 4 bits. A permutation looks four up in eight bytes, by
-// selectors of 4 bits whose highest means the sign.
+// q[i] = the table's value for field i, of 4 bits. A permutation looks four up in eight bytes.
 template <uint N>
 __device__ inline void look_up(fields<N> codes, const int8_t* table, float* q) {
 #pragma unroll
@@ -133,7 +132,7 @@ __device__ inline void look_up(fields<N> codes, const int8_t* table, float* q) {
     uint selector = __byte_perm(pairs, 0, 0x4420) & 0x7777;
     uint low = __byte_perm(table_word(table, 0), table_word(table, 1), selector);
     uint high = __byte_perm(table_word(table, 2), table_word(table, 3), selector);
-    uint second = __byte_perm(code << 4, 0, 0xba98);
+    uint second = (code >> 3 & 0x01010101) * 255;
     uint values = (low & ~second) | (high & second);
 #pragma unroll
     for (uint k = 0; k < 4 && i + k < N; ++k) q[i + k] = byte_less(values, k, offset_of(128));

@@ -19,10 +19,11 @@ from ..programs import (
     PRODUCT_ROWS,
     PRODUCT_TILED,
     PRODUCT_TRANSPOSED,
+    SPLITS,
     TAKE,
     TAKE_TRANSPOSED,
-    THREADS,
     THREAD_ROWS,
+    THREADS,
     TILE_OUTPUTS,
     TILES,
     Kernel,
@@ -164,11 +165,19 @@ def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) ->
 def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
     count = _count(vectors)
-    split = 8 if weight.rows < crossover.FEW_ROWS else 1
+    split = _split(weight, count)
     operation = PRODUCT[count, split]
     numbers = sizes(weight, whole(weight), vectors)
     groups = -(-weight.rows * split // (8 * PRODUCT_ROWS[count]))
     return _run(target, weight, operation, [x], numbers, groups, (vectors, weight.rows), x.dtype)
+
+
+def _split(weight: PackedWeight, count: int) -> int:
+    """Simdgroups that share rows: enough to keep a GPU busy, but none idle."""
+    groups = -(-weight.rows // (8 * PRODUCT_ROWS[count]))
+    return next(
+        split for split in SPLITS if groups * split >= crossover.BUSY or 2 * split * 1024 > weight.columns or split == 8
+    )
 
 
 def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
