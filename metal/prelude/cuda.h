@@ -74,8 +74,8 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
     return result;
   }
   // Of unaligned bytes, the aligned words that hold them, shifted.
-  const uint* words = (const uint*)(ALIGN == 1 ? size_t(p) & ~size_t(3) : size_t(p));
-  uint skipped = ALIGN == 1 ? uint(size_t(p) % 4) * 8 : 0;
+  uint skipped = ALIGN == 1 ? uint(size_t(p) % 4) : 0;
+  const uint* words = (const uint*)(p - skipped);
 #pragma unroll
   for (uint i = 0; i < N / 4; ++i) {
     uint word;
@@ -85,7 +85,7 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
       word = ((const ushort*)p)[2 * i] | uint(((const ushort*)p)[2 * i + 1]) << 16;
     } else {
       uint next = i + 1 < N / 4 || skipped != 0 ? words[i + 1] : 0;
-      word = __funnelshift_r(words[i], next, skipped);
+      word = __funnelshift_r(words[i], next, skipped * 8);
     }
     result.words[i] = word >> shift & mask * 0x01010101;
   }
