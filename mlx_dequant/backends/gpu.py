@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Launch = Callable[..., list[mx.array]]
 
-DENSE = 32 << 20  # bytes of a part of a weight, unpacked for MLX's own product; two are alive at most
+DENSE = 60 << 20  # bytes of a part of a weight, unpacked for MLX's own product; one is alive at a time
 MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
@@ -226,17 +226,16 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
         dense = region(target, weight, x.dtype, part)
         parts.append(x @ (dense if transposed else dense.T))
         del dense
-        _wait(parts)
+        _wait(parts[-1])
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
-def _wait(parts: list[mx.array]) -> None:
-    """Lets one part run while the next is made, and no more: MLX would make them all ahead.
+def _wait(part: mx.array) -> None:
+    """Lets a part be done before the next is unpacked: MLX would unpack them all ahead.
 
     Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
     """
     try:
-        mx.async_eval(parts[-1])
-        mx.eval(parts[-2:-1])
+        mx.eval(part)
     except ValueError:
         pass
