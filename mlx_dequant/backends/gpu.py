@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from .. import dtypes, programs
+from ..division import divider
 from ..programs import (
     ADD_PARTS,
     COUNTS,
@@ -129,7 +131,7 @@ def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> 
         return mx.concatenate([region(target, weight, dtype, each) for each in parts])
     tiles = -(-part.rows // rows) * across
     shape = (part.rows, part.columns)
-    return _run(target, weight, DEQUANTIZE, [], sizes(weight, part), tiles, shape, dtype)
+    return _run(target, weight, DEQUANTIZE, [], sizes(weight, part, *divider(across)), tiles, shape, dtype)
 
 
 def take(target: str, weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
@@ -235,7 +237,5 @@ def _wait(part: mx.array) -> None:
 
     Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
     """
-    try:
+    with suppress(ValueError):
         mx.eval(part)
-    except ValueError:
-        pass
