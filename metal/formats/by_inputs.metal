@@ -1,6 +1,7 @@
 // Formats stored by inputs: a row is an input, and rows of a group share scales and zero points.
-// Who goes through many rows loads those once a group. Included after load_constants, group_at and
-// the decode that takes them.
+// Who goes through many rows loads those once a group: in_order says whether `count` rows from a
+// multiple of it on are of one group, group_end then where a row's group ends. Included after
+// those, group_at, load_constants and the decode that takes them.
 
 // w[0..N) = the weights of `row` from `column` on, a multiple of N.
 template <typename F, uint N, typename S>

@@ -9,8 +9,13 @@ inline uint group_at(thread const S&, uint) {
 }
 
 template <typename S>
-inline bool in_step(thread const S&, uint) {
+inline bool in_order(thread const S&, uint) {
   return true;
+}
+
+template <typename S>
+inline uint group_end(thread const S&, uint) {
+  return ~0u;
 }
 
 template <typename F, uint N, typename S>

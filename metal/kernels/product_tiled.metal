@@ -57,55 +57,122 @@ inline void decode_edge(thread const S& source, uint rows, uint columns, uint ro
   }
 }
 
-// A thread's runs are of the same columns, and of the same group where the tile is WHOLE: then
-// their constants stay from step to step.
-template <typename F, bool BY_INPUTS, uint STEP, uint N, uint COUNT, bool WHOLE, typename X,
-          typename S, typename C>
+// A thread's part of a tile of weights, decoded along the stored rows. Its runs are of the same
+// columns and, in a WHOLE tile BY_INPUTS, of the same group: then constants stay from step to step.
+template <bool BY_INPUTS, uint STEP, bool WHOLE, typename X, typename S>
+struct weights_along {
+  enum { run = BY_INPUTS ? 8 : 16, runs = (BY_INPUTS ? uint(tile_outputs) : STEP) / run };
+  enum { by_inputs = BY_INPUTS, step = STEP, whole = WHOLE, turned = BY_INPUTS };
+  typename S::template constants<run> shared;
+  uint group_end;
+  octet<X> part[STEP / 16];
+};
+
+// The same decoded down the stored columns, in eights of rows that words pack, of one group each.
+template <bool BY_INPUTS, uint STEP, typename X, typename S>
+struct weights_down {
+  enum { across = BY_INPUTS ? uint(tile_outputs) : STEP };
+  enum { by_inputs = BY_INPUTS, step = STEP, whole = true, turned = !BY_INPUTS };
+  typename S::template constants<1> shared;
+  uint group_end;
+  octet<X> part[STEP / 16];
+};
+
+// How a whole tile is decoded.
+template <bool BY_INPUTS, uint STEP, typename X, typename S, bool DOWN>
+struct tile_of {
+  typedef weights_along<BY_INPUTS, STEP, true, X, S> weights;
+};
+template <bool BY_INPUTS, uint STEP, typename X, typename S>
+struct tile_of<BY_INPUTS, STEP, X, S, true> {
+  typedef weights_down<BY_INPUTS, STEP, X, S> weights;
+};
+
+template <typename F, bool BY_INPUTS, uint STEP, bool WHOLE, typename X, typename S>
 inline void load_weights(thread const S& source, uint rows, uint columns, uint output, uint input,
-                         uint thread_index, thread C& shared, thread uint& group,
-                         thread octet<X>* part) {
-  const uint runs = (BY_INPUTS ? uint(tile_outputs) : STEP) / N;
-  static_assert(32 % runs == 0, "a thread keeps to its columns");
-  uint row = (BY_INPUTS ? input : output) + thread_index / 8 / runs * 8 + thread_index % 8;
-  uint column = (BY_INPUTS ? output : input) + thread_index / 8 % runs * N;
-  if (WHOLE && BY_INPUTS) {
-    uint next = group_at(source, input);
-    if (next != group) load_constants<F, N>(source, next, column, shared);
-    group = next;
+                         uint thread_index,
+                         thread weights_along<BY_INPUTS, STEP, WHOLE, X, S>& held) {
+  typedef weights_along<BY_INPUTS, STEP, WHOLE, X, S> part;
+  const uint N = part::run;
+  static_assert(32 % part::runs == 0, "a thread keeps to its columns");
+  uint row = (BY_INPUTS ? input : output) + thread_index / 8 / part::runs * 8 + thread_index % 8;
+  uint column = (BY_INPUTS ? output : input) + thread_index / 8 % part::runs * N;
+  if (WHOLE && BY_INPUTS && input >= held.group_end) {
+    load_constants<F, N>(source, group_at(source, input), column, held.shared);
+    held.group_end = group_end(source, input);
   }
 #pragma unroll
-  for (uint i = 0; i < COUNT; ++i) {
+  for (uint i = 0; i < STEP / 16; i += N / 8) {
     float w[N];
     if (WHOLE && BY_INPUTS) {
-      decode<F, N>(source, shared, row, column, w);
+      decode<F, N>(source, held.shared, row, column, w);
     } else if (WHOLE || (row < rows && column + N <= columns)) {
       decode<F, N>(source, row, column, w);
     } else {
       decode_edge<F, N>(source, rows, columns, row, column, w);
     }
 #pragma unroll
-    for (uint k = 0; k < N; k += 8) round_octet(w + k, part[i * (N / 8) + k / 8]);
-    row += 32 / runs * 8;
+    for (uint k = 0; k < N; k += 8) round_octet(w + k, held.part[i + k / 8]);
+    row += 32 / part::runs * 8;
   }
 }
 
-template <bool BY_INPUTS, uint STEP, uint N, uint COUNT, typename X>
-inline void store_weights(threadgroup X* tile, uint thread_index, thread const octet<X>* part) {
-  const uint runs = (BY_INPUTS ? uint(tile_outputs) : STEP) / N;
-  uint row = thread_index / 8 / runs;
-  uint column = thread_index / 8 % runs * (N / 8);
+template <typename F, bool BY_INPUTS, uint STEP, typename X, typename S>
+inline void load_weights(thread const S& source, uint, uint, uint output, uint input,
+                         uint thread_index, thread weights_down<BY_INPUTS, STEP, X, S>& held) {
+  const uint across = weights_down<BY_INPUTS, STEP, X, S>::across;
+  uint row = ((BY_INPUTS ? input : output) / 8 + thread_index / across) * 8;
+  uint column = (BY_INPUTS ? output : input) + thread_index % across;
+  if (BY_INPUTS && input >= held.group_end) {
+    load_constants<F, 1>(source, group_at(source, input), column, held.shared);
+    held.group_end = group_end(source, input);
+  }
 #pragma unroll
-  for (uint i = 0; i < COUNT; ++i) {
-#pragma unroll
-    for (uint k = 0; k < N / 8; ++k) {
-      uint block = BY_INPUTS ? (column + k) * (STEP / 8) + row : row * (STEP / 8) + column + k;
-      store_octet(tile + block * 64 + thread_index % 8 * 8, part[i * (N / 8) + k]);
-    }
-    row += 32 / runs;
+  for (uint i = 0; i < STEP / 16; ++i) {
+    if (!BY_INPUTS) load_constants<F, 1>(source, group_at(source, row), column, held.shared);
+    float w[8];
+    S::template decode_down<F>(source, held.shared, row, column, w);
+    round_octet(w, held.part[i]);
+    row += 256 / across * 8;
   }
 }
 
-template <bool BY_INPUTS, uint VECTORS, uint STEP, typename X>
+template <bool TURNED, uint STEP, typename X>
+inline void store_weight(threadgroup X* tile, uint output, uint input,
+                         thread const octet<X>& weights) {
+  uint block = output / 8 * (STEP / 8) + input / 8;
+  store_octet(tile + block * 64 + (TURNED ? input : output) % 8 * 8, weights);
+}
+
+template <bool BY_INPUTS, uint STEP, bool WHOLE, typename X, typename S>
+inline void store_weights(threadgroup X* tile, uint thread_index,
+                          thread const weights_along<BY_INPUTS, STEP, WHOLE, X, S>& held) {
+  typedef weights_along<BY_INPUTS, STEP, WHOLE, X, S> part;
+  uint row = thread_index / 8 / part::runs * 8 + thread_index % 8;
+  uint column = thread_index / 8 % part::runs * part::run;
+#pragma unroll
+  for (uint i = 0; i < STEP / 16; ++i) {
+    uint at = column + i % (part::run / 8) * 8;
+    store_weight<BY_INPUTS, STEP>(tile, BY_INPUTS ? at : row, BY_INPUTS ? row : at, held.part[i]);
+    if (i % (part::run / 8) == part::run / 8 - 1) row += 32 / part::runs * 8;
+  }
+}
+
+template <bool BY_INPUTS, uint STEP, typename X, typename S>
+inline void store_weights(threadgroup X* tile, uint thread_index,
+                          thread const weights_down<BY_INPUTS, STEP, X, S>& held) {
+  const uint across = weights_down<BY_INPUTS, STEP, X, S>::across;
+  uint row = thread_index / across * 8;
+  uint column = thread_index % across;
+#pragma unroll
+  for (uint i = 0; i < STEP / 16; ++i) {
+    store_weight<!BY_INPUTS, STEP>(tile, BY_INPUTS ? column : row, BY_INPUTS ? row : column,
+                                   held.part[i]);
+    row += 256 / across * 8;
+  }
+}
+
+template <bool TURNED, uint VECTORS, uint STEP, typename X>
 inline void multiply_tiles(threadgroup const X* x, threadgroup const X* weights, uint simdgroup,
                            thread sums* sum) {
   const uint stride = STEP * 8;
@@ -116,7 +183,7 @@ inline void multiply_tiles(threadgroup const X* x, threadgroup const X* weights,
     factor<X> w[2];
 #pragma unroll
     for (uint n = 0; n < 2; ++n) {
-      load_right<BY_INPUTS>(weights + n * 2 * stride + k * 8, stride, w[n]);
+      load_right<TURNED>(weights + n * 2 * stride + k * 8, stride, w[n]);
     }
 #pragma unroll
     for (uint m = 0; m < VECTORS / 32; ++m) {
@@ -129,41 +196,36 @@ inline void multiply_tiles(threadgroup const X* x, threadgroup const X* weights,
 }
 
 // Adds up the inputs from `begin` to `end`.
-template <typename F, bool BY_INPUTS, uint VECTORS, uint STEP, uint BUFFERS, bool WHOLE, typename X,
-          typename S>
+template <typename F, typename P, uint VECTORS, uint BUFFERS, typename X, typename S>
 inline void add_tiles(thread const S& source, device const X* x, device const uint* sizes,
                       uint vector, uint output, uint begin, uint end, threadgroup X* tiles,
                       uint thread_index, thread sums* sum) {
-  const uint N = BY_INPUTS ? 8 : 16;
-  const uint x_count = VECTORS * STEP / 2048;
-  const uint count = tile_outputs * STEP / (256 * N);
-  const uint buffer = (VECTORS + tile_outputs) * STEP;
-  static_assert(x_count * 2048 == VECTORS * STEP, "every thread loads as much of x");
+  const uint step = P::step;
+  const uint x_count = VECTORS * step / 2048;
+  static_assert(x_count * 2048 == VECTORS * step, "every thread loads as much of x");
   uint rows = sizes[0];
   uint columns = sizes[1];
   uint vectors = sizes[vectors_at];
-  uint inputs = BY_INPUTS ? rows : columns;
-  uint last = begin + (end - begin - 1) / STEP * STEP;
+  uint inputs = P::by_inputs ? rows : columns;
+  uint last = begin + (end - begin - 1) / step * step;
 
   octet<X> v[x_count];
-  octet<X> w[count * N / 8];
-  typename S::template constants<N> shared;
-  uint group = ~0u;
-  load_x<STEP, x_count, WHOLE>(x, vectors, inputs, vector, begin, thread_index, v);
-  load_weights<F, BY_INPUTS, STEP, N, count, WHOLE>(source, rows, columns, output, begin,
-                                                    thread_index, shared, group, w);
-  for (uint at = begin; at < end; at += STEP) {
-    threadgroup X* tile = BUFFERS == 2 ? tiles + (at / STEP) % 2 * buffer : tiles;
+  P w;
+  w.group_end = 0;
+  load_x<step, x_count, P::whole>(x, vectors, inputs, vector, begin, thread_index, v);
+  load_weights<F>(source, rows, columns, output, begin, thread_index, w);
+  for (uint at = begin; at < end; at += step) {
+    threadgroup X* tile = tiles;
+    if (BUFFERS == 2) tile += at / step % 2 * (VECTORS + tile_outputs) * step;
     if (BUFFERS == 1) threadgroup_barrier(mem_flags::mem_threadgroup);
-    store_x<STEP, x_count>(tile, thread_index, v);
-    store_weights<BY_INPUTS, STEP, N, count>(tile + VECTORS * STEP, thread_index, w);
+    store_x<step, x_count>(tile, thread_index, v);
+    store_weights(tile + VECTORS * step, thread_index, w);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // The last comes twice: a branch would keep it apart from the products.
-    uint next = min(at + STEP, last);
-    load_x<STEP, x_count, WHOLE>(x, vectors, inputs, vector, next, thread_index, v);
-    load_weights<F, BY_INPUTS, STEP, N, count, WHOLE>(source, rows, columns, output, next,
-                                                      thread_index, shared, group, w);
-    multiply_tiles<BY_INPUTS, VECTORS, STEP>(tile, tile + VECTORS * STEP, thread_index / 32, sum);
+    uint next = min(at + step, last);
+    load_x<step, x_count, P::whole>(x, vectors, inputs, vector, next, thread_index, v);
+    load_weights<F>(source, rows, columns, output, next, thread_index, w);
+    multiply_tiles<P::turned, VECTORS, step>(tile, tile + VECTORS * step, thread_index / 32, sum);
   }
 }
 
@@ -191,13 +253,13 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   for (uint i = 0; i < VECTORS / 16; ++i) clear(sum[i]);
   threadgroup X* tiles = (threadgroup X*)scratch;
   bool whole = inputs % STEP == 0 && output + tile_outputs <= outputs && is_aligned(x);
-  if (BY_INPUTS) whole = whole && in_step(source, STEP);
+  if (BY_INPUTS || S::tile_rows > 1) whole = whole && in_order(source, BY_INPUTS ? STEP : 8);
   if (begin < end && whole) {
-    add_tiles<F, BY_INPUTS, VECTORS, STEP, BUFFERS, true>(source, x, sizes, vector, output, begin,
-                                                          end, tiles, thread_index, sum);
+    add_tiles<F, typename tile_of<BY_INPUTS, STEP, X, S, (S::tile_rows > 1)>::weights, VECTORS,
+              BUFFERS>(source, x, sizes, vector, output, begin, end, tiles, thread_index, sum);
   } else if (begin < end) {
-    add_tiles<F, BY_INPUTS, VECTORS, STEP, BUFFERS, false>(source, x, sizes, vector, output, begin,
-                                                           end, tiles, thread_index, sum);
+    add_tiles<F, weights_along<BY_INPUTS, STEP, false, X, S>, VECTORS, BUFFERS>(
+        source, x, sizes, vector, output, begin, end, tiles, thread_index, sum);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 

@@ -45,10 +45,14 @@ inline uint group_at(thread const awq_source<S>& source, uint row) {
   return group_of(row, source.group_size);
 }
 
-// Whether `count` rows from a multiple of it on are of one group.
 template <typename S>
-inline bool in_step(thread const awq_source<S>& source, uint count) {
+inline bool in_order(thread const awq_source<S>& source, uint count) {
   return source.group_size % count == 0;
+}
+
+template <typename S>
+inline uint group_end(thread const awq_source<S>& source, uint row) {
+  return (group_of(row, source.group_size) + 1) * source.group_size;
 }
 
 template <typename F, uint N, typename S>

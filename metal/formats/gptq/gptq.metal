@@ -31,6 +31,16 @@ struct gptq_source {
   device const S* scales;
   device const int* g_idx;
   uint columns, group_size, act_order, zero_word, zero_field;
+
+  // w[0..8) = the weights of a column in 8 rows of a group, from a multiple of 8 on.
+  template <typename F>
+  static inline void decode_down(thread const gptq_source& source,
+                                 thread const group_constants<1>& shared, uint row, uint column,
+                                 thread float* w) {
+    uint q[8];
+    unpack<F::bits, 8>(source.qweight + column, source.columns, row, 0, q);
+    for (uint i = 0; i < 8; ++i) w[i] = (float(int(q[i])) - shared.zero[0]) * shared.scale[0];
+  }
 };
 
 template <typename S>
@@ -67,10 +77,14 @@ inline uint group_at(thread const gptq_source<S>& source, uint row) {
   return source.act_order ? uint(source.g_idx[row]) : group_of(row, source.group_size);
 }
 
-// Whether `count` rows from a multiple of it on are of one group.
 template <typename S>
-inline bool in_step(thread const gptq_source<S>& source, uint count) {
+inline bool in_order(thread const gptq_source<S>& source, uint count) {
   return !source.act_order && source.group_size % count == 0;
+}
+
+template <typename S>
+inline uint group_end(thread const gptq_source<S>& source, uint row) {
+  return (group_of(row, source.group_size) + 1) * source.group_size;
 }
 
 template <typename F, uint N, typename S>
@@ -81,7 +95,7 @@ inline void load_constants(thread const gptq_source<S>& source, uint group, uint
   uint zero_word = F::bits == 3 ? 0 : source.zero_word;
   uint zero_wrap = F::bits == 3 ? source.zero_word : 0;
   uint z[N];
-  unpack<F::bits, N>(source.qzeros + group * (columns * F::bits / 32), column, zero_word, z);
+  unpack<F::bits, N>(source.qzeros + group * (columns * F::bits / 32), 1, column, zero_word, z);
   for (uint i = 0; i < N; ++i) {
     shared.zero[i] = float(int(((z[i] + zero_wrap) & mask) + source.zero_field));
   }

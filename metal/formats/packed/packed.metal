@@ -84,7 +84,7 @@ template <typename F, uint N, typename S>
 inline void decode(thread const packed_source<S>& source, uint row, uint column, thread float* w) {
   size_t words = (size_t(source.columns) * F::bits + 31) / 32;
   uint q[N];
-  unpack<F::bits, N>(source.codes + row * words, column, 0, q);
+  unpack<F::bits, N>(source.codes + row * words, 1, column, 0, q);
   device const S* scales = source.scales + size_t(row) * source.groups;
   if (F::ordered) {
     for (uint i = 0; i < N; ++i) {
