@@ -61,7 +61,7 @@ inline void decode_edge(thread const S& source, uint rows, uint columns, uint ro
 // columns and, in a WHOLE tile BY_INPUTS, of the same group: then constants stay from step to step.
 template <bool BY_INPUTS, uint STEP, bool WHOLE, typename X, typename S>
 struct weights_along {
-  enum { run = BY_INPUTS ? 8 : 16, runs = (BY_INPUTS ? uint(tile_outputs) : STEP) / run };
+  enum { run = BY_INPUTS ? 8 : STEP / 2, runs = (BY_INPUTS ? uint(tile_outputs) : STEP) / run };
   enum { by_inputs = BY_INPUTS, step = STEP, whole = WHOLE, turned = BY_INPUTS };
   typename S::template constants<run> shared;
   uint group_end;
@@ -96,7 +96,7 @@ inline void load_weights(thread const S& source, uint rows, uint columns, uint o
   const uint N = part::run;
   static_assert(32 % part::runs == 0, "a thread keeps to its columns");
   uint row = (BY_INPUTS ? input : output) + thread_index / 8 / part::runs * 8 + thread_index % 8;
-  uint column = (BY_INPUTS ? output : input) + thread_index / 8 % part::runs * N;
+  uint column = ((BY_INPUTS ? output : input) / N + thread_index / 8 % part::runs) * N;
   if (WHOLE && BY_INPUTS && input >= held.group_end) {
     load_constants<F, N>(source, group_at(source, input), column, held.shared);
     held.group_end = group_end(source, input);
