@@ -59,7 +59,7 @@ def tiled_cases():
         for dtype in (mx.float16, mx.bfloat16):
             for rows in (17, 64, 100):
                 for size in (TILED, *SIZES):
-                    varied = name in ("q4_k", "awq4", "gptq3") or (rows, size) == (17, TILED)
+                    varied = name in ("q4_k", "gptq3") or (rows, size) == (17, TILED)
                     fast = varied and dtype == (mx.float16, mx.bfloat16)[(at + rows) % 2]
                     label = f"{name}-{str(dtype).removeprefix('mlx.core.')}-{rows}-{size[0]}x{size[1]}"
                     yield pytest.param(name, dtype, rows, size, id=label, marks=() if fast else full)
@@ -76,8 +76,7 @@ def test_tiled_products(name, dtype, rows, size):
         check_products(weight(name, size), dtype, rows, seed=rows)
 
 
-@pytest.mark.parametrize("splits", [1, 2, 5])
-@pytest.mark.parametrize("name", ["q8_0", "gptq4"])
+@pytest.mark.parametrize(("name", "splits"), [("q8_0", 5), ("gptq4", 2)])
 def test_tiled_products_of_shared_inputs(name, splits):
     """Threadgroups share the inputs, evenly or not."""
     tiles = 2
