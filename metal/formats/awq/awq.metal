@@ -59,11 +59,11 @@ template <typename F, uint N, typename S>
 inline void load_constants(thread const awq_source<S>& source, uint group, uint column,
                            thread group_constants<N>& shared) {
   const uint run = N < 8 ? N : 8;
-  size_t at = size_t(group) * source.columns + column;
-  load<N, N % 8 == 0>(source.scales + at, shared.scale);
+  load<N, N % 8 == 0>(source.scales + size_t(group) * source.columns + column, shared.scale);
+  device const uint* words = source.qzeros + size_t(group) * (source.columns / 8) + column / 8;
   for (uint i = 0; i < N; i += run) {
     uint z[run];
-    split<run, F>(source.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
+    split<run, F>(words[i / 8], 15, N < 8 ? column % 8 : 0, z);
     for (uint k = 0; k < run; ++k) shared.zero[i + k] = float(int(z[k]));
   }
 }
@@ -72,10 +72,10 @@ template <typename F, uint N, typename S>
 inline void decode(thread const awq_source<S>& source, thread const group_constants<N>& shared,
                    uint row, uint column, thread float* w) {
   const uint run = N < 8 ? N : 8;
-  size_t at = size_t(row) * source.columns + column;
+  device const uint* words = source.qweight + size_t(row) * (source.columns / 8) + column / 8;
   for (uint i = 0; i < N; i += run) {
     uint q[run];
-    split<run, F>(source.qweight[(at + i) / 8], 15, N < 8 ? column % 8 : 0, q);
+    split<run, F>(words[i / 8], 15, N < 8 ? column % 8 : 0, q);
     for (uint k = 0; k < run; ++k) {
       w[i + k] = (float(int(q[k])) - shared.zero[i + k]) * shared.scale[i + k];
     }
