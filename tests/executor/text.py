@@ -71,7 +71,9 @@ def signature(text: str) -> tuple[str, list[Parameter]]:
     return match[1], [Parameter(kind, name, attribute) for kind, name, attribute in declared]
 
 
-_SCRATCH = re.compile(r"(?:\balignas\(16\) )?\bthreadgroup\s+([\w:]+(?:<[^<>;]*>)?)\s+(\w+)((?:\s*\[[^\]\n]*\])*)\s*(;|$)", re.MULTILINE)
+_SCRATCH = re.compile(
+    r"(?:\balignas\(16\) )?\bthreadgroup\s+([\w:]+(?:<[^<>;]*>)?)\s+(\w+)((?:\s*\[[^\]\n]*\])*)\s*(;|$)", re.MULTILINE
+)
 
 
 def cpp(text: str) -> str:

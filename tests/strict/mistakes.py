@@ -187,7 +187,11 @@ OUTSIDE: dict[str, tuple[str, str, str]] = {
         "threadgroup half s[64]; simdgroup_float8x8 m; simdgroup_load(m, out, 8); simdgroup_store(m, s, 8);",
         "no matching function",
     ),
-    "matrix_loaded_from_constant": (_MATRIX, "simdgroup_float8x8 m; simdgroup_load(m, few, 8);", "no matching function"),
+    "matrix_loaded_from_constant": (
+        _MATRIX,
+        "simdgroup_float8x8 m; simdgroup_load(m, few, 8);",
+        "no matching function",
+    ),
     "matrix_stored_to_thread": (
         _MATRIX,
         "float a[64]; simdgroup_float8x8 m; simdgroup_load(m, out, 8); simdgroup_store(m, a, 8);",
