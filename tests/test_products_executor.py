@@ -79,9 +79,20 @@ def test_tiled_products(name, dtype, rows, size):
 @pytest.mark.parametrize(("name", "splits"), [("q8_0", 5), ("gptq4", 2)])
 def test_tiled_products_of_shared_inputs(name, splits):
     """Threadgroups share the inputs, evenly or not."""
-    tiles = 2
-    with by("tiled"), patch.object(crossover, "TILED_GROUPS", splits * tiles), executor.metal():
-        check_products(weight(name, (192, 1280)), mx.float16, 3)
+    packed = weight(name, (192, 1280))
+    held = {32: splits * 2}  # there are two tiles
+    assert gpu._splits(2, packed.in_features // 256, held[32]) == splits
+    with by("tiled"), patch.object(crossover, "TILED_GROUPS", held), executor.metal():
+        check_products(packed, mx.float16, 3)
+
+
+def test_splits_fill_a_gpu():
+    assert gpu._splits(64, 100, 264) == 4
+    assert gpu._splits(192, 100, 264) == 4
+    assert gpu._splits(256, 100, 264) == 1
+    assert gpu._splits(500, 100, 264) == 1
+    assert gpu._splits(1, 0, 264) == 1
+    assert gpu._splits(1, 16, 264) == 16
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
