@@ -1,50 +1,107 @@
 // out[vectors, columns] = x[vectors, rows] times the matrix: this call does the runs of 32 columns
-// numbered begin to end - 1. Accumulated in float32, row after row.
+// numbered begin to end - 1. Accumulated in float32: the codes of a group of rows first, which
+// their scales then multiply together.
+
+typedef float lanes __attribute__((vector_size(64)));
+
+static inline lanes load_lanes(const float* from) {
+  lanes result;
+  memcpy(&result, from, sizeof result);
+  return result;
+}
+
+static inline void store_lanes(float* to, lanes from) { memcpy(to, &from, sizeof from); }
+
+// part[m] += codes of some rows of a group, from `column` on, times those of vector m.
+template <uint M, uint WIDTH, typename F, typename S, typename C>
+static inline void add_codes(const S& source, const C& shared, uint row, uint end, uint column,
+                             const float* x, size_t rows, float* part) {
+  lanes total[M][2];
+#pragma GCC unroll 8
+  for (uint m = 0; m < M; ++m) {
+    total[m][0] = load_lanes(part + m * WIDTH);
+    total[m][1] = load_lanes(part + m * WIDTH + 16);
+  }
+  for (; row < end; ++row) {
+    float q[32];
+    codes<F, 32>(source, shared, row, column, q);
+    const lanes first = load_lanes(q);
+    const lanes second = load_lanes(q + 16);
+#pragma GCC unroll 8
+    for (uint m = 0; m < M; ++m) {
+      const float factor = x[m * rows + row];
+      total[m][0] += first * factor;
+      total[m][1] += second * factor;
+    }
+  }
+#pragma GCC unroll 8
+  for (uint m = 0; m < M; ++m) {
+    store_lanes(part + m * WIDTH, total[m][0]);
+    store_lanes(part + m * WIDTH + 16, total[m][1]);
+  }
+}
+
+// sum[m] += part[m] times its scales; part[m] = 0.
+template <uint M, uint WIDTH, typename C>
+static inline void add_scaled(const C& shared, float* part, float* sum) {
+#pragma GCC unroll 8
+  for (uint m = 0; m < M; ++m) {
+    float w[32];
+    scaled<32>(shared, part + m * WIDTH, w);
+    for (uint i = 0; i < 32; ++i) sum[m * WIDTH + i] += w[i];
+    memset(part + m * WIDTH, 0, sizeof w);
+  }
+}
 
 template <uint M, typename F, typename S>
 static inline void transposed_of(const S& source, const float* x, float* __restrict out,
                                  const uint* sizes, size_t begin, size_t end) {
   const uint N = 32;
   const uint block = 16;  // runs whose sums stay in the first cache
+  const uint most = block * N;
+  const uint chunk = 8;  // rows whose codes are added up in registers
   const uint rows = sizes[0];
   const uint columns = sizes[1];
   for (size_t run = begin; run < end; run += block) {
     const uint first = uint(run) * N;
-    const uint last = run + block < end ? first + block * N : uint(end) * N;
+    const uint last = run + block < end ? first + most : uint(end) * N;
     const uint width = (last < columns ? last : columns) - first;
     const uint whole = width / N;
-    float sum[M][block * N] = {};
-    typename S::template constants<N> shared[block];
-    uint group = ~0u;
-    for (uint row = 0; row < rows; ++row) {
-      const uint next = group_at<F>(source, row);
-      if (next != group) {
-        for (uint i = 0; i < whole; ++i) {
-          load_constants<F, N>(source, next, first + i * N, shared[i]);
-        }
-        group = next;
-      }
-      // clang would otherwise go through sixteen runs side by side, with gathers: ten times slower.
+    float sum[M * most] = {};
+    float part[M * most] = {};
+    for (uint row = 0; row < rows;) {
+      const uint group = group_at<F>(source, row);
+      uint next = row + 1;
+      while (next < rows && group_at<F>(source, next) == group) ++next;
+      typename S::template constants<N> shared[block];
 #pragma clang loop vectorize(disable)
-      for (uint run_of_block = 0; run_of_block < whole; ++run_of_block) {
-        const uint at = run_of_block * N;
-        float w[N];
-        float q[N];
-        codes<F, N, 1>(source, shared[run_of_block], row, first + at, q);
-        scaled<N>(shared[run_of_block], q, w);
-        for (uint m = 0; m < M; ++m) {
-          const float factor = x[size_t(m) * rows + row];
-          for (uint i = 0; i < N; ++i) sum[m][at + i] += w[i] * factor;
+      for (uint i = 0; i < whole; ++i) {
+        load_constants<F, N>(source, group, first + i * N, shared[i]);
+      }
+      for (; row < next; row += chunk) {
+        const uint stop = row + chunk < next ? row + chunk : next;
+        // clang would otherwise go through the runs side by side, with gathers: ten times slower.
+#pragma clang loop vectorize(disable)
+        for (uint i = 0; i < whole; ++i) {
+          add_codes<M, most, F>(source, shared[i], row, stop, first + i * N, x, rows,
+                                part + i * N);
         }
       }
-      for (uint at = whole * N; at < width; ++at) {
+      row = next;
+#pragma clang loop vectorize(disable)
+      for (uint i = 0; i < whole; ++i) {
+        add_scaled<M, most>(shared[i], part + i * N, sum + i * N);
+      }
+    }
+    for (uint at = whole * N; at < width; ++at) {
+      for (uint row = 0; row < rows; ++row) {
         float w;
         decode<F, 1>(source, row, first + at, &w);
-        for (uint m = 0; m < M; ++m) sum[m][at] += w * x[size_t(m) * rows + row];
+        for (uint m = 0; m < M; ++m) sum[m * most + at] += w * x[size_t(m) * rows + row];
       }
     }
     for (uint m = 0; m < M; ++m) {
-      memcpy(out + size_t(m) * columns + first, sum[m], width * sizeof(float));
+      memcpy(out + size_t(m) * columns + first, sum + m * most, width * sizeof(float));
     }
   }
 }
