@@ -24,7 +24,7 @@ static inline void add_codes(const S& source, const C& shared, uint row, uint en
   }
   for (; row < end; ++row) {
     float q[32];
-    codes<F, 32>(source, shared, row, column, q);
+    codes<F, 32, 1>(source, shared, row, column, q);
     const lanes first = load_lanes(q);
     const lanes second = load_lanes(q + 16);
 #pragma GCC unroll 8
