@@ -14,15 +14,16 @@ static inline void store_lanes(float* to, lanes from) { memcpy(to, &from, sizeof
 
 // part[m] += codes of some rows of a group, from `column` on, times those of vector m.
 template <uint M, uint WIDTH, typename F, typename S, typename C>
-static inline void add_codes(const S& source, const C& shared, uint row, uint end, uint column,
-                             const float* x, size_t rows, float* part) {
+static inline void add_codes(const S& source, const C& shared, const uint* some, uint count,
+                             uint column, const float* x, size_t rows, float* part) {
   lanes total[M][2];
 #pragma GCC unroll 8
   for (uint m = 0; m < M; ++m) {
     total[m][0] = load_lanes(part + m * WIDTH);
     total[m][1] = load_lanes(part + m * WIDTH + 16);
   }
-  for (; row < end; ++row) {
+  for (uint r = 0; r < count; ++r) {
+    const uint row = some[r];
     float q[32];
     codes<F, 32, 1>(source, shared, row, column, q);
     const lanes first = load_lanes(q);
@@ -57,9 +58,8 @@ template <uint M, typename F, typename S>
 static inline void transposed_of(const S& source, const float* x, float* __restrict out,
                                  const uint* sizes, size_t begin, size_t end) {
   const uint N = 32;
-  const uint block = 16;  // runs whose sums stay in the first cache
+  const uint block = M > 1 ? 16 : 64;  // runs whose sums stay in the first cache
   const uint most = block * N;
-  const uint chunk = 8;  // rows whose codes are added up in registers
   const uint rows = sizes[0];
   const uint columns = sizes[1];
   for (size_t run = begin; run < end; run += block) {
@@ -69,25 +69,35 @@ static inline void transposed_of(const S& source, const float* x, float* __restr
     const uint whole = width / N;
     float sum[M * most] = {};
     float part[M * most] = {};
-    for (uint row = 0; row < rows;) {
-      const uint group = group_at<F>(source, row);
-      uint next = row + 1;
-      while (next < rows && group_at<F>(source, next) == group) ++next;
+    for (uint group = 0, done = 0; done < rows; ++group) {
       typename S::template constants<N> shared[block];
 #pragma clang loop vectorize(disable)
       for (uint i = 0; i < whole; ++i) {
         load_constants<F, N>(source, group, first + i * N, shared[i]);
       }
-      for (; row < next; row += chunk) {
-        const uint stop = row + chunk < next ? row + chunk : next;
+      // Its rows, in eights: the next ones, or any.
+      const bool in_order = share_group<F, 1>(source);
+      const uint before = done;
+      for (uint row = in_order ? done : 0; row < rows;) {
+        uint some[8];
+        uint count = 0;
+        for (; row < rows && count < 8; ++row) {
+          if (group_at<F>(source, row) == group) {
+            some[count++] = row;
+          } else if (in_order) {
+            break;
+          }
+        }
+        if (count == 0) break;
+        done += count;
         // clang would otherwise go through the runs side by side, with gathers: ten times slower.
 #pragma clang loop vectorize(disable)
         for (uint i = 0; i < whole; ++i) {
-          add_codes<M, most, F>(source, shared[i], row, stop, first + i * N, x, rows,
+          add_codes<M, most, F>(source, shared[i], some, count, first + i * N, x, rows,
                                 part + i * N);
         }
       }
-      row = next;
+      if (done == before) continue;
 #pragma clang loop vectorize(disable)
       for (uint i = 0; i < whole; ++i) {
         add_scaled<M, most>(shared[i], part + i * N, sum + i * N);
