@@ -69,7 +69,7 @@ def addresses(weight: PackedWeight) -> list[int]:
 
 def address(array: np.ndarray) -> int:
     """Where a writable array lies; `array.ctypes.data` takes five times as long."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))  # pyright: ignore[reportArgumentType]
 
 
 def pointers(weight: PackedWeight, *more: int) -> bytes:
