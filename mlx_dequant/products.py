@@ -91,9 +91,9 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
 
     The gradient of one is the other, so no rule needs the unpacked weight.
     """
-
     if not (backends.is_lazy() or is_traced(x)):
-        return backends.product(weight, x, transposed)  # MLX would take a thread's wake-up for a rule
+        # MLX would take a thread's wake-up to evaluate what a rule gives: as long as a small product.
+        return backends.product(weight, x, transposed)
 
     def forward(x: mx.array) -> mx.array:
         if backends.is_lazy() or has_value(x):
@@ -128,7 +128,10 @@ _compiled: Any = mx.compile(_run, shapeless=True)
 
 
 def is_traced(array: mx.array) -> bool:
-    """Whether a transformation follows `array`: MLX then runs what it compiled again. The first time says so, too."""
+    """Whether a transformation follows `array`: MLX then runs anew what it has compiled.
+
+    Also true the first time for a type and number of axes.
+    """
     _ran.latest = False
     _compiled(array)
     return _ran.latest

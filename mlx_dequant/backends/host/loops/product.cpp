@@ -1,13 +1,7 @@
 // out[vectors, rows] = x[vectors, columns] times the matrix transposed: this call does rows begin
 // to end - 1. Accumulated in float32, in 32 partial sums a result, or 16 where there are many.
 
-typedef float lanes __attribute__((vector_size(64)));
-
-static inline lanes load_lanes(const float* from) {
-  lanes result;
-  memcpy(&result, from, sizeof result);
-  return result;
-}
+#include "lanes.h"
 
 static inline float total(lanes sums) {
   float part[16];

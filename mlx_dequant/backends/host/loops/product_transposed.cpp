@@ -2,15 +2,7 @@
 // numbered begin to end - 1. Accumulated in float32: the codes of a group of rows first, which
 // their scales then multiply together.
 
-typedef float lanes __attribute__((vector_size(64)));
-
-static inline lanes load_lanes(const float* from) {
-  lanes result;
-  memcpy(&result, from, sizeof result);
-  return result;
-}
-
-static inline void store_lanes(float* to, lanes from) { memcpy(to, &from, sizeof from); }
+#include "lanes.h"
 
 // part[m] += codes of some rows of a group, from `column` on, times those of vector m.
 template <uint M, uint WIDTH, typename F, typename S, typename C>
