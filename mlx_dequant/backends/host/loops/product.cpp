@@ -32,17 +32,17 @@ template <uint M, typename F, typename S>
 static inline void product_of(const S& source, const float* x, float* __restrict out,
                               const uint* sizes, size_t begin, size_t end) {
   const uint halves = M > 4 ? 1 : 2;
+  const uint runs = M > 1 ? 1 : 8;  // the largest blocks', which share what is worked out once
   const uint columns = sizes[1];
   for (size_t row = begin; row < end; ++row) {
     lanes sum[M][halves] = {};
-    // The largest blocks hold 256 weights: what their runs share is worked out once.
-    for (uint block = 0; block < columns / 256; ++block) {
+    for (uint part = 0; part < columns / (32 * runs); ++part) {
 #pragma GCC unroll 8
-      for (uint run = 0; run < 8; ++run) {
-        add_run<M, halves, F>(source, uint(row), block * 256 + run * 32, x, columns, sum);
+      for (uint run = 0; run < runs; ++run) {
+        add_run<M, halves, F>(source, uint(row), (part * runs + run) * 32, x, columns, sum);
       }
     }
-    uint column = columns / 256 * 256;
+    uint column = columns / (32 * runs) * (32 * runs);
     for (; column + 32 <= columns; column += 32) {
       add_run<M, halves, F>(source, uint(row), column, x, columns, sum);
     }
