@@ -60,7 +60,7 @@ class GPTQModel:
         # Its kernel reads zero points as they are: ours less one, the carry let go, as its loader has it.
         zeros = w.inputs["qzeros"]
         assert zeros is not None
-        stored = w.replace(qzeros=(zeros.view(mx.uint32) + mx.array(w.layout[2], mx.uint32)).view(mx.int32))
+        stored = w.replace(qzeros=(zeros.view(mx.uint32) + mx.array(w.layout[-2], mx.uint32)).view(mx.int32))
         held = {**tensors(stored, "cpu"), "g_idx": torch.arange(w.in_features, dtype=torch.int32) // size}
         for name, tensor in held.items():
             setattr(layer, name, tensor)

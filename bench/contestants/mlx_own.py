@@ -105,7 +105,7 @@ def affine(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int
         return q, scales, scales * -z.astype(np.float32), bits, size
     q = fields(plain(w.inputs["qweight"]), bits, int(w.format.family == "awq"))
     stored = plain(w.inputs["qzeros"]).view(np.uint32)
-    z = fields(stored + np.uint32(w.layout[1]) if w.format.family == "gptq" else stored, bits, 1)
+    z = fields(stored + np.uint32(w.layout[-2]) if w.format.family == "gptq" else stored, bits, 1)
     if w.format.family == "awq":
         column = np.arange(w.out_features) // 8 * 8 + np.tile([0, 4, 1, 5, 2, 6, 3, 7], w.out_features // 8)
         q, z = q[:, column], z[:, column]

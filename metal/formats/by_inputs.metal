@@ -1,6 +1,8 @@
 // Formats stored by inputs: a row is an input, and rows of a group share scales and zero points.
 // Who goes through many rows loads those once a group. Included after share_group, group_at,
 // load_constants and codes.
+//
+// Columns have scales of their own, so a run of a row comes scaled: see by_outputs.metal.
 
 // w[0..N) = codes times their scales.
 template <uint N>
@@ -17,4 +19,10 @@ inline void decode(thread const S& source, uint row, uint column, thread float* 
   float q[N];
   codes<F, N, 1>(source, shared, row, column, q);
   scaled<N>(shared, q, w);
+}
+
+template <typename F, uint N, typename S>
+inline float codes(thread const S& source, uint row, uint column, thread float* q) {
+  decode<F, N>(source, row, column, q);
+  return 1.0f;
 }

@@ -1,5 +1,16 @@
-// Formats stored by outputs: a row is an output, and rows share nothing. The same names as in
-// by_inputs.metal, so that kernels need not know. Included after decode.
+// Formats stored by outputs: a row is an output, and runs of a row share scales. The same names as
+// in by_inputs.metal, so that kernels need not know. Included after codes.
+
+// w[0..N) = the weights of `row` from `column` on, a multiple of N.
+template <typename F, uint N, typename S>
+inline void decode(thread const S& source, uint row, uint column, thread float* w) {
+  const uint run = N < F::run ? N : F::run;
+#pragma unroll
+  for (uint i = 0; i < N; i += run) {
+    float scale = codes<F, run>(source, row, column + i, w + i);
+    for (uint k = 0; k < run; ++k) w[i + k] *= scale;
+  }
+}
 
 struct nothing {};
 
@@ -23,6 +34,7 @@ inline void codes(thread const S& source, thread const nothing&, uint row, uint 
   for (uint r = 0; r < R; ++r) decode<F, N>(source, row + r, column, q + r * N);
 }
 
+// They came scaled.
 template <uint N>
 inline void scaled(thread const nothing&, thread const float* q, thread float* w) {
   for (uint i = 0; i < N; ++i) w[i] = q[i];

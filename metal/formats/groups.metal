@@ -1,10 +1,19 @@
 // Formats whose inputs come in groups that share scales and zero points.
 
-// The group of an input. Sizes are powers of two nearly always, and a shift costs less; a single
-// group comes as the size 2^31.
-inline uint group_of(uint input, uint group_size) {
-  if ((group_size & (group_size - 1)) == 0) return input >> popcount(group_size - 1);
-  return input / group_size;
+// Groups of `size` inputs; the division is a multiplication by numbers that come with the launch
+// (weights/check.py), without a branch. A single group comes as the size 2^31.
+struct grouping {
+  uint size, multiplier, shift;
+};
+
+inline grouping grouping_of(device const uint* layout) {
+  grouping result = {layout[0], layout[1], layout[2]};
+  return result;
+}
+
+// input / groups.size
+inline uint group_of(uint input, grouping groups) {
+  return mulhi(2 * input, groups.multiplier) >> groups.shift;
 }
 
 // What N columns of a group share; zero points as offset_of gives them.

@@ -4,24 +4,36 @@
 // them where a format's scales reach that far, 8 where not. A run is unpacked once for all M
 // vectors. A threadgroup of 256 covers 8*ROWS/SPLIT rows.
 
-// Adds this lane's part of ROWS rows to `sum`.
-template <typename F, uint M, uint ROWS, uint N, bool ALIGNED, typename X, typename S>
+// Adds this lane's part of ROWS rows to `sum`. RUN codes share a scale, which comes last.
+template <typename F, uint M, uint ROWS, uint N, uint RUN, bool ALIGNED, typename X, typename S>
 inline void add_row_products(thread const S& source, device const X* x, uint row, uint last,
                              uint columns, uint vectors, uint part, uint stride,
                              thread float* sum) {
   for (uint column = part * N; column + N <= columns; column += stride * N) {
-    float w[ROWS][N];
+    float q[ROWS][N];
+    float scale[ROWS][N / RUN];
 #pragma unroll
-    for (uint r = 0; r < ROWS; ++r) decode<F, N>(source, min(row + r, last), column, w[r]);
+    for (uint r = 0; r < ROWS; ++r) {
+#pragma unroll
+      for (uint i = 0; i < N; i += RUN) {
+        scale[r][i / RUN] = codes<F, RUN>(source, min(row + r, last), column + i, q[r] + i);
+      }
+    }
 #pragma unroll
     for (uint m = 0; m < M; ++m) {
       device const X* from = x + size_t(min(m, vectors - 1)) * columns + column;
+      float dot[ROWS];
 #pragma unroll
       for (uint i = 0; i < N; i += 8) {
         float v[8];
         load<8, ALIGNED>(from + i, v);
+#pragma unroll
         for (uint r = 0; r < ROWS; ++r) {
-          for (uint k = 0; k < 8; ++k) sum[r * M + m] += w[r][i + k] * v[k];
+          for (uint k = 0; k < 8; ++k) {
+            if ((i + k) % RUN == 0) dot[r] = 0.0f;
+            dot[r] += q[r][i + k] * v[k];
+            if ((i + k + 1) % RUN == 0) sum[r * M + m] += scale[r][(i + k) / RUN] * dot[r];
+          }
         }
       }
     }
@@ -42,6 +54,7 @@ inline void product(thread const S& source, device const X* x, device T* out,
                     device const uint* sizes, threadgroup float* scratch, uint threadgroup_index,
                     uint thread_index) {
   const uint N = F::run < 16 ? 8 : MOST;
+  const uint RUN = F::run < 8 ? 1 : (N < F::run ? N : F::run);
   uint rows = sizes[0];
   uint columns = sizes[1];
   uint vectors = sizes[vectors_at];
@@ -54,11 +67,11 @@ inline void product(thread const S& source, device const X* x, device T* out,
   for (uint i = 0; i < ROWS * M; ++i) sum[i] = 0.0f;
   if (row < rows) {
     if (columns % 8 == 0 && is_aligned(x)) {
-      add_row_products<F, M, ROWS, N, true>(source, x, row, rows - 1, columns, vectors, part,
-                                            32 * SPLIT, sum);
+      add_row_products<F, M, ROWS, N, RUN, true>(source, x, row, rows - 1, columns, vectors, part,
+                                                 32 * SPLIT, sum);
     } else {
-      add_row_products<F, M, ROWS, N, false>(source, x, row, rows - 1, columns, vectors, part,
-                                             32 * SPLIT, sum);
+      add_row_products<F, M, ROWS, N, RUN, false>(source, x, row, rows - 1, columns, vectors, part,
+                                                  32 * SPLIT, sum);
     }
   }
   for (uint i = 0; i < ROWS * M; ++i) {

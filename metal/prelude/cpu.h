@@ -29,6 +29,8 @@ inline A as_type(B b) {
 
 inline uint popcount(uint x) { return uint(__builtin_popcount(x)); }
 
+inline uint mulhi(uint a, uint b) { return uint(uint64_t(a) * b >> 32); }
+
 struct bfloat16_t {
   uint16_t bits;
   bfloat16_t() = default;

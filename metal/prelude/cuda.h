@@ -35,6 +35,8 @@ __device__ inline A as_type(B b) {
 
 __device__ inline uint popcount(uint x) { return __popc(x); }
 
+__device__ inline uint mulhi(uint a, uint b) { return __umulhi(a, b); }
+
 __device__ inline float load_f16(const uint8_t* p) {
   return __half2float(__ushort_as_half(*(const ushort*)p));
 }
@@ -71,16 +73,19 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
     result.words[0] = p[0] >> shift & mask;
     return result;
   }
+  // Of unaligned bytes, the aligned words that hold them, shifted.
+  uint skipped = ALIGN == 1 ? uint(size_t(p) % 4) : 0;
+  const uint* words = (const uint*)(p - skipped);
 #pragma unroll
   for (uint i = 0; i < N / 4; ++i) {
     uint word;
     if (ALIGN % 4 == 0) {
-      word = ((const uint*)p)[i];
+      word = words[i];
     } else if (ALIGN % 2 == 0) {
       word = ((const ushort*)p)[2 * i] | uint(((const ushort*)p)[2 * i + 1]) << 16;
     } else {
-      word =
-          p[4 * i] | uint(p[4 * i + 1]) << 8 | uint(p[4 * i + 2]) << 16 | uint(p[4 * i + 3]) << 24;
+      uint next = i + 1 < N / 4 || skipped != 0 ? words[i + 1] : 0;
+      word = __funnelshift_r(words[i], next, skipped * 8);
     }
     result.words[i] = word >> shift & mask * 0x01010101;
   }

@@ -115,7 +115,7 @@ def _awq(weight: PackedWeight) -> np.ndarray:
 def _gptq(weight: PackedWeight) -> np.ndarray:
     inputs, outputs = weight.shape
     bits = weight.format.bits
-    _, whole_word, by_field = weight.layout
+    *_, whole_word, by_field = weight.layout
     words = numpy(weight.inputs["qzeros"]).view(np.uint32)
     if whole_word and bits != 3:
         words = words + np.uint32(whole_word)
@@ -133,7 +133,7 @@ def _packed(weight: PackedWeight) -> np.ndarray:
     bits = weight.format.bits
     group = _group(weight, inputs)
     q = codes(numpy(weight.inputs["codes"]), bits, 1, inputs)
-    z = np.full((outputs, weight.layout[2]), 1 << bits - 1)
+    z = np.full((outputs, weight.layout[-1]), 1 << bits - 1)
     if weight.inputs["zeros"] is not None:
         z = codes(numpy(weight.inputs["zeros"]), bits, 0, outputs)
     return _scaled(q, z[:, group], numpy(weight.inputs["scales"])[:, group])

@@ -45,5 +45,5 @@ class AWQWeight(PackedWeight):
             dtype=scales.dtype,
             inputs={"qweight": qweight, "qzeros": qzeros, "scales": scales},
             scales_dtype=scales.dtype,
-            layout=(check.boundary(size, groups),),
+            layout=check.grouping(size, groups),
         )

@@ -86,9 +86,15 @@ def group_size(value: int, inputs: int) -> int:
     return everything if value == -1 else min(value, everything)
 
 
-def boundary(size: int, groups: int) -> int:
-    """The group size that shaders read. One group has no boundary: a power of two that is never reached."""
-    return 2**31 if groups == 1 else size
+def grouping(size: int, groups: int) -> tuple[int, int, int]:
+    """The group size as shaders read it, and the multiplier and shift that divide by it.
+
+    For inputs below 2**31, `input // size == (2 * input * multiplier >> 32) >> shift`, exactly. One
+    group has no boundary: its size is one that is never reached.
+    """
+    size = 2**31 if groups == 1 else size
+    shift = (size - 1).bit_length()
+    return size, -(-(2 ** (31 + shift)) // size), shift
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:

@@ -77,7 +77,7 @@ class GPTQWeight(PackedWeight):
             scales_dtype=scales.dtype,
             ordered=order is not None,
             layout=(
-                check.boundary(size, groups),
+                *check.grouping(size, groups),
                 WHOLE_WORD[bits] if zero_points == "v1" else 0,
                 int(zero_points == "v1-field"),
             ),

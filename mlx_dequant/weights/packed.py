@@ -78,6 +78,6 @@ class PackQuantizedWeight(PackedWeight):
             dtype=scales.dtype,
             inputs={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": order},
             scales_dtype=scales.dtype,
-            layout=(check.boundary(size, groups), int(zeros is not None), groups),
+            layout=(*check.grouping(size, groups), int(zeros is not None), groups),
             ordered=order is not None,
         )

@@ -9,7 +9,7 @@
 //   bits   31..28  27..24  23..20  19..16  15..12  11..8  7..4  3..0
 //   column   7       5       3       1       6       4      2     0
 //
-// Input i is in group i / group_size.
+// Input i is in group i / size.
 //
 //   w[i, o] = (q - z)*s
 
@@ -23,14 +23,15 @@ struct awq_source {
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
-  uint columns, group_size;
+  uint columns;
+  grouping groups;
 };
 
 template <typename S>
 inline awq_source<S> awq(device const int* qweight, device const int* qzeros,
                          device const S* scales, device const uint* sizes) {
   awq_source<S> source = {(device const uint*)qweight, (device const uint*)qzeros, scales, sizes[1],
-                          sizes[layout_at]};
+                          grouping_of(sizes + layout_at)};
   return source;
 }
 
@@ -43,12 +44,12 @@ struct awq4 {
 // Whether R rows from a multiple of R on are of one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const awq_source<S>& source) {
-  return source.group_size % R == 0;
+  return source.groups.size % R == 0;
 }
 
 template <typename F, typename S>
 inline uint group_at(thread const awq_source<S>& source, uint row) {
-  return group_of(row, source.group_size);
+  return group_of(row, source.groups);
 }
 
 template <typename F, uint N, typename S>

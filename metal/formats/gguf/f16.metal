@@ -8,7 +8,8 @@ struct f16 {
   enum { weights = 1, bytes = 2, run = 1 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint, thread float* w) {
-    w[0] = load_f16(block);
+  static inline float codes(device const uint8_t* block, uint, thread float* q) {
+    q[0] = load_f16(block);
+    return 1.0f;
   }
 };

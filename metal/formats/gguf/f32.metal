@@ -8,7 +8,8 @@ struct f32 {
   enum { weights = 1, bytes = 4, run = 1 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint, thread float* w) {
-    w[0] = as_type<float>(load_u32(block));
+  static inline float codes(device const uint8_t* block, uint, thread float* q) {
+    q[0] = as_type<float>(load_u32(block));
+    return 1.0f;
   }
 };

@@ -16,7 +16,7 @@ struct iq1_m {
   enum { weights = 256, bytes = 56, run = 8 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     device const uint8_t* scales = block + 48;
     uint d = uint(scales[1] >> 4) | uint(scales[3] >> 4) << 4 | uint(scales[5] >> 4) << 8 |
              uint(scales[7] >> 4) << 12;
@@ -29,6 +29,7 @@ struct iq1_m {
     uint index = block[k] | (high & 7) << 8;
     float delta = high & 8 ? -0.125f : 0.125f;
     uint grid = uint(iq1_grid[index]) >> (N == 8 ? 0 : first % 8 * 2);
-    for (uint i = 0; i < N; ++i) w[i] = scale * (float(int(grid >> 2 * i & 3) - 1) + delta);
+    for (uint i = 0; i < N; ++i) q[i] = float(int(grid >> 2 * i & 3) - 1) + delta;
+    return scale;
   }
 };

@@ -17,13 +17,14 @@ struct iq1_s {
   enum { weights = 256, bytes = 50, run = 8 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint k = first / 8;
     uint high = block[34 + k / 4 * 2] | uint(block[35 + k / 4 * 2]) << 8;
     uint index = block[2 + k] | (high >> (k % 4 * 3) & 7) << 8;
     float scale = load_f16(block) * float(2 * (high >> 12 & 7) + 1);
     float delta = high >> 15 ? -0.125f : 0.125f;
     uint grid = uint(iq1_grid[index]) >> (N == 8 ? 0 : first % 8 * 2);
-    for (uint i = 0; i < N; ++i) w[i] = scale * (float(int(grid >> 2 * i & 3) - 1) + delta);
+    for (uint i = 0; i < N; ++i) q[i] = float(int(grid >> 2 * i & 3) - 1) + delta;
+    return scale;
   }
 };

@@ -16,7 +16,7 @@ struct iq2_s {
   enum { weights = 256, bytes = 82, run = 8 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint index = block[2 + k] | (block[66 + k / 4] >> (k % 4 * 2) & 3) << 8;
@@ -25,8 +25,7 @@ struct iq2_s {
     uint signs = uint(block[34 + k]) >> at;
     uint low = iq2_s_grid[2 * index];
     uint high = iq2_s_grid[2 * index + 1];
-    for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
-    }
+    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
+    return scale;
   }
 };

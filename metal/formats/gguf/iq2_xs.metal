@@ -16,7 +16,7 @@ struct iq2_xs {
   enum { weights = 256, bytes = 74, run = 8 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint at = N == 8 ? 0 : first % 8;
     device const uint8_t* code = block + 2 + first / 8 * 2;
     uint index = code[0] | (code[1] & 1) << 8;
@@ -25,8 +25,7 @@ struct iq2_xs {
     uint signs = even_signs(code[1] >> 1) >> at;
     uint low = iq2_xs_grid[2 * index];
     uint high = iq2_xs_grid[2 * index + 1];
-    for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
-    }
+    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
+    return scale;
   }
 };

@@ -18,7 +18,7 @@ struct iq2_xxs {
   enum { weights = 256, bytes = 66, run = 8 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint at = N == 8 ? 0 : first % 8;
     device const uint8_t* group = block + 2 + first / 32 * 8;
     uint k = first / 8 % 4;
@@ -28,8 +28,7 @@ struct iq2_xxs {
     uint signs = even_signs(tail >> (7 * k) & 127) >> at;
     uint low = iq2_xxs_grid[2 * index];
     uint high = iq2_xxs_grid[2 * index + 1];
-    for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
-    }
+    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
+    return scale;
   }
 };

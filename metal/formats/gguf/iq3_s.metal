@@ -16,7 +16,7 @@ struct iq3_s {
   enum { weights = 256, bytes = 110, run = 8 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint high_bits = block[66 + k / 4] >> (k % 4 * 2);
@@ -25,8 +25,7 @@ struct iq3_s {
     uint signs = uint(block[74 + k]) >> at;
     uint low = iq3_s_grid[block[2 + 2 * k] | (high_bits & 1) << 8];
     uint high = iq3_s_grid[block[3 + 2 * k] | (high_bits >> 1 & 1) << 8];
-    for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
-    }
+    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
+    return scale;
   }
 };

@@ -18,7 +18,7 @@ struct iq3_xxs {
   enum { weights = 256, bytes = 98, run = 8 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint tail = load_u32(block + 66 + k / 4 * 4);
@@ -26,8 +26,7 @@ struct iq3_xxs {
     uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
     uint low = iq3_xxs_grid[block[2 + 2 * k]];
     uint high = iq3_xxs_grid[block[3 + 2 * k]];
-    for (uint i = 0; i < N; ++i) {
-      w[i] = signed_by(scale * entry_byte(low, high, at + i), signs, i);
-    }
+    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
+    return scale;
   }
 };

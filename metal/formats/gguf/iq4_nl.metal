@@ -14,10 +14,8 @@ struct iq4_nl {
   enum { weights = 32, bytes = 18, run = 16 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
-    float d = load_f16(block);
-    float q[N];
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     look_up<N>(load_fields<N, 2>(block + 2 + first % 16, first / 16 * 4, 15), iq4_values, q);
-    for (uint i = 0; i < N; ++i) w[i] = d * q[i];
+    return load_f16(block);
   }
 };

@@ -15,14 +15,13 @@ struct iq4_xs {
   enum { weights = 256, bytes = 136, run = 16 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint k = first / 32;
     uint high = block[2] | uint(block[3]) << 8;
     uint s = (block[4 + k / 2] >> (k % 2 * 4) & 15) | (high >> 2 * k & 3) << 4;
     float scale = load_f16(block) * float(int(s) - 32);
-    float q[N];
     look_up<N>(load_fields<N, 4>(block + 8 + k * 16 + first % 16, first / 16 % 2 * 4, 15),
                iq4_values, q);
-    for (uint i = 0; i < N; ++i) w[i] = scale * q[i];
+    return scale;
   }
 };

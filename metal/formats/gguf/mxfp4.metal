@@ -20,12 +20,12 @@ struct mxfp4 {
   static inline float power(uint x) { return as_type<float>((x + 63) << 23); }
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint e = block[0];
     float half_way = power(e / 2);
     float rest = power(e - e / 2);
-    float q[N];
     look_up<N>(load_fields<N, 1>(block + 1 + first % 16, first / 16 * 4, 15), twice_e2m1, q);
-    for (uint i = 0; i < N; ++i) w[i] = q[i] * half_way * rest;
+    for (uint i = 0; i < N; ++i) q[i] *= half_way;
+    return rest;
   }
 };

@@ -14,16 +14,16 @@ struct q1_0 {
   static inline uint shift(uint i) { return i; }
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     const uint step = N < 8 ? N : 8;
-    float d = load_f16(block);
     uint8_t bits[(N + 7) / 8];
     load_bytes<(N + 7) / 8, 2>(block + 2 + first / 8, bits);
 
     for (uint i = 0; i < N; i += step) {
-      uint q[step];
-      split<step, q1_0>(bits[i / 8], 1, N < 8 ? first % 8 : 0, q);
-      for (uint k = 0; k < step; ++k) w[i + k] = q[k] ? d : -d;
+      uint bit[step];
+      split<step, q1_0>(bits[i / 8], 1, N < 8 ? first % 8 : 0, bit);
+      for (uint k = 0; k < step; ++k) q[i + k] = bit[k] ? 1.0f : -1.0f;
     }
+    return load_f16(block);
   }
 };

@@ -12,14 +12,14 @@ struct q2_0 {
   enum { weights = 64, bytes = 18, run = 32 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
-    float d = load_f16(block);
-    uint8_t codes[(N + 3) / 4];
-    load_bytes<(N + 3) / 4, 2>(block + 2 + first / 4, codes);
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+    uint8_t fields[(N + 3) / 4];
+    load_bytes<(N + 3) / 4, 2>(block + 2 + first / 4, fields);
 
     uint at = N < 4 ? first % 4 : 0;
     for (uint i = 0; i < N; ++i) {
-      w[i] = d * float(int(codes[i / 4] >> (at + i) % 4 * 2 & 3) - 1);
+      q[i] = float(int(fields[i / 4] >> (at + i) % 4 * 2 & 3) - 1);
     }
+    return load_f16(block);
   }
 };

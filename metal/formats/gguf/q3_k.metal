@@ -17,7 +17,7 @@ struct q3_k {
   enum { weights = 256, bytes = 110, run = 16 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     device const uint8_t* scales = block + 96;
     uint j = first / 16;
     uint s = (scales[j % 8] >> (j / 8 * 4) & 15) | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
@@ -25,8 +25,7 @@ struct q3_k {
     fields<N> low =
         load_fields<N, 2>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
     fields<N> high = load_fields<N, 2>(block + first % 32, first / 32, 1);
-    float q[N];
     to_floats<N>(join<N>(low, high, 2), 4, q);
-    for (uint i = 0; i < N; ++i) w[i] = scale * q[i];
+    return scale;
   }
 };

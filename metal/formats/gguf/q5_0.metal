@@ -15,12 +15,10 @@ struct q5_0 {
   enum { weights = 32, bytes = 22, run = 16 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
-    float d = load_f16(block);
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     fields<N> low = load_fields<N, 2>(block + 6 + first % 16, first / 16 * 4, 15);
     fields<N> high = spread<N>(load_u32(block + 2) >> first);
-    float q[N];
     to_floats<N>(join<N>(low, high, 4), 16, q);
-    for (uint i = 0; i < N; ++i) w[i] = d * q[i];
+    return load_f16(block);
   }
 };

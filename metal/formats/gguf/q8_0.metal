@@ -10,11 +10,11 @@ struct q8_0 {
   enum { weights = 32, bytes = 34, run = 32 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
-    float d = load_f16(block);
-    uint8_t codes[N];
-    load_bytes<N, 2>(block + 2 + first, codes);
-
-    for (uint i = 0; i < N; ++i) w[i] = d * float(int8_t(codes[i]));
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+    fields<N> bytes = load_fields<N, 2>(block + 2 + first, 0, 255);
+    // With the sign bit turned, a signed byte is an unsigned one 128 more.
+    for (uint i = 0; i < (N + 3) / 4; ++i) bytes.words[i] ^= 0x80808080;
+    to_floats<N>(bytes, 128, q);
+    return load_f16(block);
   }
 };

@@ -2,9 +2,10 @@
 //
 //   blocks  uint8 [rows, blocks_per_row * F::bytes]
 //
-// A format F gives weights and bytes (of a block), run (consecutive weights that one decode may
-// yield; they share their scales) and decode<N>(block, first, w): N of a block's weights from
-// `first` on. N divides F::run and `first`.
+// A format F gives weights and bytes (of a block), run (consecutive weights that share a scale) and
+// codes<N>(block, first, q): N of a block's codes from `first` on, and what they are to be
+// multiplied by. N divides F::run and `first`. Where weights are a scale and a min, or no codes,
+// they come as they are, to be multiplied by 1.
 
 struct nothing;
 
@@ -21,15 +22,11 @@ inline gguf_source gguf(device const uint8_t* blocks, device const uint* sizes) 
   return source;
 }
 
-// w[0..N) = the weights of `row` from `column` on, a multiple of N.
+// q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
 template <typename F, uint N>
-inline void decode(thread const gguf_source& source, uint row, uint column, thread float* w) {
-  const uint run = N < F::run ? N : F::run;
-#pragma unroll
-  for (uint i = 0; i < N; i += run) {
-    size_t block = size_t(row) * source.blocks_per_row + (column + i) / F::weights;
-    F::template decode<run>(source.blocks + block * F::bytes, (column + i) % F::weights, w + i);
-  }
+inline float codes(thread const gguf_source& source, uint row, uint column, thread float* q) {
+  size_t block = size_t(row) * source.blocks_per_row + column / F::weights;
+  return F::template codes<N>(source.blocks + block * F::bytes, column % F::weights, q);
 }
 
 #include "../by_outputs.metal"

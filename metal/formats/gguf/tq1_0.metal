@@ -19,18 +19,18 @@ struct tq1_0 {
   }
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
-    float d = load_f16(block + 52);
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     if (first < 240) {
       uint k = first < 160 ? first / 32 : (first - 160) / 16;
-      uint8_t codes[N];
-      load_bytes<N, 2>(block + (first < 160 ? first % 32 : 32 + first % 16), codes);
-      for (uint i = 0; i < N; ++i) w[i] = d * digit(codes[i], k);
+      uint8_t bytes[N];
+      load_bytes<N, 2>(block + (first < 160 ? first % 32 : 32 + first % 16), bytes);
+      for (uint i = 0; i < N; ++i) q[i] = digit(bytes[i], k);
     } else {
       for (uint i = 0; i < N; ++i) {
         uint at = first - 240 + i;
-        w[i] = d * digit(block[48 + at % 4], at / 4);
+        q[i] = digit(block[48 + at % 4], at / 4);
       }
     }
+    return load_f16(block + 52);
   }
 };

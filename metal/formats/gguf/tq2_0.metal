@@ -14,10 +14,8 @@ struct tq2_0 {
   enum { weights = 256, bytes = 66, run = 32 };
 
   template <uint N>
-  static inline void decode(device const uint8_t* block, uint first, thread float* w) {
-    float d = load_f16(block + 64);
-    float q[N];
+  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     load_codes<N, 2>(block + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 1, q);
-    for (uint i = 0; i < N; ++i) w[i] = d * q[i];
+    return load_f16(block + 64);
   }
 };

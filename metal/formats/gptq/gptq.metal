@@ -30,7 +30,9 @@ struct gptq_source {
   device const uint* qzeros;
   device const S* scales;
   device const int* g_idx;
-  uint columns, group_size, zero_word, zero_field;
+  uint columns;
+  grouping groups;
+  uint zero_word, zero_field;
 };
 
 template <typename S>
@@ -42,9 +44,9 @@ inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
                            scales,
                            g_idx,
                            sizes[1],
-                           sizes[layout_at],
-                           sizes[layout_at + 1],
-                           sizes[layout_at + 2]};
+                           grouping_of(sizes + layout_at),
+                           sizes[layout_at + 3],
+                           sizes[layout_at + 4]};
   return source;
 }
 
@@ -77,12 +79,12 @@ struct gptq8_ordered {
 // Whether R rows from a multiple of R on are of one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const gptq_source<S>& source) {
-  return !F::ordered && source.group_size % R == 0;
+  return !F::ordered && source.groups.size % R == 0;
 }
 
 template <typename F, typename S>
 inline uint group_at(thread const gptq_source<S>& source, uint row) {
-  return F::ordered ? uint(source.g_idx[row]) : group_of(row, source.group_size);
+  return F::ordered ? uint(source.g_idx[row]) : group_of(row, source.groups);
 }
 
 template <typename F, uint N, typename S>

@@ -29,7 +29,9 @@ struct packed_source {
   device const S* scales;
   device const uint* zeros;
   device const int* g_idx;
-  uint columns, group_size, has_zeros, groups;
+  uint columns;
+  grouping groups;
+  uint has_zeros, groups_per_row;
 };
 
 template <typename S>
@@ -41,9 +43,9 @@ inline packed_source<S> packed(device const int* codes, device const S* scales,
                              (device const uint*)zeros,
                              g_idx,
                              sizes[1],
-                             sizes[layout_at],
-                             sizes[layout_at + 1],
-                             sizes[layout_at + 2]};
+                             grouping_of(sizes + layout_at),
+                             sizes[layout_at + 3],
+                             sizes[layout_at + 4]};
   return source;
 }
 
@@ -77,30 +79,29 @@ struct packed8_ordered {
 template <typename F, typename S>
 inline uint zero_at(thread const packed_source<S>& source, uint row, uint group) {
   uint has = source.has_zeros;  // 0 or 1: without a branch, which compilers make two programs of
-  uint code = code_at<F::bits>(source.zeros + group * has, source.groups * has, row * has);
+  uint code = code_at<F::bits>(source.zeros + group * has, source.groups_per_row * has, row * has);
   return code * has + ((1 - has) << (F::bits - 1));
 }
 
+// q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
 template <typename F, uint N, typename S>
-inline void decode(thread const packed_source<S>& source, uint row, uint column, thread float* w) {
+inline float codes(thread const packed_source<S>& source, uint row, uint column, thread float* q) {
   size_t words = (size_t(source.columns) * F::bits + 31) / 32;
-  device const S* scales = source.scales + size_t(row) * source.groups;
+  device const S* scales = source.scales + size_t(row) * source.groups_per_row;
   float zero[N];
-  float scale[N];
   if (F::ordered) {
     uint group[N];
     load_words<N>((device const uint*)source.g_idx + column, group);
-    for (uint i = 0; i < N; ++i) scale[i] = float(scales[group[i]]);
     for (uint i = 0; i < N; ++i) zero[i] = offset_of(zero_at<F>(source, row, group[i]));
-  } else {
-    uint group = group_of(column, source.group_size);
-    float shared = offset_of(zero_at<F>(source, row, group));
-    for (uint i = 0; i < N; ++i) zero[i] = shared;
-    for (uint i = 0; i < N; ++i) scale[i] = float(scales[group]);
+    unpack_less<F::bits, N>(source.codes + row * words, column, zero, q);
+    for (uint i = 0; i < N; ++i) q[i] *= float(scales[group[i]]);
+    return 1.0f;
   }
-  float q[N];
+  uint group = group_of(column, source.groups);
+  float shared = offset_of(zero_at<F>(source, row, group));
+  for (uint i = 0; i < N; ++i) zero[i] = shared;
   unpack_less<F::bits, N>(source.codes + row * words, column, zero, q);
-  for (uint i = 0; i < N; ++i) w[i] = q[i] * scale[i];
+  return float(scales[group]);
 }
 
 #include "../by_outputs.metal"

@@ -11,6 +11,7 @@ inline A as_type(B b) {
 }
 
 inline uint popcount(uint x) { return uint(__builtin_popcount(x)); }
+inline uint mulhi(uint a, uint b) { return uint(uint64_t(a) * b >> 32); }
 inline uint clz(uint x) { return x ? uint(__builtin_clz(x)) : 32; }
 inline uint ctz(uint x) { return x ? uint(__builtin_ctz(x)) : 32; }
 
