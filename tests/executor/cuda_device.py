@@ -53,13 +53,19 @@ def cuda(together: Callable[[], Any] = lambda: None, **options: Any) -> Generato
         program = cuda_text(kernel, call)
         text = source if program in places else cpp({program: kernel["name"]})
         which = fenced(np.array(places.get(program, 0), np.uint32))
-        inputs = [fenced(numpy_of(array)) for array in call["inputs"]]
+        inputs = [fenced(_whole_words(numpy_of(array))) for array in call["inputs"]]
         outputs = [blank(*one) for one in zip(call["output_shapes"], call["output_dtypes"], strict=True)]
         run(text, [which, *inputs, *outputs], call["grid"], call["threadgroup"], chosen)
         return [as_array(*one) for one in zip(outputs, call["output_dtypes"], strict=True)]
 
     with _launches(launch):
         yield
+
+
+def _whole_words(array: np.ndarray) -> np.ndarray:
+    """The bytes up to the next multiple of 4: MLX allocates no less, and programs may read as much."""
+    octets = array.reshape(-1).view(np.uint8)
+    return np.pad(octets, (0, -octets.size % 4), constant_values=0xFF)
 
 
 @contextmanager

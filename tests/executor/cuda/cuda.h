@@ -60,6 +60,12 @@ inline __half __ushort_as_half(unsigned short bits) {
 }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline unsigned __umulhi(unsigned x, unsigned y) { return unsigned(uint64_t(x) * y >> 32); }
+
+// Of a shift, the low five bits count.
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return unsigned((uint64_t(high) << 32 | low) >> (shift & 31));
+}
 
 // Four of eight bytes, by the low three bits of each nibble of the selector; its fourth bit has no
 // meaning, though the instruction below takes it for a sign.
