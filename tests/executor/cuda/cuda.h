@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include <type_traits>
-#include <utility>
 
 #include "hooks.h"
 #include "lanes.h"
@@ -92,14 +91,16 @@ inline uint3 block_index() {
   return {at[0], at[1], at[2]};
 }
 
-// Calls a kernel with buffers for its parameters.
-template <typename... P, size_t... I>
-inline void call(void (*kernel)(P...), void* const* buffers, std::index_sequence<I...>) {
-  kernel((P)buffers[I]...);
-}
+// Calls a kernel with buffers for its parameters; braces take them in order.
+struct Call {
+  template <typename... P>
+  Call(void (*kernel)(P...), P... parameters) {
+    kernel(parameters...);
+  }
+};
 template <typename... P>
 inline void call(void (*kernel)(P...), void* const* buffers) {
-  call(kernel, buffers, std::index_sequence_for<P...>());
+  Call{kernel, (P)*buffers++...};
 }
 
 }  // namespace executor
