@@ -77,13 +77,16 @@ def _size_check(form: Format) -> str:
     return f'static_assert({facts}, "the registry\'s sizes of {form.name}");'
 
 
-def sources(form: Format, operation: Path) -> str:
-    """The format and the operation in their namespace, without a prelude."""
-    paths = [METAL / "formats/sizes.metal", METAL / form.source, operation]
-    if form.family == "gguf":
+def sources(form: Format | None, operation: Path) -> str:
+    """The format, where there is one, and the operation in their namespace, without a prelude."""
+    paths = [operation]
+    check = ""
+    if form:
+        paths = [METAL / "formats/sizes.metal", METAL / form.source, operation]
+        check = _size_check(form)
+    if form and form.family == "gguf":
         paths.insert(1, METAL / "formats/gguf/source.metal")
-    body = inline(paths)
-    return f"namespace mlx_dequant {{\n{body}\n{_size_check(form)}\n}}  // namespace mlx_dequant\n"
+    return f"namespace mlx_dequant {{\n{inline(paths)}\n{check}\n}}  // namespace mlx_dequant\n"
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class Kernel:
 
     Every kernel is called the same way, by threadgroups of 256:
     `kernel<format, T, parameters ...>(source, inputs ..., out, sizes, scratch, threadgroup index,
-    thread index)`, without `scratch` where it needs none.
+    thread index)`, without `scratch` where it needs none, without format and source where it is not
+    about a weight.
 
     Attributes:
         inputs: arrays besides the weight's.
@@ -109,7 +113,7 @@ class Kernel:
 THREADS = 256
 
 # Vectors that one pass over a packed weight serves: products are compiled for these counts.
-COUNTS = (1, 2, 4, 8, 16)
+COUNTS = (1, 2, 4, 8)
 
 # Rows that a thread unpacks; the sources say the same, and programs compare them.
 THREAD_ROWS = {"gguf": 1, "awq": 4, "gptq": 8, "packed": 1}
@@ -119,21 +123,20 @@ TAKE = Kernel("take", ("ids",))
 TAKE_TRANSPOSED = Kernel("take_transposed", ("ids",))
 # Rows that a simdgroup multiplies at once, reading x once for them, and the longest run of a lane,
 # by vectors: what registers hold (bench/NOTES.md).
-PRODUCT_ROWS = {1: 4, 2: 2, 4: 2, 8: 2, 16: 2}
-PRODUCT_RUN = {1: 32, 2: 32, 4: 16, 8: 8, 16: 8}
+PRODUCT_ROWS = {1: 4, 2: 2, 4: 2, 8: 2}
+PRODUCT_RUN = {1: 32, 2: 32, 4: 16, 8: 8}
 
 # Simdgroups that may share rows.
-SPLITS = (1, 2, 4, 8)
+SPLITS = (1, 8)
 # By vectors and by simdgroups that share rows.
 PRODUCT = {
     (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m)
     for m in COUNTS
     for split in SPLITS
 }
-# Rows that a simdgroup loads at once, by vectors.
-TRANSPOSED_ROWS = {1: 16, 2: 8, 4: 8, 8: 1, 16: 1}
 # By vectors.
-PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m, TRANSPOSED_ROWS[m]), 8 * 256) for m in COUNTS}
+TRANSPOSED_WIDE = 1
+PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m, TRANSPOSED_WIDE), 8 * 256) for m in COUNTS}
 # Tiles of a product of many vectors: how many of those a tile has, inputs of a step, buffers. The
 # sources say that it has 128 outputs.
 TILES = ((32, 64, 1), (64, 32, 2), (128, 32, 2))
@@ -148,41 +151,43 @@ def _tiled(by_inputs: bool, vectors: int, step: int, buffers: int) -> Kernel:
 # By the direction of a stored row and by vectors of a tile.
 PRODUCT_TILED = {(by_inputs, tile[0]): _tiled(by_inputs, *tile) for tile in TILES for by_inputs in (False, True)}
 
+ADD_PARTS = Kernel("add_parts", ("parts",))
+
 KERNELS = (
-    *(DEQUANTIZE, TAKE, TAKE_TRANSPOSED),
+    *(DEQUANTIZE, TAKE, TAKE_TRANSPOSED, ADD_PARTS),
     *(*PRODUCT.values(), *PRODUCT_TRANSPOSED.values(), *PRODUCT_TILED.values()),
 )
 
 
 @cache
-def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str, ordered: bool = False) -> Program:
+def program(
+    target: str, form: Format | None, kernel: Kernel, dtype: str, scales: str = "", ordered: bool = False
+) -> Program:
     """The program of a kernel for `target` "metal" or "cuda".
 
     Args:
+        form: the weight's format, or None for a kernel that is not about a weight.
         dtype: type of the output, a key of `TYPES`.
         scales: type of the scales, a key of `TYPES`; ignored for GGUF.
         ordered: whether the weight says so.
     """
     operation = METAL / "kernels" / f"{kernel.name}.metal"
     header = inline([METAL / "prelude" / f"{target}.h"]) + "\n" + sources(form, operation)
-    held = ", ".join(name for name, _ in INPUTS[form.family])
-    template = ", ".join([f"mlx_dequant::{struct(form, ordered)}", TYPES[dtype], *map(str, kernel.parameters)])
-    arguments = ", ".join(
-        [
-            "source",
-            *kernel.inputs,
-            "out",
-            "sizes",
-            *(["scratch"] if kernel.scratch else []),
-            "threadgroup_position_in_grid.x",
-            "thread_position_in_threadgroup.x",
-        ]
-    )
-    body = (
-        (f"SCRATCH(float, scratch, {kernel.scratch});\n" if kernel.scratch else "")
-        + f"auto source = mlx_dequant::{form.family}({held}, sizes);\n"
-        + f'static_assert(decltype(source)::thread_rows == {THREAD_ROWS[form.family]}, "THREAD_ROWS");\n'
-        + f"mlx_dequant::{kernel.name}<{template}>({arguments});\n"
-    )
+    template = [TYPES[dtype], *map(str, kernel.parameters)]
+    arguments = [*kernel.inputs, "out", "sizes"]
+    lines: list[str] = []
+    if kernel.scratch:
+        lines.append(f"SCRATCH(float, scratch, {kernel.scratch});")
+        arguments.append("scratch")
+    if form:
+        held = ", ".join(name for name, _ in INPUTS[form.family])
+        lines.append(f"auto source = mlx_dequant::{form.family}({held}, sizes);")
+        lines.append(f'static_assert(decltype(source)::thread_rows == {THREAD_ROWS[form.family]}, "THREAD_ROWS");')
+        template.insert(0, f"mlx_dequant::{struct(form, ordered)}")
+        arguments.insert(0, "source")
+    arguments += ["threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
+    lines.append(f"mlx_dequant::{kernel.name}<{', '.join(template)}>({', '.join(arguments)});")
+    body = "\n".join(lines) + "\n"
     digest = hashlib.sha256(f"{header}{body}{scales}".encode()).hexdigest()[:16]
-    return Program(f"{kernel.name}_{struct(form, ordered)}_{dtype}_{digest}", header, body)
+    name = f"{kernel.name}_{struct(form, ordered)}" if form else kernel.name
+    return Program(f"{name}_{dtype}_{digest}", header, body)

@@ -1,7 +1,6 @@
 // Formats whose inputs come in groups that share scales and zero points.
 
-// Groups of `size` inputs; the division is a multiplication by numbers that come with the launch
-// (weights/check.py), without a branch. A single group comes as the size 2^31.
+// Groups of `size` inputs. A single group comes as the size 2^31.
 struct grouping {
   uint size, multiplier, shift;
 };
@@ -13,7 +12,7 @@ inline grouping grouping_of(device const uint* layout) {
 
 // input / groups.size
 inline uint group_of(uint input, grouping groups) {
-  return mulhi(2 * input, groups.multiplier) >> groups.shift;
+  return divided(input, groups.multiplier, groups.shift);
 }
 
 // What N columns of a group share; zero points as offset_of gives them.

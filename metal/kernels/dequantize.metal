@@ -21,8 +21,9 @@ inline void dequantize(thread const S& source, device T* out, device const uint*
   region part = region_of(sizes);
   uint columns = part.end_column - part.first_column;
   uint across = (columns + 256 * N - 1) / (256 * N);
-  uint row = part.first_row + threadgroup_index / across * R;
-  uint column = (threadgroup_index % across * 256 + thread_index) * N;
+  uint tile = divided(threadgroup_index, sizes[vectors_at], sizes[splits_at]);
+  uint row = part.first_row + tile * R;
+  uint column = ((threadgroup_index - tile * across) * 256 + thread_index) * N;
   if (column >= columns) return;
 
   out += size_t(row - part.first_row) * columns + column;

@@ -1,9 +1,9 @@
 // out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
 //
-// A threadgroup of 256 covers 256 columns, a lane 8 of them. The rows go round in chunks over the 8
-// simdgroups of each of `splits` threadgroups; who asks for more than one split adds them up. A
-// chunk is CHUNK rows: 8 are what a word of 4-bit GPTQ codes packs; with many vectors registers are
-// short. With one or two, codes are added up and scaled together, group after group.
+// A lane covers 8 columns, WIDE simdgroups lie side by side. The rows go round in chunks over the
+// 8/WIDE simdgroups of each of `splits` threadgroups; who asks for more than one adds them up. A
+// chunk is as many rows as the format likes; fewer with more vectors, as registers are short. With
+// one or two, codes are added up and scaled together, group after group.
 
 // sum[m][i] += w[i]*v[m]
 template <uint M, uint N>
@@ -95,34 +95,36 @@ inline void add_column_products(thread const S& source, device const X* x, uint 
   }
 }
 
-template <typename F, typename T, uint M, uint CHUNK, typename X, typename S>
+template <typename F, typename T, uint M, uint WIDE, typename X, typename S>
 inline void product_transposed(thread const S& source, device const X* x, device T* out,
                                device const uint* sizes, threadgroup float* scratch,
                                uint threadgroup_index, uint thread_index) {
   const uint N = 8;
+  const uint chunk = M > 4 ? 1 : M > 2 ? 8 : uint(S::product_rows);
   uint rows = sizes[0];
   uint columns = sizes[1];
   uint vectors = sizes[vectors_at];
   uint splits = sizes[splits_at];
   uint split = threadgroup_index % splits;
-  uint first = threadgroup_index / splits * 32 * N;
-  uint column = first + thread_index % 32 * N;
   uint simdgroup = thread_index / 32;
+  uint first = threadgroup_index / splits * WIDE * 32 * N;
+  uint column = first + (simdgroup % WIDE * 32 + thread_index % 32) * N;
 
   float sum[M][N];
   for (uint m = 0; m < M; ++m) {
     for (uint i = 0; i < N; ++i) sum[m][i] = 0.0f;
   }
-  uint begin = (split * 8 + simdgroup) * CHUNK;
-  uint stride = splits * 8 * CHUNK;
-  if (column + N <= columns && share_group<F, CHUNK>(source)) {
-    add_column_products<F, M, N, CHUNK, true>(source, x, column, begin, stride, rows, vectors, sum);
+  const uint deep = 8 / WIDE;
+  uint begin = (split * deep + simdgroup / WIDE) * chunk;
+  uint stride = splits * deep * chunk;
+  if (column + N <= columns && share_group<F, chunk>(source)) {
+    add_column_products<F, M, N, chunk, true>(source, x, column, begin, stride, rows, vectors, sum);
   } else if (column + N <= columns) {
-    add_column_products<F, M, N, CHUNK, false>(source, x, column, begin, stride, rows, vectors,
+    add_column_products<F, M, N, chunk, false>(source, x, column, begin, stride, rows, vectors,
                                                sum);
   } else {
     for (uint at = begin; at < rows; at += stride) {
-      for (uint row = at; row < min(at + CHUNK, rows); ++row) {
+      for (uint row = at; row < min(at + chunk, rows); ++row) {
 #pragma unroll
         for (uint i = 0; i < N; ++i) {
           if (column + i >= columns) continue;
@@ -140,10 +142,13 @@ inline void product_transposed(thread const S& source, device const X* x, device
   for (uint m = 0; m < M; ++m) {
     for (uint i = 0; i < N; ++i) scratch[simdgroup * 256 + thread_index % 32 * N + i] = sum[m][i];
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    float total = 0.0f;
-    for (uint i = 0; i < 8; ++i) total += scratch[i * 256 + thread_index];
-    if (m < vectors && first + thread_index < columns) {
-      out[(size_t(split) * vectors + m) * columns + first + thread_index] = T(total);
+    for (uint k = 0; k < WIDE; ++k) {
+      float total = 0.0f;
+      for (uint i = 0; i < deep; ++i) total += scratch[(i * WIDE + k) * 256 + thread_index];
+      uint at = first + k * 256 + thread_index;
+      if (m < vectors && at < columns) {
+        out[(size_t(split) * vectors + m) * columns + at] = T(total);
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }

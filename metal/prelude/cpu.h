@@ -44,6 +44,8 @@ struct bfloat16_t {
   inline operator float() const { return as_type<float>(uint(bits) << 16); }
 };
 
+inline float f16_of(uint bits) { return float(as_type<_Float16>(ushort(bits))); }
+
 inline float load_f16(const uint8_t* p) {
   _Float16 h;
   memcpy(&h, p, 2);

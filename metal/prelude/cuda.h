@@ -37,9 +37,9 @@ __device__ inline uint popcount(uint x) { return __popc(x); }
 
 __device__ inline uint mulhi(uint a, uint b) { return __umulhi(a, b); }
 
-__device__ inline float load_f16(const uint8_t* p) {
-  return __half2float(__ushort_as_half(*(const ushort*)p));
-}
+__device__ inline float f16_of(uint bits) { return __half2float(__ushort_as_half(ushort(bits))); }
+
+__device__ inline float load_f16(const uint8_t* p) { return f16_of(*(const ushort*)p); }
 
 template <uint N, uint ALIGN>
 __device__ inline void load_bytes(const uint8_t* p, uint8_t* q) {
@@ -63,6 +63,31 @@ __device__ inline void load_bytes(const uint8_t* p, uint8_t* q) {
   }
 }
 
+// N words, at an address aligned to four or two of them where N is a multiple.
+template <uint N>
+__device__ inline void load_words(const uint* p, uint* q) {
+  if (N % 4 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) {
+      uint4 words = ((const uint4*)p)[i];
+      q[4 * i] = words.x;
+      q[4 * i + 1] = words.y;
+      q[4 * i + 2] = words.z;
+      q[4 * i + 3] = words.w;
+    }
+  } else if (N % 2 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 2; ++i) {
+      uint2 words = ((const uint2*)p)[i];
+      q[2 * i] = words.x;
+      q[2 * i + 1] = words.y;
+    }
+  } else {
+#pragma unroll
+    for (uint i = 0; i < N; ++i) q[i] = p[i];
+  }
+}
+
 #include "fields.h"
 
 // Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
@@ -73,22 +98,26 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
     result.words[0] = p[0] >> shift & mask;
     return result;
   }
-  // Of unaligned bytes, the aligned words that hold them, shifted.
-  uint skipped = ALIGN == 1 ? uint(size_t(p) % 4) : 0;
-  const uint* words = (const uint*)(p - skipped);
+  uint* to = result.words;
+  if (ALIGN % 16 == 0) {
+    load_words<N / 4>((const uint*)p, to);
+  } else if (ALIGN % 8 == 0 && N % 8 == 0) {
 #pragma unroll
-  for (uint i = 0; i < N / 4; ++i) {
-    uint word;
-    if (ALIGN % 4 == 0) {
-      word = words[i];
-    } else if (ALIGN % 2 == 0) {
-      word = ((const ushort*)p)[2 * i] | uint(((const ushort*)p)[2 * i + 1]) << 16;
-    } else {
-      uint next = i + 1 < N / 4 || skipped != 0 ? words[i + 1] : 0;
-      word = __funnelshift_r(words[i], next, skipped * 8);
+    for (uint i = 0; i < N / 4; i += 2) load_words<2>((const uint*)p + i, to + i);
+  } else {
+    // Of unaligned bytes, the aligned words that hold them, shifted: every load counts.
+    uint skipped = ALIGN % 4 == 0 ? 0 : uint(size_t(p) % 4);
+    const uint* words = (const uint*)(p - skipped);
+    uint low = words[0];
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) {
+      uint high = i + 1 < N / 4 || skipped != 0 ? words[i + 1] : 0;
+      to[i] = ALIGN % 4 == 0 ? low : __funnelshift_r(low, high, skipped * 8);
+      low = high;
     }
-    result.words[i] = word >> shift & mask * 0x01010101;
   }
+#pragma unroll
+  for (uint i = 0; i < N / 4; ++i) to[i] = to[i] >> shift & mask * 0x01010101;
   return result;
 }
 
@@ -180,23 +209,6 @@ __device__ inline float simd_sum(float v) {
 __device__ inline uint min(uint a, uint b) { return a < b ? a : b; }
 
 __device__ inline uint max(uint a, uint b) { return a > b ? a : b; }
-
-// N words, at an address aligned to four of them where N allows.
-template <uint N>
-__device__ inline void load_words(const uint* p, uint* q) {
-  if (N % 4 == 0) {
-#pragma unroll
-    for (uint i = 0; i < N / 4; ++i) {
-      uint4 words = ((const uint4*)p)[i];
-      q[4 * i] = words.x;
-      q[4 * i + 1] = words.y;
-      q[4 * i + 2] = words.z;
-      q[4 * i + 3] = words.w;
-    }
-  } else {
-    for (uint i = 0; i < N; ++i) q[i] = p[i];
-  }
-}
 
 // Whether load may take 16 bytes at a time.
 template <typename T>

@@ -7,6 +7,9 @@
 
 namespace mlx_dequant {
 
+// The float16 in the low bits.
+inline float f16_of(uint bits) { return float(as_type<half>(ushort(bits))); }
+
 // A float16 at a 2-byte aligned address.
 inline float load_f16(device const uint8_t* p) { return float(*(device const half*)p); }
 
@@ -98,7 +101,7 @@ inline void split_less(uint word, uint mask, uint first, thread const float* off
   }
 }
 
-// N words, at an address aligned to four of them where N allows.
+// N words, at an address aligned to four or two of them where N is a multiple.
 template <uint N>
 inline void load_words(device const uint* p, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = p[i];

@@ -16,11 +16,11 @@ _WAYS = {
 # much.
 _FLOAT32 = {"packed": 1, "unpacked": 129}
 
-# Threadgroups that keep a GPU busy: simdgroups share rows until there are as many.
-BUSY = 528
+# Fewer rows than this leave a GPU idle with a simdgroup a row: eight share one then.
+FEW_ROWS = 2048
 
 # Threadgroups that a transposed product spreads over, and one of tiles.
-GROUPS = 1024
+GROUPS = 264
 TILED_GROUPS = 264
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from .. import dtypes
+from .. import dtypes, programs
+from ..division import divider
 from ..programs import (
+    ADD_PARTS,
     COUNTS,
     DEQUANTIZE,
     INPUTS,
@@ -19,7 +22,6 @@ from ..programs import (
     PRODUCT_ROWS,
     PRODUCT_TILED,
     PRODUCT_TRANSPOSED,
-    SPLITS,
     TAKE,
     TAKE_TRANSPOSED,
     THREAD_ROWS,
@@ -38,17 +40,20 @@ if TYPE_CHECKING:
 
 Launch = Callable[..., list[mx.array]]
 
-DENSE = 32 << 20  # bytes of a part of a weight, unpacked for MLX's own product; two are alive at most
+DENSE = 60 << 20  # bytes of a part of a weight, unpacked for MLX's own product; one is alive at a time
 MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
 @cache
-def kernel(target: str, form: Format, operation: Kernel, dtype: str, scales: str, ordered: bool = False) -> Launch:
+def kernel(
+    target: str, form: Format | None, operation: Kernel, dtype: str, scales: str = "", ordered: bool = False
+) -> Launch:
     """The compiled kernel, as MLX gives it: call it with inputs, grid and shapes."""
     text = program(target, form, operation, dtype, scales, ordered)
+    arrays = INPUTS[form.family] if form else ()
     arguments: dict[str, Any] = {
         "name": text.name,
-        "input_names": [*(name for name, _ in INPUTS[form.family]), *operation.inputs, "sizes"],
+        "input_names": [*(name for name, _ in arrays), *operation.inputs, "sizes"],
         "output_names": ["out"],
         "source": text.body,
         "header": text.header,
@@ -85,7 +90,7 @@ def _numbers(values: tuple[int, ...]) -> mx.array:
 
 def _run(
     target: str,
-    weight: PackedWeight,
+    weight: PackedWeight | None,
     operation: Kernel,
     inputs: list[mx.array],
     numbers: list[int],
@@ -96,10 +101,13 @@ def _run(
     """One launch of `groups` threadgroups."""
     if groups * THREADS > MOST_THREADS:
         raise ValueError(f"{operation.name}: found {groups * THREADS} threads, expected at most {MOST_THREADS}")
-    names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
-    launch = kernel(target, weight.format, operation, *names, weight.ordered)
+    if weight is None:
+        arrays, launch = [], kernel(target, None, operation, dtypes.name(dtype))
+    else:
+        names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
+        arrays, launch = held(weight), kernel(target, weight.format, operation, *names, weight.ordered)
     (out,) = launch(
-        inputs=[*held(weight), *map(_padded, inputs), _numbers(tuple(numbers))],
+        inputs=[*arrays, *map(_padded, inputs), _numbers(tuple(numbers))],
         output_shapes=[shape],
         output_dtypes=[dtype],
         grid=(groups * THREADS, 1, 1),
@@ -123,7 +131,7 @@ def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> 
         return mx.concatenate([region(target, weight, dtype, each) for each in parts])
     tiles = -(-part.rows // rows) * across
     shape = (part.rows, part.columns)
-    return _run(target, weight, DEQUANTIZE, [], sizes(weight, part), tiles, shape, dtype)
+    return _run(target, weight, DEQUANTIZE, [], sizes(weight, part, *divider(across)), tiles, shape, dtype)
 
 
 def take(target: str, weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
@@ -165,24 +173,16 @@ def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) ->
 def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
     count = _count(vectors)
-    split = _split(weight, count)
+    split = 8 if weight.rows < crossover.FEW_ROWS else 1
     operation = PRODUCT[count, split]
     numbers = sizes(weight, whole(weight), vectors)
     groups = -(-weight.rows * split // (8 * PRODUCT_ROWS[count]))
     return _run(target, weight, operation, [x], numbers, groups, (vectors, weight.rows), x.dtype)
 
 
-def _split(weight: PackedWeight, count: int) -> int:
-    """Simdgroups that share rows: enough to keep a GPU busy, but none idle."""
-    groups = -(-weight.rows // (8 * PRODUCT_ROWS[count]))
-    return next(
-        split for split in SPLITS if groups * split >= crossover.BUSY or 2 * split * 1024 > weight.columns or split == 8
-    )
-
-
 def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
-    tiles = -(-weight.columns // 256)
+    tiles = -(-weight.columns // (256 * programs.TRANSPOSED_WIDE))
     splits = max(1, min(-(-weight.rows // 64), crossover.GROUPS // tiles))
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = PRODUCT_TRANSPOSED[_count(vectors)]
@@ -206,7 +206,10 @@ def _split_product(
     splits = numbers[-1]
     shape = (splits, x.shape[0], outputs)
     out = _run(target, weight, operation, [x], numbers, groups, shape, mx.float32 if splits > 1 else x.dtype)
-    return out[0] if splits == 1 else out.sum(axis=0).astype(x.dtype)
+    if splits == 1:
+        return out[0]
+    n = x.shape[0] * outputs
+    return _run(target, None, ADD_PARTS, [out], [n, splits], -(-n // THREADS), shape[1:], x.dtype)
 
 
 def _count(vectors: int) -> int:
@@ -225,17 +228,14 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
         dense = region(target, weight, x.dtype, part)
         parts.append(x @ (dense if transposed else dense.T))
         del dense
-        _wait(parts)
+        _wait(parts[-1])
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
-def _wait(parts: list[mx.array]) -> None:
-    """Lets one part run while the next is made, and no more: MLX would make them all ahead.
+def _wait(part: mx.array) -> None:
+    """Lets a part be done before the next is unpacked: MLX would unpack them all ahead.
 
     Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
     """
-    try:
-        mx.async_eval(parts[-1])
-        mx.eval(parts[-2:-1])
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        mx.eval(part)

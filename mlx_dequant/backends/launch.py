@@ -33,7 +33,7 @@ def whole(weight: PackedWeight) -> Region:
 
 
 def sizes(weight: PackedWeight, part: Region, vectors: int = 0, splits: int = 1) -> list[int]:
-    """The numbers of a launch."""
+    """The numbers of a launch; to unpack on a GPU, a divider in the place of vectors and splits."""
     place = [part.first_row, part.end_row, part.first_column, part.end_column]
     layout = [*weight.layout, 0, 0, 0, 0, 0][:5]
     return [weight.rows, weight.columns, *place, *layout, vectors, splits]

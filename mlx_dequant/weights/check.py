@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..division import divider
 from ..errors import FormatError
 
 LARGEST = 2**31 - 1
@@ -87,14 +88,12 @@ def group_size(value: int, inputs: int) -> int:
 
 
 def grouping(size: int, groups: int) -> tuple[int, int, int]:
-    """The group size as shaders read it, and the multiplier and shift that divide by it.
+    """The group size as shaders read it, and what divides by it.
 
-    For inputs below 2**31, `input // size == (2 * input * multiplier >> 32) >> shift`, exactly. One
-    group has no boundary: its size is one that is never reached.
+    One group has no boundary: its size is one that is never reached.
     """
     size = 2**31 if groups == 1 else size
-    shift = (size - 1).bit_length()
-    return size, -(-(2 ** (31 + shift)) // size), shift
+    return size, *divider(size)
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:

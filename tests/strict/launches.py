@@ -130,9 +130,9 @@ def _recording(target: str) -> Iterator[Recorded]:
     recorded = Recorded(set(), [])
     seen: set[tuple[Any, ...]] = set()
 
-    def program(target: str, form: Format, kernel: Kernel, dtype: str, scales: str, ordered: bool = False) -> Program:
+    def program(target: str, form: Format | None, kernel: Kernel, *types: Any) -> Program:
         recorded.kernels.add(kernel)
-        return real_program(target, form, kernel, dtype, scales, ordered)
+        return real_program(target, form, kernel, *types)
 
     def make(**kernel: Any) -> Callable[..., list[mx.array]]:
         def launch(**call: Any) -> list[mx.array]:

@@ -22,7 +22,7 @@ struct iq1_m {
              uint(scales[7] >> 4) << 12;
     uint j = first / 16;
     uint s = (scales[j / 4 * 2] | uint(scales[j / 4 * 2 + 1]) << 8) >> (j % 4 * 3) & 7;
-    float scale = float(as_type<float16_t>(ushort(d))) * float(2 * s + 1);
+    float scale = f16_of(d) * float(2 * s + 1);
 
     uint k = first / 8;
     uint high = block[32 + k / 2] >> (k % 2 * 4) & 15;

@@ -17,10 +17,11 @@ struct iq4_xs {
   template <uint N>
   static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     uint k = first / 32;
-    uint high = block[2] | uint(block[3]) << 8;
-    uint s = (block[4 + k / 2] >> (k % 2 * 4) & 15) | (high >> 2 * k & 3) << 4;
-    float scale = load_f16(block) * float(int(s) - 32);
-    look_up<N>(load_fields<N, 4>(block + 8 + k * 16 + first % 16, first / 16 % 2 * 4, 15),
+    uint words[2];
+    load_words<2>((device const uint*)block, words);
+    uint s = (words[1] >> 4 * k & 15) | (words[0] >> (16 + 2 * k) & 3) << 4;
+    float scale = f16_of(words[0]) * float(int(s) - 32);
+    look_up<N>(load_fields<N, 8>(block + 8 + k * 16 + first % 16, first / 16 % 2 * 4, 15),
                iq4_values, q);
     return scale;
   }

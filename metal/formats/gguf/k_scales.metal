@@ -1,21 +1,22 @@
-// The 8 scales and mins of Q4_K and Q5_K, 6 bits each, in 12 bytes:
+// The first 16 bytes of Q4_K and Q5_K: d, dmin, then 8 scales and 8 mins of 6 bits in 12 bytes
 //
 //   scales[0..3]   s0..s3 in bits 0-5,  high bits of s4..s7 in bits 6-7
 //   scales[4..7]   m0..m3 in bits 0-5,  high bits of m4..m7 in bits 6-7
 //   scales[8..11]  low nibble: low bits of s4..s7, high nibble: low bits of m4..m7
 
 struct scale_and_min {
-  uint s, m;
+  float scale, min;
 };
 
-inline scale_and_min k_scales(device const uint8_t* scales, uint j) {
-  scale_and_min result;
-  if (j < 4) {
-    result.s = scales[j] & 63;
-    result.m = scales[j + 4] & 63;
-  } else {
-    result.s = (scales[j + 4] & 15) | scales[j - 4] >> 6 << 4;
-    result.m = scales[j + 4] >> 4 | scales[j] >> 6 << 4;
-  }
+// Of 32 weights: d*s and dmin*m.
+inline scale_and_min k_scales(device const uint8_t* block, uint j) {
+  uint words[4];
+  load_words<4>((device const uint*)block, words);
+  uint s = words[1] >> (j % 4 * 8);
+  uint m = words[2] >> (j % 4 * 8);
+  uint low = words[3] >> (j % 4 * 8);
+  s = j < 4 ? s & 63 : (low & 15) | (s >> 6 & 3) << 4;
+  m = j < 4 ? m & 63 : (low >> 4 & 15) | (m >> 6 & 3) << 4;
+  scale_and_min result = {f16_of(words[0]) * float(int(s)), f16_of(words[0] >> 16) * float(int(m))};
   return result;
 }

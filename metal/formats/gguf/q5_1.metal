@@ -16,9 +16,11 @@ struct q5_1 {
 
   template <uint N>
   static inline float codes(device const uint8_t* block, uint first, thread float* q) {
-    float d = load_f16(block);
-    float m = load_f16(block + 2);
-    fields<N> low = load_fields<N, 4>(block + 8 + first % 16, first / 16 * 4, 15);
+    uint head[1];
+    load_words<1>((device const uint*)block, head);
+    float d = f16_of(head[0]);
+    float m = f16_of(head[0] >> 16);
+    fields<N> low = load_fields<N, 8>(block + 8 + first % 16, first / 16 * 4, 15);
     fields<N> high = spread<N>(load_u32(block + 4) >> first);
     to_floats<N>(join<N>(low, high, 4), 0, q);
     for (uint i = 0; i < N; ++i) q[i] = d * q[i] + m;

@@ -18,14 +18,12 @@ struct q5_k {
 
   template <uint N>
   static inline float codes(device const uint8_t* block, uint first, thread float* q) {
-    scale_and_min k = k_scales(block + 4, first / 32);
-    float scale = load_f16(block) * float(k.s);
-    float min = load_f16(block + 2) * float(k.m);
+    scale_and_min k = k_scales(block, first / 32);
     fields<N> low =
-        load_fields<N, 4>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15);
-    fields<N> high = load_fields<N, 4>(block + 16 + first % 32, first / 32, 1);
+        load_fields<N, 16>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15);
+    fields<N> high = load_fields<N, 16>(block + 16 + first % 32, first / 32, 1);
     to_floats<N>(join<N>(low, high, 4), 0, q);
-    for (uint i = 0; i < N; ++i) q[i] = scale * q[i] - min;
+    for (uint i = 0; i < N; ++i) q[i] = k.scale * q[i] - k.min;
     return 1.0f;
   }
 };

@@ -23,7 +23,7 @@
 
 template <typename S>
 struct gptq_source {
-  enum { thread_rows = 8 };  // what a word of 4-bit codes packs
+  enum { thread_rows = 8, product_rows = 32 };  // 32 codes fill words, of 3 bits too
   template <uint N>
   using constants = group_constants<N>;
   device const uint* qweight;
