@@ -5,7 +5,8 @@ A grid's threads are fibers on one thread, in a chosen order; barriers and simdg
 where they meet.
 """
 
+from .cuda_device import cuda
 from .device import kernel, metal
 from .launch import ORDERS, ExecutorError, Options, obstacle
 
-__all__ = ["ORDERS", "ExecutorError", "Options", "kernel", "metal", "obstacle"]
+__all__ = ["ORDERS", "ExecutorError", "Options", "cuda", "kernel", "metal", "obstacle"]

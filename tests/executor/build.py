@@ -14,10 +14,13 @@ from mlx_dequant.backends.host.compiler import cache_folder, compiler
 
 HERE = Path(__file__).parent
 SHIM = HERE / "msl"
+CUDA_SHIM = HERE / "cuda"
 RUNTIME = HERE / "runtime"
 
 BASE = ("-std=c++17", "-fPIC", "-w", "-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE")
 KERNEL = (*BASE, "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fvisibility=hidden", "-shared", f"-I{SHIM}")
+# What CUDA's programs are compiled with besides.
+CUDA = (f"-I{CUDA_SHIM}", "-fsanitize=alignment")
 
 # By name: what compiles a kernel, what links a runner, and what the runtime has to know.
 SANITIZERS = {
@@ -77,7 +80,7 @@ def program(text: str, flags: tuple[str, ...] = (), sanitizer: str | None = None
     if sanitizer:
         flags = (*flags, "-g1", *SANITIZERS[sanitizer])
     return _kept(
-        [text, _made_of(SHIM), *KERNEL, *flags],
+        [text, _made_of(SHIM), _made_of(CUDA_SHIM), *KERNEL, *flags],
         lambda made: _compile(*KERNEL, *flags, "-x", "c++", "-", "-o", made, text=text),
     )
 

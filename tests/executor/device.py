@@ -51,16 +51,16 @@ class Kernel:
         )
         parameters = [one for one in text.signature(source)[1] if one.is_buffer]
         given = dict(zip(self.names, inputs, strict=True))
-        outputs = [_blank(*one) for one in zip(output_shapes, output_dtypes, strict=True)]
+        outputs = [blank(*one) for one in zip(output_shapes, output_dtypes, strict=True)]
         buffers = [_argument(one.name, given) for one in parameters[: len(parameters) - len(outputs)]]
         run(text.cpp(source), [*buffers, *outputs], grid, threadgroup, self.options)
-        return [_array(buffer, dtype) for buffer, dtype in zip(outputs, output_dtypes, strict=True)]
+        return [as_array(buffer, dtype) for buffer, dtype in zip(outputs, output_dtypes, strict=True)]
 
 
 def _argument(name: str, given: dict[str, mx.array]) -> np.ndarray:
     """The buffer of a parameter: an input, or what MLX adds to tell its shape."""
     if name in given:
-        return fenced(_numpy(given[name]))
+        return fenced(numpy_of(given[name]))
     of, _, what = name.rpartition("_")
     array = given[of]
     if what == "shape":
@@ -72,19 +72,19 @@ def _argument(name: str, given: dict[str, mx.array]) -> np.ndarray:
     return fenced(np.array(array.ndim, np.int32))
 
 
-def _numpy(array: mx.array) -> np.ndarray:
+def numpy_of(array: mx.array) -> np.ndarray:
     with mx.stream(mx.cpu):
         plain = mx.contiguous(array)
         return np.array(plain.view(_words.get(array.dtype, array.dtype)))
 
 
-def _blank(shape: tuple[int, ...], dtype: mx.Dtype) -> np.ndarray:
+def blank(shape: tuple[int, ...], dtype: mx.Dtype) -> np.ndarray:
     buffer = fenced(np.zeros((int(np.prod(shape)), dtype.size), np.uint8))
     buffer[...] = 0xFF
     return buffer.reshape(*shape, dtype.size)
 
 
-def _array(buffer: np.ndarray, dtype: mx.Dtype) -> mx.array:
+def as_array(buffer: np.ndarray, dtype: mx.Dtype) -> mx.array:
     words = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[dtype.size]
     plain = np.ascontiguousarray(buffer).view(words).reshape(buffer.shape[:-1])
     with mx.stream(mx.cpu):
@@ -104,7 +104,7 @@ def metal(**options: Any) -> Generator[None]:
         options: those of `Options`.
     """
     chosen = Options(**options)
-    _forget()
+    forget()
     try:
         with (
             patch.object(mx.fast, "metal_kernel", lambda **declaration: Kernel(chosen, **declaration)),
@@ -113,10 +113,10 @@ def metal(**options: Any) -> Generator[None]:
         ):
             yield
     finally:
-        _forget()
+        forget()
 
 
-def _forget() -> None:
+def forget() -> None:
     """What the package remembers of devices and kernels."""
     gpu.kernel.cache_clear()
     backends._available.cache_clear()

@@ -36,8 +36,11 @@ struct Hooks {
   void (*exchange)(Site site, const void* mine, size_t bytes, void* all);
   // Threadgroup memory `id`, the same for each thread of a threadgroup; its bits are 1 at first.
   void* (*scratch)(unsigned id, size_t bytes);
-  uint32_t (*lane)();
+  // The thread that asks, and how many its simdgroup has.
+  const Thread* (*self)();
   uint32_t (*lanes)();
+  // Ends the launch.
+  void (*fail)(const char* what);
 };
 
 typedef void (*Bind)(const Hooks* hooks);

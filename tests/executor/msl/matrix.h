@@ -25,7 +25,7 @@ inline uint matrix_lane(uint row, uint column) {
 // The address of element i of this lane's pair.
 template <typename T>
 inline T* matrix_element(T* base, ulong stride, ulong2 origin, bool transposed, uint i) {
-  uint lane = executor::hooks->lane();
+  uint lane = executor::lane();
   ulong row = matrix_row(lane);
   ulong column = matrix_column(lane) + i;
   base += origin.y * stride + origin.x;
@@ -58,7 +58,7 @@ inline void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8>& d,
   };
   Factors mine = {a.pair, b.pair};
   executor::Lanes<Factors> lanes({"simdgroup_multiply_accumulate", file, line}, mine);
-  uint lane = executor::hooks->lane();
+  uint lane = executor::lane();
   for (uint i = 0; i < 2; ++i) {
     uint row = matrix_row(lane);
     uint column = matrix_column(lane) + i;

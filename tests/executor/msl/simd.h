@@ -1,33 +1,9 @@
 // Barriers and simdgroup functions: places where threads meet, each known by its source line.
 
-#define EXECUTOR_AT const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#include "lanes.h"
 
 enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
 constexpr mem_flags operator|(mem_flags a, mem_flags b) { return mem_flags(int(a) | int(b)); }
-
-namespace executor {
-
-static const Hooks* hooks;
-
-template <typename T>
-inline T& shared(unsigned id) {
-  return *(T*)hooks->scratch(id, sizeof(T));
-}
-
-// What each lane of the simdgroup gave.
-template <typename T>
-struct Lanes {
-  alignas(T) unsigned char bytes[32 * sizeof(T)];
-  Lanes(Site site, const T& mine) { hooks->exchange(site, &mine, sizeof(T), bytes); }
-  T operator[](uint lane) const {
-    T value;
-    memset((void*)&value, 0xff, sizeof value);
-    if (lane < 32) memcpy((void*)&value, bytes + lane * sizeof(T), sizeof value);
-    return value;
-  }
-};
-
-}  // namespace executor
 
 namespace metal {
 
@@ -65,7 +41,7 @@ SIMD_FOLD(simd_any, a || b)
   template <typename T>                                   \
   inline T name(T value, ushort k, EXECUTOR_AT) {         \
     executor::Lanes<T> lanes({#name, file, line}, value); \
-    uint me = executor::hooks->lane();                    \
+    uint me = executor::lane();                           \
     return lanes[from];                                   \
   }
 SIMD_SHUFFLE(simd_shuffle, (void(me), k))
@@ -83,14 +59,14 @@ template <typename T>
 inline T simd_prefix_inclusive_sum(T value, EXECUTOR_AT) {
   executor::Lanes<T> lanes({"simd_prefix_inclusive_sum", file, line}, value);
   T sum = lanes[0];
-  for (uint i = 1; i <= executor::hooks->lane(); ++i) sum = T(sum + lanes[i]);
+  for (uint i = 1; i <= executor::lane(); ++i) sum = T(sum + lanes[i]);
   return sum;
 }
 template <typename T>
 inline T simd_prefix_exclusive_sum(T value, EXECUTOR_AT) {
   executor::Lanes<T> lanes({"simd_prefix_exclusive_sum", file, line}, value);
   T sum = T(0);
-  for (uint i = 0; i < executor::hooks->lane(); ++i) sum = T(sum + lanes[i]);
+  for (uint i = 0; i < executor::lane(); ++i) sum = T(sum + lanes[i]);
   return sum;
 }
 

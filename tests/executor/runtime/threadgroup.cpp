@@ -34,7 +34,7 @@ void copy(volatile char* to, const volatile char* from, size_t bytes) {
 
 }  // namespace
 
-const Hooks Threadgroup::hooks = {barrier, exchange, scratch, lane, lanes};
+const Hooks Threadgroup::hooks = {barrier, exchange, scratch, self, lanes, fail_for};
 
 Threadgroup::Threadgroup(const Launch& launch, std::vector<Thread> threads, uint32_t* random)
     : launch_(launch), random_(random), workers_(threads.size()), sequence_(threads.size()) {
@@ -196,8 +196,10 @@ void* Threadgroup::scratch(unsigned id, size_t bytes) {
   return found->second.data();
 }
 
-uint32_t Threadgroup::lane() { return running->current_->thread.thread_index_in_simdgroup; }
+const Thread* Threadgroup::self() { return &running->current_->thread; }
 
 uint32_t Threadgroup::lanes() { return uint32_t(running->simdgroup().members.size()); }
+
+void Threadgroup::fail_for(const char* what) { running->fail(what); }
 
 }  // namespace executor

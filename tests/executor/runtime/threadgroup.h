@@ -47,8 +47,9 @@ class Threadgroup {
   static void barrier(Site site, bool whole_threadgroup, bool ordered);
   static void exchange(Site site, const void* mine, size_t bytes, void* all);
   static void* scratch(unsigned id, size_t bytes);
-  static uint32_t lane();
+  static const Thread* self();
   static uint32_t lanes();
+  static void fail_for(const char* what);
   static void work();
 
   void meet(Meeting& meeting, Site site, bool ordered, size_t bytes);

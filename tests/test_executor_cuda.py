@@ -1,0 +1,240 @@
+"""Every format's CUDA program, as MLX generates it, executed: the bits are the reference's, products near exact."""
+
+from contextlib import contextmanager
+from functools import cache
+from unittest.mock import patch
+
+import executor
+import mlx.core as mx
+import numpy as np
+import pytest
+import random_weights
+import strict.cuda
+from executor_kernels import needs_compiler
+from product_cases import SIZES, check_products, weight
+from random_weights import GGUF_FORMATS, GROUP_FORMATS
+from support import DTYPES, GGUF_TYPES, assert_same, gguf_fixture, rounded
+
+import mlx_dequant as mxd
+from mlx_dequant.backends.host.compiler import compiler
+
+pytestmark = needs_compiler
+full = pytest.mark.full
+
+# A tile that is whole, one that is not, and steps that are.
+WHOLE = (160, 256)
+# What GPUs without the instructions of newer ones compile.
+OLD = ("-D__CUDA_ARCH__=700",)
+
+
+@cache
+def reference(weight):
+    """[out, in] float32."""
+    with mxd.use_backend("reference"), np.errstate(all="ignore"):
+        dense = np.array(weight.dequantize(mx.float32))
+    return dense.T if weight.by_inputs else dense
+
+
+def check_unpacking(weights, dtypes=DTYPES, **options):
+    """Weights of one format, unpacked and looked up, in each type."""
+    cases = [(weight, dtype) for weight in weights for dtype in dtypes]
+
+    def found():
+        return [(one.dequantize(dtype), one.take(ids(one), dtype)) for one, dtype in cases]
+
+    with executor.cuda(found, flags=("-O0",), **options):  # compiling takes longer than running
+        results = found()
+    for (one, dtype), (dense, rows) in zip(cases, results, strict=True):
+        exact = reference(one)
+        assert_same(dense, rounded(exact.T if one.by_inputs else exact, dtype), f"{one} {dtype}")
+        assert_same(rows, rounded(exact[np.array(ids(one))], dtype), f"take {one} {dtype}")
+
+
+def ids(weight):
+    return mx.array([0, -1, weight.out_features // 2])
+
+
+@pytest.mark.parametrize("name", GGUF_FORMATS)
+def test_gguf(name):
+    rng = np.random.default_rng(1)
+    sizes = ((1, 1), (9, 257), (3, 520), *(((2, 7), (1, 263)) if name in ("f32", "f16", "bf16") else ()))
+    fixtures = gguf_fixture(name).values() if name in GGUF_TYPES else ()
+    check_unpacking(
+        [random_weights.gguf(name, rng, *size) for size in sizes]
+        + [mxd.GGUFWeight(blocks, name) for blocks, _ in fixtures]
+    )
+
+
+def each_with_one(names, kinds):
+    """Every name with every kind; in `make test` each name with one of them."""
+    return [
+        pytest.param(name, kind, id=f"{name}-{kind}", marks=() if i == at % len(kinds) else full)
+        for at, name in enumerate(names)
+        for i, kind in enumerate(kinds)
+    ]
+
+
+@pytest.mark.parametrize(("name", "scales"), each_with_one(GROUP_FORMATS, DTYPES))
+def test_groups(name, scales):
+    rng = np.random.default_rng(2)
+    weights = [
+        random_weights.groups(name, rng, inputs, outputs, group_size, scales)
+        for inputs, outputs, group_size in ((9, 32, 16), (32, 264, -1), (70, 1, 3), (3, 2, 16), (100, 64, 48))
+    ]
+    if name.startswith("gptq"):
+        weights += [
+            random_weights.groups(name, rng, 64, 64, zeros=zeros, scales=scales) for zeros in ("v1-field", "v2")
+        ]
+    if name.startswith("packed"):
+        weights += [
+            random_weights.groups(name, rng, *size, zeros="none", scales=scales)
+            for size in ((1, 1), (5, 1), (13, 9), (263, 2), (520, 9))
+        ]
+    if name != "awq4":
+        weights += [random_weights.groups(name, rng, 100, 64, act_order=True, scales=scales)]
+    check_unpacking(weights)
+
+
+ROWS = (1, 7, 17, 64, 100)
+FAST = [("q4_k", 1), ("gptq4", 17)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        *FAST,
+        *(pytest.param(name, rows, marks=full) for name in mxd.formats() for rows in ROWS if (name, rows) not in FAST),
+    ],
+)
+def test_products(name, rows):
+    with executor.cuda():
+        for at, size in enumerate((WHOLE, *SIZES)):
+            check_products(weight(name, size), DTYPES[(at + rows) % 3], rows, seed=rows)
+
+
+def test_tiles_on_older_gpus():
+    with executor.cuda(flags=OLD):
+        for name in ("q4_k", "gptq4"):
+            check_products(weight(name, WHOLE), mx.float16, 17)
+
+
+@pytest.mark.parametrize(
+    "name", ["mxfp4", *(pytest.param(name, marks=full) for name in mxd.formats() if name != "mxfp4")]
+)
+def test_no_read_leaves_a_buffer(name):
+    obstacle = executor.obstacle("address")
+    if obstacle:
+        pytest.skip(obstacle)
+    for size in SIZES:
+        check_unpacking([weight(name, size)], [mx.float16], sanitizer="address")
+
+
+@full
+@pytest.mark.parametrize("rows", [2, 17])
+@pytest.mark.parametrize("name", mxd.formats())
+def test_no_read_of_a_product_leaves_a_buffer(name, rows):
+    obstacle = executor.obstacle("address")
+    if obstacle:
+        pytest.skip(obstacle)
+    with executor.cuda(sanitizer="address"):
+        check_products(weight(name), mx.float16, rows)
+
+
+def run(body, *inputs, size=1, dtype=mx.uint32, **options):
+    """`out` of a kernel with inputs `a`, `b`, ... of one threadgroup, a thread for each of `size` elements."""
+    names = list("abcdef"[: len(inputs)])
+    with executor.cuda(**options):
+        kernel = mx.fast.cuda_kernel(name="test", input_names=names, output_names=["out"], source=body, header="")
+        (out,) = kernel(
+            inputs=[mx.array(one) for one in inputs],
+            output_shapes=[(size,)],
+            output_dtypes=[dtype],
+            grid=(size, 1, 1),
+            threadgroup=(size, 1, 1),
+        )
+    return np.array(out)
+
+
+def test_bytes_are_permuted_by_three_bits_of_a_selector():
+    selectors = np.array([0x3210, 0x7654, 0x0040, 0x7531, 0xBA98, 0xFEDC, 0x12345670], np.uint32)
+    found = run("out[threadIdx.x] = __byte_perm(0xb3a29180, 0x77665544, a[threadIdx.x]);", selectors, size=7)
+    expected = [0xB3A29180, 0x77665544, 0x80804480, 0x7755B391, 0xB3A29180, 0x77665544, 0x55667780]
+    assert [hex(one) for one in found] == [hex(one) for one in expected]
+
+
+@contextmanager
+def planted(text, mistake):
+    """Every program has a mistake in place of a text."""
+
+    found = set()
+
+    def cuda_text(kernel, call):
+        header, function = strict.cuda.cuda_text(kernel, call)
+        found.add(text in header)
+        return header.replace(text, mistake), function
+
+    with patch.object(executor.cuda_device, "cuda_text", cuda_text):
+        yield
+    assert True in found
+
+
+# A format that shows it, what is planted, and what is said.
+UNPACKING = {
+    "a sign for a byte": ("nvfp4", "(code >> 3 & 0x01010101) * 255", "__byte_perm(code << 4, 0, 0xba98)", "differ"),
+    "another selector": ("iq4_xs", "0x4420", "0x4402", "differ"),
+    "another offset": ("q4_k", "__byte_perm(word, 0x4b000000", "__byte_perm(word, 0x4a000000", "differ"),
+    "the other end of a word": ("tq1_0", "q[2 * i] = uint8_t(word);", "q[2 * i] = uint8_t(word >> 8);", "differ"),
+    "halves exchanged": ("f16", "as_type<ushort>(high)", "as_type<ushort>(low)", "differ"),
+    "another shift": ("mxfp4", "skipped * 8", "skipped * 4", "differ"),
+    "rounding down": ("q4_1", "T low = T(w[i + 2 * k]);", "T low = T(w[i + 2 * k] * 0.999f);", "differ"),
+    "store not aligned": ("f32", "if (aligned)", "if (true)", r"misaligned address \(prelude/cuda.h:\d+\)"),
+    "load not aligned": (
+        "q8_0",
+        "if (ALIGN % 4 == 0)",
+        "if (ALIGN % 2 == 0)",
+        r"misaligned address \(prelude/cuda.h:\d+\)",
+    ),
+}
+TILES = {
+    "blocks not turned": ("gptq4", "x4.trans.shared", "x4.shared"),
+    "blocks in another order": (
+        "q4_k",
+        "lane / 16 * stride + lane / 8 % 2 * 64",
+        "lane / 8 % 2 * stride + lane / 16 * 64",
+    ),
+    "registers in another order": ("q4_k", "right.part[0], right.part[1]", "right.part[0], right.part[2]"),
+    "sums in another place": ("q4_k", "threadIdx.x % 32 / 4 * 16", "threadIdx.x % 32 / 4 * 8"),
+}
+PRODUCTS = {
+    "half of the lanes": ("q4_k", "lane = 16; lane > 0", "lane = 8; lane > 0"),
+    "no barrier": ("gptq4", "__syncthreads();", ";"),
+}
+
+
+@pytest.mark.parametrize("mistake", UNPACKING)
+def test_mistakes_in_unpacking(mistake):
+    if "aligned" in mistake and "ziglang" in compiler().command:
+        pytest.skip("ziglang checks no alignment")
+    name, text, wrong, said = UNPACKING[mistake]
+    rng = np.random.default_rng(3)
+    with planted(text, wrong), pytest.raises((AssertionError, executor.ExecutorError), match=said):
+        check_unpacking([random_weights.gguf(name, rng, 2, columns) for columns in (13, 64)])
+
+
+@pytest.mark.parametrize("mistake", [*TILES, *PRODUCTS])
+def test_mistakes_in_products(mistake):
+    name, text, wrong = {**TILES, **PRODUCTS}[mistake]
+    vectors = 17 if mistake in TILES else 2
+    size = WHOLE if mistake in TILES else SIZES[0]
+    with planted(text, wrong), executor.cuda(), pytest.raises(AssertionError, match="off by"):
+        check_products(weight(name, size), mx.float16, vectors)
+
+
+def test_a_read_outside_of_a_buffer():
+    obstacle = executor.obstacle("address")
+    if obstacle:
+        pytest.skip(obstacle)
+    words = np.arange(8, dtype=np.uint32)
+    assert run("out[0] = a[7];", words, sanitizer="address") == 7
+    with pytest.raises(executor.ExecutorError, match="AddressSanitizer"):
+        run("out[0] = a[8];", words, sanitizer="address")
