@@ -190,7 +190,7 @@ UNPACKING = {
     "store not aligned": ("f32", "if (aligned)", "if (true)", r"misaligned address \(prelude/cuda.h:\d+\)"),
     "load not aligned": (
         "q8_0",
-        "if (ALIGN % 4 == 0)",
+        "if (ALIGN % 16 == 0)",
         "if (ALIGN % 2 == 0)",
         r"misaligned address \(prelude/cuda.h:\d+\)",
     ),

@@ -1,6 +1,6 @@
-"""Gate 1: the Metal sources, as MLX would compile them, executed on the CPU.
+"""Gate 1: the Metal sources, as MLX would compile them for Metal or CUDA, executed on the CPU.
 
-`metal()` makes the package's Metal backend run here, `kernel()` runs a kernel that a test wrote.
+`metal()` and `cuda()` make the package's backends run here, `kernel()` runs a Metal kernel that a test wrote.
 A grid's threads are fibers on one thread, in a chosen order; barriers and simdgroup functions are
 where they meet.
 """

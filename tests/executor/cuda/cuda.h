@@ -29,6 +29,9 @@ typedef metal::narrow<metal::bfloat_code> __nv_bfloat16;
 struct uint3 {
   unsigned x, y, z;
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };

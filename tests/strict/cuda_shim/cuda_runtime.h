@@ -61,6 +61,8 @@ int __ffs(int);
 float __uint_as_float(unsigned);
 unsigned __float_as_uint(float);
 unsigned __byte_perm(unsigned, unsigned, unsigned);
+unsigned __umulhi(unsigned, unsigned);
+unsigned __funnelshift_r(unsigned, unsigned, unsigned);
 float fmaf(float, float, float);
 template <typename T>
 T __ldg(const T*);
