@@ -5,7 +5,7 @@
 //   4  first     5  end           columns of this launch, first a multiple of 32
 //   6..10                         what the family's source reads
 //   11 vectors                    rows of x in a product, ids of a look-up
-//   12 splits                     threadgroups that share a column in a transposed product
+//   12 splits                     threadgroups that share outputs in a transposed or tiled product
 
 enum { layout_at = 6, vectors_at = 11, splits_at = 12 };
 
