@@ -202,6 +202,11 @@ OUTSIDE: dict[str, tuple[str, str, str]] = {
         "simdgroup_float8x8 a; simdgroup_half8x8 b; simdgroup_load(a, out, 8); b = a; (void)b;",
         "no viable overloaded '='",
     ),
+    "matrix_that_is_const": (
+        _MATRIX,
+        "const simdgroup_float8x8 a(1.0f); simdgroup_store(a, out, 8);",
+        "no matching function",
+    ),
     "matrix_times_scalar": (
         _MATRIX,
         "simdgroup_float8x8 a; simdgroup_load(a, out, 8); simdgroup_multiply(a, a, 2.0f);",
