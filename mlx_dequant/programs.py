@@ -134,9 +134,10 @@ PRODUCT = {
     for m in COUNTS
     for split in SPLITS
 }
+# Columns of a threadgroup of a transposed product; the source says the same.
+TRANSPOSED_COLUMNS = 1024
 # By vectors.
-TRANSPOSED_WIDE = 1
-PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m, TRANSPOSED_WIDE), 8 * 256) for m in COUNTS}
+PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
 # Tiles of a product of many vectors: how many of those a tile has, inputs of a step, buffers. The
 # sources say that it has 128 outputs.
 TILES = ((32, 64, 1), (64, 32, 2), (128, 32, 2))

@@ -1,9 +1,10 @@
 // out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
 //
-// A lane covers 8 columns, WIDE simdgroups lie side by side. The rows go round in chunks over the
-// 8/WIDE simdgroups of each of `splits` threadgroups; who asks for more than one adds them up. A
-// chunk is as many rows as the format likes; fewer with more vectors, as registers are short. With
-// one or two, codes are added up and scaled together, group after group.
+// A lane covers 8 columns; `wide` simdgroups lie side by side and make long reads of a row. The
+// rows go round in chunks over the 8/wide simdgroups of each of `splits` threadgroups; who asks for
+// more than one adds them up. A chunk is as many rows as the format likes; fewer with more vectors,
+// as registers are short. With one or two, codes are added up and scaled together, group after
+// group.
 
 // sum[m][i] += w[i]*v[m]
 template <uint M, uint N>
@@ -95,11 +96,12 @@ inline void add_column_products(thread const S& source, device const X* x, uint 
   }
 }
 
-template <typename F, typename T, uint M, uint WIDE, typename X, typename S>
+template <typename F, typename T, uint M, typename X, typename S>
 inline void product_transposed(thread const S& source, device const X* x, device T* out,
                                device const uint* sizes, threadgroup float* scratch,
                                uint threadgroup_index, uint thread_index) {
   const uint N = 8;
+  const uint wide = 4;
   const uint chunk = M > 4 ? 1 : M > 2 ? 8 : uint(S::product_rows);
   uint rows = sizes[0];
   uint columns = sizes[1];
@@ -107,15 +109,15 @@ inline void product_transposed(thread const S& source, device const X* x, device
   uint splits = sizes[splits_at];
   uint split = threadgroup_index % splits;
   uint simdgroup = thread_index / 32;
-  uint first = threadgroup_index / splits * WIDE * 32 * N;
-  uint column = first + (simdgroup % WIDE * 32 + thread_index % 32) * N;
+  uint first = threadgroup_index / splits * wide * 32 * N;
+  uint column = first + (simdgroup % wide * 32 + thread_index % 32) * N;
 
   float sum[M][N];
   for (uint m = 0; m < M; ++m) {
     for (uint i = 0; i < N; ++i) sum[m][i] = 0.0f;
   }
-  const uint deep = 8 / WIDE;
-  uint begin = (split * deep + simdgroup / WIDE) * chunk;
+  const uint deep = 8 / wide;
+  uint begin = (split * deep + simdgroup / wide) * chunk;
   uint stride = splits * deep * chunk;
   if (column + N <= columns && share_group<F, chunk>(source)) {
     add_column_products<F, M, N, chunk, true>(source, x, column, begin, stride, rows, vectors, sum);
@@ -142,9 +144,9 @@ inline void product_transposed(thread const S& source, device const X* x, device
   for (uint m = 0; m < M; ++m) {
     for (uint i = 0; i < N; ++i) scratch[simdgroup * 256 + thread_index % 32 * N + i] = sum[m][i];
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint k = 0; k < WIDE; ++k) {
+    for (uint k = 0; k < wide; ++k) {
       float total = 0.0f;
-      for (uint i = 0; i < deep; ++i) total += scratch[(i * WIDE + k) * 256 + thread_index];
+      for (uint i = 0; i < deep; ++i) total += scratch[(i * wide + k) * 256 + thread_index];
       uint at = first + k * 256 + thread_index;
       if (m < vectors && at < columns) {
         out[(size_t(split) * vectors + m) * columns + at] = T(total);

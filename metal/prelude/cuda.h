@@ -90,8 +90,9 @@ __device__ inline void load_words(const uint* p, uint* q) {
 
 #include "fields.h"
 
-// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
-template <uint N, uint ALIGN>
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte. FAR where blocks
+// are so large that lanes read far from each other.
+template <uint N, uint ALIGN, bool FAR = false>
 __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   fields<N> result;
   if (N % 4 != 0) {
@@ -104,8 +105,13 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
   } else if (ALIGN % 8 == 0 && N % 8 == 0) {
 #pragma unroll
     for (uint i = 0; i < N / 4; i += 2) load_words<2>((const uint*)p + i, to + i);
+  } else if (ALIGN == 2 && N > 8 && !FAR) {
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) {
+      to[i] = ((const ushort*)p)[2 * i] | uint(((const ushort*)p)[2 * i + 1]) << 16;
+    }
   } else {
-    // Of unaligned bytes, the aligned words that hold them, shifted: every load counts.
+    // Of unaligned bytes, the aligned words that hold them, shifted: half the loads.
     uint skipped = ALIGN % 4 == 0 ? 0 : uint(size_t(p) % 4);
     const uint* words = (const uint*)(p - skipped);
     uint low = words[0];

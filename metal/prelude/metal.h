@@ -34,8 +34,9 @@ inline void load_bytes(device const uint8_t* p, thread uint8_t* q) {
 
 #include "fields.h"
 
-// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
-template <uint N, uint ALIGN>
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte. FAR where blocks
+// are so large that lanes read far from each other.
+template <uint N, uint ALIGN, bool FAR = false>
 inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
   fields<N> result;
   if (N % 4 != 0) {

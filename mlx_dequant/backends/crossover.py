@@ -5,12 +5,14 @@ from __future__ import annotations
 import mlx.core as mx
 
 # Ways to multiply and the vectors from which each is taken, best for many last. "packed" unpacks
-# into registers, 16 vectors a pass; "tiled" into threadgroup memory; "unpacked" a part of the
+# into registers, 8 vectors a pass; "tiled" into threadgroup memory; "unpacked" a part of the
 # weight, for MLX's dense product. Never measured on Metal: the numbers there are CUDA's.
 _WAYS = {
-    "metal": {"packed": 1, "tiled": 17, "unpacked": 1025},
-    "cuda": {"packed": 1, "tiled": 17, "unpacked": 1025},
+    "metal": {"packed": 1, "tiled": 5, "unpacked": 385},
+    "cuda": {"packed": 1, "tiled": 5, "unpacked": 385},
 }
+# Across the rows "packed" has more to add up.
+_TRANSPOSED_TILED = 3
 
 # Tiles are of two-byte types. In float32 the dense product may use TF32, so it waits until it saves
 # much.
@@ -27,7 +29,9 @@ GROUPS = 264
 TILED_GROUPS = {32: 396, 64: 264, 128: 264}
 
 
-def way(target: str, dtype: mx.Dtype, vectors: int) -> str:
+def way(target: str, dtype: mx.Dtype, vectors: int, transposed: bool) -> str:
     """How to multiply: "packed", "tiled" or "unpacked"."""
     ways = _FLOAT32 if dtype == mx.float32 else _WAYS[target]
+    if transposed and "tiled" in ways:
+        ways = {**ways, "tiled": _TRANSPOSED_TILED}
     return max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)

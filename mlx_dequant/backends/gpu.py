@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from .. import dtypes, programs
+from .. import dtypes
 from ..division import divider
 from ..programs import (
     ADD_PARTS,
@@ -28,6 +28,7 @@ from ..programs import (
     THREADS,
     TILE_OUTPUTS,
     TILES,
+    TRANSPOSED_COLUMNS,
     Kernel,
     program,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 Launch = Callable[..., list[mx.array]]
 
-DENSE = 60 << 20  # bytes of a part of a weight, unpacked for MLX's own product; one is alive at a time
+DENSE = 32 << 20  # bytes of a part of a weight, unpacked for MLX's own product; two are alive at most
 MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
@@ -159,7 +160,7 @@ def _int32(ids: mx.array) -> mx.array:
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
     vectors = x.shape[0]
-    way = crossover.way(target, x.dtype, vectors)
+    way = crossover.way(target, x.dtype, vectors, transposed)
     if way == "unpacked":
         return _unpacked_product(target, weight, x, transposed)
     if way == "tiled":
@@ -182,7 +183,7 @@ def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
 
 def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
-    tiles = -(-weight.columns // (256 * programs.TRANSPOSED_WIDE))
+    tiles = -(-weight.columns // TRANSPOSED_COLUMNS)
     splits = max(1, min(-(-weight.rows // 64), crossover.GROUPS // tiles))
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = PRODUCT_TRANSPOSED[_count(vectors)]
@@ -237,14 +238,15 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
         dense = region(target, weight, x.dtype, part)
         parts.append(x @ (dense if transposed else dense.T))
         del dense
-        _wait(parts[-1])
+        _wait(parts)
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
-def _wait(part: mx.array) -> None:
-    """Lets a part be done before the next is unpacked: MLX would unpack them all ahead.
+def _wait(parts: list[mx.array]) -> None:
+    """Lets one part run while the next is made, and no more: MLX would make them all ahead.
 
     Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
     """
     with suppress(ValueError):
-        mx.eval(part)
+        mx.async_eval(parts[-1])
+        mx.eval(parts[-2:-1])

@@ -92,10 +92,7 @@ inline float codes(thread const packed_source<S>& source, uint row, uint column,
   if (F::ordered) {
     uint group[N];
     load_words<N>((device const uint*)source.g_idx + column, group);
-    for (uint i = 0; i < N; ++i) zero[i] = offset_of(1 << (F::bits - 1));
-    if (source.has_zeros) {
-      for (uint i = 0; i < N; ++i) zero[i] = offset_of(zero_at<F>(source, row, group[i]));
-    }
+    for (uint i = 0; i < N; ++i) zero[i] = offset_of(zero_at<F>(source, row, group[i]));
     unpack_less<F::bits, N>(source.codes + row * words, column, zero, q);
     for (uint i = 0; i < N; ++i) q[i] *= float(scales[group[i]]);
     return 1.0f;
