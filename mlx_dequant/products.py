@@ -7,6 +7,7 @@ weight, which the graph then holds.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -90,6 +91,9 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
 
     The gradient of one is the other, so no rule needs the unpacked weight.
     """
+    if not (backends.is_lazy() or is_traced(x)):
+        # MLX would take a thread's wake-up to evaluate what a rule gives: as long as a small product.
+        return backends.product(weight, x, transposed)
 
     def forward(x: mx.array) -> mx.array:
         if backends.is_lazy() or has_value(x):
@@ -110,6 +114,27 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
 def _only(value: Any) -> Any:
     """MLX hands a rule one value, or a sequence of one, by its mood."""
     return value[0] if isinstance(value, (list, tuple)) else value
+
+
+_ran = threading.local()
+
+
+def _run(array: mx.array) -> mx.array:
+    _ran.latest = True
+    return array
+
+
+_compiled: Any = mx.compile(_run, shapeless=True)
+
+
+def is_traced(array: mx.array) -> bool:
+    """Whether a transformation follows `array`: MLX then runs anew what it has compiled.
+
+    Also true the first time for a type and number of axes.
+    """
+    _ran.latest = False
+    _compiled(array)
+    return _ran.latest
 
 
 def has_value(array: mx.array) -> bool:

@@ -14,10 +14,12 @@ from mlx_dequant import backends
 from mlx_dequant.backends import crossover
 
 FORMATS = mxd.formats()
-ROWS = (1, 2, 7, 16, 17, 64)
+ROWS = (1, 2, 7, 16, 17, 64, 100)
 # Outputs and inputs: formats round them up to what they can have. Rows that end inside a run, and
 # more rows than one split of a transposed product takes.
 SIZES = ((37, 520), (130, 77))
+# One that has whole tiles of a product of many vectors, both ways, and rows left over.
+TILED = (192, 128)
 
 # How far a rounding moves a number: a part of it, and at least something near zero.
 UNIT = {mx.float32: 0.0, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}

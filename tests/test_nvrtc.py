@@ -1,5 +1,6 @@
 """Every CUDA program that the package can launch compiles: with clang here, with NVRTC where its wheels are."""
 
+import mlx.core as mx
 import pytest
 from strict import nvrtc
 from strict.cuda import cuda_faults
@@ -43,6 +44,15 @@ def test_programs_pass_clang(name):
 def test_programs_pass_nvrtc(name):
     for text in record("cuda", formats()[name]).texts():
         assert nvrtc.compiled(text) == ""
+
+
+@pytest.mark.full
+@needs_nvrtc
+@pytest.mark.parametrize("name", ["q8_0", "awq4"])
+def test_older_processors_have_tiles(name):
+    """Before sm_80 there are no products of 16 x 16 factors to call."""
+    (text,) = (one for one in record("cuda", formats()[name], (mx.float16,)).texts() if "product_tiled<" in one)
+    assert nvrtc.compiled(text, "sm_75") == ""
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -55,6 +55,16 @@ def test_a_value_that_is_not_finite_stays_in_its_row(name, backend):
     assert np.isfinite(found[[0, 2]]).all()
 
 
+def test_a_group_without_inputs_has_no_say(backend):
+    """Of three, the second has no inputs, and scales that are not finite."""
+    codes = mx.array(np.random.default_rng(3).integers(-(1 << 31), 1 << 31, (8, 40)), mx.int32)
+    scales = mx.array(np.array([[0.5], [np.inf], [2.0]]) * np.ones(40), mx.float16)
+    groups = mx.array(np.arange(64) % 2 * 2, mx.int32)
+    packed = mxd.GPTQWeight(codes, scales, mx.zeros((3, 5), mx.int32), groups, bits=4, group_size=32)
+    x = numbers(np.random.default_rng(4), (2, 64), mx.float32)
+    check_near(packed.linear(x), x, exact(packed).T, "gptq4")
+
+
 @pytest.mark.parametrize("shape", [(0, 32), (4, 0)])
 def test_a_weight_of_no_size(shape, backend):
     packed = mxd.GGUFWeight(np.zeros((shape[0], shape[1] // 32 * 34), np.uint8), "Q8_0")

@@ -6,7 +6,7 @@ import executor
 import mlx.core as mx
 import numpy as np
 import pytest
-from product_cases import FORMATS, ROWS, SIZES, check_products, check_single_inputs, exact, weight
+from product_cases import FORMATS, ROWS, SIZES, TILED, check_products, check_single_inputs, exact, weight
 from support import DTYPES, assert_same, rounded
 
 from mlx_dequant.backends import crossover, gpu
@@ -53,12 +53,64 @@ def test_products(name, dtype, rows, few):
             check_products(weight(name, size), dtype, rows, seed=rows)
 
 
+def tiled_cases():
+    """All formats with the smallest tile, some with all tiles and all sizes; the rest is `full`."""
+    for at, name in enumerate(FORMATS):
+        for dtype in (mx.float16, mx.bfloat16):
+            for rows in (17, 64, 100):
+                for size in (TILED, *SIZES):
+                    varied = name in ("q4_k", "gptq3") or (rows, size) == (17, TILED)
+                    fast = varied and dtype == (mx.float16, mx.bfloat16)[(at + rows) % 2]
+                    label = f"{name}-{str(dtype).removeprefix('mlx.core.')}-{rows}-{size[0]}x{size[1]}"
+                    yield pytest.param(name, dtype, rows, size, id=label, marks=() if fast else full)
+
+
+def by(way):
+    """Products take this way, however many vectors there are."""
+    return patch.object(crossover, "way", lambda *_: way)
+
+
+@pytest.mark.parametrize(("name", "dtype", "rows", "size"), list(tiled_cases()))
+def test_tiled_products(name, dtype, rows, size):
+    with by("tiled"), executor.metal():
+        check_products(weight(name, size), dtype, rows, seed=rows)
+
+
+@pytest.mark.parametrize(("name", "splits"), [("q8_0", 5), ("gptq4", 2)])
+def test_tiled_products_of_shared_inputs(name, splits):
+    """Threadgroups share the inputs, evenly or not."""
+    packed = weight(name, (192, 1280))
+    held = {32: splits * 2}  # there are two tiles
+    assert gpu._splits(2, packed.in_features // 256, held[32]) == splits
+    with by("tiled"), patch.object(crossover, "TILED_GROUPS", held), executor.metal():
+        check_products(packed, mx.float16, 3)
+
+
+def test_splits_fill_a_gpu():
+    assert gpu._splits(64, 100, 264) == 4
+    assert gpu._splits(192, 100, 264) == 4
+    assert gpu._splits(256, 100, 264) == 1
+    assert gpu._splits(500, 100, 264) == 1
+    assert gpu._splits(1, 0, 264) == 1
+    assert gpu._splits(1, 16, 264) == 16
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["q4_k", "awq4", pytest.param("packed3", marks=full)])
-def test_many_rows_are_a_dense_product_of_parts(name, dtype):
-    """Rows past the crossover: the weight is unpacked in parts, 32 rows or columns of it at a time."""
-    with patch.object(gpu, "DENSE", 1), executor.metal():
-        check_products(weight(name, (130, 130)), dtype, crossover.many("metal", dtype))
+def test_unpacked_products_are_of_parts(name, dtype):
+    """The weight is unpacked in parts, 32 rows or columns of it at a time."""
+    with by("unpacked"), patch.object(gpu, "DENSE", 1), executor.metal():
+        check_products(weight(name, (130, 130)), dtype, 9)
+
+
+@pytest.mark.parametrize("target", ["metal", "cuda"])
+def test_ways(target):
+    """Few vectors stay packed; float32 has no tiles."""
+    for dtype in DTYPES:
+        ways = [crossover.way(target, dtype, vectors) for vectors in range(1, 5000)]
+        assert ways[:16] == ["packed"] * 16
+        assert ways[-1] == "unpacked"
+        assert ("tiled" in ways) == (dtype != mx.float32)
 
 
 @pytest.mark.parametrize("name", ["q5_k", "gptq4", pytest.param("awq4", marks=full), pytest.param("iq2_s", marks=full)])
@@ -82,6 +134,18 @@ def test_every_order_gives_one_result(name, few):
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", pytest.param("awq4", marks=full)])
+def test_every_order_gives_one_tiled_result(name):
+    packed = weight(name, TILED)
+    rng = np.random.default_rng(1)
+    x = mx.array(rng.normal(size=(33, packed.in_features)).astype(np.float16))
+    found = set()
+    for order in executor.ORDERS:
+        with by("tiled"), executor.metal(order=order):
+            found.add(np.array(packed.linear(x)).tobytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
 @pytest.mark.parametrize("few", SHARED)
 @pytest.mark.parametrize("name", ["q4_0", *(pytest.param(name, marks=full) for name in ("gptq4", "packed3", "f16"))])
@@ -91,6 +155,17 @@ def test_products_under_sanitizers(name, few, sanitizer):
         pytest.skip(obstacle)
     with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal(sanitizer=sanitizer, order="shuffled"):
         check_products(weight(name, (9, 77)), mx.float16, 4)
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address"])
+@pytest.mark.parametrize("rows", [3, pytest.param(40, marks=full)])
+@pytest.mark.parametrize("name", ["gptq4", *(pytest.param(name, marks=full) for name in ("q4_0", "awq4", "f16"))])
+def test_tiled_products_under_sanitizers(name, rows, sanitizer):
+    obstacle = executor.obstacle(sanitizer)
+    if obstacle:
+        pytest.skip(obstacle)
+    with by("tiled"), executor.metal(sanitizer=sanitizer, order="shuffled"):
+        check_products(weight(name, (130, 64)), mx.float16, rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -13,7 +13,7 @@ import pytest
 from product_cases import exact, numbers, weight
 
 import mlx_dequant as mxd
-from mlx_dequant import backends
+from mlx_dequant import backends, products
 from mlx_dequant.backends.host.compiler import compiler
 
 NAMES = ("q4_k", "gptq4", "packed3", "f32")
@@ -140,6 +140,33 @@ def test_derivatives_are_the_dense_layers(layer):
     near(mx.grad(again(layer.linear))(x), mx.grad(again(twin))(x))
     for found, expected in zip(mx.jvp(layer.linear, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
         near(found[0], expected[0])
+
+
+def test_what_a_transformation_follows_is_told_from_what_none_does():
+    found = []
+
+    def look(x):
+        later = mx.sin(x)
+        found.extend([products.is_traced(x), products.is_traced(later)])
+        return later.sum()
+
+    def look_after_evaluation(x):
+        mx.eval(later := mx.sin(x))
+        found.append(products.is_traced(later))
+        return look(later)
+
+    def twice(x):
+        return mx.grad(look)(x).sum()
+
+    x = mx.ones((2, 3))
+    products.is_traced(x)
+    for call in (mx.grad(look), mx.grad(twice), mx.grad(look_after_evaluation), mx.grad(mx.checkpoint(look))):
+        mx.eval(call(x))
+    mx.eval(mx.compile(look)(x), mx.compile(mx.grad(look))(x), mx.vmap(look)(x), mx.jvp(look, [x], [x])[1])
+    assert len(found) >= 15
+    assert all(found)
+    assert not products.is_traced(x)
+    assert not products.is_traced(mx.sin(x))
 
 
 def test_compile(traced):

@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__F16C__) || defined(__SSSE3__)
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
@@ -57,22 +57,42 @@ inline void load_bytes(const uint8_t* p, uint8_t* q) {
   memcpy(q, p, N);
 }
 
-#include "fields.h"
+// Fields of N bytes, as one vector: compilers make a poor job of loops over bytes.
+template <uint N>
+struct fields {
+  typedef uint vector __attribute__((vector_size((N + 3) / 4 * 4)));
+  vector words;
+};
 
 // Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
 template <uint N, uint ALIGN>
 inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   fields<N> result = {};
   memcpy(&result, p, N);
-  for (uint i = 0; i < (N + 3) / 4; ++i) {
-    result.words[i] = result.words[i] >> shift & mask * 0x01010101;
-  }
+  result.words = result.words >> shift & mask * 0x01010101;
   return result;
 }
 
-// q less the number whose offset_of is given; both are whole numbers below 2^22.
-inline float offset_of(uint number) { return float(int(number)); }
-inline float less(uint q, float offset) { return float(int(q)) - offset; }
+// Low bits and, from bit `up` on, high ones.
+template <uint N>
+inline fields<N> join(fields<N> low, fields<N> high, uint up) {
+  low.words |= high.words << up;
+  return low;
+}
+
+// Bit i of `bits` as field i.
+template <uint N>
+inline fields<N> spread(uint bits) {
+  fields<N> result;
+  for (uint i = 0; i < (N + 3) / 4; ++i) result.words[i] = bits >> (4 * i);
+  result.words = (result.words & 15) * 0x00204081 & 0x01010101;
+  return result;
+}
+
+// q less the number whose offset_of is given; both are whole numbers below 2^22. Such a number
+// becomes a float as the low bits of 2^23.
+inline float offset_of(uint number) { return as_type<float>(number | 0x4b000000); }
+inline float less(uint q, float offset) { return offset_of(q) - offset; }
 
 // The masked bits of a word from `shift` on, less the number of an offset.
 inline float field_less(uint word, uint shift, uint mask, float offset) {
@@ -82,13 +102,31 @@ inline float field_less(uint word, uint shift, uint mask, float offset) {
 // Byte k of a word.
 inline float byte_of(uint word, uint k) { return float(int(word >> (8 * k) & 255)); }
 
-// q[i] = field i less a number. Signed integers become floats in one instruction,
-// unsigned ones in several.
+// Signed bytes as floats. g++ widens bytes in many steps unless asked by name.
+template <uint N>
+inline void bytes_to_floats(const int8_t* bytes, float* q) {
+  uint i = 0;
+#ifdef __AVX512F__
+  for (; i + 16 <= N; i += 16) {
+    const __m128i some = _mm_loadu_si128((const __m128i*)(bytes + i));
+    _mm512_storeu_ps(q + i, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some)));
+  }
+#endif
+#ifdef __AVX2__
+  for (; i + 8 <= N; i += 8) {
+    const __m128i some = _mm_loadl_epi64((const __m128i*)(bytes + i));
+    _mm256_storeu_ps(q + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some)));
+  }
+#endif
+  for (; i < N; ++i) q[i] = float(bytes[i]);
+}
+
+// q[i] = field i less a number, which fits a signed byte.
 template <uint N>
 inline void to_floats(fields<N> codes, uint number, float* q) {
-  uint8_t bytes[N];
-  memcpy(bytes, &codes, N);
-  for (uint i = 0; i < N; ++i) q[i] = float(int(bytes[i])) - float(number);
+  typedef int8_t vector __attribute__((vector_size((N + 3) / 4 * 4)));
+  const vector bytes = vector(codes.words) - int8_t(number);
+  bytes_to_floats<N>((const int8_t*)&bytes, q);
 }
 
 // q[i] = the table's value for field i, of 4 bits.
@@ -105,7 +143,7 @@ inline void look_up(fields<N> codes, const int8_t* table, float* q) {
   }
 #endif
   for (; i < N; ++i) values[i] = table[values[i]];
-  for (i = 0; i < N; ++i) q[i] = float(values[i]);
+  bytes_to_floats<N>(values, q);
 }
 
 inline uint load_u32(const uint8_t* p) {
@@ -114,24 +152,32 @@ inline uint load_u32(const uint8_t* p) {
   return word;
 }
 
-// As one vector operation: compilers make a poor job of a loop of constant shifts.
+// The masked bits of `word` from bit Shift::shift(first + i) on, as one vector: compilers make a
+// poor job of a loop of constant shifts.
 template <uint N, typename Shift>
-inline void split(uint word, uint mask, uint first, uint* q) {
+inline auto split(uint word, uint mask, uint first) {
   typedef uint vector __attribute__((vector_size(N * sizeof(uint))));
   uint shifts[N];
   for (uint i = 0; i < N; ++i) shifts[i] = Shift::shift(first + i);
   vector by;
   memcpy(&by, shifts, sizeof by);
-  vector fields = ((vector{} + word) >> by) & mask;
+  return ((vector{} + word) >> by) & mask;
+}
+
+template <uint N, typename Shift>
+inline void split(uint word, uint mask, uint first, uint* q) {
+  const auto fields = split<N, Shift>(word, mask, first);
   memcpy(q, &fields, sizeof fields);
 }
 
 // q[i] = the same, less the number of offset[i].
 template <uint N, typename Shift>
 inline void split_less(uint word, uint mask, uint first, const float* offset, float* q) {
-  uint fields[N];
-  split<N, Shift>(word, mask, first, fields);
-  for (uint i = 0; i < N; ++i) q[i] = less(fields[i], offset[i]);
+  typedef float vector __attribute__((vector_size(N * sizeof(float))));
+  vector offsets;
+  memcpy(&offsets, offset, sizeof offsets);
+  const vector result = vector(split<N, Shift>(word, mask, first) | 0x4b000000) - offsets;
+  memcpy(q, &result, sizeof result);
 }
 
 template <uint N>
@@ -150,7 +196,16 @@ inline void store(T* out, const float* w) {
 }
 
 #ifdef __F16C__
-// Compilers convert to float16 one at a time unless they are asked by name.
+// Compilers convert float16 one at a time unless they are asked by name.
+template <uint N, bool ALIGNED>
+inline void load(const float16_t* x, float* v) {
+  uint i = 0;
+  for (; i + 8 <= N; i += 8) {
+    _mm256_storeu_ps(v + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + i))));
+  }
+  for (; i < N; ++i) v[i] = float(x[i]);
+}
+
 template <uint N>
 inline void store(float16_t* out, const float* w) {
   uint i = 0;

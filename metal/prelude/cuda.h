@@ -395,7 +395,9 @@ template <typename T>
 __device__ inline void multiply_add(sums& sum, const factor<T>& left, const factor<T>& right) {
   uint row = threadIdx.x % 32 / 4;
   uint column = threadIdx.x % 4 * 2;
+#pragma unroll
   for (uint i = 0; i < 8; ++i) {
+#pragma unroll 1
     for (uint k = 0; k < 16; ++k) {
       sum.part[i / 4][i % 4] +=
           left.at(row + i / 2 % 2 * 8, k) * right.at(column + i / 4 * 8 + i % 2, k);

@@ -3,3 +3,20 @@ template <uint N>
 struct fields {
   uint words[(N + 3) / 4];
 };
+
+// Low bits and, from bit `up` on, high ones.
+template <uint N>
+inline fields<N> join(fields<N> low, fields<N> high, uint up) {
+  for (uint i = 0; i < (N + 3) / 4; ++i) low.words[i] |= high.words[i] << up;
+  return low;
+}
+
+// Bit i of `bits` as field i.
+template <uint N>
+inline fields<N> spread(uint bits) {
+  fields<N> result;
+  for (uint i = 0; i < (N + 3) / 4; ++i) {
+    result.words[i] = (bits >> (4 * i) & 15) * 0x00204081 & 0x01010101;
+  }
+  return result;
+}

@@ -191,9 +191,9 @@ inline void load_right(threadgroup const T* blocks, uint stride, thread factor<T
   }
 }
 
+// Nothing const here: Metal's functions take references.
 template <typename T>
-inline void multiply_add(thread sums& sum, thread const factor<T>& left,
-                         thread const factor<T>& right) {
+inline void multiply_add(thread sums& sum, thread factor<T>& left, thread factor<T>& right) {
   for (uint i = 0; i < 2; ++i) {
     for (uint j = 0; j < 2; ++j) {
       for (uint k = 0; k < 2; ++k) {
@@ -205,7 +205,7 @@ inline void multiply_add(thread sums& sum, thread const factor<T>& left,
 }
 
 // [16, 16], row by row.
-inline void store_sums(thread const sums& sum, threadgroup float* to) {
+inline void store_sums(thread sums& sum, threadgroup float* to) {
   for (uint i = 0; i < 2; ++i) {
     for (uint k = 0; k < 2; ++k) simdgroup_store(sum.part[i][k], to + i * 128 + k * 8, 16);
   }

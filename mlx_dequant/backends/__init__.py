@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Best first. Each has available(), dequantize(weight, dtype), product(weight, x, transposed) and
 # take(weight, ids, dtype, transposed).
 _BACKENDS: dict[str, ModuleType] = {"metal": metal, "cuda": cuda, "host": host, "reference": reference}
+_LAZY = ("metal", "cuda")
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_backend", default=None)
 
 
@@ -87,11 +88,11 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     wide = weight.columns if transposed else weight.rows
     if weight.size == 0 or x.size == 0:
         return mx.zeros((*x.shape[:-1], wide), x.dtype)
-    backend = _BACKENDS[current_backend()]
-    if is_lazy():
-        return backend.product(weight, x.reshape(-1, x.shape[-1]), transposed).reshape(*x.shape[:-1], wide)
+    name = current_backend()
+    if name in _LAZY:
+        return _BACKENDS[name].product(weight, x.reshape(-1, x.shape[-1]), transposed).reshape(*x.shape[:-1], wide)
     # An x with its value reshapes itself: MLX would take a thread's wake-up for it.
-    return backend.product(weight, x, transposed)
+    return _BACKENDS[name].product(weight, x, transposed)
 
 
 def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
@@ -104,4 +105,4 @@ def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool)
 
 def is_lazy() -> bool:
     """Whether the backend in force builds graphs; the others need values at once."""
-    return current_backend() in ("metal", "cuda")
+    return current_backend() in _LAZY

@@ -19,9 +19,12 @@ _FLOAT32 = {"packed": 1, "unpacked": 129}
 # Fewer rows than this leave a GPU idle with a simdgroup a row: eight share one then.
 FEW_ROWS = 2048
 
-# Threadgroups that a transposed product spreads over, and one of tiles.
+# Threadgroups that a transposed product spreads over.
 GROUPS = 264
-TILED_GROUPS = 264
+
+# Threadgroups that an H100 holds at once, by vectors of a tile: three or two on each of 132
+# processors, as registers allow.
+TILED_GROUPS = {32: 396, 64: 264, 128: 264}
 
 
 def way(target: str, dtype: mx.Dtype, vectors: int) -> str:

@@ -194,9 +194,18 @@ def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transposed: b
     inputs, outputs = (weight.rows, weight.columns) if transposed else (weight.columns, weight.rows)
     tile = next((tile for tile, *_ in TILES if tile >= vectors), TILES[-1][0])
     tiles = -(-vectors // tile) * -(-outputs // TILE_OUTPUTS)
-    splits = max(1, min(inputs // 256, crossover.TILED_GROUPS // tiles))
+    splits = _splits(tiles, inputs // 256, crossover.TILED_GROUPS[tile])
     numbers = sizes(weight, whole(weight), vectors, splits)
     return _split_product(target, weight, PRODUCT_TILED[transposed, tile], x, numbers, tiles * splits, outputs)
+
+
+@lru_cache(maxsize=4096)
+def _splits(tiles: int, most: int, held: int) -> int:
+    """Parts of the inputs, at `most` so many, that leave the least of a GPU idle which holds `held` threadgroups."""
+    if tiles >= held:
+        return 1
+    counts = range(1, max(1, min(most, max(4, held // tiles))) + 1)
+    return min(counts, key=lambda splits: -(-tiles * splits // held) / splits)
 
 
 def _split_product(

@@ -54,8 +54,10 @@ def rounded(exact: np.ndarray, dtype: mx.Dtype) -> mx.array:
         high = np.where(np.isnan(exact), bits >> 16 | 0x40, even)
         with mx.stream(mx.cpu):
             return mx.array(high.astype(np.uint16)).view(mx.bfloat16)
-    with np.errstate(over="ignore"):
-        return mx.array(exact.astype(np.float16) if dtype == mx.float16 else exact)
+    if dtype == mx.float16:
+        with np.errstate(over="ignore"):
+            exact = exact.astype(np.float16)
+    return mx.array(exact)
 
 
 def numpy(array: mx.array | None) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
+from ..backends import crossover
 from ..cli.comparison import differences
 from ..registry import Format
 from ..weights import PackedWeight
@@ -21,7 +22,10 @@ FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # How far a rounding to a type moves a number: a part of it, and at least something near zero.
 ROUNDING = {mx.float32: (0.0, 2.0**-149), mx.float16: (2.0**-11, 2.0**-25), mx.bfloat16: (2.0**-8, 2.0**-134)}
 # Vectors in a product, and their type: enough for every program to run once.
-PRODUCTS = ((1, mx.float16), (1, mx.float32), (4, mx.bfloat16), (16, mx.float16))
+PRODUCTS = (
+    *((1, mx.float16), (1, mx.float32), (4, mx.bfloat16), (16, mx.float16)),
+    *((17, mx.float16), (40, mx.bfloat16), (100, mx.float16)),
+)
 # Rows as stored: on a GPU many rows are multiplied by another program than few.
 HEIGHTS = (70, 2100)
 
@@ -126,7 +130,7 @@ def _taken(weight: PackedWeight, exact: NDArray[np.float32]) -> Found:
 def _multiplied(
     weight: PackedWeight, exact: NDArray[np.float64], vectors: int, dtype: mx.Dtype, transposed: bool
 ) -> Found:
-    """Every sum within what float32 in any order allows, and one rounding of it."""
+    """Every sum within what float32 in any order allows, and one rounding of it; many vectors round weights too."""
     matrix = exact if transposed else exact.T
     length = len(matrix)
     x = mx.array(np.random.default_rng(2).normal(size=(vectors, length)).astype(np.float32)).astype(dtype)
@@ -136,6 +140,8 @@ def _multiplied(
     part, least = ROUNDING[dtype]
     # The second term: factors, or products of them, that a GPU flushes.
     summed = length * 2.0**-24 / (1 - length * 2.0**-24) * size + length * 2.0**-120
+    if backends.is_lazy() and crossover.way(backends.current_backend(), dtype, vectors) != "packed":
+        summed += part * size + least * np.abs(value).sum(axis=1, keepdims=True)
     bound = summed + part * (np.abs(expected) + summed) + least
     error = np.abs(found - expected)
     bad = ~(error <= bound)

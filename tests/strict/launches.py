@@ -23,7 +23,7 @@ from mlx_dequant.weights import PackedWeight
 from .cuda import cuda_text
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
-VECTORS = (1, 2, 3, 5, 9, 17, 64, 100, 1025)
+VECTORS = (1, 2, 3, 5, 9, 17, 64, 200)
 
 
 @dataclass(frozen=True)

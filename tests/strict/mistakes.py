@@ -8,6 +8,7 @@ from __future__ import annotations
 _SPACE = "has no address space"
 _CONVERSION = "implicit conversion"
 _OUTSIDE = "outside namespace mlx_dequant"
+_MATRIX = "#include <metal_simdgroup_matrix>"
 
 MISTAKES: dict[str, tuple[str, str, str]] = {
     # Address spaces
@@ -171,8 +172,45 @@ OUTSIDE: dict[str, tuple[str, str, str]] = {
     "template_of_mlx": ("struct WorkPerThread { uint n; };", "", "redefinition"),
     "host_header": ("#include <cmath>", "", "file not found"),
     "matrix_of_16": (
-        "#include <metal_simdgroup_matrix>",
+        _MATRIX,
         "simdgroup_matrix<float, 16, 16> m; (void)m;",
         "matrices are 8 x 8",
     ),
+    "matrix_of_int": (_MATRIX, "simdgroup_matrix<int, 8, 8> m; (void)m;", "matrices hold float, half or bfloat"),
+    "matrix_loaded_from_another_type": (
+        _MATRIX,
+        "threadgroup float s[64]; s[0] = 0.0f; simdgroup_half8x8 m; simdgroup_load(m, s, 8);",
+        "no matching function",
+    ),
+    "matrix_stored_as_another_type": (
+        _MATRIX,
+        "threadgroup half s[64]; simdgroup_float8x8 m; simdgroup_load(m, out, 8); simdgroup_store(m, s, 8);",
+        "no matching function",
+    ),
+    "matrix_loaded_from_constant": (
+        _MATRIX,
+        "simdgroup_float8x8 m; simdgroup_load(m, few, 8);",
+        "no matching function",
+    ),
+    "matrix_stored_to_thread": (
+        _MATRIX,
+        "float a[64]; simdgroup_float8x8 m; simdgroup_load(m, out, 8); simdgroup_store(m, a, 8);",
+        "no matching function",
+    ),
+    "matrix_to_another_type": (
+        _MATRIX,
+        "simdgroup_float8x8 a; simdgroup_half8x8 b; simdgroup_load(a, out, 8); b = a; (void)b;",
+        "no viable overloaded '='",
+    ),
+    "matrix_that_is_const": (
+        _MATRIX,
+        "const simdgroup_float8x8 a(1.0f); simdgroup_store(a, out, 8);",
+        "no matching function",
+    ),
+    "matrix_times_scalar": (
+        _MATRIX,
+        "simdgroup_float8x8 a; simdgroup_load(a, out, 8); simdgroup_multiply(a, a, 2.0f);",
+        "no matching function",
+    ),
+    "matrix_element": (_MATRIX, "simdgroup_float8x8 a; simdgroup_load(a, out, 8); out[0] = a[0];", "subscript"),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .cuda import SHIM
 
-OPTIONS = ("--device-as-default-execution-space", "--gpu-architecture=sm_90a")
+OPTIONS = ("--device-as-default-execution-space",)
 # MLX carries this header in its library; the rest of what it includes is NVIDIA's.
 MLX_HEADER = "mlx/backend/cuda/device/utils.cuh"
 
@@ -41,8 +41,8 @@ def _includes() -> tuple[Path, ...]:
     return (*heads, *parts)
 
 
-def compiled(text: str) -> str:
-    """Compiles a program for sm_90a; gives the compiler's errors, or nothing."""
+def compiled(text: str, architecture: str = "sm_90a") -> str:
+    """Compiles a program; gives the compiler's errors, or nothing."""
     library = _library()
     program = ctypes.c_void_p()
     source = (SHIM / MLX_HEADER).read_bytes()
@@ -50,7 +50,8 @@ def compiled(text: str) -> str:
         ctypes.byref(program), text.encode(), b"program.cu", 1, _strings([source]), _strings([MLX_HEADER.encode()])
     )
     assert made == 0, f"nvrtcCreateProgram gave {made}"
-    options = [option.encode() for option in (*OPTIONS, *(f"--include-path={folder}" for folder in _includes()))]
+    words = (*OPTIONS, f"--gpu-architecture={architecture}")
+    options = [option.encode() for option in (*words, *(f"--include-path={folder}" for folder in _includes()))]
     failed = library.nvrtcCompileProgram(program, len(options), _strings(options))
     size = ctypes.c_size_t()
     library.nvrtcGetProgramLogSize(program, ctypes.byref(size))

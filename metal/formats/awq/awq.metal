@@ -17,7 +17,7 @@
 
 template <typename S>
 struct awq_source {
-  enum { thread_rows = 4, product_rows = 16 };
+  enum { thread_rows = 4, product_rows = 16, packs_rows = 0 };
   template <uint N>
   using constants = group_constants<N>;
   device const uint* qweight;

@@ -10,7 +10,7 @@
 struct nothing;
 
 struct gguf_source {
-  enum { thread_rows = 1, product_rows = 8 };
+  enum { thread_rows = 1, product_rows = 8, packs_rows = 0 };
   template <uint N>
   using constants = nothing;
   device const uint8_t* blocks;

@@ -22,7 +22,7 @@ struct nothing;
 
 template <typename S>
 struct packed_source {
-  enum { thread_rows = 1, product_rows = 8 };
+  enum { thread_rows = 1, product_rows = 8, packs_rows = 0 };
   template <uint N>
   using constants = nothing;
   device const uint* codes;

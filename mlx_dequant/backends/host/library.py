@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...weights.base import PackedWeight
 
 # run(addresses of the arrays, sizes, begin, end) does part of a loop.
-Run = Callable[[object, object, int, int], None]
+Run = Callable[[bytes, bytes, int, int], None]
 
 FOLDER = Path(__file__).parent / "loops"
 

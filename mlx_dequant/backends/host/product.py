@@ -53,11 +53,19 @@ def _packed(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> 
         x = np.concatenate([x, np.zeros((count - given, x.shape[1]), np.float32)])
     wide = weight.columns if transposed else weight.rows
     out = np.empty((count, wide), np.float32)
-    pointers = memory.pointers(weight, x.ctypes.data, out.ctypes.data)
-    numbers = memory.numbers(sizes(weight, whole(weight), count))
+    pointers = memory.pointers(weight, memory.address(x), memory.address(out))
+    numbers = _numbers(weight, count)
     steps, step = (-(-weight.columns // RUN), RUN * weight.rows) if transposed else (weight.rows, weight.columns)
     threads.split(steps, step, lambda begin, end: run(pointers, numbers, begin, end))
     return out[:given]
+
+
+def _numbers(weight: PackedWeight, vectors: int) -> bytes:
+    """`sizes` of a product, kept: they would take as long as the rest of a small call."""
+    kept = weight.derived.setdefault("host product", {})
+    if vectors not in kept:
+        kept[vectors] = memory.numbers(sizes(weight, whole(weight), vectors))
+    return kept[vectors]
 
 
 def _chunked(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:

@@ -9,6 +9,7 @@ from functools import cache
 
 # Weights that are worth a thread's wake-up, which waits for the interpreter's lock: 50 us or more of work.
 WORTH = 1 << 19
+PARTS = 4  # parts of the work, for each thread
 
 
 @cache
@@ -32,13 +33,25 @@ if hasattr(os, "register_at_fork"):
 
 
 def split(steps: int, weights: int, work: Callable[[int, int], object]) -> None:
-    """Calls `work(begin, end)` over parts of 0 .. steps - 1, a step being `weights` weights."""
-    parts = min(count(), max(steps * weights // WORTH, 1))
-    if parts == 1:
+    """Calls `work(begin, end)` over parts of 0 .. steps - 1, a step being `weights` weights.
+
+    Threads take the next part when they are done with one: they need not start or run alike.
+    """
+    threads = min(count(), max(steps * weights // WORTH, 1))
+    if threads == 1:
         work(0, steps)
         return
-    edges = [steps * part // parts for part in range(parts + 1)]
-    others = [_pool().submit(work, edges[part], edges[part + 1]) for part in range(1, parts)]
-    work(edges[0], edges[1])
-    for other in others:
-        other.result()
+    parts = PARTS * threads
+    todo = iter([(steps * part // parts, steps * (part + 1) // parts) for part in range(parts)])
+
+    def share() -> None:
+        for begin, end in todo:
+            work(begin, end)
+
+    others = [_pool().submit(share) for _ in range(threads - 1)]
+    try:
+        share()
+    finally:
+        for other in others:
+            if not other.cancel():
+                other.result()

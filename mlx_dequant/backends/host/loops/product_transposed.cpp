@@ -1,50 +1,109 @@
 // out[vectors, columns] = x[vectors, rows] times the matrix: this call does the runs of 32 columns
-// numbered begin to end - 1. Accumulated in float32, row after row.
+// numbered begin to end - 1. Accumulated in float32: the codes of a group of rows first, which
+// their scales then multiply together.
+
+#include "lanes.h"
+
+// part[m] += codes of some rows of a group, from `column` on, times those of vector m.
+template <uint M, uint WIDTH, typename F, typename S, typename C>
+static inline void add_codes(const S& source, const C& shared, const uint* some, uint count,
+                             uint column, const float* x, size_t rows, float* part) {
+  lanes total[M][2];
+#pragma GCC unroll 8
+  for (uint m = 0; m < M; ++m) {
+    total[m][0] = load_lanes(part + m * WIDTH);
+    total[m][1] = load_lanes(part + m * WIDTH + 16);
+  }
+  for (uint r = 0; r < count; ++r) {
+    const uint row = some[r];
+    float q[32];
+    codes<F, 32, 1>(source, shared, row, column, q);
+    const lanes first = load_lanes(q);
+    const lanes second = load_lanes(q + 16);
+#pragma GCC unroll 8
+    for (uint m = 0; m < M; ++m) {
+      const float factor = x[m * rows + row];
+      total[m][0] += first * factor;
+      total[m][1] += second * factor;
+    }
+  }
+#pragma GCC unroll 8
+  for (uint m = 0; m < M; ++m) {
+    store_lanes(part + m * WIDTH, total[m][0]);
+    store_lanes(part + m * WIDTH + 16, total[m][1]);
+  }
+}
+
+// sum[m] += part[m] times its scales; part[m] = 0.
+template <uint M, uint WIDTH, typename C>
+static inline void add_scaled(const C& shared, float* part, float* sum) {
+#pragma GCC unroll 8
+  for (uint m = 0; m < M; ++m) {
+    float w[32];
+    scaled<32>(shared, part + m * WIDTH, w);
+    for (uint i = 0; i < 32; ++i) sum[m * WIDTH + i] += w[i];
+    memset(part + m * WIDTH, 0, sizeof w);
+  }
+}
 
 template <uint M, typename F, typename S>
 static inline void transposed_of(const S& source, const float* x, float* __restrict out,
                                  const uint* sizes, size_t begin, size_t end) {
   const uint N = 32;
-  const uint block = 16;  // runs whose sums stay in the first cache
+  const uint block = M > 1 ? 16 : 64;  // runs whose sums stay in the first cache
+  const uint most = block * N;
   const uint rows = sizes[0];
   const uint columns = sizes[1];
   for (size_t run = begin; run < end; run += block) {
     const uint first = uint(run) * N;
-    const uint last = run + block < end ? first + block * N : uint(end) * N;
+    const uint last = run + block < end ? first + most : uint(end) * N;
     const uint width = (last < columns ? last : columns) - first;
     const uint whole = width / N;
-    float sum[M][block * N] = {};
-    typename S::template constants<N> shared[block];
-    uint group = ~0u;
-    for (uint row = 0; row < rows; ++row) {
-      const uint next = group_at<F>(source, row);
-      if (next != group) {
-        for (uint i = 0; i < whole; ++i) {
-          load_constants<F, N>(source, next, first + i * N, shared[i]);
-        }
-        group = next;
-      }
-      // clang would otherwise go through sixteen runs side by side, with gathers: ten times slower.
+    float sum[M * most] = {};
+    float part[M * most] = {};
+    for (uint group = 0, done = 0; done < rows; ++group) {
+      typename S::template constants<N> shared[block];
 #pragma clang loop vectorize(disable)
-      for (uint run_of_block = 0; run_of_block < whole; ++run_of_block) {
-        const uint at = run_of_block * N;
-        float w[N];
-        float q[N];
-        codes<F, N, 1>(source, shared[run_of_block], row, first + at, q);
-        scaled<N>(shared[run_of_block], q, w);
-        for (uint m = 0; m < M; ++m) {
-          const float factor = x[size_t(m) * rows + row];
-          for (uint i = 0; i < N; ++i) sum[m][at + i] += w[i] * factor;
+      for (uint i = 0; i < whole; ++i) {
+        load_constants<F, N>(source, group, first + i * N, shared[i]);
+      }
+      // Its rows, in eights: the next ones, or any.
+      const bool in_order = share_group<F, 1>(source);
+      const uint before = done;
+      for (uint row = in_order ? done : 0; row < rows;) {
+        uint some[8];
+        uint count = 0;
+        for (; row < rows && count < 8; ++row) {
+          if (group_at<F>(source, row) == group) {
+            some[count++] = row;
+          } else if (in_order) {
+            break;
+          }
+        }
+        if (count == 0) break;
+        done += count;
+        // clang would otherwise go through the runs side by side, with gathers: ten times slower.
+#pragma clang loop vectorize(disable)
+        for (uint i = 0; i < whole; ++i) {
+          add_codes<M, most, F>(source, shared[i], some, count, first + i * N, x, rows,
+                                part + i * N);
         }
       }
-      for (uint at = whole * N; at < width; ++at) {
+      if (done == before) continue;
+#pragma clang loop vectorize(disable)
+      for (uint i = 0; i < whole; ++i) {
+        add_scaled<M, most>(shared[i], part + i * N, sum + i * N);
+      }
+    }
+    for (uint at = whole * N; at < width; ++at) {
+      for (uint row = 0; row < rows; ++row) {
         float w;
         decode<F, 1>(source, row, first + at, &w);
-        for (uint m = 0; m < M; ++m) sum[m][at] += w * x[size_t(m) * rows + row];
+        for (uint m = 0; m < M; ++m) sum[m * most + at] += w * x[size_t(m) * rows + row];
       }
     }
     for (uint m = 0; m < M; ++m) {
-      memcpy(out + size_t(m) * columns + first, sum[m], width * sizeof(float));
+      memcpy(out + size_t(m) * columns + first, sum + m * most, width * sizeof(float));
     }
   }
 }
