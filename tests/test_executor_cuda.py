@@ -27,6 +27,11 @@ WHOLE = (160, 256)
 OLD = ("-D__CUDA_ARCH__=700",)
 
 
+def mostly_full(kinds, fast):
+    """Kinds for a test, of which `make test` has one."""
+    return [pytest.param(kind, marks=() if kind == fast else full) for kind in kinds]
+
+
 @cache
 def reference(weight):
     """[out, in] float32."""
@@ -95,48 +100,42 @@ def test_groups(name, scales):
     check_unpacking(weights)
 
 
-ROWS = (1, 7, 17, 64, 100)
-FAST = [("q4_k", 1), ("gptq4", 17)]
-
-
-@pytest.mark.parametrize(
-    ("name", "rows"),
-    [
-        *FAST,
-        *(pytest.param(name, rows, marks=full) for name in mxd.formats() for rows in ROWS if (name, rows) not in FAST),
-    ],
-)
+@pytest.mark.parametrize("rows", mostly_full((1, 7, 17), fast=1))
+@pytest.mark.parametrize("name", mostly_full(mxd.formats(), fast="q4_k"))
 def test_products(name, rows):
     with executor.cuda():
         for at, size in enumerate((WHOLE, *SIZES)):
             check_products(weight(name, size), DTYPES[(at + rows) % 3], rows, seed=rows)
 
 
-def test_tiles_on_older_gpus():
-    with executor.cuda(flags=OLD):
+@pytest.mark.parametrize("rows", mostly_full((17, 64, 100), fast=17))
+@pytest.mark.parametrize("flags", [(), OLD], ids=["new", "old"])
+def test_tiles(flags, rows):
+    with executor.cuda(flags=flags):
         for name in ("q4_k", "gptq4"):
-            check_products(weight(name, WHOLE), mx.float16, 17)
+            check_products(weight(name, WHOLE), mx.float16, rows)
 
 
-@pytest.mark.parametrize(
-    "name", ["mxfp4", *(pytest.param(name, marks=full) for name in mxd.formats() if name != "mxfp4")]
-)
-def test_no_read_leaves_a_buffer(name):
+@pytest.fixture
+def watched():
+    """Options under which AddressSanitizer sees every read, where it can."""
     obstacle = executor.obstacle("address")
     if obstacle:
         pytest.skip(obstacle)
+    return {"sanitizer": "address"}
+
+
+@pytest.mark.parametrize("name", mostly_full(mxd.formats(), fast="mxfp4"))
+def test_no_read_leaves_a_buffer(name, watched):
     for size in SIZES:
-        check_unpacking([weight(name, size)], [mx.float16], sanitizer="address")
+        check_unpacking([weight(name, size)], [mx.float16], **watched)
 
 
 @full
 @pytest.mark.parametrize("rows", [2, 17])
 @pytest.mark.parametrize("name", mxd.formats())
-def test_no_read_of_a_product_leaves_a_buffer(name, rows):
-    obstacle = executor.obstacle("address")
-    if obstacle:
-        pytest.skip(obstacle)
-    with executor.cuda(sanitizer="address"):
+def test_no_read_of_a_product_leaves_a_buffer(name, rows, watched):
+    with executor.cuda(**watched):
         check_products(weight(name), mx.float16, rows)
 
 
@@ -165,7 +164,6 @@ def test_bytes_are_permuted_by_three_bits_of_a_selector():
 @contextmanager
 def planted(text, mistake):
     """Every program has a mistake in place of a text."""
-
     found = set()
 
     def cuda_text(kernel, call):
@@ -230,11 +228,8 @@ def test_mistakes_in_products(mistake):
         check_products(weight(name, size), mx.float16, vectors)
 
 
-def test_a_read_outside_of_a_buffer():
-    obstacle = executor.obstacle("address")
-    if obstacle:
-        pytest.skip(obstacle)
+def test_a_read_outside_of_a_buffer(watched):
     words = np.arange(8, dtype=np.uint32)
-    assert run("out[0] = a[7];", words, sanitizer="address") == 7
+    assert run("out[0] = a[7];", words, **watched) == 7
     with pytest.raises(executor.ExecutorError, match="AddressSanitizer"):
-        run("out[0] = a[8];", words, sanitizer="address")
+        run("out[0] = a[8];", words, **watched)

@@ -29,16 +29,22 @@ typedef metal::narrow<metal::bfloat_code> __nv_bfloat16;
 struct uint3 {
   unsigned x, y, z;
 };
-struct alignas(8) uint2 {
+// A copy of these is a call, whose addresses clang checks; those of plain structs it does not.
+struct Copied {
+  Copied() {}
+  Copied(const Copied&) {}
+  Copied& operator=(const Copied&) { return *this; }
+};
+struct alignas(8) uint2 : Copied {
   unsigned x, y;
 };
-struct alignas(16) uint4 {
+struct alignas(16) uint4 : Copied {
   unsigned x, y, z, w;
 };
-struct alignas(8) float2 {
+struct alignas(8) float2 : Copied {
   float x, y;
 };
-struct alignas(16) float4 {
+struct alignas(16) float4 : Copied {
   float x, y, z, w;
 };
 struct alignas(4) __half2 {
@@ -48,9 +54,9 @@ struct alignas(4) __nv_bfloat162 {
   __nv_bfloat16 x, y;
 };
 
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {{}, x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {{}, x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {{}, x, y, z, w}; }
 
 inline float __half2float(__half value) { return float(value); }
 inline __half2 __floats2half2_rn(float x, float y) { return {x, y}; }
