@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 import mlx_dequant as mxd
+from mlx_dequant.backends import crossover
 from mlx_dequant.backends.host import threads
 
 from .dequantize import copy_rate
@@ -64,7 +65,10 @@ def measure(name: str, outputs: int, inputs: int, vectors: int) -> dict[str, Any
     weights = [weight(name, outputs, inputs, seed) for seed in range(1 if on_gpu else COPIES)]
     xs = [mx.random.normal((vectors, inputs)).astype(mx.float16) for _ in range(50 if on_gpu else 4)]
     mx.eval(xs)
-    taken = seconds(lambda i: weights[i % len(weights)].linear(xs[i % len(xs)]), rounds=9, chain=50)
+    built = on_gpu and crossover.way(mxd.current_backend(), mx.float16, vectors) == "unpacked"
+    taken = seconds(
+        lambda i: weights[i % len(weights)].linear(xs[i % len(xs)]), rounds=9, chain=10 if built else 50, built=built
+    )
     mx.clear_cache()
     mx.reset_peak_memory()
     before = mx.get_active_memory()
