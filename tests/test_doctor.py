@@ -113,7 +113,7 @@ PLANTED = {
     "product": ("kernels/product.metal", "out[size_t(m) * rows + row + r] = T(total)", "product of 1"),
     "product_transposed": (
         "kernels/product_transposed.metal",
-        "out[(size_t(split) * vectors + m) * columns + first + thread_index] = T(total)",
+        "out[(size_t(split) * vectors + m) * columns + at] = T(total)",
         "transposed product of 1",
     ),
     "take": ("kernels/take.metal", "out[k] = T(w[k])", "take, "),
@@ -136,7 +136,7 @@ def test_a_wrong_kernel_is_told(kernel, metal, monkeypatch):
 
 @pytest.mark.usefixtures("quick")
 def test_a_mistake_of_the_text_is_told(metal, monkeypatch):
-    planted(monkeypatch, "formats/gguf/q4_0.metal", "float d = load_f16(block);", "float d = nowhere;")
+    planted(monkeypatch, "formats/gguf/q4_0.metal", "return load_f16(block);", "return nowhere;")
     results = list(checks.checks(FORMATS["q4_0"]))
     assert all("BuildError" in check.problem for check in results)
 

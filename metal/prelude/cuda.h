@@ -43,14 +43,7 @@ __device__ inline float load_f16(const uint8_t* p) { return f16_of(*(const ushor
 
 template <uint N, uint ALIGN>
 __device__ inline void load_bytes(const uint8_t* p, uint8_t* q) {
-  if (ALIGN % 4 == 0 && N % 4 == 0) {
-#pragma unroll
-    for (uint i = 0; i < N / 4; ++i) {
-      uint word = ((const uint*)p)[i];
-#pragma unroll
-      for (uint k = 0; k < 4; ++k) q[4 * i + k] = uint8_t(word >> (8 * k));
-    }
-  } else if (ALIGN % 2 == 0 && N % 2 == 0) {
+  if (ALIGN % 2 == 0 && N % 2 == 0) {
 #pragma unroll
     for (uint i = 0; i < N / 2; ++i) {
       ushort word = ((const ushort*)p)[i];

@@ -16,12 +16,7 @@ inline float load_f16(device const uint8_t* p) { return float(*(device const hal
 // N bytes, in the widest words that ALIGN bytes of alignment allow.
 template <uint N, uint ALIGN>
 inline void load_bytes(device const uint8_t* p, thread uint8_t* q) {
-  if (ALIGN % 4 == 0 && N % 4 == 0) {
-    for (uint i = 0; i < N / 4; ++i) {
-      uint word = ((device const uint*)p)[i];
-      for (uint k = 0; k < 4; ++k) q[4 * i + k] = uint8_t(word >> (8 * k));
-    }
-  } else if (ALIGN % 2 == 0 && N % 2 == 0) {
+  if (ALIGN % 2 == 0 && N % 2 == 0) {
     for (uint i = 0; i < N / 2; ++i) {
       ushort word = ((device const ushort*)p)[i];
       q[2 * i] = uint8_t(word);

@@ -85,8 +85,8 @@ def _padded(array: mx.array | None) -> mx.array:
 
 @lru_cache(maxsize=4096)
 def _numbers(values: tuple[int, ...]) -> mx.array:
-    """`sizes` for a launch: one layer asks for the same at every token."""
-    return mx.array(values, mx.uint32)
+    """`sizes` for a launch, not too few either: one layer asks for the same at every token."""
+    return _padded(mx.array(values, mx.uint32))
 
 
 def _run(
