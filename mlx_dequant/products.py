@@ -91,8 +91,8 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
 
     The gradient of one is the other, so no rule needs the unpacked weight.
     """
-    if not (backends.is_lazy() or is_traced(x)):
-        # MLX would take a thread's wake-up to evaluate what a rule gives: as long as a small product.
+    if not is_traced(x):
+        # A rule takes Python to make and, where values are needed at once, a thread's wake-up.
         return backends.product(weight, x, transposed)
 
     def forward(x: mx.array) -> mx.array:
