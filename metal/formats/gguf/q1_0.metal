@@ -22,7 +22,7 @@ struct q1_0 {
     for (uint i = 0; i < N; i += step) {
       uint bit[step];
       split<step, q1_0>(bits[i / 8], 1, N < 8 ? first % 8 : 0, bit);
-      for (uint k = 0; k < step; ++k) q[i + k] = bit[k] ? 1.0f : -1.0f;
+      for (uint k = 0; k < step; ++k) q[i + k] = float(2 * int(bit[k]) - 1);
     }
     return load_f16(block);
   }
