@@ -59,8 +59,10 @@ def title_of(name: str) -> str:
 
 
 def colors(rows: Sequence[Row]) -> dict[str, int]:
-    """A colour for each contestant, ours first, the same in every chart of a file."""
-    names = sorted({row["contestant"] for row in rows} - {"copy"}, key=lambda n: (not n.startswith("mlx-dequant"), n))
+    """A colour for each contestant, the same in every chart of a file: ours first, then those that multiply."""
+    found = {row["contestant"] for row in rows} - {"copy"}
+    multiply = {row["contestant"] for row in rows if row["operation"] == "linear"}
+    names = sorted(found, key=lambda name: (not name.startswith("mlx-dequant"), name not in multiply, name))
     return {name: min(i, len(COLORS) - 1) for i, name in enumerate(names)}
 
 
