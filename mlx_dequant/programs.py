@@ -162,7 +162,13 @@ KERNELS = (
 
 @cache
 def program(
-    target: str, form: Format | None, kernel: Kernel, dtype: str, scales: str = "", ordered: bool = False
+    target: str,
+    form: Format | None,
+    kernel: Kernel,
+    dtype: str,
+    scales: str = "",
+    ordered: bool = False,
+    given: str = "",
 ) -> Program:
     """The program of a kernel for `target` "metal" or "cuda".
 
@@ -171,6 +177,7 @@ def program(
         dtype: type of the output, a key of `TYPES`.
         scales: type of the scales, a key of `TYPES`; ignored for GGUF.
         ordered: whether the weight says so.
+        given: type of the kernel's first input besides the weight's; MLX writes it into the text.
     """
     operation = METAL / "kernels" / f"{kernel.name}.metal"
     header = inline([METAL / "prelude" / f"{target}.h"]) + "\n" + sources(form, operation)
@@ -189,6 +196,6 @@ def program(
     arguments += ["threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
     lines.append(f"mlx_dequant::{kernel.name}<{', '.join(template)}>({', '.join(arguments)});")
     body = "\n".join(lines) + "\n"
-    digest = hashlib.sha256(f"{header}{body}{scales}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{header}{body}{scales}{given}".encode()).hexdigest()[:16]
     name = f"{kernel.name}_{struct(form, ordered)}" if form else kernel.name
     return Program(f"{name}_{dtype}_{digest}", header, body)

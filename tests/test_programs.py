@@ -24,7 +24,7 @@ FILES = {
 
 def every(target, form, kernels=programs.KERNELS):
     """Every program of a format, built afresh."""
-    for kernel in kernels:
+    for kernel in (kernel for kernel in kernels if kernel is not programs.ADD_PARTS):
         for dtype in programs.TYPES:
             for scales in ["float32"] if form.family == "gguf" else programs.TYPES:
                 yield programs.program.__wrapped__(target, form, kernel, dtype, scales)
@@ -141,3 +141,12 @@ def test_each_format_is_one_file_and_kernels_name_none():
 def test_device_differences_live_in_the_prelude():
     for path in [*(programs.METAL / "formats").rglob("*.metal"), *(programs.METAL / "kernels").glob("*.metal")]:
         assert not re.search(r"CUDA|__device__|__global__|__shared__|__METAL|NVRTC", path.read_text()), path.name
+
+
+def test_a_name_tells_the_type_of_x():
+    """Its type is in the text that MLX makes, and a name must not stand for two texts."""
+    names = {
+        programs.program("metal", FORMATS["q4_0"], programs.PRODUCT[1, 1], "float32", given=given).name
+        for given in ("float16", "bfloat16", "float32")
+    }
+    assert len(names) == 3

@@ -161,3 +161,10 @@ def test_functions_take_the_same_arguments(backend):
         assert np.array_equal(np.array(found.astype(mx.float16)), exact.astype(np.float16))
     blocks, exact = gguf_fixture("q4_0")["real"]
     assert_same(mxd.dequantize_gguf(blocks, "Q4_0"), rounded(exact, mx.float16))
+
+
+def test_a_flat_slice_of_blocks_is_copied():
+    """It may begin at any byte, and GPUs load 16 at once."""
+    file = mx.zeros(1 + 4 * 144, mx.uint8)
+    blocks = mxd.GGUFWeight(file[1:], "Q4_K", (4, 256)).inputs["blocks"]
+    assert np.asarray(blocks).ctypes.data % 16 == 0

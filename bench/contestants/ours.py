@@ -17,7 +17,7 @@ from ..timing import ON_GPU
 from . import EXACT, ROUNDING, Contestant, Error, LeftOut, Ready
 
 PATIENCE = 1 << 24  # weights
-MANY = 16  # from more vectors on, a GPU may unpack the weight in x's type first
+MANY = 16  # with more vectors a GPU rounds weights to x's type
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Ours:
 
         error = EXACT
         if case.operation == "linear" and self.backend in ON_GPU and case.vectors > MANY:
-            error = unpacked_first(case)
+            error = rounded_weights(case)
         turned = case.operation == "dequantize" and data.weights[0].by_inputs
         return Ready(call, wait, lambda result: numpy(result.T if turned else result), error)
 
 
-def unpacked_first(case: Case) -> Error:
+def rounded_weights(case: Case) -> Error:
     """A dense product of weights in x's type; in float32, MLX may round both to TF32."""
     if case.dtype == "float32":
         return Error(2.0**-11, 2.0**-11, "may use TF32")

@@ -2,7 +2,8 @@
 // Who goes through many rows loads those once a group. Included after share_group, group_at,
 // load_constants and codes.
 //
-// Columns have scales of their own, so a run of a row comes scaled: see by_outputs.metal.
+// Columns have scales of their own, so a run of a row comes scaled: see by_outputs.metal. A
+// format's `run` is only how many columns a lane takes.
 
 // w[0..N) = codes times their scales.
 template <uint N>

@@ -124,7 +124,7 @@ inline void product_transposed(thread const S& source, device const X* x, device
   } else if (column + N <= columns) {
     add_column_products<F, M, N, chunk, false>(source, x, column, begin, stride, rows, vectors,
                                                sum);
-  } else {
+  } else if (column < columns) {
     for (uint at = begin; at < rows; at += stride) {
       for (uint row = at; row < min(at + chunk, rows); ++row) {
 #pragma unroll

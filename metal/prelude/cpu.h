@@ -125,8 +125,8 @@ inline void bytes_to_floats(const int8_t* bytes, float* q) {
 // q[i] = field i less a number, which fits a signed byte.
 template <uint N>
 inline void to_floats(fields<N> codes, uint number, float* q) {
-  typedef int8_t vector __attribute__((vector_size((N + 3) / 4 * 4)));
-  const vector bytes = vector(codes.words) - int8_t(number);
+  typedef uint8_t vector __attribute__((vector_size((N + 3) / 4 * 4)));
+  const vector bytes = vector(codes.words) - uint8_t(number);
   bytes_to_floats<N>((const int8_t*)&bytes, q);
 }
 

@@ -133,6 +133,7 @@ __device__ inline float byte_less(uint word, uint k, float offset) {
 // The masked bits of a word from `shift` on, less the number of an offset. Fields that keep within
 // bytes are masked four at a time, once where they are asked for one after another.
 __device__ inline float field_less(uint word, uint shift, uint mask, float offset) {
+  // 3 bits straddle bytes.
   if (mask == 7) return less(word >> shift & mask, offset);
   return byte_less(word >> (shift % 8) & mask * 0x01010101, shift / 8, offset);
 }
@@ -206,8 +207,6 @@ __device__ inline float simd_sum(float v) {
 }
 
 __device__ inline uint min(uint a, uint b) { return a < b ? a : b; }
-
-__device__ inline uint max(uint a, uint b) { return a > b ? a : b; }
 
 // Whether load may take 16 bytes at a time.
 template <typename T>

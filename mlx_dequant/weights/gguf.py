@@ -34,6 +34,9 @@ class GGUFWeight(PackedWeight):
         if form is None:
             known = ", ".join(row.title for row in formats().values() if row.family == "gguf")
             raise FormatError(f"type: found {type!r}, expected one of {known}")
+        if isinstance(blocks, mx.array) and blocks.ndim == 1:
+            # A slice may begin at any byte; GPUs load up to 16 at once, from multiples of 16.
+            blocks = blocks + mx.zeros(1, blocks.dtype)
         blocks = check.array("blocks", blocks)
         if blocks.dtype != mx.uint8:
             raise FormatError(f"blocks: found {blocks.dtype}, expected uint8 (the file's bytes)")

@@ -13,12 +13,12 @@ struct q2_0 {
 
   template <uint N>
   static inline float codes(device const uint8_t* block, uint first, thread float* q) {
-    uint8_t fields[(N + 3) / 4];
-    load_bytes<(N + 3) / 4, 2>(block + 2 + first / 4, fields);
+    uint8_t bytes[(N + 3) / 4];
+    load_bytes<(N + 3) / 4, 2>(block + 2 + first / 4, bytes);
 
     uint at = N < 4 ? first % 4 : 0;
     for (uint i = 0; i < N; ++i) {
-      q[i] = float(int(fields[i / 4] >> (at + i) % 4 * 2 & 3) - 1);
+      q[i] = float(int(bytes[i / 4] >> (at + i) % 4 * 2 & 3) - 1);
     }
     return load_f16(block);
   }

@@ -11,8 +11,6 @@
 //
 //   w = d*(s - 32)*(q + 4*bit - 4)
 
-#include "codes.metal"
-
 struct q3_k {
   enum { weights = 256, bytes = 110, run = 16 };
 

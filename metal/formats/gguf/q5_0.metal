@@ -9,8 +9,6 @@
 //
 //   w = d*(q - 16)
 
-#include "codes.metal"
-
 struct q5_0 {
   enum { weights = 32, bytes = 22, run = 16 };
 

@@ -9,8 +9,6 @@
 //
 //   w = d*q + m
 
-#include "codes.metal"
-
 struct q5_1 {
   enum { weights = 32, bytes = 24, run = 16 };
 

@@ -10,7 +10,6 @@
 //
 //   w = d*s*q - dmin*m
 
-#include "codes.metal"
 #include "k_scales.metal"
 
 struct q5_k {

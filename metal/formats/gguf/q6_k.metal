@@ -10,8 +10,6 @@
 //
 //   w = d*s*(low + 16*high - 32)
 
-#include "codes.metal"
-
 struct q6_k {
   enum { weights = 256, bytes = 210, run = 16 };
 

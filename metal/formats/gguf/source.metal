@@ -7,8 +7,14 @@
 // multiplied by. N divides F::run and `first`. Where weights are a scale and a min, or no codes,
 // they come as they are, to be multiplied by 1.
 
-struct nothing;
+struct nothing;  // by_outputs.metal has it
 
+// What kernels ask of a source:
+//
+//   thread_rows    rows that a thread unpacks, one after another
+//   product_rows   rows that a lane loads at once in a transposed product of few vectors
+//   packs_rows     whether a word packs rows
+//   constants<N>   what N columns of a group share
 struct gguf_source {
   enum { thread_rows = 1, product_rows = 8, packs_rows = 0 };
   template <uint N>

@@ -23,11 +23,8 @@
 
 template <typename S>
 struct gptq_source {
-  enum {
-    thread_rows = 8,
-    product_rows = 32,
-    packs_rows = 1
-  };  // 32 codes fill words, of 3 bits too
+  // product_rows: 32 codes fill whole words, of 3 bits too.
+  enum { thread_rows = 8, product_rows = 32, packs_rows = 1 };
   template <uint N>
   using constants = group_constants<N>;
   device const uint* qweight;

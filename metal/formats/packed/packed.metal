@@ -18,7 +18,7 @@
 #include "../groups.metal"
 #include "../stream.metal"
 
-struct nothing;
+struct nothing;  // by_outputs.metal has it
 
 template <typename S>
 struct packed_source {
