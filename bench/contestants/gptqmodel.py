@@ -12,7 +12,7 @@ import mlx_dequant as mxd
 from ..cases import Case
 from ..data import Data
 from . import EXACT, Absent, Contestant, Ready, torch_devices
-from .ours import unpacked_first
+from .ours import rounded_weights
 
 
 class GPTQModel:
@@ -44,7 +44,7 @@ class GPTQModel:
             turned = result.T if case.operation == "dequantize" else result
             return turned.float().cpu().numpy()
 
-        error = unpacked_first(case) if case.operation == "linear" else EXACT
+        error = rounded_weights(case) if case.operation == "linear" else EXACT
         return Ready(call, synchronised(self.device), numpy, error)
 
     def _layer(self, w: mxd.PackedWeight) -> Any:

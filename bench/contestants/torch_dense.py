@@ -10,7 +10,7 @@ from ..cases import Case
 from ..data import Data
 from . import Contestant, Ready, torch_devices
 from .dense import unpacked
-from .ours import unpacked_first
+from .ours import rounded_weights
 from .torch_plain import given, synchronised
 
 
@@ -33,7 +33,7 @@ class TorchDense:
         def numpy(result: torch.Tensor) -> np.ndarray:
             return result.float().cpu().numpy()
 
-        return Ready(call, synchronised(self.device), numpy, unpacked_first(case))
+        return Ready(call, synchronised(self.device), numpy, rounded_weights(case))
 
 
 def found() -> list[Contestant]:

@@ -20,7 +20,7 @@ import mlx_dequant as mxd
 from ..cases import Case
 from ..data import Data
 from . import EXACT, Contestant, Error, Ready, done, torch_devices
-from .ours import unpacked_first
+from .ours import rounded_weights
 
 AWQ_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)
 SHIFTS = (0, 4, 8, 12, 16, 20, 24, 28)
@@ -138,7 +138,7 @@ class TorchPlain:
             turned = result.T if case.operation == "dequantize" and by_inputs else result
             return turned.float().cpu().numpy()
 
-        error: Error = unpacked_first(case) if case.operation == "linear" else EXACT
+        error: Error = rounded_weights(case) if case.operation == "linear" else EXACT
         return Ready(call, synchronised(self.device), numpy, error)
 
 
