@@ -126,13 +126,11 @@ TAKE_TRANSPOSED = Kernel("take_transposed", ("ids",))
 PRODUCT_ROWS = {1: 4, 2: 2, 4: 2, 8: 2}
 PRODUCT_RUN = {1: 32, 2: 32, 4: 16, 8: 8}
 
-# Simdgroups that may share rows.
-SPLITS = (1, 8)
 # By vectors and by simdgroups that share rows.
 PRODUCT = {
     (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m)
     for m in COUNTS
-    for split in SPLITS
+    for split in (1, 8)
 }
 # Columns of a threadgroup of a transposed product; the source says the same.
 TRANSPOSED_COLUMNS = 1024

@@ -46,17 +46,9 @@ MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
 @cache
-def kernel(
-    target: str,
-    form: Format | None,
-    operation: Kernel,
-    dtype: str,
-    scales: str = "",
-    ordered: bool = False,
-    given: str = "",
-) -> Launch:
-    """The compiled kernel, as MLX gives it: call it with inputs, grid and shapes."""
-    text = program(target, form, operation, dtype, scales, ordered, given)
+def kernel(target: str, form: Format | None, operation: Kernel, *types: Any) -> Launch:
+    """The compiled program, which takes the same, as MLX gives it: call it with inputs, grid and shapes."""
+    text = program(target, form, operation, *types)
     arrays = INPUTS[form.family] if form else ()
     arguments: dict[str, Any] = {
         "name": text.name,
@@ -112,7 +104,7 @@ def _run(
         arrays, launch = [], kernel(target, None, operation, dtypes.name(dtype))
     else:
         names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
-        given = str(inputs[0].dtype) if inputs else ""
+        given = dtypes.name(inputs[0].dtype) if inputs else ""
         arrays, launch = held(weight), kernel(target, weight.format, operation, *names, weight.ordered, given)
     (out,) = launch(
         inputs=[*arrays, *map(_padded, inputs), _numbers(tuple(numbers))],
