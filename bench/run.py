@@ -94,9 +94,15 @@ def measure(
     result = results(case) * SIZES[case.dtype]
     chains = {name: chain_of(devices[name], result) for name in fit}
     fit[copying.NAME] = copying.ready(moved, case.operation in ("dequantize", "to_mlx", "to_torch"))
-    chains[copying.NAME] = chain_of("cpu" if place["backend"] in ("host", "reference") else "gpu", result)
+    copies_on = "cpu" if place["backend"] in ("host", "reference") else "gpu"
+    chains[copying.NAME] = chain_of(copies_on, result)
     step("rounds")
-    taken = interleaved(fit, chains, budget, rounds)
+    taken: dict[str, Taken] = {}
+    for on_cpu in (False, True):
+        group = {name: ready for name, ready in fit.items() if (devices.get(name, copies_on) == "cpu") == on_cpu}
+        # Memory that the CPU wrote stays with it: a GPU that MLX hands it again waits for its pages.
+        mx.clear_cache()
+        taken |= interleaved(group, {name: chains[name] for name in group}, budget * len(group) / len(fit), rounds)
     copy = statistics.median(taken[copying.NAME].seconds)
     rows = [
         timed(case, name, devices.get(name, ""), taken[name], moved, weights, copy, fit[name].error.why) | place
