@@ -29,7 +29,7 @@ COPIES = 4  # weights in rotation on the host, so that caches do not flatter
 
 def check(name: str, vectors: int) -> None:
     """A smaller product is right, by float64 and the error of float32 sums and one rounding."""
-    small = weight(name, 96, 512, seed=1)
+    small = weight(name, 192, 512, seed=1)  # a whole tile, and one that is not
     rng = np.random.default_rng(2)
     x = mx.array(rng.standard_normal((vectors, 512)).astype(np.float16))
     got = np.asarray(small.linear(x)).astype(np.float64)
@@ -65,7 +65,8 @@ def measure(name: str, outputs: int, inputs: int, vectors: int) -> dict[str, Any
     weights = [weight(name, outputs, inputs, seed) for seed in range(1 if on_gpu else COPIES)]
     xs = [mx.random.normal((vectors, inputs)).astype(mx.float16) for _ in range(50 if on_gpu else 4)]
     mx.eval(xs)
-    built = on_gpu and crossover.way(mxd.current_backend(), mx.float16, vectors) == "unpacked"
+    way = crossover.way(mxd.current_backend(), mx.float16, vectors, weights[0].ordered)
+    built = on_gpu and way == "unpacked"
     taken = seconds(
         lambda i: weights[i % len(weights)].linear(xs[i % len(xs)]), rounds=9, chain=10 if built else 50, built=built
     )
@@ -80,6 +81,7 @@ def measure(name: str, outputs: int, inputs: int, vectors: int) -> dict[str, Any
         "shape": [outputs, inputs],
         "vectors": vectors,
         "dtype": "float16",
+        "way": way if on_gpu else None,
         "seconds": taken,
         "gbps": weights[0].nbytes / taken / 1e9,
         "extra_bytes": extra,

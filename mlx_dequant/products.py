@@ -33,9 +33,9 @@ def linear(x: mx.array, weight: PackedWeight, bias: mx.array | None = None) -> m
         bias: [out], added in x's type.
 
     Returns:
-        [..., out] in x's type, accumulated in float32 and rounded once. On a GPU, from 17 float16 or
-        bfloat16 vectors on, weights are first rounded to x's type, as dense layers have them; from 129
-        float32 vectors on, MLX may use TF32.
+        [..., out] in x's type, accumulated in float32 and rounded once. On a GPU, with more than 16
+        float16 or bfloat16 vectors, weights are first rounded to x's type, as dense layers have
+        them; from 129 float32 vectors on, MLX may use TF32.
 
     Raises:
         FormatError: x or bias does not fit the weight.

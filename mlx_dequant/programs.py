@@ -102,12 +102,14 @@ class Kernel:
         inputs: arrays besides the weight's.
         parameters: numbers that the program is compiled for.
         scratch: floats of threadgroup memory.
+        tiles: whether it needs the prelude's tiles besides.
     """
 
     name: str
     inputs: tuple[str, ...] = ()
     parameters: tuple[int, ...] = ()
     scratch: int = 0
+    tiles: bool = False
 
 
 THREADS = 256
@@ -136,26 +138,53 @@ PRODUCT = {
 TRANSPOSED_COLUMNS = 1024
 # By vectors.
 PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
-# Tiles of a product of many vectors: how many of those a tile has, inputs of a step, buffers. The
-# sources say that it has 128 outputs.
-TILES = ((32, 64, 1), (64, 32, 2), (128, 32, 2))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of a product of many vectors: how many those are, the inputs of a lane's run, and buffers of x."""
+
+    vectors: int
+    run: int
+    buffers: int
+
+
+# For products by rows of outputs and by columns of them. Metal has 32 KB of threadgroup memory, and
+# CUDA devices 99 or more. Hopper fills a buffer while its products still read another.
+TILES = {
+    "metal": ((Tile(32, 16, 2), Tile(64, 16, 2)),) * 2,
+    "cuda": ((Tile(32, 32, 2), Tile(64, 32, 2), Tile(128, 32, 2)),) * 2,
+    "hopper": (
+        (Tile(32, 32, 3), Tile(64, 32, 3), Tile(128, 32, 3), Tile(256, 32, 3)),
+        (Tile(32, 16, 3), Tile(64, 16, 3), Tile(128, 32, 3), Tile(256, 32, 3)),
+    ),
+}
 TILE_OUTPUTS = 128
 
 
-def _tiled(by_inputs: bool, vectors: int, step: int, buffers: int) -> Kernel:
-    tile = (vectors + TILE_OUTPUTS) * step * buffers  # of two bytes
-    return Kernel("product_tiled", ("x",), (int(by_inputs), vectors, step, buffers), max(tile // 2, 8 * 256))
+def product_tiled(by_inputs: bool, tile: Tile) -> Kernel:
+    """A product by one of `TILES`."""
+    # Two-byte elements: x, 512 for each of 8 simdgroups to exchange weights, and Hopper's barriers.
+    elements = tile.buffers * tile.vectors * 4 * tile.run + 8 * 512 + 32
+    parameters = (int(by_inputs), tile.vectors, tile.run, tile.buffers)
+    return Kernel("product_tiled", ("x",), parameters, elements // 2, tiles=True)
 
 
-# By the direction of a stored row and by vectors of a tile.
-PRODUCT_TILED = {(by_inputs, tile[0]): _tiled(by_inputs, *tile) for tile in TILES for by_inputs in (False, True)}
+def arrange(tile: Tile) -> Kernel:
+    """What puts x as a product by one of `TILES` wants it."""
+    return Kernel("arrange", ("x",), (tile.vectors, tile.run), tiles=True)
+
 
 ADD_PARTS = Kernel("add_parts", ("parts",))
 
-KERNELS = (
-    *(DEQUANTIZE, TAKE, TAKE_TRANSPOSED, ADD_PARTS),
-    *(*PRODUCT.values(), *PRODUCT_TRANSPOSED.values(), *PRODUCT_TILED.values()),
-)
+
+def kernels(target: str) -> set[Kernel]:
+    """All that a backend may launch."""
+    found = {DEQUANTIZE, TAKE, TAKE_TRANSPOSED, ADD_PARTS, *PRODUCT.values(), *PRODUCT_TRANSPOSED.values()}
+    for name in ("cuda", "hopper") if target == "cuda" else ("metal",):
+        for by_inputs, tiles in enumerate(TILES[name]):
+            found |= {kernel for tile in tiles for kernel in (product_tiled(bool(by_inputs), tile), arrange(tile))}
+    return found
 
 
 @cache
@@ -178,7 +207,8 @@ def program(
         given: type of the kernel's first input besides the weight's; MLX writes it into the text.
     """
     operation = METAL / "kernels" / f"{kernel.name}.metal"
-    header = inline([METAL / "prelude" / f"{target}.h"]) + "\n" + sources(form, operation)
+    preludes = [f"{target}.h", f"{target}_tiles.h"] if kernel.tiles else [f"{target}.h"]
+    header = inline([METAL / "prelude" / name for name in preludes]) + "\n" + sources(form, operation)
     template = [TYPES[dtype], *map(str, kernel.parameters)]
     arguments = [*kernel.inputs, "out", "sizes"]
     lines: list[str] = []

@@ -34,3 +34,14 @@ def fresh(tmp_path, monkeypatch):
     yield folder
     for one in caches:
         one.cache_clear()
+
+
+@pytest.fixture
+def watched():
+    """Options under which AddressSanitizer sees every read, where it can."""
+    import executor  # not everything that runs tests has what it needs
+
+    obstacle = executor.obstacle("address")
+    if obstacle:
+        pytest.skip(obstacle)
+    return {"sanitizer": "address"}

@@ -21,6 +21,9 @@ SIZES = ((37, 520), (130, 77))
 # One that has whole tiles of a product of many vectors, both ways, and rows left over.
 TILED = (192, 128)
 
+# One that has those and several steps, both ways.
+MANY = (160, 672)
+
 # How far a rounding moves a number: a part of it, and at least something near zero.
 UNIT = {mx.float32: 0.0, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}
 TINY = {mx.float32: 2.0**-149, mx.float16: 2.0**-25, mx.bfloat16: 2.0**-134}

@@ -1,15 +1,13 @@
 """Every format's CUDA program, as MLX generates it, executed: the bits are the reference's, products near exact."""
 
-from contextlib import contextmanager
 from functools import cache
-from unittest.mock import patch
 
 import executor
 import mlx.core as mx
 import numpy as np
 import pytest
 import random_weights
-import strict.cuda
+from cuda_programs import mostly_full, planted
 from executor_kernels import needs_compiler
 from product_cases import SIZES, check_products, weight
 from random_weights import GGUF_FORMATS, GROUP_FORMATS
@@ -20,16 +18,6 @@ from mlx_dequant.backends.host.compiler import compiler
 
 pytestmark = needs_compiler
 full = pytest.mark.full
-
-# A tile that is whole, one that is not, and steps that are.
-WHOLE = (160, 256)
-# What GPUs without the instructions of newer ones compile.
-OLD = ("-D__CUDA_ARCH__=700",)
-
-
-def mostly_full(kinds, fast):
-    """Kinds for a test, of which `make test` has one."""
-    return [pytest.param(kind, marks=() if kind == fast else full) for kind in kinds]
 
 
 @cache
@@ -104,25 +92,8 @@ def test_groups(name, scales):
 @pytest.mark.parametrize("name", mostly_full(mxd.formats(), fast="q4_k"))
 def test_products(name, rows):
     with executor.cuda():
-        for at, size in enumerate((WHOLE, *SIZES)):
+        for at, size in enumerate(SIZES):
             check_products(weight(name, size), DTYPES[(at + rows) % 3], rows, seed=rows)
-
-
-@pytest.mark.parametrize("rows", mostly_full((17, 64, 100), fast=17))
-@pytest.mark.parametrize("flags", [(), OLD], ids=["new", "old"])
-def test_tiles(flags, rows):
-    with executor.cuda(flags=flags):
-        for name in ("q4_k", "gptq4"):
-            check_products(weight(name, WHOLE), mx.float16, rows)
-
-
-@pytest.fixture
-def watched():
-    """Options under which AddressSanitizer sees every read, where it can."""
-    obstacle = executor.obstacle("address")
-    if obstacle:
-        pytest.skip(obstacle)
-    return {"sanitizer": "address"}
 
 
 @pytest.mark.parametrize("name", mostly_full(mxd.formats(), fast="mxfp4"))
@@ -139,11 +110,18 @@ def test_no_read_of_a_product_leaves_a_buffer(name, rows, watched):
         check_products(weight(name), mx.float16, rows)
 
 
-def run(body, *inputs, size=1, dtype=mx.uint32, **options):
+def run(body, *inputs, size=1, dtype=mx.uint32, shared_memory=0, **options):
     """`out` of a kernel with inputs `a`, `b`, ... of one threadgroup, a thread for each of `size` elements."""
     names = list("abcdef"[: len(inputs)])
     with executor.cuda(**options):
-        kernel = mx.fast.cuda_kernel(name="test", input_names=names, output_names=["out"], source=body, header="")
+        kernel = mx.fast.cuda_kernel(
+            name="test",
+            input_names=names,
+            output_names=["out"],
+            source=body,
+            header="",
+            shared_memory=shared_memory,
+        )
         (out,) = kernel(
             inputs=[mx.array(one) for one in inputs],
             output_shapes=[(size,)],
@@ -159,21 +137,6 @@ def test_bytes_are_permuted_by_three_bits_of_a_selector():
     found = run("out[threadIdx.x] = __byte_perm(0xb3a29180, 0x77665544, a[threadIdx.x]);", selectors, size=7)
     expected = [0xB3A29180, 0x77665544, 0x80804480, 0x7755B391, 0xB3A29180, 0x77665544, 0x55667780]
     assert [hex(one) for one in found] == [hex(one) for one in expected]
-
-
-@contextmanager
-def planted(text, mistake):
-    """Every program has a mistake in place of a text."""
-    found = set()
-
-    def cuda_text(kernel, call):
-        header, function = strict.cuda.cuda_text(kernel, call)
-        found.add(text in header)
-        return header.replace(text, mistake), function
-
-    with patch.object(executor.cuda_device, "cuda_text", cuda_text):
-        yield
-    assert True in found
 
 
 # A format that shows it, what is planted, and what is said.
@@ -193,16 +156,6 @@ UNPACKING = {
         r"misaligned address \(prelude/cuda.h:\d+\)",
     ),
 }
-TILES = {
-    "blocks not turned": ("gptq4", "x4.trans.shared", "x4.shared"),
-    "blocks in another order": (
-        "q4_k",
-        "lane / 16 * stride + lane / 8 % 2 * 64",
-        "lane / 8 % 2 * stride + lane / 16 * 64",
-    ),
-    "registers in another order": ("q4_k", "right.part[0], right.part[1]", "right.part[0], right.part[2]"),
-    "sums in another place": ("q4_k", "threadIdx.x % 32 / 4 * 16", "threadIdx.x % 32 / 4 * 8"),
-}
 PRODUCTS = {
     "half of the lanes": ("q4_k", "lane = 16; lane > 0", "lane = 8; lane > 0"),
     "no barrier": ("gptq4", "__syncthreads();", ";"),
@@ -219,13 +172,29 @@ def test_mistakes_in_unpacking(mistake):
         check_unpacking([random_weights.gguf(name, rng, 2, columns) for columns in (13, 64)])
 
 
-@pytest.mark.parametrize("mistake", [*TILES, *PRODUCTS])
+@pytest.mark.parametrize("mistake", PRODUCTS)
 def test_mistakes_in_products(mistake):
-    name, text, wrong = {**TILES, **PRODUCTS}[mistake]
-    vectors = 17 if mistake in TILES else 2
-    size = WHOLE if mistake in TILES else SIZES[0]
+    name, text, wrong = PRODUCTS[mistake]
     with planted(text, wrong), executor.cuda(), pytest.raises(AssertionError, match="off by"):
-        check_products(weight(name, size), mx.float16, vectors)
+        check_products(weight(name, SIZES[0]), mx.float16, 2)
+
+
+SHARED = "extern __shared__ __align__(1024) uint words[];\n"
+
+
+def test_shared_memory_is_as_large_as_a_launch_says():
+    body = SHARED + "uint i = threadIdx.x;\nwords[i] = a[i];\n__syncthreads();\nout[i] = words[7 - i];"
+    numbers = np.arange(8, dtype=np.uint32)
+    assert list(run(body, numbers, size=8, shared_memory=227 * 1024)) == list(numbers[::-1])
+    with pytest.raises(executor.ExecutorError, match="written outside of its 28 bytes"):
+        run(body, numbers, size=8, shared_memory=28)
+    with pytest.raises(executor.ExecutorError, match="found 232452 bytes, expected at most 232448"):
+        run(body, numbers, size=8, shared_memory=227 * 1024 + 4)
+
+
+def test_an_instruction_that_nobody_knows():
+    with pytest.raises(executor.ExecutorError, match="no such instruction here: bar"):
+        run('asm volatile("bar.sync 0;" : : : "memory");')
 
 
 def test_a_read_outside_of_a_buffer(watched):

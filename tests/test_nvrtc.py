@@ -1,12 +1,11 @@
 """Every CUDA program that the package can launch compiles: with clang here, with NVRTC where its wheels are."""
 
-import mlx.core as mx
 import pytest
 from strict import nvrtc
 from strict.cuda import cuda_faults
 from strict.launches import record
 
-from mlx_dequant.programs import KERNELS
+from mlx_dequant.programs import kernels
 from mlx_dequant.registry import formats
 
 CLEAN = """
@@ -26,6 +25,9 @@ MISTAKES = {
     "shared memory with a value": ("shared[32];", "shared[32] = {1.0f};"),
     "missing semicolon": ("__syncthreads();", "__syncthreads()"),
 }
+# Devices and what NVRTC is told of them; Hopper's has a macro that tiles ask for.
+ARCHITECTURES = {80: "sm_80", 90: "sm_90a"}
+HOPPER = "__CUDA_ARCH_FEAT_SM90_ALL"
 
 needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
 
@@ -33,26 +35,20 @@ needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
 @pytest.mark.parametrize("name", formats())
 def test_programs_pass_clang(name):
     recorded = record("cuda", formats()[name])
-    assert recorded.kernels == set(KERNELS)
+    assert recorded.kernels == kernels("cuda")
     for text in recorded.texts():
         assert cuda_faults(text) == []
+    for text in record("cuda", formats()[name], generations=(90,)).texts():
+        assert HOPPER not in text or cuda_faults(text, (f"-D{HOPPER}",)) == []
 
 
 @pytest.mark.full
 @needs_nvrtc
+@pytest.mark.parametrize("generation", ARCHITECTURES)
 @pytest.mark.parametrize("name", formats())
-def test_programs_pass_nvrtc(name):
-    for text in record("cuda", formats()[name]).texts():
-        assert nvrtc.compiled(text) == ""
-
-
-@pytest.mark.full
-@needs_nvrtc
-@pytest.mark.parametrize("name", ["q8_0", "awq4"])
-def test_older_processors_have_tiles(name):
-    """Before sm_80 there are no products of 16 x 16 factors to call."""
-    (text,) = (one for one in record("cuda", formats()[name], (mx.float16,)).texts() if "product_tiled<" in one)
-    assert nvrtc.compiled(text, "sm_75") == ""
+def test_programs_pass_nvrtc(name, generation):
+    for text in record("cuda", formats()[name], generations=(generation,)).texts():
+        assert nvrtc.compiled(text, ARCHITECTURES[generation]) == ""
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -3,7 +3,18 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from product_cases import FORMATS, ROWS, SIZES, check_near, check_products, check_single_inputs, exact, numbers, weight
+from product_cases import (
+    FORMATS,
+    MANY,
+    ROWS,
+    SIZES,
+    check_near,
+    check_products,
+    check_single_inputs,
+    exact,
+    numbers,
+    weight,
+)
 from support import DTYPES
 
 import mlx_dequant as mxd
@@ -17,6 +28,15 @@ def test_products(name, backend):
         for dtype in DTYPES:
             for rows in ROWS:
                 check_products(weight(name, size), dtype, rows, seed=rows)
+
+
+@names
+def test_products_of_many_vectors(name, backend):
+    """Of tiles that are whole and of tiles that are not, with steps enough to fill their buffers in turn."""
+    packed = weight(name, MANY)
+    for dtype in (mx.float16, mx.bfloat16):
+        for rows in (17, 64, 100, 300):
+            check_products(packed, dtype, rows, seed=rows)
 
 
 @names

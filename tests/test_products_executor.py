@@ -80,7 +80,7 @@ def test_tiled_products(name, dtype, rows, size):
 def test_tiled_products_of_shared_inputs(name, splits):
     """Threadgroups share the inputs, evenly or not."""
     packed = weight(name, (192, 1280))
-    held = {32: splits * 2}  # there are two tiles
+    held = {32: splits * 2}  # there are two tiles of 128 outputs
     assert gpu._splits(2, packed.in_features // 256, held[32]) == splits
     with by("tiled"), patch.object(crossover, "TILED_GROUPS", held), executor.metal():
         check_products(packed, mx.float16, 3)

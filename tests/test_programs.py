@@ -22,9 +22,10 @@ FILES = {
 }
 
 
-def every(target, form, kernels=programs.KERNELS):
+def every(target, form, kernels=None):
     """Every program of a format, built afresh."""
-    for kernel in (kernel for kernel in kernels if kernel is not programs.ADD_PARTS):
+    about_weights = (kernel for kernel in programs.kernels(target) if kernel.name not in ("add_parts", "arrange"))
+    for kernel in kernels or about_weights:
         for dtype in programs.TYPES:
             for scales in ["float32"] if form.family == "gguf" else programs.TYPES:
                 yield programs.program.__wrapped__(target, form, kernel, dtype, scales)

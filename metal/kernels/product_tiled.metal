@@ -1,78 +1,80 @@
 // out[splits, vectors, outputs] = x times the matrix transposed or, BY_INPUTS, x times the matrix
 //
-// x is [vectors, inputs]. The stored matrix is [outputs, inputs] or, BY_INPUTS, [inputs, outputs].
+// x is [vectors, inputs], arranged (arrange.metal). The stored matrix is [outputs, inputs] or,
+// BY_INPUTS, [inputs, outputs].
 //
-// A threadgroup of 256 covers VECTORS vectors and 128 outputs, STEP inputs at a time: it unpacks
-// that part of the weight into threadgroup memory, rounded to x's type, puts x beside it and
-// multiplies 16 x 16 factors, added up in float32. Each of 8 simdgroups covers half of the vectors
-// and a quarter of the outputs. With two BUFFERS one is filled while the other is read. The inputs
-// are shared out over `splits` threadgroups; who asks for more than one adds them up.
+// A threadgroup of 256 covers VECTORS vectors and 128 outputs, a step of inputs at a time. Each of
+// 8 simdgroups unpacks its 16 outputs into registers, rounded to x's type, and multiplies them by
+// all of the vectors, added up in float32. x comes through threadgroup memory, BUFFERS in turn. The
+// inputs are shared out over `splits` threadgroups; who asks for more than one adds them up.
 
 #include "tiles.metal"
 
-// Adds a step's products to the simdgroup's sums.
-template <bool TURNED, uint VECTORS, uint STEP, typename X>
-inline void multiply_tiles(threadgroup const X* x, threadgroup const X* weights, uint simdgroup,
-                           thread sums* sum) {
-  const uint stride = STEP * 8;
-  x += simdgroup % 2 * (VECTORS / 2) * STEP;
-  weights += simdgroup / 2 * 32 * STEP;
+// Adds up `steps` steps of whole tiles from input `begin` on. While one is multiplied, the weights
+// of the next are unpacked, and x of the next is on its way.
+template <typename F, bool BY_INPUTS, uint VECTORS, uint RUN, uint BUFFERS, typename X, typename S>
+inline void add_steps(thread const S& source, device const X* x, uint outputs, uint inputs,
+                      uint output, uint begin, uint steps, threadgroup X* tiles,
+                      thread workspace<X>& space, thread sums<VECTORS>& sum) {
+  const uint step = 4 * RUN;
+  const uint size = VECTORS * step;
+  const direction<BY_INPUTS, S::by_inputs> along;
+  uint last = begin + (steps - 1) * step;
+  uint buffer = 0;
+  // Products may still read one while the other is filled.
+  factor<X, RUN> even, odd;
+  copy_tile<size>(space, x, tiles, 0);
+  load_weights<F, true>(along, source, outputs, inputs, output, begin, space, even);
+  for (uint i = 0; i < steps; i += 2) {
 #pragma unroll
-  for (uint k = 0; k < STEP; k += 16) {
-    factor<X> w[2];
-#pragma unroll
-    for (uint n = 0; n < 2; ++n) {
-      load_right<TURNED>(weights + n * 2 * stride + k * 8, stride, w[n]);
-    }
-#pragma unroll
-    for (uint m = 0; m < VECTORS / 32; ++m) {
-      factor<X> v;
-      load_left(x + m * 2 * stride + k * 8, stride, v);
-#pragma unroll
-      for (uint n = 0; n < 2; ++n) multiply_add(sum[m * 2 + n], v, w[n]);
+    for (uint k = 0; k < 2; ++k) {
+      if (i + k == steps) break;
+      wait_for_tile(space, buffer);
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      threadgroup const X* tile = tiles + buffer * size;
+      buffer = buffer + 1 < BUFFERS ? buffer + 1 : 0;
+      x += size;
+      if (i + k + 1 < steps) copy_tile<size>(space, x, tiles + buffer * size, buffer);
+      multiply_add(space, sum, k == 0 ? even : odd, tile);
+      wait_for_last_but_one();
+      prefetch_weights<F, RUN>(along, source, output, min(begin + (i + k + 2) * step, last), space);
+      // The last come twice: a branch would keep them apart from the products.
+      uint next = min(begin + (i + k + 1) * step, last);
+      load_weights<F, true>(along, source, outputs, inputs, output, next, space,
+                            k == 0 ? odd : even);
     }
   }
+  wait_for_sums(sum);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
-// Adds up the inputs from `begin` to `end`.
-template <typename F, typename P, uint VECTORS, uint BUFFERS, typename X, typename S>
-inline void add_tiles(thread const S& source, device const X* x, device const uint* sizes,
-                      uint vector, uint output, uint begin, uint end, threadgroup X* tiles,
-                      uint thread_index, thread sums* sum) {
-  const uint step = P::step;
-  const uint x_count = VECTORS * step / 2048;
-  static_assert(x_count * 2048 == VECTORS * step, "every thread loads as much of x");
-  uint rows = sizes[0];
-  uint columns = sizes[1];
-  uint vectors = sizes[vectors_at];
-  uint inputs = P::by_inputs ? rows : columns;
-  uint last = begin + (end - begin - 1) / step * step;
-
-  octet<X> v[x_count];
-  P w;
-  w.group = ~0u;
-  load_x<step, x_count, P::whole>(x, vectors, inputs, vector, begin, thread_index, v);
-  load_weights<F>(source, rows, columns, output, begin, thread_index, w);
-  for (uint at = begin; at < end; at += step) {
-    threadgroup X* tile = tiles;
-    if (BUFFERS == 2) tile += at / step % 2 * (VECTORS + tile_outputs) * step;
-    if (BUFFERS == 1) threadgroup_barrier(mem_flags::mem_threadgroup);
-    store_x<step, x_count>(tile, thread_index, v);
-    store_weights(tile + VECTORS * step, thread_index, w);
+// The same where a tile or a step may be cut short.
+template <typename F, bool BY_INPUTS, uint VECTORS, uint RUN, typename X, typename S>
+inline void add_edges(thread const S& source, device const X* x, uint outputs, uint inputs,
+                      uint output, uint begin, uint steps, threadgroup X* tiles,
+                      thread workspace<X>& space, thread sums<VECTORS>& sum) {
+  const uint step = 4 * RUN;
+  const direction<BY_INPUTS, S::by_inputs> along;
+  factor<X, RUN> weights;
+  for (uint i = 0; i < steps; ++i) {
+    copy_tile<VECTORS * step>(space, x, tiles, 0);
+    x += VECTORS * step;
+    load_weights<F, false>(along, source, outputs, inputs, output, begin + i * step, space,
+                           weights);
+    wait_for_tile(space, 0);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    // The last comes twice: a branch would keep it apart from the products.
-    uint next = min(at + step, last);
-    load_x<step, x_count, P::whole>(x, vectors, inputs, vector, next, thread_index, v);
-    load_weights<F>(source, rows, columns, output, next, thread_index, w);
-    multiply_tiles<P::turned, VECTORS, step>(tile, tile + VECTORS * step, thread_index / 32, sum);
+    multiply_add(space, sum, weights, tiles);
+    wait_for_sums(sum);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
   }
 }
 
-template <typename F, typename T, bool BY_INPUTS, uint VECTORS, uint STEP, uint BUFFERS, typename X,
+template <typename F, typename T, bool BY_INPUTS, uint VECTORS, uint RUN, uint BUFFERS, typename X,
           typename S>
 inline void product_tiled(thread const S& source, device const X* x, device T* out,
                           device const uint* sizes, threadgroup float* scratch,
                           uint threadgroup_index, uint thread_index) {
+  const uint step = 4 * RUN;
   uint inputs = sizes[BY_INPUTS ? 0 : 1];
   uint outputs = sizes[BY_INPUTS ? 1 : 0];
   uint vectors = sizes[vectors_at];
@@ -83,37 +85,41 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   uint vector = threadgroup_index % down * VECTORS;
   uint output = threadgroup_index / down % across * tile_outputs;
   uint split = threadgroup_index / down / across;
-  uint steps = (inputs + STEP - 1) / STEP;
-  uint begin = min((steps + splits - 1) / splits * split * STEP, inputs);
-  uint end = min(begin + (steps + splits - 1) / splits * STEP, inputs);
+  uint steps = (inputs + step - 1) / step;
+  uint share = (steps + splits - 1) / splits;
+  uint first = min(share * split, steps);
+  uint end = min(first + share, steps);
 
-  sums sum[VECTORS / 16];
-#pragma unroll
-  for (uint i = 0; i < VECTORS / 16; ++i) clear(sum[i]);
+  sums<VECTORS> sum;
+  clear(sum);
   threadgroup X* tiles = (threadgroup X*)scratch;
-  bool whole = inputs % STEP == 0 && output + tile_outputs <= outputs && is_aligned(x);
-  whole = whole && share_group<F, BY_INPUTS ? STEP : 8>(source);
-  if (begin < end && whole) {
-    add_tiles<F, typename tile_of<BY_INPUTS, STEP, X, S, (S::packs_rows != 0)>::weights, VECTORS,
-              BUFFERS>(source, x, sizes, vector, output, begin, end, tiles, thread_index, sum);
-  } else if (begin < end) {
-    add_tiles<F, weights_along<BY_INPUTS, STEP, false, X, S>, VECTORS, BUFFERS>(
-        source, x, sizes, vector, output, begin, end, tiles, thread_index, sum);
+  workspace<X> space;
+  start<BUFFERS>(space, tiles + BUFFERS * VECTORS * step, thread_index);
+  bool whole = output + tile_outputs <= outputs && (!BY_INPUTS || share_group<F, RUN>(source));
+  uint edge = whole ? max(first, min(end, inputs / step)) : first;
+  x += size_t(vector) * steps * step;
+  uint lane_output = output + thread_index / 4 * lane_outputs;
+  uint lane_input = thread_index % 4 * RUN;
+  if (first < edge) {
+    add_steps<F, BY_INPUTS, VECTORS, RUN, BUFFERS>(
+        source, x + size_t(first) * step * VECTORS, outputs, inputs, lane_output,
+        lane_input + first * step, edge - first, tiles, space, sum);
   }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
+  add_edges<F, BY_INPUTS, VECTORS, RUN>(source, x + size_t(edge) * step * VECTORS, outputs, inputs,
+                                        lane_output, lane_input + edge * step, end - edge, tiles,
+                                        space, sum);
 
-  uint simdgroup = thread_index / 32;
-  threadgroup float* mine = scratch + simdgroup * 256;
-  out += size_t(split) * vectors * outputs;
+  threadgroup float* mine = scratch + thread_index / 32 * 128;
+  uint column = output + thread_index / 32 * 16 + thread_index % 16;
+  out += size_t(split) * vectors * outputs + column;
 #pragma unroll
-  for (uint i = 0; i < VECTORS / 16; ++i) {
-    store_sums(sum[i], mine);
+  for (uint i = 0; i < VECTORS / 8; ++i) {
+    store_sums(sum, i, mine);
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    uint column = output + simdgroup / 2 * 32 + i % 2 * 16 + thread_index % 16;
-    for (uint k = thread_index % 32 / 16; k < 16; k += 2) {
-      uint row = vector + simdgroup % 2 * (VECTORS / 2) + i / 2 * 16 + k;
+    for (uint k = thread_index % 32 / 16; k < 8; k += 2) {
+      uint row = vector + i * 8 + k;
       if (row < vectors && column < outputs) {
-        out[size_t(row) * outputs + column] = T(mine[k * 16 + thread_index % 16]);
+        out[size_t(row) * outputs] = T(mine[k * 16 + thread_index % 16]);
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);

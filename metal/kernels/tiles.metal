@@ -1,169 +1,125 @@
-// Tiles of x and of weights on their way to threadgroup memory, for a product of many vectors
+// The weights of a product of many vectors, unpacked into a simdgroup's registers
 //
-// A tile is STEP inputs wide and lies in memory as 8 x 8 blocks, as matrices are loaded: inputs
-// side by side, then eight outputs or vectors further. Each thread holds as many octets of it. The
-// eight that neighbouring lanes store make one block, so they never meet in a bank.
+// A step is 4 * RUN inputs. A simdgroup has 16 outputs, and lane i of it two from 2 * (i / 4) on,
+// for RUN inputs from RUN * (i % 4) on: what the preludes' factors are made of.
 
-enum { tile_outputs = 128 };
+enum { tile_outputs = 128, lane_outputs = 2 };
 
-// COUNT octets, each eight inputs of a vector.
-template <uint STEP, uint COUNT, bool WHOLE, typename X>
-inline void load_x(device const X* x, uint vectors, uint inputs, uint vector, uint input,
-                   uint thread_index, thread octet<X>* part) {
-#pragma unroll
-  for (uint i = 0; i < COUNT; ++i) {
-    uint at = thread_index / 8 + i * 32;
-    uint row = min(vector + at / (STEP / 8) * 8 + thread_index % 8, vectors - 1);
-    uint column = input + at % (STEP / 8) * 8;
-    device const X* from = x + size_t(row) * inputs + column;
-    float v[8];
-    if (WHOLE) {
-      load_octet(from, part[i]);
-    } else {
-#pragma unroll
-      for (uint k = 0; k < 8; ++k) v[k] = column + k < inputs ? float(from[k]) : 0.0f;
-      round_octet(v, part[i]);
-    }
-  }
-}
-
-template <uint STEP, uint COUNT, typename X>
-inline void store_x(threadgroup X* tile, uint thread_index, thread const octet<X>* part) {
-#pragma unroll
-  for (uint i = 0; i < COUNT; ++i) store_octet(tile + (thread_index + i * 256) * 8, part[i]);
-}
-
-// Weights that lie past the matrix are zero.
-template <typename F, uint N, typename S>
+// The weights of an output, zero where they lie past the matrix.
+template <typename F, uint RUN, typename S>
 inline void decode_edge(thread const S& source, uint rows, uint columns, uint row, uint column,
                         thread float* w) {
 #pragma unroll
-  for (uint i = 0; i < N; ++i) w[i] = 0.0f;
+  for (uint i = 0; i < RUN; ++i) w[i] = 0.0f;
   if (row >= rows) return;
 #pragma unroll 1
-  for (uint k = 0; k < N && column + k < columns; ++k) {
+  for (uint k = 0; k < RUN && column + k < columns; ++k) {
     float one[1];
     decode<F, 1>(source, row, column + k, one);
     // An index that is not constant would put all of w in memory.
 #pragma unroll
-    for (uint i = 0; i < N; ++i) w[i] = i == k ? one[0] : w[i];
+    for (uint i = 0; i < RUN; ++i) w[i] = i == k ? one[0] : w[i];
   }
 }
 
-// A thread's weights of a tile, decoded along the stored rows. They are of the same columns and, in
-// a WHOLE tile BY_INPUTS, of the same group: then constants stay from step to step. BY_INPUTS an
-// octet is of one input, and its block is turned.
-template <bool BY_INPUTS, uint STEP, bool WHOLE, typename X, typename S>
-struct weights_along {
-  enum { run = BY_INPUTS ? 8 : STEP / 2, runs = (BY_INPUTS ? uint(tile_outputs) : STEP) / run };
-  enum { by_inputs = BY_INPUTS, step = STEP, whole = WHOLE, turned = BY_INPUTS };
-  typename S::template constants<run> shared;
-  uint group;
-  octet<X> part[STEP / 16];
-};
+// How a matrix is read: BY_INPUTS its rows are the product's inputs, and STORED, the format's.
+template <bool BY_INPUTS, bool STORED>
+struct direction {};
 
-// The same decoded down the stored columns, in eights of rows that share words and a group.
-template <bool BY_INPUTS, uint STEP, typename X, typename S>
-struct weights_down {
-  enum { across = BY_INPUTS ? uint(tile_outputs) : STEP };
-  enum { by_inputs = BY_INPUTS, step = STEP, whole = true, turned = !BY_INPUTS };
-  typename S::template constants<1> shared;
-  uint group;
-  octet<X> part[STEP / 16];
-};
-
-// How a whole tile is decoded: DOWN where words pack rows.
-template <bool BY_INPUTS, uint STEP, typename X, typename S, bool DOWN>
-struct tile_of {
-  typedef weights_along<BY_INPUTS, STEP, true, X, S> weights;
-};
-template <bool BY_INPUTS, uint STEP, typename X, typename S>
-struct tile_of<BY_INPUTS, STEP, X, S, true> {
-  typedef weights_down<BY_INPUTS, STEP, X, S> weights;
-};
-
-template <typename F, bool BY_INPUTS, uint STEP, bool WHOLE, typename X, typename S>
-inline void load_weights(thread const S& source, uint rows, uint columns, uint output, uint input,
-                         uint thread_index,
-                         thread weights_along<BY_INPUTS, STEP, WHOLE, X, S>& held) {
-  typedef weights_along<BY_INPUTS, STEP, WHOLE, X, S> part;
-  const uint N = part::run;
-  static_assert(32 % part::runs == 0, "a thread keeps to its columns");
-  uint row = (BY_INPUTS ? input : output) + thread_index / 8 / part::runs * 8 + thread_index % 8;
-  uint column = ((BY_INPUTS ? output : input) / N + thread_index / 8 % part::runs) * N;
-  if (WHOLE && BY_INPUTS && group_at<F>(source, input) != held.group) {
-    held.group = group_at<F>(source, input);
-    load_constants<F, N>(source, held.group, column, held.shared);
-  }
+// From rows of outputs.
+template <typename F, bool WHOLE, uint RUN, bool STORED, typename X, typename S>
+inline void load_weights(direction<false, STORED>, thread const S& source, uint outputs,
+                         uint inputs, uint output, uint input, thread workspace<X>&,
+                         thread factor<X, RUN>& weights) {
 #pragma unroll
-  for (uint i = 0; i < STEP / 16; i += N / 8) {
-    float w[N];
-    if (WHOLE && BY_INPUTS) {
-      codes<F, N, 1>(source, held.shared, row, column, w);
-      scaled<N>(held.shared, w, w);
-    } else if (WHOLE || (row < rows && column + N <= columns)) {
-      decode<F, N>(source, row, column, w);
+  for (uint i = 0; i < lane_outputs; ++i) {
+    float w[RUN];
+    if (WHOLE || (output + i < outputs && input + RUN <= inputs)) {
+      decode<F, RUN>(source, output + i, input, w);
     } else {
-      decode_edge<F, N>(source, rows, columns, row, column, w);
+      decode_edge<F, RUN>(source, outputs, inputs, output + i, input, w);
     }
-#pragma unroll
-    for (uint k = 0; k < N; k += 8) round_octet(w + k, held.part[i + k / 8]);
-    row += 32 / part::runs * 8;
+    round_to(w, i, weights);
   }
 }
 
-template <typename F, bool BY_INPUTS, uint STEP, typename X, typename S>
-inline void load_weights(thread const S& source, uint, uint, uint output, uint input,
-                         uint thread_index, thread weights_down<BY_INPUTS, STEP, X, S>& held) {
-  const uint across = weights_down<BY_INPUTS, STEP, X, S>::across;
-  uint row = ((BY_INPUTS ? input : output) / 8 + thread_index / across) * 8;
-  uint column = (BY_INPUTS ? output : input) + thread_index % across;
-  if (BY_INPUTS && group_at<F>(source, input) != held.group) {
-    held.group = group_at<F>(source, input);
-    load_constants<F, 1>(source, held.group, column, held.shared);
-  }
-#pragma unroll
-  for (uint i = 0; i < STEP / 16; ++i) {
-    if (!BY_INPUTS) load_constants<F, 1>(source, group_at<F>(source, row), column, held.shared);
-    float w[8];
-    codes<F, 1, 8>(source, held.shared, row, column, w);
-    for (uint k = 0; k < 8; ++k) scaled<1>(held.shared, w + k, w + k);
-    round_octet(w, held.part[i]);
-    row += 256 / across * 8;
-  }
+template <typename F, uint RUN, bool STORED, typename X, typename S>
+inline void prefetch_weights(direction<false, STORED>, thread const S& source, uint output,
+                             uint input, thread workspace<X>&) {
+  for (uint i = 0; i < lane_outputs; ++i) prefetch_codes<F>(source, output + i, input);
 }
 
-template <bool TURNED, uint STEP, typename X>
-inline void store_weight(threadgroup X* tile, uint output, uint input,
-                         thread const octet<X>& weights) {
-  uint block = output / 8 * (STEP / 8) + input / 8;
-  store_octet(tile + block * 64 + (TURNED ? input : output) % 8 * 8, weights);
+// From columns of outputs, an even number of them. WHOLE: the inputs are of one group.
+template <typename F, bool WHOLE, uint RUN, typename X, typename S>
+inline void load_weights(direction<true, true>, thread const S& source, uint outputs, uint inputs,
+                         uint output, uint input, thread workspace<X>&,
+                         thread factor<X, RUN>& weights) {
+  const uint N = lane_outputs;
+  float w[N][RUN];
+  if (WHOLE) {
+    typename S::template constants<N> shared;
+    load_constants<F, N>(source, group_at<F>(source, input), output, shared);
+    float q[RUN * N];
+    codes<F, N, RUN>(source, shared, input, output, q);
+#pragma unroll
+    for (uint i = 0; i < RUN; ++i) {
+      float pair[N];
+      scaled<N>(shared, q + i * N, pair);
+      for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
+    }
+  } else {
+    // Not a branch for each input, which would wait for its loads alone.
+#pragma unroll
+    for (uint i = 0; i < RUN; ++i) {
+      float pair[N];
+      decode<F, N>(source, min(input + i, inputs - 1), min(output, outputs - N), pair);
+      bool inside = output < outputs && input + i < inputs;
+      for (uint k = 0; k < N; ++k) w[k][i] = inside ? pair[k] : 0.0f;
+    }
+  }
+#pragma unroll
+  for (uint k = 0; k < N; ++k) round_to(w[k], k, weights);
 }
 
-template <bool BY_INPUTS, uint STEP, bool WHOLE, typename X, typename S>
-inline void store_weights(threadgroup X* tile, uint thread_index,
-                          thread const weights_along<BY_INPUTS, STEP, WHOLE, X, S>& held) {
-  typedef weights_along<BY_INPUTS, STEP, WHOLE, X, S> part;
-  uint row = thread_index / 8 / part::runs * 8 + thread_index % 8;
-  uint column = thread_index / 8 % part::runs * part::run;
-#pragma unroll
-  for (uint i = 0; i < STEP / 16; ++i) {
-    uint at = column + i % (part::run / 8) * 8;
-    store_weight<BY_INPUTS, STEP>(tile, BY_INPUTS ? at : row, BY_INPUTS ? row : at, held.part[i]);
-    if (i % (part::run / 8) == part::run / 8 - 1) row += 32 / part::runs * 8;
-  }
+// Eight lanes share out a run of inputs and 16 outputs.
+template <typename F, uint RUN, typename X, typename S>
+inline void prefetch_weights(direction<true, true>, thread const S& source, uint output, uint input,
+                             thread workspace<X>& space) {
+  uint place = space.lane / 4;
+  prefetch_codes<F>(source, input + place / 2 * (RUN / 4),
+                    output - place * lane_outputs + place % 2 * 8);
 }
 
-template <bool BY_INPUTS, uint STEP, typename X, typename S>
-inline void store_weights(threadgroup X* tile, uint thread_index,
-                          thread const weights_down<BY_INPUTS, STEP, X, S>& held) {
-  const uint across = weights_down<BY_INPUTS, STEP, X, S>::across;
-  uint row = thread_index / across * 8;
-  uint column = thread_index % across;
+// From columns of outputs, though the format has runs of outputs in a row: each lane unpacks one of
+// the simdgroup's 16 outputs for an input, and lanes exchange them, eight inputs of each at a time.
+template <typename F, bool WHOLE, uint RUN, typename X, typename S>
+inline void load_weights(direction<true, false>, thread const S& source, uint outputs, uint inputs,
+                         uint output, uint input, thread workspace<X>& space,
+                         thread factor<X, RUN>& weights) {
+  const uint N = lane_outputs;
+  uint place = space.lane / 4;
+  threadgroup X* block = space.exchange + space.lane % 4 * 8 * 16;
+  output -= place * N;
+  float w[N][RUN];
 #pragma unroll
-  for (uint i = 0; i < STEP / 16; ++i) {
-    store_weight<!BY_INPUTS, STEP>(tile, BY_INPUTS ? column : row, BY_INPUTS ? row : column,
-                                   held.part[i]);
-    row += 256 / across * 8;
+  for (uint i = 0; i < RUN; i += 8) {
+    float run[16];
+    if (WHOLE || (input + i + place < inputs && output + 16 <= outputs)) {
+      decode<F, 16>(source, input + i + place, output, run);
+    } else {
+      decode_edge<F, 16>(source, inputs, outputs, input + i + place, output, run);
+    }
+    for (uint k = 0; k < 16; ++k) block[place * 16 + k] = X(run[k]);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint k = 0; k < 8; ++k) {
+      for (uint n = 0; n < N; ++n) w[n][i + k] = float(block[k * 16 + place * N + n]);
+    }
+    simdgroup_barrier(mem_flags::mem_threadgroup);
   }
+#pragma unroll
+  for (uint n = 0; n < N; ++n) round_to(w[n], n, weights);
 }
+
+template <typename F, uint RUN, typename X, typename S>
+inline void prefetch_weights(direction<true, false>, thread const S&, uint, uint,
+                             thread workspace<X>&) {}

@@ -64,9 +64,8 @@ struct fields {
   vector words;
 };
 
-// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte. FAR where blocks
-// are so large that lanes read far from each other.
-template <uint N, uint ALIGN, bool FAR = false>
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+template <uint N, uint ALIGN>
 inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   fields<N> result = {};
   memcpy(&result, p, N);

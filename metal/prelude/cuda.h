@@ -13,7 +13,8 @@ typedef __nv_bfloat16 bfloat16_t;
 
 #define threadgroup_position_in_grid blockIdx
 #define thread_position_in_threadgroup threadIdx
-#define SCRATCH(type, name, count) alignas(16) __shared__ type name[count]
+// Of a launch's shared memory, which may be more than a declaration may ask for.
+#define SCRATCH(type, name, count) extern __shared__ __align__(1024) type name[]
 #define threadgroup
 #define device
 #define thread
@@ -83,9 +84,8 @@ __device__ inline void load_words(const uint* p, uint* q) {
 
 #include "fields.h"
 
-// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte. FAR where blocks
-// are so large that lanes read far from each other.
-template <uint N, uint ALIGN, bool FAR = false>
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+template <uint N, uint ALIGN>
 __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   fields<N> result;
   if (N % 4 != 0) {
@@ -98,11 +98,6 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
   } else if (ALIGN % 8 == 0 && N % 8 == 0) {
 #pragma unroll
     for (uint i = 0; i < N / 4; i += 2) load_words<2>((const uint*)p + i, to + i);
-  } else if (ALIGN == 2 && N > 8 && !FAR) {
-#pragma unroll
-    for (uint i = 0; i < N / 4; ++i) {
-      to[i] = ((const ushort*)p)[2 * i] | uint(((const ushort*)p)[2 * i + 1]) << 16;
-    }
   } else {
     // Of unaligned bytes, the aligned words that hold them, shifted: half the loads.
     uint skipped = ALIGN % 4 == 0 ? 0 : uint(size_t(p) % 4);
@@ -192,6 +187,11 @@ __device__ inline void split_less(uint word, uint mask, uint first, const float*
   }
 }
 
+// Asks for what lies there, which a later load will want.
+__device__ inline void prefetch(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
+}
+
 struct mem_flags {
   enum { mem_threadgroup };
 };
@@ -207,6 +207,7 @@ __device__ inline float simd_sum(float v) {
 }
 
 __device__ inline uint min(uint a, uint b) { return a < b ? a : b; }
+__device__ inline uint max(uint a, uint b) { return a > b ? a : b; }
 
 // Whether load may take 16 bytes at a time.
 template <typename T>
@@ -255,154 +256,5 @@ __device__ inline void store(T* out, const float* w) {
     ((uint4*)out)[i / 8] = make_uint4(word[0], word[1], word[2], word[3]);
   }
 }
-
-// Eight neighbours of T on their way to threadgroup memory.
-template <typename T>
-struct octet {
-  uint4 words;
-};
-
-template <typename T>
-__device__ inline void load_octet(const T* from, octet<T>& to) {
-  to.words = *(const uint4*)from;
-}
-
-__device__ inline uint rounded_pair(float low, float high, float16_t) {
-  return as_type<uint>(__floats2half2_rn(low, high));
-}
-
-__device__ inline uint rounded_pair(float low, float high, bfloat16_t) {
-  return as_type<uint>(__floats2bfloat162_rn(low, high));
-}
-
-template <typename T>
-__device__ inline void round_octet(const float* from, octet<T>& to) {
-  to.words = make_uint4(rounded_pair(from[0], from[1], T()), rounded_pair(from[2], from[3], T()),
-                        rounded_pair(from[4], from[5], T()), rounded_pair(from[6], from[7], T()));
-}
-
-template <typename T>
-__device__ inline void store_octet(T* to, const octet<T>& from) {
-  *(uint4*)to = from.words;
-}
-
-// 16 x 16 sums that a warp holds together, as mma.sync shares them out: a lane has two neighbours
-// in row lane / 4 and two in row lane / 4 + 8, in the left half and in the right half.
-struct sums {
-  float part[2][4];
-};
-
-__device__ inline void clear(sums& sum) {
-#pragma unroll
-  for (uint i = 0; i < 8; ++i) sum.part[i / 4][i % 4] = 0.0f;
-}
-
-// Row by row, [16, 16].
-__device__ inline void store_sums(const sums& sum, float* to) {
-  to += threadIdx.x % 32 / 4 * 16 + threadIdx.x % 4 * 2;
-#pragma unroll
-  for (uint i = 0; i < 2; ++i) {
-    *(float2*)(to + i * 8) = make_float2(sum.part[i][0], sum.part[i][1]);
-    *(float2*)(to + i * 8 + 128) = make_float2(sum.part[i][2], sum.part[i][3]);
-  }
-}
-
-#if __CUDA_ARCH__ >= 800
-
-// 16 x 16 of T that a warp holds together. In threadgroup memory it is four 8 x 8 blocks: two of 8
-// rows side by side, the next two `stride` further.
-template <typename T>
-struct factor {
-  uint part[4];
-};
-
-// Lanes tell where the rows of four 8 x 8 blocks begin, eight of them for each.
-template <bool TURNED, typename T>
-__device__ inline void load_blocks(const T* blocks, factor<T>& f) {
-  uint address = uint(__cvta_generic_to_shared(blocks));
-  if (TURNED) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(f.part[0]), "=r"(f.part[1]), "=r"(f.part[2]), "=r"(f.part[3])
-                 : "r"(address));
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(f.part[0]), "=r"(f.part[1]), "=r"(f.part[2]), "=r"(f.part[3])
-                 : "r"(address));
-  }
-}
-
-// A left factor, [rows, inner].
-template <typename T>
-__device__ inline void load_left(const T* blocks, uint stride, factor<T>& left) {
-  uint lane = threadIdx.x % 32;
-  load_blocks<false>(blocks + lane / 8 % 2 * stride + lane / 16 * 64 + lane % 8 * 8, left);
-}
-
-// A right factor: its blocks are [columns, inner]. TURNED: what is in a block is [inner, columns].
-// In another order, as half of it has to be neighbouring registers.
-template <bool TURNED, typename T>
-__device__ inline void load_right(const T* blocks, uint stride, factor<T>& right) {
-  uint lane = threadIdx.x % 32;
-  load_blocks<TURNED>(blocks + lane / 16 * stride + lane / 8 % 2 * 64 + lane % 8 * 8, right);
-}
-
-#define MULTIPLY_ADD(type, name)                                                                \
-  __device__ inline void multiply_add_half(float* sum, const factor<type>& left, uint low,      \
-                                           uint high) {                                         \
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                  \
-        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                  \
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                \
-        : "r"(left.part[0]), "r"(left.part[1]), "r"(left.part[2]), "r"(left.part[3]), "r"(low), \
-          "r"(high));                                                                           \
-  }
-MULTIPLY_ADD(float16_t, "f16")
-MULTIPLY_ADD(bfloat16_t, "bf16")
-#undef MULTIPLY_ADD
-
-template <typename T>
-__device__ inline void multiply_add(sums& sum, const factor<T>& left, const factor<T>& right) {
-  multiply_add_half(sum.part[0], left, right.part[0], right.part[1]);
-  multiply_add_half(sum.part[1], left, right.part[2], right.part[3]);
-}
-
-#else  // no such instructions: a factor stays where it is
-
-template <typename T>
-struct factor {
-  const T* blocks;
-  uint stride;
-  bool turned;
-
-  __device__ float at(uint row, uint inner) const {
-    uint place = turned ? inner % 8 * 8 + row % 8 : row % 8 * 8 + inner % 8;
-    return float(blocks[row / 8 * stride + inner / 8 * 64 + place]);
-  }
-};
-
-template <typename T>
-__device__ inline void load_left(const T* blocks, uint stride, factor<T>& left) {
-  left = {blocks, stride, false};
-}
-
-template <bool TURNED, typename T>
-__device__ inline void load_right(const T* blocks, uint stride, factor<T>& right) {
-  right = {blocks, stride, TURNED};
-}
-
-template <typename T>
-__device__ inline void multiply_add(sums& sum, const factor<T>& left, const factor<T>& right) {
-  uint row = threadIdx.x % 32 / 4;
-  uint column = threadIdx.x % 4 * 2;
-#pragma unroll
-  for (uint i = 0; i < 8; ++i) {
-#pragma unroll 1
-    for (uint k = 0; k < 16; ++k) {
-      sum.part[i / 4][i % 4] +=
-          left.at(row + i / 2 % 2 * 8, k) * right.at(column + i / 4 * 8 + i % 2, k);
-    }
-  }
-}
-
-#endif
 
 }  // namespace mlx_dequant

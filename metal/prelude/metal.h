@@ -1,7 +1,5 @@
 // Metal. MLX puts <metal_stdlib>, `using namespace metal` and bfloat16_t before this.
 
-#include <metal_simdgroup_matrix>
-
 #define TABLE constant
 #define SCRATCH(type, name, count) alignas(16) threadgroup type name[count]
 
@@ -29,9 +27,8 @@ inline void load_bytes(device const uint8_t* p, thread uint8_t* q) {
 
 #include "fields.h"
 
-// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte. FAR where blocks
-// are so large that lanes read far from each other.
-template <uint N, uint ALIGN, bool FAR = false>
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+template <uint N, uint ALIGN>
 inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
   fields<N> result;
   if (N % 4 != 0) {
@@ -103,6 +100,9 @@ inline void load_words(device const uint* p, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = p[i];
 }
 
+// Asks for what lies there, which Metal has no way to say.
+inline void prefetch(device const void*) {}
+
 // Whether load may take wide words: it does not here.
 template <typename T>
 inline bool is_aligned(device const T*) {
@@ -120,90 +120,6 @@ template <uint N, typename T>
 inline void store(device T* out, thread const float* w) {
   for (uint i = 0; i < N; i += 4) {
     *(device vec<T, 4>*)(out + i) = vec<T, 4>(T(w[i]), T(w[i + 1]), T(w[i + 2]), T(w[i + 3]));
-  }
-}
-
-// Eight neighbours of T on their way to threadgroup memory.
-template <typename T>
-struct octet {
-  T values[8];
-};
-
-// From an address as is_aligned says.
-template <typename T>
-inline void load_octet(device const T* from, thread octet<T>& to) {
-  for (uint i = 0; i < 8; ++i) to.values[i] = from[i];
-}
-
-template <typename T>
-inline void round_octet(thread const float* from, thread octet<T>& to) {
-  for (uint i = 0; i < 8; ++i) to.values[i] = T(from[i]);
-}
-
-// To a multiple of 16 bytes.
-template <typename T>
-inline void store_octet(threadgroup T* to, thread const octet<T>& from) {
-  for (uint i = 0; i < 8; i += 4) {
-    *(threadgroup vec<T, 4>*)(to + i) =
-        vec<T, 4>(from.values[i], from.values[i + 1], from.values[i + 2], from.values[i + 3]);
-  }
-}
-
-// 16 x 16 of T that a simdgroup holds together. In threadgroup memory it is four 8 x 8 blocks: two
-// of 8 rows side by side, the next two `stride` further.
-template <typename T>
-struct factor {
-  simdgroup_matrix<T, 8, 8> part[2][2];
-};
-
-// 16 x 16 sums that a simdgroup holds together.
-struct sums {
-  simdgroup_float8x8 part[2][2];
-};
-
-inline void clear(thread sums& sum) {
-  for (uint i = 0; i < 2; ++i) {
-    for (uint k = 0; k < 2; ++k) {
-      sum.part[i][k] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-}
-
-// A left factor, [rows, inner].
-template <typename T>
-inline void load_left(threadgroup const T* blocks, uint stride, thread factor<T>& left) {
-  for (uint i = 0; i < 2; ++i) {
-    for (uint k = 0; k < 2; ++k) simdgroup_load(left.part[i][k], blocks + i * stride + k * 64, 8);
-  }
-}
-
-// A right factor: its blocks are [columns, inner]. TURNED: what is in a block is [inner, columns].
-template <bool TURNED, typename T>
-inline void load_right(threadgroup const T* blocks, uint stride, thread factor<T>& right) {
-  for (uint i = 0; i < 2; ++i) {
-    for (uint k = 0; k < 2; ++k) {
-      simdgroup_load(right.part[k][i], blocks + i * stride + k * 64, 8, ulong2(0, 0), !TURNED);
-    }
-  }
-}
-
-// Nothing const here: Metal's functions take references.
-template <typename T>
-inline void multiply_add(thread sums& sum, thread factor<T>& left, thread factor<T>& right) {
-  for (uint i = 0; i < 2; ++i) {
-    for (uint j = 0; j < 2; ++j) {
-      for (uint k = 0; k < 2; ++k) {
-        simdgroup_multiply_accumulate(sum.part[i][j], left.part[i][k], right.part[k][j],
-                                      sum.part[i][j]);
-      }
-    }
-  }
-}
-
-// [16, 16], row by row.
-inline void store_sums(thread sums& sum, threadgroup float* to) {
-  for (uint i = 0; i < 2; ++i) {
-    for (uint k = 0; k < 2; ++k) simdgroup_store(sum.part[i][k], to + i * 128 + k * 8, 16);
   }
 }
 

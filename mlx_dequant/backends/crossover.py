@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
+
 import mlx.core as mx
 
-# Ways to multiply and the vectors from which each is taken, best for many last. "packed" unpacks
-# into registers, 8 vectors a pass; "tiled" into threadgroup memory; "unpacked" a part of the
-# weight, for MLX's dense product. The last two round weights to x's type, as dense layers do, so up
-# to 16 vectors, where the promise is float32's error, "packed" goes on though tiles would be faster
-# from 5. Never measured on Metal: the numbers there are CUDA's.
-_WAYS = {
-    "metal": {"packed": 1, "tiled": 17, "unpacked": 385},
-    "cuda": {"packed": 1, "tiled": 17, "unpacked": 385},
-}
+from ..programs import TILES, Tile
 
-# Tiles are of two-byte types. In float32 the dense product may use TF32, so it waits until it saves
-# much.
-_FLOAT32 = {"packed": 1, "unpacked": 129}
+# Ways to multiply and the vectors from which each is taken, best for many last. "packed" unpacks
+# into registers, 8 vectors a pass; "tiled" into matrices; "unpacked" a part of the weight, for MLX's
+# dense product. The last two round weights to x's type, as dense layers do, so up to 16 vectors,
+# where the promise is float32's error, "packed" goes on though tiles would be faster from 5. Never
+# measured on Metal, nor on CUDA devices other than Hopper.
+_OTHERS = {"packed": 1, "tiled": 17, "unpacked": 385}
+_HOPPER = {"packed": 1, "tiled": 17, "unpacked": 1537}
+
+# Out of order, each input has a scale of its own to look up.
+_ORDERED = {"packed": 1, "tiled": 17, "unpacked": 129}
+
+# Tiles are of two-byte types, and need what CUDA devices have since sm_80. In float32 the dense
+# product may use TF32, so it waits until it saves much.
+_NO_TILES = {"packed": 1, "unpacked": 129}
 
 # Fewer rows than this leave a GPU idle with a simdgroup a row: eight share one then.
 FEW_ROWS = 2048
@@ -24,12 +30,28 @@ FEW_ROWS = 2048
 # Threadgroups that a transposed product spreads over.
 GROUPS = 264
 
-# Threadgroups that an H100 holds at once, by vectors of a tile: three or two on each of 132
-# processors, as registers allow.
-TILED_GROUPS = {32: 396, 64: 264, 128: 264}
+# Threadgroups that an H100 holds at once, by vectors of a tile: two or one on each of 132 processors,
+# as registers allow. Not known of other devices.
+TILED_GROUPS = {32: 264, 64: 264, 128: 132, 256: 132}
 
 
-def way(target: str, dtype: mx.Dtype, vectors: int) -> str:
-    """How to multiply: "packed", "tiled" or "unpacked"."""
-    ways = _FLOAT32 if dtype == mx.float32 else _WAYS[target]
+@cache
+def generation(target: str) -> int:
+    """What a CUDA device can do, 80 or 90 say; 0 for other devices and where it is not known."""
+    said = mx.device_info(mx.gpu).get("architecture", "") if target == "cuda" else ""
+    return int(re.sub(r"\D", "", str(said)) or 0)
+
+
+def way(target: str, dtype: mx.Dtype, vectors: int, ordered: bool = False) -> str:
+    """How to multiply: "packed", "tiled" or "unpacked". `ordered` is what a weight says of its inputs."""
+    ways = _HOPPER if generation(target) == 90 else _OTHERS
+    if ordered:
+        ways = _ORDERED
+    if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
+        ways = _NO_TILES
     return max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
+
+
+def tiles(target: str, by_inputs: bool) -> tuple[Tile, ...]:
+    """The tiles to choose from, smallest first."""
+    return TILES["hopper" if generation(target) == 90 else target][by_inputs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,16 @@ from ..programs import (
     INPUTS,
     PRODUCT,
     PRODUCT_ROWS,
-    PRODUCT_TILED,
     PRODUCT_TRANSPOSED,
     TAKE,
     TAKE_TRANSPOSED,
     THREAD_ROWS,
     THREADS,
     TILE_OUTPUTS,
-    TILES,
     TRANSPOSED_COLUMNS,
     Kernel,
+    arrange,
+    product_tiled,
     program,
 )
 from ..registry import Format
@@ -57,7 +57,9 @@ def kernel(target: str, form: Format | None, operation: Kernel, *types: Any) -> 
         "source": text.body,
         "header": text.header,
     }
-    make: Any = mx.fast.metal_kernel if target == "metal" else mx.fast.cuda_kernel
+    make: Any = mx.fast.metal_kernel
+    if target == "cuda":
+        make = partial(mx.fast.cuda_kernel, shared_memory=4 * operation.scratch)
     return make(**arguments)
 
 
@@ -159,7 +161,7 @@ def _int32(ids: mx.array) -> mx.array:
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
     vectors = x.shape[0]
-    way = crossover.way(target, x.dtype, vectors)
+    way = crossover.way(target, x.dtype, vectors, weight.ordered)
     if way == "unpacked":
         return _unpacked_product(target, weight, x, transposed)
     if way == "tiled":
@@ -186,17 +188,24 @@ def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.ar
     splits = max(1, min(-(-weight.rows // 64), crossover.GROUPS // tiles))
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = PRODUCT_TRANSPOSED[_count(vectors)]
-    return _split_product(target, weight, operation, x, numbers, tiles * splits, weight.columns)
+    return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, weight.columns))
 
 
 def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     vectors = x.shape[0]
     inputs, outputs = (weight.rows, weight.columns) if transposed else (weight.columns, weight.rows)
-    tile = next((tile for tile, *_ in TILES if tile >= vectors), TILES[-1][0])
-    tiles = -(-vectors // tile) * -(-outputs // TILE_OUTPUTS)
-    splits = _splits(tiles, inputs // 256, crossover.TILED_GROUPS[tile])
+    fitting = crossover.tiles(target, transposed)
+    tile = next((tile for tile in fitting if tile.vectors >= vectors), fitting[-1])
+    down = -(-vectors // tile.vectors)
+    # Rounded up to whole tiles, in the order in which they are read.
+    shape = (down * tile.vectors, -(-inputs // (4 * tile.run)) * 4 * tile.run)
+    groups = -(-shape[0] * shape[1] // (8 * THREADS))
+    arranged = _run(target, None, arrange(tile), [x], [vectors, inputs], groups, shape, x.dtype)
+    tiles = down * -(-outputs // TILE_OUTPUTS)
+    splits = _splits(tiles, inputs // 256, crossover.TILED_GROUPS[tile.vectors])
     numbers = sizes(weight, whole(weight), vectors, splits)
-    return _split_product(target, weight, PRODUCT_TILED[transposed, tile], x, numbers, tiles * splits, outputs)
+    operation = product_tiled(transposed, tile)
+    return _split_product(target, weight, operation, arranged, numbers, tiles * splits, (vectors, outputs))
 
 
 @lru_cache(maxsize=4096)
@@ -209,16 +218,21 @@ def _splits(tiles: int, most: int, held: int) -> int:
 
 
 def _split_product(
-    target: str, weight: PackedWeight, operation: Kernel, x: mx.array, numbers: list[int], groups: int, outputs: int
+    target: str,
+    weight: PackedWeight,
+    operation: Kernel,
+    x: mx.array,
+    numbers: list[int],
+    groups: int,
+    shape: tuple[int, int],
 ) -> mx.array:
     """A launch whose threadgroups share out the inputs, as `numbers` say last; adds up what they made."""
     splits = numbers[-1]
-    shape = (splits, x.shape[0], outputs)
-    out = _run(target, weight, operation, [x], numbers, groups, shape, mx.float32 if splits > 1 else x.dtype)
     if splits == 1:
-        return out[0]
-    n = x.shape[0] * outputs
-    return _run(target, None, ADD_PARTS, [out], [n, splits], -(-n // THREADS), shape[1:], x.dtype)
+        return _run(target, weight, operation, [x], numbers, groups, shape, x.dtype)
+    parts = _run(target, weight, operation, [x], numbers, groups, (splits, *shape), mx.float32)
+    n = shape[0] * shape[1]
+    return _run(target, None, ADD_PARTS, [parts], [n, splits], -(-n // THREADS), shape, x.dtype)
 
 
 def _count(vectors: int) -> int:

@@ -24,9 +24,10 @@ Launch = Callable[[dict[str, Any], dict[str, Any]], list[mx.array]]
 Programs = dict[tuple[str, str], str]  # header and function, as MLX puts them together, and a name
 
 _INCLUDE = re.compile(r"^#include .*$", re.MULTILINE)
-_SHARED = re.compile(r"(?:alignas\(16\) )?__shared__ (\w+) (\w+)(\[\w+\])")
-_ASSEMBLY = re.compile(r"\basm(?: volatile)?\(([^:]*?):([^:]*?):([^:]*?)\);")
-_CONSTRAINT = re.compile(r'"[=+]?[rf]"\(')
+_SHARED = re.compile(r"extern __shared__ __align__\(1024\) (\w+) (\w+)\[\]")
+_CONSTRAINT = re.compile(r'"[=+]?[rlf]"\(')
+_PART = r'((?:"[^"]*"|[^":])*?)'  # of an asm statement, whose strings may have colons
+_ASSEMBLY = re.compile(rf'\basm(?: volatile)?\({_PART}(?::{_PART}:{_PART}(?:: "memory")?)?\);')
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def cuda(together: Callable[[], Any] = lambda: None, **options: Any) -> Generato
     def launch(kernel: dict[str, Any], call: dict[str, Any]) -> list[mx.array]:
         program = cuda_text(kernel, call)
         text = source if program in places else cpp({program: kernel["name"]})
-        which = fenced(np.array(places.get(program, 0), np.uint32))
+        which = fenced(np.array([places.get(program, 0), kernel.get("shared_memory", 0)], np.uint32))
         inputs = [fenced(_whole_words(numpy_of(array))) for array in call["inputs"]]
         outputs = [blank(*one) for one in zip(call["output_shapes"], call["output_dtypes"], strict=True)]
         run(text, [which, *inputs, *outputs], call["grid"], call["threadgroup"], chosen)
@@ -83,10 +84,11 @@ def _launches(launch: Launch) -> Generator[None]:
 
 
 def cpp(programs: Programs) -> str:
-    """A program of C++, of programs for NVRTC; the first buffer tells which of them runs.
+    """A program of C++, of programs for NVRTC; the first buffer tells which of them runs, and its shared memory.
 
     Those with one header are one namespace. CUDA's own headers are left out, shared memory belongs to the
-    threadgroup at hand, and an instruction in assembly is a call.
+    threadgroup at hand, and an instruction in assembly is a call of its text and operands, for which macros
+    may stand.
     """
     spaces: dict[str, int] = {}
     functions: dict[str, str] = {}
@@ -97,7 +99,8 @@ def cpp(programs: Programs) -> str:
         cases.append(f"case {at}: return executor::call(program_{space}::mlx::core::cu::custom_kernel_{name}, p + 1);")
     text = "".join(f"namespace program_{spaces[one]} {{\n{one}\n{functions[one]}}}\n" for one in spaces)
     text = _INCLUDE.sub("", text)
-    text = _SHARED.sub(r"auto& \2 = executor::shared<\1\3>(__COUNTER__)", text)
+    text = _SHARED.sub(r"\1* \2 = (\1*)executor::shared_memory()", text)
+    text = _CONSTRAINT.sub("(", text)
     text = _ASSEMBLY.sub(_instruction, text)
     return f"""#include "cuda.h"
 {text}
@@ -105,7 +108,9 @@ def cpp(programs: Programs) -> str:
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT void executor_bind(const executor::Hooks* hooks) {{ executor::hooks = hooks; }}
 EXPORT void executor_run(void* const* p, const executor::Thread*) {{
-  switch (*(const uint32_t*)p[0]) {{
+  const uint32_t* which = (const uint32_t*)p[0];
+  executor::shared_bytes = which[1];
+  switch (which[0]) {{
     {" ".join(cases)}
   }}
 }}
@@ -113,5 +118,5 @@ EXPORT void executor_run(void* const* p, const executor::Thread*) {{
 
 
 def _instruction(match: re.Match[str]) -> str:
-    words, outputs, inputs = match.groups()
-    return f"executor::instruction({words}, {_CONSTRAINT.sub('(', outputs)}, {_CONSTRAINT.sub('(', inputs)});"
+    words, *operands = match.groups("")
+    return f"executor::instruction({words}, {{{', '.join(one for one in operands if one.strip())}}});"

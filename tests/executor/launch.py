@@ -16,7 +16,7 @@ from mlx_dequant.backends.host.compiler import compiler
 
 from . import build
 
-ORDERS = ("forward", "reverse", "shuffled")
+ORDERS = ("forward", "reverse", "shuffled", "ahead")
 
 
 class ExecutorError(Exception):
@@ -28,7 +28,8 @@ class Options:
     """How programs are built and run.
 
     Attributes:
-        order: in which threadgroups, and threads of one, take turns; one of `ORDERS`.
+        order: in which threadgroups, and threads of one, take turns; one of `ORDERS`. "ahead": the first
+            threads that can go on do, as far as they can.
         seed: of the shuffled order.
         flush: subnormal operands and results are zero while kernels run.
         flags: for the compiler, after its own.

@@ -8,14 +8,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
-from mlx_dequant.backends import gpu
+from mlx_dequant.backends import crossover, gpu
 from mlx_dequant.programs import Kernel, Program
 from mlx_dequant.registry import Format
 from mlx_dequant.weights import PackedWeight
@@ -23,7 +25,8 @@ from mlx_dequant.weights import PackedWeight
 from .cuda import cuda_text
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
-VECTORS = (1, 2, 3, 5, 9, 17, 64, 200)
+VECTORS = (1, 2, 3, 5, 9, 17, 64, 100, 200)
+GENERATIONS = {"metal": (0,), "cuda": (80, 90)}
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,17 @@ def _ordered_weight(form: Format, scales: mx.Dtype) -> PackedWeight:
     )
 
 
-def record(target: str, form: Format, dtypes: tuple[mx.Dtype, ...] = DTYPES) -> Recorded:
-    """What the package launches on `target`, "metal" or "cuda", for weights in a format; each program once."""
+def record(
+    target: str, form: Format, dtypes: tuple[mx.Dtype, ...] = DTYPES, generations: tuple[int, ...] = ()
+) -> Recorded:
+    """What the package launches on `target`, "metal" or "cuda", for weights in a format; each program once.
+
+    Args:
+        generations: of devices, as `crossover.generation` tells them; all that differ by default.
+    """
     with tempfile.TemporaryFile() as printed, _recording(target) as recorded:
         with _output_to(printed.fileno()):
-            mx.export_function(lambda _: None, lambda: _use(target, form, dtypes))
+            mx.export_function(lambda _: None, lambda: _use(target, form, dtypes, generations or GENERATIONS[target]))
         printed.seek(0)
         texts = re.findall(r"Generated source code for `\w+`:\n```\n(.*?)\n```\n", printed.read().decode(), re.DOTALL)
     if target == "metal":
@@ -108,7 +117,7 @@ def record(target: str, form: Format, dtypes: tuple[mx.Dtype, ...] = DTYPES) -> 
     return recorded
 
 
-def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...]) -> mx.array:
+def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: tuple[int, ...]) -> mx.array:
     """Everything that a GPU does with a weight, in every type and for few vectors and many."""
     backend = backends._BACKENDS[target]
     for weight in weights(form):
@@ -117,8 +126,9 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...]) -> mx.array:
             for transposed in (False, True):
                 width = weight.columns if transposed else weight.rows
                 backend.take(weight, mx.zeros(3, mx.int32), dtype, transposed)
-                for vectors in VECTORS:
-                    backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transposed)
+                for generation, vectors in product(generations, VECTORS):
+                    with patch.object(crossover, "generation", lambda _, known=generation: known):
+                        backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transposed)
     return mx.zeros(1)
 
 

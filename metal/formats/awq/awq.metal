@@ -17,7 +17,7 @@
 
 template <typename S>
 struct awq_source {
-  enum { thread_rows = 4, product_rows = 16, packs_rows = 0 };
+  enum { thread_rows = 4, product_rows = 16, by_inputs = 1 };
   template <uint N>
   using constants = group_constants<N>;
   device const uint* qweight;
@@ -74,11 +74,16 @@ inline void codes(thread const awq_source<S>& source, thread const group_constan
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     for (uint i = 0; i < N; i += run) {
-      split_less<run, F>(words[i / 8], 15, N < 8 ? column % 8 : 0, shared.zero + i, q + i);
+      uint word = N < 8 ? words[0] >> F::shift(column % 8) : words[i / 8];
+      split_less<run, F>(word, 15, 0, shared.zero + i, q + i);
     }
     words += source.columns / 8;
     q += N;
   }
 }
+
+// Nothing: every row would need one, which costs more than it saves.
+template <typename F, typename S>
+inline void prefetch_codes(thread const awq_source<S>&, uint, uint) {}
 
 #include "../by_inputs.metal"

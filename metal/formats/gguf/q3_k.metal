@@ -21,8 +21,8 @@ struct q3_k {
     uint s = (scales[j % 8] >> (j / 8 * 4) & 15) | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
     float scale = load_f16(block + 108) * float(int(s) - 32);
     fields<N> low =
-        load_fields<N, 2, true>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
-    fields<N> high = load_fields<N, 2, true>(block + first % 32, first / 32, 1);
+        load_fields<N, 2>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
+    fields<N> high = load_fields<N, 2>(block + first % 32, first / 32, 1);
     to_floats<N>(join<N>(low, high, 2), 4, q);
     return scale;
   }

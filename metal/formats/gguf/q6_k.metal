@@ -17,9 +17,9 @@ struct q6_k {
   static inline float codes(device const uint8_t* block, uint first, thread float* q) {
     float scale = load_f16(block + 208) * float(int8_t(block[192 + first / 16]));
     fields<N> low =
-        load_fields<N, 2, true>(block + first / 128 * 64 + first % 64, first / 64 % 2 * 4, 15);
+        load_fields<N, 2>(block + first / 128 * 64 + first % 64, first / 64 % 2 * 4, 15);
     fields<N> high =
-        load_fields<N, 2, true>(block + 128 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
+        load_fields<N, 2>(block + 128 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
     to_floats<N>(join<N>(low, high, 4), 32, q);
     return scale;
   }

@@ -13,10 +13,10 @@ struct nothing;  // by_outputs.metal has it
 //
 //   thread_rows    rows that a thread unpacks, one after another
 //   product_rows   rows that a lane loads at once in a transposed product of few vectors
-//   packs_rows     whether a word packs rows
+//   by_inputs      whether a row is an input
 //   constants<N>   what N columns of a group share
 struct gguf_source {
-  enum { thread_rows = 1, product_rows = 8, packs_rows = 0 };
+  enum { thread_rows = 1, product_rows = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
   device const uint8_t* blocks;
@@ -33,6 +33,12 @@ template <typename F, uint N>
 inline float codes(thread const gguf_source& source, uint row, uint column, thread float* q) {
   size_t block = size_t(row) * source.blocks_per_row + column / F::weights;
   return F::template codes<N>(source.blocks + block * F::bytes, column % F::weights, q);
+}
+
+template <typename F>
+inline void prefetch_codes(thread const gguf_source& source, uint row, uint column) {
+  size_t block = size_t(row) * source.blocks_per_row + column / F::weights;
+  prefetch(source.blocks + block * F::bytes + column % F::weights * F::bytes / F::weights);
 }
 
 #include "../by_outputs.metal"

@@ -24,7 +24,7 @@
 template <typename S>
 struct gptq_source {
   // product_rows: 32 codes fill whole words, of 3 bits too.
-  enum { thread_rows = 8, product_rows = 32, packs_rows = 1 };
+  enum { thread_rows = 8, product_rows = 32, by_inputs = 1 };
   template <uint N>
   using constants = group_constants<N>;
   device const uint* qweight;
@@ -131,6 +131,11 @@ inline void codes(thread const gptq_source<S>& source, thread const group_consta
     }
     q += N;
   }
+}
+
+template <typename F, typename S>
+inline void prefetch_codes(thread const gptq_source<S>& source, uint row, uint column) {
+  prefetch(source.qweight + size_t(row) * F::bits / 32 * source.columns + column);
 }
 
 #include "../by_inputs.metal"

@@ -22,7 +22,7 @@ struct nothing;  // by_outputs.metal has it
 
 template <typename S>
 struct packed_source {
-  enum { thread_rows = 1, product_rows = 8, packs_rows = 0 };
+  enum { thread_rows = 1, product_rows = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
   device const uint* codes;
@@ -102,6 +102,12 @@ inline float codes(thread const packed_source<S>& source, uint row, uint column,
   for (uint i = 0; i < N; ++i) zero[i] = shared;
   unpack_less<F::bits, N>(source.codes + row * words, column, zero, q);
   return float(scales[group]);
+}
+
+template <typename F, typename S>
+inline void prefetch_codes(thread const packed_source<S>& source, uint row, uint column) {
+  size_t words = (size_t(source.columns) * F::bits + 31) / 32;
+  prefetch(source.codes + row * words + column * F::bits / 32);
 }
 
 #include "../by_outputs.metal"

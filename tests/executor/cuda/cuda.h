@@ -13,11 +13,6 @@
 #include "lanes.h"
 #include "narrow.h"
 
-// Newer GPUs have instructions that the programs know.
-#ifndef __CUDA_ARCH__
-#define __CUDA_ARCH__ 900
-#endif
-
 #define __global__ static
 #define __device__
 #define threadIdx executor::thread_index()
@@ -128,6 +123,8 @@ inline T __shfl_xor_sync(unsigned mask, T value, int lanes, EXECUTOR_AT) {
   executor::Lanes<T> all({"__shfl_xor_sync", file, line}, value);
   return all[executor::lane() ^ unsigned(lanes)];
 }
+
+#include "shared.h"
 
 #include "instructions.h"
 #include "misaligned.h"

@@ -1,88 +1,124 @@
 // The instructions that programs write in assembly, as NVIDIA's PTX ISA describes them.
-// A program's asm statements come as calls of `instruction`: text, outputs, inputs.
+// A program's asm statements come as calls of `instruction`: text, then outputs and inputs.
 
 #include <stdio.h>
 
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "copies.h"
+#include "products.h"
+
 namespace executor {
 
-inline bool is(const char* text, const char* expected) { return !strcmp(text, expected); }
+struct Operand {
+  void* place;
+  uint64_t value;
+  Operand(const uint32_t& word) : place((void*)&word), value(word) {}
+  Operand(unsigned long long number) : place(nullptr), value(number) {}
+  Operand(const void* pointer) : place(nullptr), value(size_t(pointer)) {}
+  Operand(float& number) : place(&number), value(0) {}
+  operator uint32_t() const { return uint32_t(value); }
+  const void* pointer() const { return (const void*)value; }
+  float* sum() const { return (float*)place; }
+};
 
-inline void unknown(const char* text) {
-  char what[256];
-  snprintf(what, sizeof what, "no such instruction here: %s", text);
-  hooks->fail(what);
+// What the threads of a threadgroup began and did not wait for yet.
+struct Begun {
+  struct {
+    std::vector<Copy> copies;
+    Products products;
+    bool try_failed = false;
+  } threads[1024];
+  std::vector<Copy> bulk_copies;
+};
+
+inline Begun& begun() {
+  void** kept = hooks->kept([](void* begun) { delete (Begun*)begun; });
+  if (!*kept) *kept = new Begun;
+  return *(Begun*)*kept;
 }
 
-// Addresses in shared memory have 32 bits; the others are those of any address in it.
-static const char* in_shared_memory;
-
-// Four 8 x 8 blocks of 16 bits: lane i tells where row i % 8 of block i / 8 lies, and gets, of each
-// block, two neighbours of row lane / 4; of its transpose with `trans`.
-inline void instruction(const char* text, uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d,
-                        uint32_t address, EXECUTOR_AT) {
-  bool transposed =
-      is(text, "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];");
-  if (!transposed &&
-      !is(text, "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];")) {
-    unknown(text);
-  }
-  struct Row {
-    uint16_t values[8];
-  };
-  const char* from = in_shared_memory + int32_t(address - uint32_t(size_t(in_shared_memory)));
-  if (address % 16) hooks->fail("ldmatrix: misaligned address");
-  Row mine;
-  memcpy(&mine, from, sizeof mine);
-  Lanes<Row> rows({"ldmatrix", file, line}, mine);
-  uint32_t* parts[4] = {&a, &b, &c, &d};
-  for (unsigned block = 0; block < 4; ++block) {
-    uint32_t pair[2];
-    for (unsigned i = 0; i < 2; ++i) {
-      unsigned row = lane() / 4;
-      unsigned column = lane() % 4 * 2 + i;
-      pair[i] =
-          transposed ? rows[block * 8 + column].values[row] : rows[block * 8 + row].values[column];
-    }
-    *parts[block] = pair[0] | pair[1] << 16;
-  }
+inline std::string names(unsigned begin, unsigned end) {
+  std::string all;
+  for (unsigned i = begin; i < end; ++i) all += (i > begin ? ", %" : "%") + std::to_string(i);
+  return all;
 }
 
-// d += a * b, 16 x 8 sums of 16 x 16 and 16 x 8 factors. A lane holds two neighbours of d in row
-// lane / 4 and two in row lane / 4 + 8; of a the same, then those 8 columns on; of b, by columns,
-// two neighbours of column lane / 4, then those 8 rows on.
-inline void instruction(const char* text, float& d0, float& d1, float& d2, float& d3, uint32_t a0,
-                        uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1,
-                        EXECUTOR_AT) {
+// Of `count` sums.
+inline const std::string& wgmma(unsigned count, const char* type) {
+  static std::string made[129][2];
+  std::string& text = made[count][*type == 'b'];
+  if (text.empty()) {
+    text = "{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" +
+           std::to_string(count * 2) + "k16.f32." + type + "." + type + " {" + names(0, count) +
+           "}, {" + names(count, count + 4) + "}, " + names(count + 4, count + 5) +
+           ", p, 1, 1, 0; }";
+  }
+  return text;
+}
+
 #define MMA(type)                                        \
   "mma.sync.aligned.m16n8k16.row.col.f32." type "." type \
   ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-  bool half = is(text, MMA("f16"));
-  if (!half && !is(text, MMA("bf16"))) unknown(text);
-#undef MMA
-  struct Factors {
-    uint32_t a[4], b[2];
+
+inline void instruction(const char* text, std::initializer_list<Operand> operands, EXECUTOR_AT) {
+  const Operand* o = operands.begin();
+  size_t count = operands.size();
+  auto is = [&](const std::string& expected, size_t expected_count) {
+    return text == expected && count == expected_count;
   };
-  Lanes<Factors> lanes({"mma", file, line}, Factors{{a0, a1, a2, a3}, {b0, b1}});
-  float left[2][16], right[2][16];  // rows and columns of this lane
-  for (unsigned i = 0; i < 2; ++i) {
-    for (unsigned k = 0; k < 16; ++k) {
-      unsigned at = k % 8 / 2;
-      uint32_t a = lanes[lane() / 4 * 4 + at].a[i + k / 8 * 2];
-      uint32_t b = lanes[(lane() % 4 * 2 + i) * 4 + at].b[k / 8];
-      uint16_t x = uint16_t(a >> k % 2 * 16), y = uint16_t(b >> k % 2 * 16);
-      left[i][k] = half ? metal::half_code::unpack(x) : metal::bfloat_code::unpack(x);
-      right[i][k] = half ? metal::half_code::unpack(y) : metal::bfloat_code::unpack(y);
+  Begun& all = begun();
+  auto& mine = all.threads[hooks->self()->thread_index_in_threadgroup];
+  size_t sums = count > 5 ? count - 5 : 0;
+  if (sums % 4 == 0 && 0 < sums && sums <= 128) {
+    bool half = text == wgmma(unsigned(sums), "f16");
+    if (half || text == wgmma(unsigned(sums), "bf16")) {
+      Product product = {half, {}, o[sums + 4].value};
+      for (size_t i = 0; i < sums; ++i) product.sums.push_back(o[i].sum());
+      for (size_t i = 0; i < 4; ++i) product.left[i] = (const uint32_t*)o[sums + i].place;
+      mine.products.begin(std::move(product));
+      return;
     }
   }
-  float* sums[4] = {&d0, &d1, &d2, &d3};
-  for (unsigned i = 0; i < 4; ++i) {
-    for (unsigned k = 0; k < 16; ++k) *sums[i] += left[i / 2][k] * right[i % 2][k];
+  if (is(MMA("f16"), 10) || is(MMA("bf16"), 10)) {
+    multiply_add(is(MMA("f16"), 10), {o[0].sum(), o[1].sum(), o[2].sum(), o[3].sum()},
+                 {o[4], o[5], o[6], o[7]}, {o[8], o[9]}, {"mma", file, line});
+  } else if (is("wgmma.fence.sync.aligned;", 0)) {
+    mine.products.fenced = true;
+  } else if (is("wgmma.commit_group.sync.aligned;", 0)) {
+    mine.products.commit();
+  } else if (is("wgmma.wait_group.sync.aligned 0;", 0)) {
+    mine.products.wait(0, {"wgmma.wait_group", file, line});
+  } else if (is("wgmma.wait_group.sync.aligned 1;", 0)) {
+    mine.products.wait(1, {"wgmma.wait_group", file, line});
+  } else if (is("cp.async.cg.shared.global [%0], [%1], 16;", 2)) {
+    mine.copies.push_back(begin_copy(o[0], o[1].pointer(), 16, 0));
+  } else if (is("cp.async.wait_all;", 0)) {
+    for (const Copy& copy : mine.copies) carry_out(copy);
+    mine.copies.clear();
+  } else if (is("mbarrier.init.shared::cta.b64 [%0], 1;", 1)) {
+    begin_barrier(o[0], 1);
+  } else if (is("fence.proxy.async;", 0) || is("prefetch.global.L2 [%0];", 1) || is("", 1)) {
+    // Nothing that a program could see.
+  } else if (is("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;", 2)) {
+    arrive(o[0], o[1]);
+  } else if (is("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+                "[%3];",
+                4)) {
+    barrier_at(o[3]);
+    all.bulk_copies.push_back(begin_copy(o[0], o[1].pointer(), o[2], o[3]));
+  } else if (is("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+                "selp.u32 %0, 1, 0, p; }",
+                3)) {
+    Try attempt = {all.bulk_copies, mine.try_failed, o[1], o[2]};
+    *(uint32_t*)o[0].place = attempt.wait({"mbarrier.try_wait", file, line});
+  } else {
+    hooks->fail((std::string("no such instruction here: ") + text).c_str());
   }
 }
 
-}  // namespace executor
+#undef MMA
 
-inline size_t __cvta_generic_to_shared(const void* p) {
-  executor::in_shared_memory = (const char*)p;
-  return size_t(p);
-}
+}  // namespace executor

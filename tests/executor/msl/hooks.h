@@ -34,8 +34,13 @@ struct Hooks {
   void (*barrier)(Site site, bool whole_threadgroup, bool ordered);
   // all[lane] = what each lane of the simdgroup gave; bits are 1 where there is no such lane.
   void (*exchange)(Site site, const void* mine, size_t bytes, void* all);
-  // Threadgroup memory `id`, the same for each thread of a threadgroup; its bits are 1 at first.
-  void* (*scratch)(unsigned id, size_t bytes);
+  // Threadgroup memory `id`, the same for each thread of a threadgroup, which may have `most` bytes
+  // in all; its bits are 1 at first.
+  void* (*scratch)(unsigned id, size_t bytes, size_t most);
+  // Waits, while others run, until `ready(what)`.
+  void (*wait)(Site site, bool (*ready)(void* what), void* what);
+  // What a program keeps for the threadgroup: null at first, in the end dropped.
+  void** (*kept)(void (*drop)(void* kept));
   // The thread that asks, and how many its simdgroup has.
   const Thread* (*self)();
   uint32_t (*lanes)();

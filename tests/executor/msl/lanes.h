@@ -14,7 +14,7 @@ static const Hooks* hooks;
 
 template <typename T>
 inline T& shared(unsigned id) {
-  return *(T*)hooks->scratch(id, sizeof(T));
+  return *(T*)hooks->scratch(id, sizeof(T), 32 * 1024);
 }
 
 inline unsigned lane() { return hooks->self()->thread_index_in_simdgroup; }

@@ -8,7 +8,7 @@
 
 namespace executor {
 
-enum Order { kForward, kReverse, kShuffled };
+enum Order { kForward, kReverse, kShuffled, kAhead };
 
 struct Launch {
   Bind bind;

@@ -12,7 +12,7 @@ class Scratch {
  public:
   explicit Scratch(size_t bytes) : bytes_(bytes) {
     void* memory;
-    if (posix_memalign(&memory, 16, kMargin + bytes + kMargin)) throw std::bad_alloc();
+    if (posix_memalign(&memory, 1024, kMargin + bytes + kMargin)) throw std::bad_alloc();
     memory_ = (volatile unsigned char*)memory;
     fill(0, kMargin, kFence);
     fill(kMargin, kMargin + bytes, 0xff);

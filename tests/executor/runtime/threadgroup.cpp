@@ -9,7 +9,6 @@ namespace executor {
 
 namespace {
 
-const size_t kScratchLimit = 32 * 1024;
 thread_local Threadgroup* running;
 
 #ifdef EXECUTOR_THREAD
@@ -34,7 +33,7 @@ void copy(volatile char* to, const volatile char* from, size_t bytes) {
 
 }  // namespace
 
-const Hooks Threadgroup::hooks = {barrier, exchange, scratch, self, lanes, fail_for};
+const Hooks Threadgroup::hooks = {barrier, exchange, scratch, wait, kept, self, lanes, fail_for};
 
 Threadgroup::Threadgroup(const Launch& launch, std::vector<Thread> threads, uint32_t* random)
     : launch_(launch), random_(random), workers_(threads.size()), sequence_(threads.size()) {
@@ -51,6 +50,7 @@ Threadgroup::~Threadgroup() {
   for (Worker& worker : workers_) {
     if (worker.fiber) retire(std::move(worker.fiber));
   }
+  if (kept_) drop_(kept_);
 }
 
 void Threadgroup::arrange() {
@@ -72,10 +72,12 @@ std::string Threadgroup::run() {
     arrange();
     for (at_ = 0; at_ < sequence_.size(); ++at_) {
       Worker& worker = workers_[sequence_[at_]];
-      if (worker.state != State::kFresh && worker.state != State::kReady) continue;
+      if (!can_go_on(worker)) continue;
       step(worker);
       moved = true;
       if (!error_.empty()) return error_;
+      // Whoever comes first goes on as far as it can.
+      if (launch_.order == kAhead) break;
     }
     if (!moved) return stuck();
   }
@@ -86,6 +88,14 @@ std::string Threadgroup::run() {
     }
   }
   return "";
+}
+
+bool Threadgroup::can_go_on(Worker& worker) {
+  if (worker.ready && worker.ready(worker.what)) {
+    worker.ready = nullptr;
+    worker.state = State::kReady;
+  }
+  return worker.state == State::kFresh || worker.state == State::kReady;
 }
 
 void Threadgroup::step(Worker& worker) {
@@ -180,20 +190,34 @@ void Threadgroup::exchange(Site site, const void* mine, size_t bytes, void* all)
   group.meet(group.simdgroup(), site, false, bytes);
 }
 
-void* Threadgroup::scratch(unsigned id, size_t bytes) {
+void* Threadgroup::scratch(unsigned id, size_t bytes, size_t most) {
   Unwatched here;
   Threadgroup& group = *running;
   auto found = group.scratch_.find(id);
   if (found == group.scratch_.end()) {
     size_t all = bytes;
     for (const auto& one : group.scratch_) all += one.second.bytes();
-    if (all > kScratchLimit) {
-      group.fail("threadgroup memory: found " + std::to_string(all) +
-                 " bytes, expected at most 32768");
+    if (all > most) {
+      group.fail("threadgroup memory: found " + std::to_string(all) + " bytes, expected at most " +
+                 std::to_string(most));
     }
     found = group.scratch_.emplace(id, bytes).first;
   }
   return found->second.data();
+}
+
+void Threadgroup::wait(Site site, bool (*ready)(void* what), void* what) {
+  Worker& me = *running->current_;
+  me.site = site;
+  me.ready = ready;
+  me.what = what;
+  me.state = State::kWaiting;
+  me.fiber->suspend();
+}
+
+void** Threadgroup::kept(void (*drop)(void* kept)) {
+  running->drop_ = drop;
+  return &running->kept_;
 }
 
 const Thread* Threadgroup::self() { return &running->current_->thread; }

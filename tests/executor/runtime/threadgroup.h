@@ -21,6 +21,9 @@ struct Worker {
   std::unique_ptr<Fiber> fiber;
   // What it gives to the simdgroup and where it wants all of it.
   Site site = {};
+  // What it waits for, if not for other threads.
+  bool (*ready)(void* what) = nullptr;
+  void* what = nullptr;
   const char* mine = nullptr;
   char* all = nullptr;
 };
@@ -46,7 +49,9 @@ class Threadgroup {
  private:
   static void barrier(Site site, bool whole_threadgroup, bool ordered);
   static void exchange(Site site, const void* mine, size_t bytes, void* all);
-  static void* scratch(unsigned id, size_t bytes);
+  static void* scratch(unsigned id, size_t bytes, size_t most);
+  static void wait(Site site, bool (*ready)(void* what), void* what);
+  static void** kept(void (*drop)(void* kept));
   static const Thread* self();
   static uint32_t lanes();
   static void fail_for(const char* what);
@@ -54,6 +59,7 @@ class Threadgroup {
 
   void meet(Meeting& meeting, Site site, bool ordered, size_t bytes);
   void arrange();
+  static bool can_go_on(Worker& worker);
   void step(Worker& worker);
   bool take_next();
   void fail(std::string what);
@@ -71,6 +77,8 @@ class Threadgroup {
   Worker* current_ = nullptr;
   std::vector<std::unique_ptr<Fiber>> idle_;
   std::map<unsigned, Scratch> scratch_;
+  void* kept_ = nullptr;
+  void (*drop_)(void* kept) = nullptr;
   std::string error_;
 };
 

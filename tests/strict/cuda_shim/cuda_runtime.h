@@ -7,6 +7,7 @@
 #define __shared__ __attribute__((shared))
 #define __constant__ __attribute__((constant))
 #define __grid_constant__
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 typedef unsigned long size_t;
 typedef signed char int8_t;

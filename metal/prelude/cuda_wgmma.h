@@ -1,0 +1,159 @@
+// Tiles by wgmma, which Hopper has: x comes by bulk copies, and products run on while weights are
+// unpacked.
+
+namespace mlx_dequant {
+
+// Where an input of a vector lies in a tile of x, and `together` next to it. A tile is parts of
+// four slices, a row of 128 bytes for a vector. Words of 16 bytes are swapped within a row as the
+// descriptor below says.
+enum { together = 2 };
+template <uint VECTORS, uint RUN>
+__device__ inline uint place_of(uint vector, uint input) {
+  uint slice = input % RUN / 4;
+  uint word = slice % 4 * 2 + input % 4 / 2;
+  return (slice / 4 * VECTORS + vector) * 64 + (word ^ vector % 8) * 8 + input / RUN * 2;
+}
+
+template <typename T>
+__device__ inline void store_together(const float* v, T* to) {
+  *(uint*)to = rounded_pair(v[0], v[1], T());
+}
+
+// Room for lanes of a warp to exchange weights. For each buffer a barrier that its copy completes,
+// and how often it did, modulo 2.
+template <typename T>
+struct workspace {
+  T* exchange;
+  uint lane, barriers, phases;
+};
+
+template <uint BUFFERS, typename T>
+__device__ inline void start(workspace<T>& space, T* memory, uint thread_index) {
+  static_assert(BUFFERS > 2, "one is filled while products read two");
+  space.exchange = memory + thread_index / 32 * 512;
+  space.lane = thread_index % 32;
+  space.barriers = uint(__cvta_generic_to_shared(memory + 8 * 512));
+  space.phases = 0;
+  if (thread_index == 0) {
+    for (uint i = 0; i < BUFFERS; ++i) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;"
+                   :
+                   : "r"(space.barriers + i * 8)
+                   : "memory");
+    }
+    asm volatile("fence.proxy.async;" : : : "memory");
+  }
+  __syncthreads();
+}
+
+template <uint COUNT, typename T>
+__device__ inline void copy_tile(workspace<T>& space, const T* from, T* to, uint buffer) {
+  if (threadIdx.x == 0) {
+    uint address = uint(__cvta_generic_to_shared(to));
+    uint barrier = space.barriers + buffer * 8;
+    uint size = COUNT * sizeof(T);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :
+                 : "r"(barrier), "r"(size)
+                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+        :
+        : "r"(address), "l"(from), "r"(size), "r"(barrier)
+        : "memory");
+  }
+  __syncwarp();
+}
+
+template <typename T>
+__device__ inline void wait_for_tile(workspace<T>& space, uint buffer) {
+  uint done = 0;
+  while (!done) {
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(space.barriers + buffer * 8), "r"(space.phases >> buffer & 1)
+        : "memory");
+  }
+  space.phases ^= 1 << buffer;
+}
+
+#define SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SUMS_16(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12)
+#define SUMS_32(i) SUMS_16(i), SUMS_16(i + 16)
+#define SUMS_64(i) SUMS_32(i), SUMS_32(i + 32)
+#define SUMS_128(i) SUMS_64(i), SUMS_64(i + 64)
+#define NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define NAMES_32 \
+  NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_64                                                                            \
+  NAMES_32                                                                                  \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
+  "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES_128                                                                              \
+  NAMES_64                                                                                     \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, "    \
+  "%81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, " \
+  "%99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, "  \
+  "%114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+
+#define MULTIPLY_ADD(type, name, vectors, count, factors)                                         \
+  template <uint RUN>                                                                             \
+  __device__ inline void multiply_add_slice(float (&d)[count], const factor<type, RUN>& weights,  \
+                                            uint slice, unsigned long long x) {                   \
+    asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" vectors \
+                 "k16.f32." name "." name " {" NAMES_##count "}, " factors ", p, 1, 1, 0; }"      \
+                 : SUMS_##count(0)                                                                \
+                 : "r"(weights.pairs[0][2 * slice]), "r"(weights.pairs[1][2 * slice]),            \
+                   "r"(weights.pairs[0][2 * slice + 1]), "r"(weights.pairs[1][2 * slice + 1]),    \
+                   "l"(x));                                                                       \
+  }
+#define MULTIPLY_ADDS(type, name)                                  \
+  MULTIPLY_ADD(type, name, "32", 16, "{%16, %17, %18, %19}, %20")  \
+  MULTIPLY_ADD(type, name, "64", 32, "{%32, %33, %34, %35}, %36")  \
+  MULTIPLY_ADD(type, name, "128", 64, "{%64, %65, %66, %67}, %68") \
+  MULTIPLY_ADD(type, name, "256", 128, "{%128, %129, %130, %131}, %132")
+MULTIPLY_ADDS(float16_t, "f16")
+MULTIPLY_ADDS(bfloat16_t, "bf16")
+#undef MULTIPLY_ADDS
+#undef MULTIPLY_ADD
+#undef SUMS_4
+#undef SUMS_16
+#undef SUMS_32
+#undef SUMS_64
+#undef SUMS_128
+#undef NAMES_16
+#undef NAMES_32
+#undef NAMES_64
+#undef NAMES_128
+
+// Starts to add weights times a tile to the sums. The weights have to stay until it is done.
+template <uint VECTORS, uint RUN, typename T>
+__device__ inline void multiply_add(workspace<T>&, sums<VECTORS>& sum,
+                                    const factor<T, RUN>& weights, const T* tile) {
+  // A descriptor, in units of 16 bytes: where x is; eight rows are 1024 bytes; words of 16 bytes
+  // are swapped among 128.
+  unsigned long long x = uint(__cvta_generic_to_shared(tile)) / 16;
+  x |= 1ull << 16 | (1024ull / 16) << 32 | 1ull << 62;
+  asm volatile("wgmma.fence.sync.aligned;" : : : "memory");
+#pragma unroll
+  for (uint slice = 0; slice < RUN / 4; ++slice) {
+    multiply_add_slice(sum.part, weights, slice, x + slice / 4 * (VECTORS * 8) + slice % 4 * 2);
+  }
+  asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");
+}
+
+__device__ inline void wait_for_last_but_one() {
+  asm volatile("wgmma.wait_group.sync.aligned 1;" : : : "memory");
+}
+
+// The sums are what they are from here on, and not where the products were begun.
+template <uint VECTORS>
+__device__ inline void wait_for_sums(sums<VECTORS>& sum) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" : : : "memory");
+#pragma unroll
+  for (uint i = 0; i < VECTORS / 2; ++i) asm volatile("" : "+f"(sum.part[i]) : : "memory");
+}
+
+}  // namespace mlx_dequant

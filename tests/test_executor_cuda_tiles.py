@@ -1,0 +1,120 @@
+"""Products of many vectors on CUDA, executed: tiles by mma.sync and by wgmma, as NVIDIA documents them."""
+
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import executor
+import mlx.core as mx
+import pytest
+from cuda_programs import mostly_full, planted
+from executor_kernels import needs_compiler
+from product_cases import MANY, check_products, weight
+from support import DTYPES
+
+from mlx_dequant.backends import crossover
+
+pytestmark = needs_compiler
+full = pytest.mark.full
+
+# What GPUs are, and what their compilers define: tiles are by mma.sync or by wgmma.
+GENERATIONS = {"mma": (80, ()), "wgmma": (90, ("-D__CUDA_ARCH_FEAT_SM90_ALL",))}
+
+
+@contextmanager
+def tiles(instruction, **options):
+    """Tiles are by that instruction, and no threadgroups share inputs, so that one has many steps."""
+    generation, flags = GENERATIONS[instruction]
+    with (
+        patch.object(crossover, "generation", lambda target: generation),
+        patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, 1)),
+        executor.cuda(flags=flags, **options),
+    ):
+        yield
+
+
+@pytest.mark.parametrize("rows", mostly_full((17, 64, 100, 200), fast=17))
+@pytest.mark.parametrize("instruction", GENERATIONS)
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", "awq4", "packed4"])
+def test_tiles(name, instruction, rows):
+    with tiles(instruction, order="ahead"):
+        check_products(weight(name, MANY), DTYPES[1 + rows % 2], rows)
+
+
+def test_tiles_of_256_vectors():
+    with tiles("wgmma"):
+        check_products(weight("gptq4", (160, 256)), mx.float16, 200)
+
+
+@full
+@pytest.mark.parametrize("order", executor.ORDERS)
+@pytest.mark.parametrize("instruction", GENERATIONS)
+@pytest.mark.parametrize("name", ["q4_k", "gptq4"])
+def test_tiles_in_every_order(name, instruction, order):
+    with tiles(instruction, order=order):
+        check_products(weight(name, MANY), mx.float16, 33)
+
+
+@pytest.mark.parametrize(("generation", "tiled"), [(0, False), (75, False), (80, True), (90, True)])
+def test_older_generations_have_no_tiles(generation, tiled):
+    with patch.object(crossover, "generation", lambda target: generation):
+        ways = {crossover.way("cuda", dtype, count) for dtype in DTYPES for count in range(1, 2000)}
+    assert ways == {"packed", "unpacked", *(["tiled"] if tiled else [])}
+
+
+@full
+@pytest.mark.parametrize("instruction", GENERATIONS)
+@pytest.mark.parametrize("name", ["q4_k", "gptq4"])
+def test_no_read_of_tiles_leaves_a_buffer(name, instruction, watched):
+    with tiles(instruction, **watched):
+        check_products(weight(name, MANY), mx.float16, 17)
+
+
+BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
+EXCHANGE = "simdgroup_barrier(mem_flags::mem_threadgroup);\n    for (uint k = 0; k < 8; ++k) {"
+PAIRS = '"r"(weights.pairs[0][2 * slice]), "r"(weights.pairs[1][2 * slice])'
+TURNED = '"r"(weights.pairs[1][2 * slice]), "r"(weights.pairs[0][2 * slice])'
+FENCE = 'asm volatile("wgmma.fence.sync.aligned;" : : : "memory");'
+COMMIT = 'asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");'
+WAIT = "wait_for_tile(space, buffer);"
+TILES = {
+    "mma": {
+        "no wait for a tile": (WAIT, "", "off by nan"),
+        "no barrier at a tile": (f"{WAIT}\n      {BARRIER}", WAIT, "off by nan"),
+        "no barrier in the end": (f"wait_for_sums(sum);\n  {BARRIER}", "wait_for_sums(sum);", "off by"),
+        "one buffer": ("buffer + 1 < BUFFERS ? buffer + 1 : 0", "0", "off by nan"),
+        "part of a tile": ("i < COUNT / 2048", "i < COUNT / 4096", "off by nan"),
+        "another vector": ("(eighth + i) * 8 + lane / 4", "(eighth + i) * 8 + lane % 8", "off by"),
+        "pairs in another order": (PAIRS, TURNED, "off by"),
+        "exchanged without a barrier": (EXCHANGE, EXCHANGE.partition("\n")[2], "off by nan"),
+    },
+    "wgmma": {
+        "no wait for a tile": (WAIT, "", "mbarrier: more arrive"),
+        "no barrier at a tile": (f"{WAIT}\n      {BARRIER}", WAIT, "others wait at mbarrier.try_wait"),
+        "no barrier in the end": (f"wait_for_sums(sum);\n  {BARRIER}", "wait_for_sums(sum);", "a factor changed"),
+        "two buffers": ("buffer + 1 < BUFFERS ?", "buffer + 1 < 2 ?", "a factor changed"),
+        "parity stays": ("space.phases ^= 1 << buffer;", "", "mbarrier: more arrive"),
+        "one try": ("while (!done) {", "{", "mbarrier: more arrive"),
+        "no barrier for a buffer": ("i < BUFFERS; ++i", "i + 1 < BUFFERS; ++i", "none was initialised here"),
+        "fewer bytes": ('"r"(size), "r"(barrier)', '"r"(size / 2), "r"(barrier)', "others wait at mbarrier.try_wait"),
+        "other words swapped": ("word ^ vector % 8", "word ^ vector % 4", "off by"),
+        "another stride": ("1024ull / 16", "512ull / 16", "off by"),
+        "another slice": ("slice % 4 * 2);", "slice % 4);", "off by"),
+        "pairs in another order": (PAIRS, TURNED, "off by"),
+        "sums in another place": ("part[0], part[2]", "part[0], part[1]", "off by"),
+        "no wait for weights": ("wait_for_last_but_one();\n", "\n", "a factor changed"),
+        "no wait for sums": ("wait_for_sums(sum);\n", "\n", "off by"),
+        "no group": (COMMIT, "", "off by"),
+        "no fence": (FENCE, "", "a fence has to come first"),
+    },
+}
+
+
+@pytest.mark.parametrize(("instruction", "mistake"), [(one, mistake) for one in TILES for mistake in TILES[one]])
+def test_mistakes_in_tiles(instruction, mistake):
+    text, wrong, said = TILES[instruction][mistake]
+    with (
+        planted(text, wrong),
+        tiles(instruction, order="ahead"),
+        pytest.raises((AssertionError, executor.ExecutorError), match=said),
+    ):
+        check_products(weight("q4_k" if "exchanged" in mistake else "gptq4", MANY), mx.float16, 17)
