@@ -103,9 +103,10 @@ def test_unpacked_products_are_of_parts(name, dtype):
         check_products(weight(name, (130, 130)), dtype, 9)
 
 
-@pytest.mark.parametrize("target", ["metal", "cuda"])
-def test_ways(target):
+@pytest.mark.parametrize(("target", "generation"), [("metal", 0), ("cuda", 80), ("cuda", 90)])
+def test_ways(target, generation, monkeypatch):
     """Few vectors stay packed; float32 has no tiles."""
+    monkeypatch.setattr(crossover, "generation", lambda target: generation)
     for dtype in DTYPES:
         ways = [crossover.way(target, dtype, vectors) for vectors in range(1, 5000)]
         assert ways[:16] == ["packed"] * 16
