@@ -148,6 +148,11 @@ class Tile:
     run: int
     buffers: int
 
+    @property
+    def step(self) -> int:
+        """Inputs that it takes at a time: four lanes share an output."""
+        return 4 * self.run
+
 
 # For products by rows of outputs and by columns of them. Metal has 32 KB of threadgroup memory, and
 # CUDA devices 99 or more. Hopper fills a buffer while its products still read another.
@@ -162,14 +167,16 @@ TILES = {
 TILE_OUTPUTS = 128
 
 
+@cache
 def product_tiled(by_inputs: bool, tile: Tile) -> Kernel:
     """A product by one of `TILES`."""
     # Two-byte elements: x, 512 for each of 8 simdgroups to exchange weights, and Hopper's barriers.
-    elements = tile.buffers * tile.vectors * 4 * tile.run + 8 * 512 + 32
+    elements = tile.buffers * tile.vectors * tile.step + 8 * 512 + 32
     parameters = (int(by_inputs), tile.vectors, tile.run, tile.buffers)
     return Kernel("product_tiled", ("x",), parameters, elements // 2, tiles=True)
 
 
+@cache
 def arrange(tile: Tile) -> Kernel:
     """What puts x as a product by one of `TILES` wants it."""
     return Kernel("arrange", ("x",), (tile.vectors, tile.run), tiles=True)

@@ -198,7 +198,7 @@ def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transposed: b
     tile = next((tile for tile in fitting if tile.vectors >= vectors), fitting[-1])
     down = -(-vectors // tile.vectors)
     # Rounded up to whole tiles, in the order in which they are read.
-    shape = (down * tile.vectors, -(-inputs // (4 * tile.run)) * 4 * tile.run)
+    shape = (down * tile.vectors, -(-inputs // tile.step) * tile.step)
     groups = -(-shape[0] * shape[1] // (8 * THREADS))
     arranged = _run(target, None, arrange(tile), [x], [vectors, inputs], groups, shape, x.dtype)
     tiles = down * -(-outputs // TILE_OUTPUTS)

@@ -83,31 +83,35 @@ inline uint zero_at(thread const packed_source<S>& source, uint row, uint group)
   return code * has + ((1 - has) << (F::bits - 1));
 }
 
+template <typename F, typename S>
+inline device const uint* row_words(thread const packed_source<S>& source, uint row) {
+  return source.codes + row * ((size_t(source.columns) * F::bits + 31) / 32);
+}
+
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
 template <typename F, uint N, typename S>
 inline float codes(thread const packed_source<S>& source, uint row, uint column, thread float* q) {
-  size_t words = (size_t(source.columns) * F::bits + 31) / 32;
+  device const uint* words = row_words<F>(source, row);
   device const S* scales = source.scales + size_t(row) * source.groups_per_row;
   float zero[N];
   if (F::ordered) {
     uint group[N];
     load_words<N>((device const uint*)source.g_idx + column, group);
     for (uint i = 0; i < N; ++i) zero[i] = offset_of(zero_at<F>(source, row, group[i]));
-    unpack_less<F::bits, N>(source.codes + row * words, column, zero, q);
+    unpack_less<F::bits, N>(words, column, zero, q);
     for (uint i = 0; i < N; ++i) q[i] *= float(scales[group[i]]);
     return 1.0f;
   }
   uint group = group_of(column, source.groups);
   float shared = offset_of(zero_at<F>(source, row, group));
   for (uint i = 0; i < N; ++i) zero[i] = shared;
-  unpack_less<F::bits, N>(source.codes + row * words, column, zero, q);
+  unpack_less<F::bits, N>(words, column, zero, q);
   return float(scales[group]);
 }
 
 template <typename F, typename S>
 inline void prefetch_codes(thread const packed_source<S>& source, uint row, uint column) {
-  size_t words = (size_t(source.columns) * F::bits + 31) / 32;
-  prefetch(source.codes + row * words + column * F::bits / 32);
+  prefetch(row_words<F>(source, row) + column * F::bits / 32);
 }
 
 #include "../by_outputs.metal"
