@@ -142,11 +142,10 @@ PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile of a product of many vectors: how many those are, the inputs of a lane's run, and buffers of x."""
+    """A tile of a product of many vectors: how many those are, and the inputs of a lane's run."""
 
     vectors: int
     run: int
-    buffers: int
 
     @property
     def step(self) -> int:
@@ -155,13 +154,13 @@ class Tile:
 
 
 # For products by rows of outputs and by columns of them. Metal has 32 KB of threadgroup memory, and
-# CUDA devices 99 or more. Hopper fills a buffer while its products still read another.
+# CUDA devices 99 or more.
 TILES = {
-    "metal": ((Tile(32, 16, 2), Tile(64, 16, 2)),) * 2,
-    "cuda": ((Tile(32, 32, 2), Tile(64, 32, 2), Tile(128, 32, 2)),) * 2,
+    "metal": ((Tile(32, 16), Tile(64, 16)),) * 2,
+    "cuda": ((Tile(32, 32), Tile(64, 32), Tile(128, 32)),) * 2,
     "hopper": (
-        (Tile(32, 32, 3), Tile(64, 32, 3), Tile(128, 32, 3), Tile(256, 32, 3)),
-        (Tile(32, 16, 3), Tile(64, 16, 3), Tile(128, 32, 3), Tile(256, 32, 3)),
+        (Tile(32, 32), Tile(64, 32), Tile(128, 32), Tile(256, 32)),
+        (Tile(32, 16), Tile(64, 16), Tile(128, 32), Tile(256, 32)),
     ),
 }
 TILE_OUTPUTS = 128
@@ -170,9 +169,9 @@ TILE_OUTPUTS = 128
 @cache
 def product_tiled(by_inputs: bool, tile: Tile) -> Kernel:
     """A product by one of `TILES`."""
-    # Two-byte elements: x, 512 for each of 8 simdgroups to exchange weights, and Hopper's barriers.
-    elements = tile.buffers * tile.vectors * tile.step + 8 * 512 + 32
-    parameters = (int(by_inputs), tile.vectors, tile.run, tile.buffers)
+    # Two-byte elements: x twice, 512 for each of 8 simdgroups to exchange weights, and Hopper's barriers.
+    elements = 2 * tile.vectors * tile.step + 8 * 512 + 16
+    parameters = (int(by_inputs), tile.vectors, tile.run)
     return Kernel("product_tiled", ("x",), parameters, elements // 2, tiles=True)
 
 

@@ -75,13 +75,17 @@ PAIRS = '"r"(weights.pairs[0][2 * slice]), "r"(weights.pairs[1][2 * slice])'
 TURNED = '"r"(weights.pairs[1][2 * slice]), "r"(weights.pairs[0][2 * slice])'
 FENCE = 'asm volatile("wgmma.fence.sync.aligned;" : : : "memory");'
 COMMIT = 'asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");'
-WAIT = "wait_for_tile(space, buffer);"
+WAIT = "wait_for_tile(space, k);"
+COPIED = 'asm volatile("cp.async.wait_all;" : : : "memory");\n'
+RELEASE = "release_tile(space, 0);\n"
+COPY = "copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);"
+SAME = "copy_tile<size>(space, x, tiles + k * size, k);"
 TILES = {
     "mma": {
         "no wait for a tile": (WAIT, "", "off by nan"),
-        "no barrier at a tile": (f"{WAIT}\n      {BARRIER}", WAIT, "off by nan"),
-        "no barrier in the end": (f"wait_for_sums(sum);\n  {BARRIER}", "wait_for_sums(sum);", "off by"),
-        "one buffer": ("buffer + 1 < BUFFERS ? buffer + 1 : 0", "0", "off by nan"),
+        "no barrier at a tile": (f"{COPIED}  __syncthreads();\n", COPIED, "off by nan"),
+        "no barrier in the end": (f"{RELEASE}    {BARRIER}", RELEASE, "off by"),
+        "the same buffer": (COPY, SAME, "off by nan"),
         "part of a tile": ("i < COUNT / 2048", "i < COUNT / 4096", "off by nan"),
         "another vector": ("(eighth + i) * 8 + lane / 4", "(eighth + i) * 8 + lane % 8", "off by"),
         "pairs in another order": (PAIRS, TURNED, "off by"),
@@ -89,21 +93,21 @@ TILES = {
     },
     "wgmma": {
         "no wait for a tile": (WAIT, "", "mbarrier: more arrive"),
-        "no barrier at a tile": (f"{WAIT}\n      {BARRIER}", WAIT, "others wait at mbarrier.try_wait"),
-        "no barrier in the end": (f"wait_for_sums(sum);\n  {BARRIER}", "wait_for_sums(sum);", "a factor changed"),
-        "two buffers": ("buffer + 1 < BUFFERS ?", "buffer + 1 < 2 ?", "a factor changed"),
-        "parity stays": ("space.phases ^= 1 << buffer;", "", "mbarrier: more arrive"),
+        "no release of a tile": ("if (i + k > 0) release_tile(space, 1 - k);", "", "others wait at mbarrier.try_wait"),
+        "no wait for a release": ("wait_for_barrier(space, released + buffer);", "", "others wait at mbarrier.try_wait"),
+        "no barrier in the end": (f"{RELEASE}    {BARRIER}", RELEASE, "off by"),
+        "the same buffer": (COPY, SAME, "others wait at mbarrier.try_wait"),
+        "parity stays": ("space.parities ^= 1 << i;", "", "mbarrier: more arrive"),
         "one try": ("while (!done) {", "{", "mbarrier: more arrive"),
-        "no barrier for a buffer": ("i < BUFFERS; ++i", "i + 1 < BUFFERS; ++i", "none was initialised here"),
+        "no barrier for a buffer": ("i < released; ++i", "i + 1 < released; ++i", "none was initialised here"),
         "fewer bytes": ('"r"(size), "r"(barrier)', '"r"(size / 2), "r"(barrier)', "others wait at mbarrier.try_wait"),
         "other words swapped": ("word ^ vector % 8", "word ^ vector % 4", "off by"),
         "another stride": ("1024ull / 16", "512ull / 16", "off by"),
         "another slice": ("slice % 4 * 2);", "slice % 4);", "off by"),
         "pairs in another order": (PAIRS, TURNED, "off by"),
         "sums in another place": ("part[0], part[2]", "part[0], part[1]", "off by"),
-        "no wait for weights": ("wait_for_last_but_one();\n", "\n", "a factor changed"),
-        "no wait for sums": ("wait_for_sums(sum);\n", "\n", "off by"),
-        "no group": (COMMIT, "", "off by"),
+        "no wait for products": (f"{WAIT}\n      wait_for_products();", WAIT, "a factor changed"),
+        "no group": (COMMIT, ";", "off by"),
         "no fence": (FENCE, "", "a fence has to come first"),
     },
 }

@@ -5,6 +5,8 @@
 // Columns have scales of their own, so a run of a row comes scaled: see by_outputs.metal. A
 // format's `run` is only how many columns a lane takes.
 
+#include "scales.metal"
+
 // w[0..N) = codes times their scales.
 template <uint N>
 inline void scaled(thread const group_constants<N>& shared, thread const float* q,

@@ -1,14 +1,16 @@
 // Formats stored by outputs: a row is an output, and runs of a row share scales. The same names as
 // in by_inputs.metal, so that kernels need not know. Included after codes.
 
+#include "scales.metal"
+
 // w[0..N) = the weights of `row` from `column` on, a multiple of N.
 template <typename F, uint N, typename S>
 inline void decode(thread const S& source, uint row, uint column, thread float* w) {
   const uint run = N < F::run ? N : F::run;
 #pragma unroll
   for (uint i = 0; i < N; i += run) {
-    float scale = codes<F, run>(source, row, column + i, w + i);
-    for (uint k = 0; k < run; ++k) w[i + k] *= scale;
+    scaling by = scaled_by(codes<F, run>(source, row, column + i, w + i));
+    scale_codes<F, run>(by, w + i);
   }
 }
 

@@ -4,35 +4,46 @@
 // them where a format's scales reach that far, 8 where not. A run is unpacked once for all M
 // vectors. A threadgroup of 256 covers 8*ROWS/SPLIT rows.
 
-// Adds this lane's part of ROWS rows to `sum`. RUN codes share a scale, which comes last.
+// Adds this lane's part of ROWS rows to `sum`. RUN codes share a scale, which comes last. A min is
+// taken off the sum for a single vector, off each code for more: it costs as much as all codes of
+// x.
 template <typename F, uint M, uint ROWS, uint N, uint RUN, bool ALIGNED, typename X, typename S>
 inline void add_row_products(thread const S& source, device const X* x, uint row, uint last,
                              uint columns, uint vectors, uint part, uint stride,
                              thread float* sum) {
   for (uint column = part * N; column + N <= columns; column += stride * N) {
     float q[ROWS][N];
-    float scale[ROWS][N / RUN];
+    scaling by[ROWS][N / RUN];
 #pragma unroll
     for (uint r = 0; r < ROWS; ++r) {
 #pragma unroll
       for (uint i = 0; i < N; i += RUN) {
-        scale[r][i / RUN] = codes<F, RUN>(source, min(row + r, last), column + i, q[r] + i);
+        by[r][i / RUN] = scaled_by(codes<F, RUN>(source, min(row + r, last), column + i, q[r] + i));
+        if (has_min<F>::value && M > 1) {
+          scale_codes<F, RUN>(by[r][i / RUN], q[r] + i);
+          by[r][i / RUN] = scaled_by(1.0f);
+        }
       }
     }
 #pragma unroll
     for (uint m = 0; m < M; ++m) {
       device const X* from = x + size_t(min(m, vectors - 1)) * columns + column;
-      float dot[ROWS];
+      float dot[ROWS], all;
 #pragma unroll
       for (uint i = 0; i < N; i += 8) {
         float v[8];
         load<8, ALIGNED>(from + i, v);
+        if (has_min<F>::value && M == 1) {
+          for (uint k = 0; k < 8; ++k) all = (i + k) % RUN == 0 ? v[k] : all + v[k];
+        }
 #pragma unroll
         for (uint r = 0; r < ROWS; ++r) {
           for (uint k = 0; k < 8; ++k) {
             if ((i + k) % RUN == 0) dot[r] = 0.0f;
             dot[r] += q[r][i + k] * v[k];
-            if ((i + k + 1) % RUN == 0) sum[r * M + m] += scale[r][(i + k) / RUN] * dot[r];
+            if ((i + k + 1) % RUN != 0) continue;
+            sum[r * M + m] += by[r][(i + k) / RUN].scale * dot[r];
+            if (has_min<F>::value && M == 1) sum[r * M + m] -= by[r][(i + k) / RUN].min * all;
           }
         }
       }

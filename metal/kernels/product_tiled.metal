@@ -5,14 +5,15 @@
 //
 // A threadgroup of 256 covers VECTORS vectors and 128 outputs, a step of inputs at a time. Each of
 // 8 simdgroups unpacks its 16 outputs into registers, rounded to x's type, and multiplies them by
-// all of the vectors, added up in float32. x comes through threadgroup memory, BUFFERS in turn. The
-// inputs are shared out over `splits` threadgroups; who asks for more than one adds them up.
+// all of the vectors, added up in float32. x comes through threadgroup memory. The inputs are
+// shared out over `splits` threadgroups; who asks for more than one adds them up.
 
 #include "tiles.metal"
 
 // Adds up `steps` steps of whole tiles from input `begin` on. While one is multiplied, the weights
-// of the next are unpacked, and x of the next is on its way.
-template <typename F, bool BY_INPUTS, uint VECTORS, uint RUN, uint BUFFERS, typename X, typename S>
+// of the next are unpacked and x of the next is on its way. Half by half: a simdgroup can stall
+// where it starts products, and unpacks in between.
+template <typename F, bool BY_INPUTS, uint VECTORS, uint RUN, typename X, typename S>
 inline void add_steps(thread const S& source, device const X* x, uint outputs, uint inputs,
                       uint output, uint begin, uint steps, threadgroup X* tiles,
                       thread workspace<X>& space, thread sums<VECTORS>& sum) {
@@ -20,31 +21,34 @@ inline void add_steps(thread const S& source, device const X* x, uint outputs, u
   const uint size = VECTORS * step;
   const direction<BY_INPUTS, S::by_inputs> along;
   uint last = begin + (steps - 1) * step;
-  uint buffer = 0;
-  // Products may still read one while the other is filled.
+  // Two of each, of tiles of x too: products read one while the other is made.
   factor<X, RUN> even, odd;
   copy_tile<size>(space, x, tiles, 0);
-  load_weights<F, true>(along, source, outputs, inputs, output, begin, space, even);
+  load_weights<F, true, 0>(along, source, outputs, inputs, output, begin, space, even);
+  load_weights<F, true, 1>(along, source, outputs, inputs, output, begin, space, even);
   for (uint i = 0; i < steps; i += 2) {
 #pragma unroll
     for (uint k = 0; k < 2; ++k) {
       if (i + k == steps) break;
-      wait_for_tile(space, buffer);
-      threadgroup_barrier(mem_flags::mem_threadgroup);
-      threadgroup const X* tile = tiles + buffer * size;
-      buffer = buffer + 1 < BUFFERS ? buffer + 1 : 0;
+      thread factor<X, RUN>& weights = k == 0 ? even : odd;
+      thread factor<X, RUN>& others = k == 0 ? odd : even;
+      threadgroup const X* tile = tiles + k * size;
       x += size;
-      if (i + k + 1 < steps) copy_tile<size>(space, x, tiles + buffer * size, buffer);
-      multiply_add(space, sum, k == 0 ? even : odd, tile);
-      wait_for_last_but_one();
-      prefetch_weights<F, RUN>(along, source, output, min(begin + (i + k + 2) * step, last), space);
       // The last come twice: a branch would keep them apart from the products.
       uint next = min(begin + (i + k + 1) * step, last);
-      load_weights<F, true>(along, source, outputs, inputs, output, next, space,
-                            k == 0 ? odd : even);
+      wait_for_tile(space, k);
+      wait_for_products();
+      if (i + k > 0) release_tile(space, 1 - k);
+      multiply_add<0>(space, sum, weights, tile);
+      if (i + k + 1 < steps) copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);
+      prefetch_weights<F, RUN>(along, source, output, min(next + step, last), space);
+      load_weights<F, true, 0>(along, source, outputs, inputs, output, next, space, others);
+      multiply_add<1>(space, sum, weights, tile);
+      load_weights<F, true, 1>(along, source, outputs, inputs, output, next, space, others);
     }
   }
   wait_for_sums(sum);
+  release_tile(space, (steps - 1) % 2);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
@@ -57,20 +61,21 @@ inline void add_edges(thread const S& source, device const X* x, uint outputs, u
   const direction<BY_INPUTS, S::by_inputs> along;
   factor<X, RUN> weights;
   for (uint i = 0; i < steps; ++i) {
+    uint input = begin + i * step;
     copy_tile<VECTORS * step>(space, x, tiles, 0);
     x += VECTORS * step;
-    load_weights<F, false>(along, source, outputs, inputs, output, begin + i * step, space,
-                           weights);
+    load_weights<F, false, 0>(along, source, outputs, inputs, output, input, space, weights);
+    load_weights<F, false, 1>(along, source, outputs, inputs, output, input, space, weights);
     wait_for_tile(space, 0);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    multiply_add(space, sum, weights, tiles);
+    multiply_add<0>(space, sum, weights, tiles);
+    multiply_add<1>(space, sum, weights, tiles);
     wait_for_sums(sum);
+    release_tile(space, 0);
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
 }
 
-template <typename F, typename T, bool BY_INPUTS, uint VECTORS, uint RUN, uint BUFFERS, typename X,
-          typename S>
+template <typename F, typename T, bool BY_INPUTS, uint VECTORS, uint RUN, typename X, typename S>
 inline void product_tiled(thread const S& source, device const X* x, device T* out,
                           device const uint* sizes, threadgroup float* scratch,
                           uint threadgroup_index, uint thread_index) {
@@ -94,16 +99,16 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   clear(sum);
   threadgroup X* tiles = (threadgroup X*)scratch;
   workspace<X> space;
-  start<BUFFERS>(space, tiles + BUFFERS * VECTORS * step, thread_index);
+  start(space, tiles + 2 * VECTORS * step, thread_index);
   bool whole = output + tile_outputs <= outputs && (!BY_INPUTS || share_group<F, RUN>(source));
   uint edge = whole ? max(first, min(end, inputs / step)) : first;
   x += size_t(vector) * steps * step;
   uint lane_output = output + thread_index / 4 * lane_outputs;
   uint lane_input = thread_index % 4 * RUN;
   if (first < edge) {
-    add_steps<F, BY_INPUTS, VECTORS, RUN, BUFFERS>(
-        source, x + size_t(first) * step * VECTORS, outputs, inputs, lane_output,
-        lane_input + first * step, edge - first, tiles, space, sum);
+    add_steps<F, BY_INPUTS, VECTORS, RUN>(source, x + size_t(first) * step * VECTORS, outputs,
+                                          inputs, lane_output, lane_input + first * step,
+                                          edge - first, tiles, space, sum);
   }
   add_edges<F, BY_INPUTS, VECTORS, RUN>(source, x + size_t(edge) * step * VECTORS, outputs, inputs,
                                         lane_output, lane_input + edge * step, end - edge, tiles,

@@ -1,7 +1,8 @@
 // The weights of a product of many vectors, unpacked into a simdgroup's registers
 //
 // A step is 4 * RUN inputs. A simdgroup has 16 outputs, and lane i of it two from 2 * (i / 4) on,
-// for RUN inputs from RUN * (i % 4) on: what the preludes' factors are made of.
+// for RUN inputs from RUN * (i % 4) on: what the preludes' factors are made of. They are unpacked
+// in halves: of rows an output each, of columns half of the inputs.
 
 enum { tile_outputs = 128, lane_outputs = 2 };
 
@@ -27,20 +28,17 @@ template <bool BY_INPUTS, bool STORED>
 struct direction {};
 
 // From rows of outputs.
-template <typename F, bool WHOLE, uint RUN, bool STORED, typename X, typename S>
+template <typename F, bool WHOLE, uint HALF, uint RUN, bool STORED, typename X, typename S>
 inline void load_weights(direction<false, STORED>, thread const S& source, uint outputs,
                          uint inputs, uint output, uint input, thread workspace<X>&,
                          thread factor<X, RUN>& weights) {
-#pragma unroll
-  for (uint i = 0; i < lane_outputs; ++i) {
-    float w[RUN];
-    if (WHOLE || (output + i < outputs && input + RUN <= inputs)) {
-      decode<F, RUN>(source, output + i, input, w);
-    } else {
-      decode_edge<F, RUN>(source, outputs, inputs, output + i, input, w);
-    }
-    round_to(w, i, weights);
+  float w[RUN];
+  if (WHOLE || (output + HALF < outputs && input + RUN <= inputs)) {
+    decode<F, RUN>(source, output + HALF, input, w);
+  } else {
+    decode_edge<F, RUN>(source, outputs, inputs, output + HALF, input, w);
   }
+  round_to<RUN>(w, HALF, 0, weights);
 }
 
 template <typename F, uint RUN, bool STORED, typename X, typename S>
@@ -50,27 +48,30 @@ inline void prefetch_weights(direction<false, STORED>, thread const S& source, u
 }
 
 // From columns of outputs, an even number of them. WHOLE: the inputs are of one group.
-template <typename F, bool WHOLE, uint RUN, typename X, typename S>
+template <typename F, bool WHOLE, uint HALF, uint RUN, typename X, typename S>
 inline void load_weights(direction<true, true>, thread const S& source, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>&,
                          thread factor<X, RUN>& weights) {
   const uint N = lane_outputs;
-  float w[N][RUN];
+  const uint R = RUN / 2;
+  float w[N][R];
   if (WHOLE) {
     typename S::template constants<N> shared;
     load_constants<F, N>(source, group_at<F>(source, input), output, shared);
-    float q[RUN * N];
-    codes<F, N, RUN>(source, shared, input, output, q);
+    input += HALF * R;
+    float q[R * N];
+    codes<F, N, R>(source, shared, input, output, q);
 #pragma unroll
-    for (uint i = 0; i < RUN; ++i) {
+    for (uint i = 0; i < R; ++i) {
       float pair[N];
       scaled<N>(shared, q + i * N, pair);
       for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
     }
   } else {
+    input += HALF * R;
     // Not a branch for each input, which would wait for its loads alone.
 #pragma unroll
-    for (uint i = 0; i < RUN; ++i) {
+    for (uint i = 0; i < R; ++i) {
       float pair[N];
       decode<F, N>(source, min(input + i, inputs - 1), min(output, outputs - N), pair);
       bool inside = output < outputs && input + i < inputs;
@@ -78,7 +79,7 @@ inline void load_weights(direction<true, true>, thread const S& source, uint out
     }
   }
 #pragma unroll
-  for (uint k = 0; k < N; ++k) round_to(w[k], k, weights);
+  for (uint k = 0; k < N; ++k) round_to<R>(w[k], k, HALF * R, weights);
 }
 
 // Eight lanes share out a run of inputs and 16 outputs.
@@ -92,17 +93,19 @@ inline void prefetch_weights(direction<true, true>, thread const S& source, uint
 
 // From columns of outputs, though the format has runs of outputs in a row: each lane unpacks one of
 // the simdgroup's 16 outputs for an input, and lanes exchange them, eight inputs of each at a time.
-template <typename F, bool WHOLE, uint RUN, typename X, typename S>
+template <typename F, bool WHOLE, uint HALF, uint RUN, typename X, typename S>
 inline void load_weights(direction<true, false>, thread const S& source, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>& space,
                          thread factor<X, RUN>& weights) {
   const uint N = lane_outputs;
+  const uint R = RUN / 2;
   uint place = space.lane / 4;
   threadgroup X* block = space.exchange + space.lane % 4 * 8 * 16;
   output -= place * N;
-  float w[N][RUN];
+  input += HALF * R;
+  float w[N][R];
 #pragma unroll
-  for (uint i = 0; i < RUN; i += 8) {
+  for (uint i = 0; i < R; i += 8) {
     float run[16];
     if (WHOLE || (input + i + place < inputs && output + 16 <= outputs)) {
       decode<F, 16>(source, input + i + place, output, run);
@@ -117,7 +120,7 @@ inline void load_weights(direction<true, false>, thread const S& source, uint ou
     simdgroup_barrier(mem_flags::mem_threadgroup);
   }
 #pragma unroll
-  for (uint n = 0; n < N; ++n) round_to(w[n], n, weights);
+  for (uint n = 0; n < N; ++n) round_to<R>(w[n], n, HALF * R, weights);
 }
 
 template <typename F, uint RUN, typename X, typename S>

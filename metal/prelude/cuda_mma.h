@@ -26,7 +26,7 @@ struct workspace {
   uint lane;
 };
 
-template <uint BUFFERS, typename T>
+template <typename T>
 __device__ inline void start(workspace<T>& space, T* memory, uint thread_index) {
   space.exchange = memory + thread_index / 32 * 512;
   space.lane = thread_index % 32;
@@ -42,10 +42,15 @@ __device__ inline void copy_tile(workspace<T>&, const T* from, T* to, uint) {
   }
 }
 
+// When it returns, all warps are done with the tile before.
 template <typename T>
 __device__ inline void wait_for_tile(workspace<T>&, uint) {
   asm volatile("cp.async.wait_all;" : : : "memory");
+  __syncthreads();
 }
+
+template <typename T>
+__device__ inline void release_tile(workspace<T>&, uint) {}
 
 #define MULTIPLY_ADD(type, name)                                                                \
   template <uint RUN>                                                                           \
@@ -62,13 +67,14 @@ MULTIPLY_ADD(float16_t, "f16")
 MULTIPLY_ADD(bfloat16_t, "bf16")
 #undef MULTIPLY_ADD
 
-// Adds weights times a tile to the sums. 32 vectors at once, so that no sum waits for itself.
-template <uint VECTORS, uint RUN, typename T>
+// Adds weights times a tile to the sums, half of the slices. 32 vectors at once, so that no sum
+// waits for itself.
+template <uint HALF, uint VECTORS, uint RUN, typename T>
 __device__ inline void multiply_add(workspace<T>&, sums<VECTORS>& sum,
                                     const factor<T, RUN>& weights, const T* tile) {
   uint lane = threadIdx.x % 32;
 #pragma unroll
-  for (uint slice = 0; slice < RUN / 4; slice += 2) {
+  for (uint slice = HALF * RUN / 8; slice < (HALF + 1) * RUN / 8; slice += 2) {
 #pragma unroll
     for (uint eighth = 0; eighth < VECTORS / 8; eighth += 4) {
       uint4 x[4];
@@ -89,7 +95,7 @@ __device__ inline void multiply_add(workspace<T>&, sums<VECTORS>& sum,
   }
 }
 
-__device__ inline void wait_for_last_but_one() {}
+__device__ inline void wait_for_products() {}
 template <uint VECTORS>
 __device__ inline void wait_for_sums(sums<VECTORS>&) {}
 

@@ -19,11 +19,12 @@ struct factor {
   uint pairs[2][RUN / 2];
 };
 
-template <typename T, uint RUN>
-__device__ inline void round_to(const float* w, uint output, factor<T, RUN>& weights) {
+// N of a lane's inputs from `first` on.
+template <uint N, typename T, uint RUN>
+__device__ inline void round_to(const float* w, uint output, uint first, factor<T, RUN>& weights) {
 #pragma unroll
-  for (uint i = 0; i < RUN / 2; ++i) {
-    weights.pairs[output][i] = rounded_pair(w[2 * i], w[2 * i + 1], T());
+  for (uint i = 0; i < N / 2; ++i) {
+    weights.pairs[output][first / 2 + i] = rounded_pair(w[2 * i], w[2 * i + 1], T());
   }
 }
 

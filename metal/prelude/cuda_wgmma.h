@@ -19,38 +19,55 @@ __device__ inline void store_together(const float* v, T* to) {
   *(uint*)to = rounded_pair(v[0], v[1], T());
 }
 
-// Room for lanes of a warp to exchange weights. For each buffer a barrier that its copy completes,
-// and how often it did, modulo 2.
+// Room for lanes of a warp to exchange weights. Each of two tiles has a barrier that its copy
+// completes and, two further on, one that the warps complete which are done with it. Of all four,
+// the parities of the phases to wait for next: tiles begin as if just released.
 template <typename T>
 struct workspace {
   T* exchange;
-  uint lane, barriers, phases;
+  uint lane, barriers, parities;
 };
 
-template <uint BUFFERS, typename T>
+enum { released = 2, barrier_bytes = 8 };
+
+template <typename T>
 __device__ inline void start(workspace<T>& space, T* memory, uint thread_index) {
-  static_assert(BUFFERS > 2, "one is filled while products read two");
   space.exchange = memory + thread_index / 32 * 512;
   space.lane = thread_index % 32;
   space.barriers = uint(__cvta_generic_to_shared(memory + 8 * 512));
-  space.phases = 0;
+  space.parities = 3 << released;
   if (thread_index == 0) {
-    for (uint i = 0; i < BUFFERS; ++i) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;"
-                   :
-                   : "r"(space.barriers + i * 8)
-                   : "memory");
+    for (uint i = 0; i < released; ++i) {
+      uint barrier = space.barriers + i * barrier_bytes;
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(barrier) : "memory");
+      barrier += released * barrier_bytes;
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 8;" : : "r"(barrier) : "memory");
     }
     asm volatile("fence.proxy.async;" : : : "memory");
   }
   __syncthreads();
 }
 
+template <typename T>
+__device__ inline void wait_for_barrier(workspace<T>& space, uint i) {
+  uint done = 0;
+  while (!done) {
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(space.barriers + i * barrier_bytes), "r"(space.parities >> i & 1)
+        : "memory");
+  }
+  space.parities ^= 1 << i;
+}
+
 template <uint COUNT, typename T>
 __device__ inline void copy_tile(workspace<T>& space, const T* from, T* to, uint buffer) {
   if (threadIdx.x == 0) {
+    wait_for_barrier(space, released + buffer);
     uint address = uint(__cvta_generic_to_shared(to));
-    uint barrier = space.barriers + buffer * 8;
+    uint barrier = space.barriers + buffer * barrier_bytes;
     uint size = COUNT * sizeof(T);
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                  :
@@ -67,16 +84,16 @@ __device__ inline void copy_tile(workspace<T>& space, const T* from, T* to, uint
 
 template <typename T>
 __device__ inline void wait_for_tile(workspace<T>& space, uint buffer) {
-  uint done = 0;
-  while (!done) {
-    asm volatile(
-        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
-        "selp.u32 %0, 1, 0, p; }"
-        : "=r"(done)
-        : "r"(space.barriers + buffer * 8), "r"(space.phases >> buffer & 1)
-        : "memory");
+  wait_for_barrier(space, buffer);
+}
+
+// Warps need not wait for each other, but for the next copy into a buffer.
+template <typename T>
+__device__ inline void release_tile(workspace<T>& space, uint buffer) {
+  if (space.lane == 0) {
+    uint barrier = space.barriers + (released + buffer) * barrier_bytes;
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" : : "r"(barrier) : "memory");
   }
-  space.phases ^= 1 << buffer;
 }
 
 #define SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
@@ -128,30 +145,31 @@ MULTIPLY_ADDS(bfloat16_t, "bf16")
 #undef NAMES_64
 #undef NAMES_128
 
-// Starts to add weights times a tile to the sums. The weights have to stay until it is done.
-template <uint VECTORS, uint RUN, typename T>
+// Starts to add weights times a tile to the sums, half of the slices. The weights have to stay
+// until it is done.
+template <uint HALF, uint VECTORS, uint RUN, typename T>
 __device__ inline void multiply_add(workspace<T>&, sums<VECTORS>& sum,
                                     const factor<T, RUN>& weights, const T* tile) {
   // A descriptor, in units of 16 bytes: where x is; eight rows are 1024 bytes; words of 16 bytes
   // are swapped among 128.
   unsigned long long x = uint(__cvta_generic_to_shared(tile)) / 16;
   x |= 1ull << 16 | (1024ull / 16) << 32 | 1ull << 62;
-  asm volatile("wgmma.fence.sync.aligned;" : : : "memory");
+  if (HALF == 0) asm volatile("wgmma.fence.sync.aligned;" : : : "memory");
 #pragma unroll
-  for (uint slice = 0; slice < RUN / 4; ++slice) {
+  for (uint slice = HALF * RUN / 8; slice < (HALF + 1) * RUN / 8; ++slice) {
     multiply_add_slice(sum.part, weights, slice, x + slice / 4 * (VECTORS * 8) + slice % 4 * 2);
   }
-  asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");
+  if (HALF == 1) asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");
 }
 
-__device__ inline void wait_for_last_but_one() {
-  asm volatile("wgmma.wait_group.sync.aligned 1;" : : : "memory");
+__device__ inline void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" : : : "memory");
 }
 
 // The sums are what they are from here on, and not where the products were begun.
 template <uint VECTORS>
 __device__ inline void wait_for_sums(sums<VECTORS>& sum) {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" : : : "memory");
+  wait_for_products();
 #pragma unroll
   for (uint i = 0; i < VECTORS / 2; ++i) asm volatile("" : "+f"(sum.part[i]) : : "memory");
 }

@@ -13,11 +13,13 @@ struct factor {
   vec<T, 4> slices[2][RUN / 4];
 };
 
-template <typename T, uint RUN>
-inline void round_to(thread const float* w, uint output, thread factor<T, RUN>& weights) {
+// N of a lane's inputs from `first` on.
+template <uint N, typename T, uint RUN>
+inline void round_to(thread const float* w, uint output, uint first,
+                     thread factor<T, RUN>& weights) {
 #pragma unroll
-  for (uint i = 0; i < RUN / 4; ++i) {
-    weights.slices[output][i] =
+  for (uint i = 0; i < N / 4; ++i) {
+    weights.slices[output][first / 4 + i] =
         vec<T, 4>(T(w[4 * i]), T(w[4 * i + 1]), T(w[4 * i + 2]), T(w[4 * i + 3]));
   }
 }
@@ -70,7 +72,7 @@ struct workspace {
   uint thread_index, lane;
 };
 
-template <uint BUFFERS, typename T>
+template <typename T>
 inline void start(thread workspace<T>& space, threadgroup T* memory, uint thread_index) {
   space.exchange = memory + thread_index / 32 * 512;
   space.thread_index = thread_index;
@@ -84,19 +86,26 @@ inline void copy_tile(thread workspace<T>& space, device const T* from, threadgr
   }
 }
 
+// When it returns, all simdgroups are done with the tile before.
 template <typename T>
-inline void wait_for_tile(thread workspace<T>&, uint) {}
+inline void wait_for_tile(thread workspace<T>&, uint) {
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+}
 
-// Adds weights times a tile to the sums.
-template <uint VECTORS, uint RUN, typename T>
+template <typename T>
+inline void release_tile(thread workspace<T>&, uint) {}
+
+// Adds weights times a tile to the sums, half of the slices.
+template <uint HALF, uint VECTORS, uint RUN, typename T>
 inline void multiply_add(thread workspace<T>& space, thread sums<VECTORS>& sum,
                          thread const factor<T, RUN>& weights, threadgroup const T* tile) {
   uint output = space.lane / 4 * 2;
   uint input = space.lane % 4 * 4;
   threadgroup T* mine =
       space.exchange + output / 8 * 128 + input / 8 * 64 + output % 8 * 8 + input % 8;
+  tile += HALF * RUN / 8 * VECTORS * 16;
 #pragma unroll
-  for (uint slice = 0; slice < RUN / 4; ++slice) {
+  for (uint slice = HALF * RUN / 8; slice < (HALF + 1) * RUN / 8; ++slice) {
 #pragma unroll
     for (uint i = 0; i < 2; ++i) *(threadgroup vec<T, 4>*)(mine + i * 8) = weights.slices[i][slice];
     simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -123,7 +132,7 @@ inline void multiply_add(thread workspace<T>& space, thread sums<VECTORS>& sum,
   }
 }
 
-inline void wait_for_last_but_one() {}
+inline void wait_for_products() {}
 template <uint VECTORS>
 inline void wait_for_sums(thread sums<VECTORS>&) {}
 

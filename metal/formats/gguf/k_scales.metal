@@ -4,12 +4,8 @@
 //   scales[4..7]   m0..m3 in bits 0-5,  high bits of m4..m7 in bits 6-7
 //   scales[8..11]  low nibble: low bits of s4..s7, high nibble: low bits of m4..m7
 
-struct scale_and_min {
-  float scale, min;
-};
-
 // Of 32 weights: d*s and dmin*m.
-inline scale_and_min k_scales(device const uint8_t* block, uint j) {
+inline scaling k_scales(device const uint8_t* block, uint j) {
   uint words[4];
   load_words<4>((device const uint*)block, words);
   uint s = words[1] >> (j % 4 * 8);
@@ -17,6 +13,6 @@ inline scale_and_min k_scales(device const uint8_t* block, uint j) {
   uint low = words[3] >> (j % 4 * 8);
   s = j < 4 ? s & 63 : (low & 15) | (s >> 6 & 3) << 4;
   m = j < 4 ? m & 63 : (low >> 4 & 15) | (m >> 6 & 3) << 4;
-  scale_and_min result = {f16_of(words[0]) * float(int(s)), f16_of(words[0] >> 16) * float(int(m))};
+  scaling result = {f16_of(words[0]) * float(int(s)), f16_of(words[0] >> 16) * float(int(m))};
   return result;
 }

@@ -15,12 +15,17 @@ struct q2_k {
   enum { weights = 256, bytes = 84, run = 16 };
 
   template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {
     uint sm = block[first / 16];
     float scale = load_f16(block + 80) * float(sm & 15);
     float min = load_f16(block + 82) * float(sm >> 4);
     load_codes<N, 4>(block + 16 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 0, q);
-    for (uint i = 0; i < N; ++i) q[i] = scale * q[i] - min;
-    return 1.0f;
+    scaling result = {scale, min};
+    return result;
   }
+};
+
+template <>
+struct has_min<q2_k> {
+  enum { value = 1 };
 };

@@ -14,13 +14,18 @@ struct q4_1 {
   enum { weights = 32, bytes = 20, run = 16 };
 
   template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {
     uint head[1];
     load_words<1>((device const uint*)block, head);
     float d = f16_of(head[0]);
     float m = f16_of(head[0] >> 16);
     load_codes<N, 4>(block + 4 + first % 16, first / 16 * 4, 15, 0, q);
-    for (uint i = 0; i < N; ++i) q[i] = d * q[i] + m;
-    return 1.0f;
+    scaling result = {d, -m};
+    return result;
   }
+};
+
+template <>
+struct has_min<q4_1> {
+  enum { value = 1 };
 };

@@ -16,10 +16,13 @@ struct q4_k {
   enum { weights = 256, bytes = 144, run = 32 };
 
   template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
-    scale_and_min k = k_scales(block, first / 32);
+  static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {
     load_codes<N, 16>(block + 16 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15, 0, q);
-    for (uint i = 0; i < N; ++i) q[i] = k.scale * q[i] - k.min;
-    return 1.0f;
+    return k_scales(block, first / 32);
   }
+};
+
+template <>
+struct has_min<q4_k> {
+  enum { value = 1 };
 };

@@ -13,7 +13,7 @@ struct q5_1 {
   enum { weights = 32, bytes = 24, run = 16 };
 
   template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {
     uint head[1];
     load_words<1>((device const uint*)block, head);
     float d = f16_of(head[0]);
@@ -21,7 +21,12 @@ struct q5_1 {
     fields<N> low = load_fields<N, 8>(block + 8 + first % 16, first / 16 * 4, 15);
     fields<N> high = spread<N>(load_u32(block + 4) >> first);
     to_floats<N>(join<N>(low, high, 4), 0, q);
-    for (uint i = 0; i < N; ++i) q[i] = d * q[i] + m;
-    return 1.0f;
+    scaling result = {d, -m};
+    return result;
   }
+};
+
+template <>
+struct has_min<q5_1> {
+  enum { value = 1 };
 };

@@ -3,9 +3,11 @@
 //   blocks  uint8 [rows, blocks_per_row * F::bytes]
 //
 // A format F gives weights and bytes (of a block), run (consecutive weights that share a scale) and
-// codes<N>(block, first, q): N of a block's codes from `first` on, and what they are to be
-// multiplied by. N divides F::run and `first`. Where weights are a scale and a min, or no codes,
-// they come as they are, to be multiplied by 1.
+// codes<N>(block, first, q): N of a block's codes from `first` on, and their scale or, with a min,
+// scaling (scales.metal). N divides F::run and `first`. Weights that are no codes come as they are,
+// with scale 1.
+
+#include "../scales.metal"
 
 struct nothing;  // by_outputs.metal has it
 
@@ -28,11 +30,11 @@ inline gguf_source gguf(device const uint8_t* blocks, device const uint* sizes) 
   return source;
 }
 
-// q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
+// q[0..N) = codes of `row` from `column` on, a multiple of N, and their scaling; N divides F::run.
 template <typename F, uint N>
-inline float codes(thread const gguf_source& source, uint row, uint column, thread float* q) {
+inline scaling codes(thread const gguf_source& source, uint row, uint column, thread float* q) {
   size_t block = size_t(row) * source.blocks_per_row + column / F::weights;
-  return F::template codes<N>(source.blocks + block * F::bytes, column % F::weights, q);
+  return scaled_by(F::template codes<N>(source.blocks + block * F::bytes, column % F::weights, q));
 }
 
 template <typename F>

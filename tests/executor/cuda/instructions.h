@@ -91,8 +91,6 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
     mine.products.commit();
   } else if (is("wgmma.wait_group.sync.aligned 0;", 0)) {
     mine.products.wait(0, {"wgmma.wait_group", file, line});
-  } else if (is("wgmma.wait_group.sync.aligned 1;", 0)) {
-    mine.products.wait(1, {"wgmma.wait_group", file, line});
   } else if (is("cp.async.cg.shared.global [%0], [%1], 16;", 2)) {
     mine.copies.push_back(begin_copy(o[0], o[1].pointer(), 16, 0));
   } else if (is("cp.async.wait_all;", 0)) {
@@ -100,6 +98,10 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
     mine.copies.clear();
   } else if (is("mbarrier.init.shared::cta.b64 [%0], 1;", 1)) {
     begin_barrier(o[0], 1);
+  } else if (is("mbarrier.init.shared::cta.b64 [%0], 8;", 1)) {
+    begin_barrier(o[0], 8);
+  } else if (is("mbarrier.arrive.shared::cta.b64 _, [%0];", 1)) {
+    arrive(o[0], 0);
   } else if (is("fence.proxy.async;", 0) || is("prefetch.global.L2 [%0];", 1) || is("", 1)) {
     // Nothing that a program could see.
   } else if (is("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;", 2)) {
