@@ -1,10 +1,28 @@
 """Fixtures of every test."""
 
+import os
+
 import pytest
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
 from mlx_dequant.backends.host import compiler, library
+
+# On a GPU, MLX's own float32 products, which tests compare with, would be of TF32's 11 bits.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+
+def pytest_itemcollected(item):
+    """With `--dist loadgroup`, one process of xdist's runs what is of a format and a type, or else of a file.
+
+    MLX keeps a GPU's programs in memory alone: each process compiles those that it launches.
+    """
+    if not item.config.getoption("loadgroup", False):
+        return
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    name, dtype = params.get("name"), str(params.get("dtype", ""))
+    group = f"{name} {dtype.rpartition('.')[2]}" if name in mxd.formats() else item.path.stem
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(params=mxd.available_backends())

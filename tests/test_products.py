@@ -20,30 +20,30 @@ from support import DTYPES
 import mlx_dequant as mxd
 
 names = pytest.mark.parametrize("name", FORMATS)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
+@dtypes
 @names
-def test_products(name, backend):
+def test_products(name, dtype, backend):
     for size in SIZES:
-        for dtype in DTYPES:
-            for rows in ROWS:
-                check_products(weight(name, size), dtype, rows, seed=rows)
+        for rows in ROWS:
+            check_products(weight(name, size), dtype, rows, seed=rows)
 
 
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 @names
-def test_products_of_many_vectors(name, backend):
+def test_products_of_many_vectors(name, dtype, backend):
     """Of tiles that are whole and of tiles that are not, with steps enough to fill their buffers in turn."""
-    packed = weight(name, MANY)
-    for dtype in (mx.float16, mx.bfloat16):
-        for rows in (17, 64, 100, 300):
-            check_products(packed, dtype, rows, seed=rows)
+    for rows in (17, 64, 100, 300):
+        check_products(weight(name, MANY), dtype, rows, seed=rows)
 
 
+@dtypes
 @names
-def test_single_inputs_pick_exact_weights(name, backend):
-    for dtype in DTYPES:
-        for rows in (1, 7, 16, 17):
-            check_single_inputs(weight(name), dtype, rows)
+def test_single_inputs_pick_exact_weights(name, dtype, backend):
+    for rows in (1, 7, 16, 17):
+        check_single_inputs(weight(name), dtype, rows)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1, 2), (0,), (2, 0)])
@@ -57,7 +57,7 @@ def test_leading_axes(name, shape, backend):
         check_near(found.reshape(-1, packed.out_features), x.reshape(-1, packed.in_features), exact(packed).T, name)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@dtypes
 @pytest.mark.parametrize("name", ["q4_k", "awq4"])
 def test_a_strided_x(name, dtype, backend):
     packed = weight(name)
