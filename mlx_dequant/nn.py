@@ -28,9 +28,12 @@ class _Packed(nn.Module):
         if len(weight.shape) != 2:
             raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
         self._weight = weight
-        for name, array in weight.inputs.items():
-            if array is not None:
-                self[name] = array
+        # Arrays of their own, of the same memory: MLX refuses to compile a function whose graph holds
+        # the weight's if it was given them as state too. Nothing that modules keep, hence past theirs.
+        own = {name: mx.stop_gradient(array) for name, array in weight.inputs.items() if array is not None}
+        object.__setattr__(self, "_own", own)
+        for name, array in own.items():
+            self[name] = array
 
     @property
     def weight(self) -> PackedWeight:
@@ -39,10 +42,9 @@ class _Packed(nn.Module):
 
     def __setitem__(self, name: str, value: Any) -> None:
         # Loading replaces arrays; `mx.compile` puts stand-ins in their place while it traces.
-        replaces = name in self._weight.inputs and value is not self._weight.inputs[name]
-        if replaces and has_value(value):
+        if name in self._weight.inputs and value is not self._own.get(name) and has_value(value):
             self._weight = self._weight.replace(**{name: value})
-            value = self._weight.inputs[name]
+            value = self._own[name] = mx.stop_gradient(self._weight.inputs[name])
         super().__setitem__(name, value)
 
     # All of it, whatever is added or taken away: `unfreeze` on a whole model leaves this layer frozen.

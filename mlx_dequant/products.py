@@ -25,7 +25,9 @@ INTEGERS = (mx.int32, mx.uint32, mx.int64, mx.uint64, mx.int16, mx.uint16, mx.in
 def linear(x: mx.array, weight: PackedWeight, bias: mx.array | None = None) -> mx.array:
     """x through a linear layer whose weight stays packed.
 
-    Differentiable in x and bias, under `mx.grad`, `mx.vmap`, `mx.jvp` and `mx.compile`.
+    Differentiable in x and bias, under `mx.grad`, `mx.vmap`, `mx.jvp` and `mx.compile`. Not under
+    `mx.vmap` on a GPU: MLX, which cannot map its custom kernels, raises a ValueError. Leading axes
+    do the same.
 
     Args:
         x: [..., in] float16, bfloat16 or float32.
@@ -57,6 +59,8 @@ def linear(x: mx.array, weight: PackedWeight, bias: mx.array | None = None) -> m
 
 def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
     """Rows of the [out, in] matrix, as an embedding looks them up; exact to the bit.
+
+    Not under `mx.vmap` on a GPU, as `linear`.
 
     Args:
         weight: a matrix.
@@ -99,7 +103,8 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
 
     def forward(x: mx.array) -> mx.array:
         if backends.is_lazy() or has_value(x):
-            return backends.product(weight, x, transposed)
+            # Or `mx.jvp` would ask for the kernel's own.
+            return backends.product(weight, mx.stop_gradient(x), transposed)
         dense = weight.dequantize(mx.float32)
         return (x.astype(mx.float32) @ (dense if transposed else dense.T)).astype(x.dtype)
 

@@ -10,6 +10,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 import mlx_dequant as mxd
+from mlx_dequant.backends import gpu
 from mlx_dequant.nn import PackedEmbedding, PackedLinear, pack_model
 
 from .support import GROUP_SETS, gguf_fixture, group_fixture
@@ -242,6 +243,18 @@ def test_adapters_train_as_on_dense_layers(backend, compiled):
     for name, weight in packed_weights().items():
         layer = packed.words if name == "words" else packed.layers[int(name[-1])].layer
         assert mx.array_equal(dense(layer.weight), dense(weight))
+
+
+def test_a_compiled_function_may_have_a_layer_as_its_state():
+    """On a GPU its graph holds the weight's arrays, whether or not a transformation makes them."""
+    layer = PackedLinear(q4_0(64, 64))
+
+    def call(x: mx.array) -> mx.array:
+        return (x * gpu.held(layer.weight)[0].astype(mx.float32).sum()).sum()
+
+    expected = layer.weight.inputs["blocks"].astype(mx.float32).sum()
+    assert mx.compile(mx.grad(call), inputs=layer.state)(mx.array(1.0)) == expected
+    assert mx.compile(call, inputs=layer.state)(mx.array(1.0)) == expected
 
 
 def test_mlx_lm_adapts_a_layer():

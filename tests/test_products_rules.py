@@ -21,7 +21,9 @@ NEAR = 2e-5
 
 def plain_product(weight, x, transposed):
     dense = mx.array(exact(weight).astype(np.float32))
-    return (x.astype(mx.float32) @ (dense if transposed != weight.by_inputs else dense.T)).astype(x.dtype)
+    y = (x.astype(mx.float32) @ (dense if transposed != weight.by_inputs else dense.T)).astype(x.dtype)
+    # A convolution has no jvp, as custom kernels have none.
+    return mx.conv1d(y.reshape(1, -1, 1), mx.ones((1, 1, 1), y.dtype)).reshape(y.shape)
 
 
 def plain_take(weight, ids, dtype, transposed):
@@ -52,9 +54,12 @@ def on(backend):
             yield
 
 
-def layers(extra):
+ON_GPU = {"metal", "cuda"}
+
+
+def layers(extra, but=()):
     """A fixture: a packed weight, while its backend is in force."""
-    places = [*mxd.available_backends(), extra]
+    places = [place for place in (*mxd.available_backends(), extra) if place not in but]
 
     @pytest.fixture(params=[(name, place) for place in places for name in NAMES], ids="-".join)
     def layer(request):
@@ -69,6 +74,7 @@ def layers(extra):
 
 layer = layers("executor")
 traced = layers("graph")
+mapped = layers("graph", but=ON_GPU)
 
 
 def near(found, expected):
@@ -182,16 +188,39 @@ def test_compile(traced):
         near(shapeless(x), twin(x))
 
 
-def test_vmap(traced):
-    x, _ = inputs(traced, 4)
+def test_jvp(traced):
+    x, _ = inputs(traced)
     twin = dense(traced)
-    near(mx.vmap(traced.linear)(x), twin(x))
-    near(mx.vmap(traced.linear, in_axes=1, out_axes=1)(x.T), twin(x).T)
+    for found, expected in zip(mx.jvp(traced.linear, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
+        near(found[0], expected[0])
+    along = mx.jvp(mx.grad(loss(traced.linear)), [x], [x])[1][0]
+    near(along, mx.jvp(mx.grad(loss(twin)), [x], [x])[1][0])
+
+
+def test_vmap(mapped):
+    x, _ = inputs(mapped, 4)
+    twin = dense(mapped)
+    near(mx.vmap(mapped.linear)(x), twin(x))
+    near(mx.vmap(mapped.linear, in_axes=1, out_axes=1)(x.T), twin(x).T)
     stack = x.reshape(2, 2, -1)
-    near(mx.vmap(mx.vmap(traced.linear), in_axes=1, out_axes=1)(stack), twin(stack))
-    near(mx.vmap(mx.grad(loss(traced.linear)))(x), mx.grad(loss(twin))(x))
-    near(mx.grad(lambda x: loss(mx.vmap(traced.linear))(x))(x), mx.grad(loss(twin))(x))
-    near(mx.compile(mx.vmap(traced.linear))(x), twin(x))
+    near(mx.vmap(mx.vmap(mapped.linear), in_axes=1, out_axes=1)(stack), twin(stack))
+    near(mx.vmap(mx.grad(loss(mapped.linear)))(x), mx.grad(loss(twin))(x))
+    near(mx.grad(lambda x: loss(mx.vmap(mapped.linear))(x))(x), mx.grad(loss(twin))(x))
+    near(mx.compile(mx.vmap(mapped.linear))(x), twin(x))
+    ids = mx.array([[1, 2], [0, -1]])
+    for call in (mx.vmap(mapped.take), mx.vmap(mapped.take, in_axes=1, out_axes=1)):
+        assert mx.array_equal(call(ids), mapped.take(ids))
+
+
+@pytest.mark.parametrize("place", sorted(ON_GPU & set(mxd.available_backends())))
+def test_a_gpu_refuses_vmap(place):
+    """As MLX does of every custom kernel: not a wrong result."""
+    with mxd.use_backend(place):
+        packed = weight("q4_k")
+        with pytest.raises(ValueError, match="vmap"):
+            mx.vmap(packed.linear)(mx.ones((2, packed.in_features)))
+        with pytest.raises(ValueError, match="vmap"):
+            mx.vmap(packed.take)(mx.array([0, 1]))
 
 
 def test_types_of_gradients(layer):
@@ -203,6 +232,5 @@ def test_types_of_gradients(layer):
 def test_look_ups(traced):
     ids = mx.array([[1, 2], [0, -1]])
     expected = exact(traced)[np.array(ids)].astype(np.float32)
-    for call in (mx.compile(traced.take), mx.vmap(traced.take), mx.vmap(traced.take, in_axes=1, out_axes=1)):
-        assert np.array_equal(np.array(call(ids).astype(mx.float32)), np.array(traced.take(ids).astype(mx.float32)))
+    assert mx.array_equal(mx.compile(traced.take)(ids), traced.take(ids))
     assert np.array_equal(np.array(mx.compile(lambda ids: traced.take(ids, mx.float32))(ids)), expected)
