@@ -22,6 +22,7 @@ from .weights import PackedWeight
 class _Packed(nn.Module):
     # mlx-lm counts weight.size * 32 // bits parameters in a layer with `bits`.
     bits = 32
+    _own: dict[str, mx.array]
 
     def __init__(self, weight: PackedWeight):
         super().__init__()
@@ -44,7 +45,8 @@ class _Packed(nn.Module):
         # Loading replaces arrays; `mx.compile` puts stand-ins in their place while it traces.
         if name in self._weight.inputs and value is not self._own.get(name) and has_value(value):
             self._weight = self._weight.replace(**{name: value})
-            value = self._own[name] = mx.stop_gradient(self._weight.inputs[name])
+            array: Any = self._weight.inputs[name]
+            value = self._own[name] = mx.stop_gradient(array)
         super().__setitem__(name, value)
 
     # All of it, whatever is added or taken away: `unfreeze` on a whole model leaves this layer frozen.

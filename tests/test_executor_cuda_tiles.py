@@ -79,6 +79,7 @@ WAIT = "wait_for_tile(space, k);"
 COPIED = 'asm volatile("cp.async.wait_all;" : : : "memory");\n'
 RELEASE = "release_tile(space, 0);\n"
 COPY = "copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);"
+BLOCKED = "others wait at mbarrier.try_wait"
 SAME = "copy_tile<size>(space, x, tiles + k * size, k);"
 TILES = {
     "mma": {
@@ -93,14 +94,14 @@ TILES = {
     },
     "wgmma": {
         "no wait for a tile": (WAIT, "", "mbarrier: more arrive"),
-        "no release of a tile": ("if (i + k > 0) release_tile(space, 1 - k);", "", "others wait at mbarrier.try_wait"),
-        "no wait for a release": ("wait_for_barrier(space, released + buffer);", "", "others wait at mbarrier.try_wait"),
+        "no release of a tile": ("if (i + k > 0) release_tile(space, 1 - k);", "", BLOCKED),
+        "no wait for a release": ("wait_for_barrier(space, released + buffer);", "", BLOCKED),
         "no barrier in the end": (f"{RELEASE}    {BARRIER}", RELEASE, "off by"),
-        "the same buffer": (COPY, SAME, "others wait at mbarrier.try_wait"),
+        "the same buffer": (COPY, SAME, BLOCKED),
         "parity stays": ("space.parities ^= 1 << i;", "", "mbarrier: more arrive"),
         "one try": ("while (!done) {", "{", "mbarrier: more arrive"),
         "no barrier for a buffer": ("i < released; ++i", "i + 1 < released; ++i", "none was initialised here"),
-        "fewer bytes": ('"r"(size), "r"(barrier)', '"r"(size / 2), "r"(barrier)', "others wait at mbarrier.try_wait"),
+        "fewer bytes": ('"r"(size), "r"(barrier)', '"r"(size / 2), "r"(barrier)', BLOCKED),
         "other words swapped": ("word ^ vector % 8", "word ^ vector % 4", "off by"),
         "another stride": ("1024ull / 16", "512ull / 16", "off by"),
         "another slice": ("slice % 4 * 2);", "slice % 4);", "off by"),
