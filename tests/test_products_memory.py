@@ -48,6 +48,17 @@ def test_a_gpu_unpacks_parts(monkeypatch, dtype, transposed):
     assert 2 * max(part.rows * part.columns for part in parts) * dtype.size <= MOST
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_memory_that_is_freed_late_is_waited_for(monkeypatch, late):
+    used, waits = iter(range(0, 100 * gpu.DENSE, gpu.DENSE if late else 1)), []
+    monkeypatch.setattr(mx, "get_active_memory", lambda: next(used))
+    monkeypatch.setattr(mx, "synchronize", lambda: waits.append(1))
+    monkeypatch.setattr(gpu, "region", lambda target, weight, kind, part: mx.zeros((part.rows, part.columns), kind))
+    weight = SimpleNamespace(rows=8192, columns=12288)
+    mx.eval(gpu._unpacked_product("metal", weight, mx.zeros((1, 12288), mx.float16), transposed=False))
+    assert bool(waits) == late
+
+
 @pytest.mark.usefixtures("host")
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_host_unpacks_chunks(transposed):

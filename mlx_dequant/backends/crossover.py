@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from ..programs import TILES, Tile
+
+if TYPE_CHECKING:
+    from ..weights.base import PackedWeight
 
 # Ways to multiply and the vectors from which each is taken, best for many last. "packed" unpacks
 # into registers, 8 vectors a pass; "tiled" into matrices; "unpacked" a part of the weight, for MLX's
@@ -15,7 +19,10 @@ from ..programs import TILES, Tile
 # where the promise is float32's error, "packed" goes on though tiles would be faster from 5. Never
 # measured on Metal, nor on CUDA devices other than Hopper.
 _OTHERS = {"packed": 1, "tiled": 17, "unpacked": 385}
-_HOPPER = {"packed": 1, "tiled": 17, "unpacked": 1537}
+_HOPPER = {"packed": 1, "tiled": 17}
+
+# Blocks that are no whole words take more loads.
+_HOPPER_BYTES = {"packed": 1, "tiled": 17, "unpacked": 1537}
 
 # Out of order, each input has a scale of its own to look up.
 _ORDERED = {"packed": 1, "tiled": 17, "unpacked": 129}
@@ -42,10 +49,13 @@ def generation(target: str) -> int:
     return int(re.sub(r"\D", "", str(said)) or 0)
 
 
-def way(target: str, dtype: mx.Dtype, vectors: int, ordered: bool = False) -> str:
-    """How to multiply: "packed", "tiled" or "unpacked". `ordered` is what a weight says of its inputs."""
-    ways = _HOPPER if generation(target) == 90 else _OTHERS
-    if ordered:
+def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None) -> str:
+    """How to multiply: "packed", "tiled" or "unpacked"; without a weight, as the fastest formats."""
+    ways = _OTHERS
+    if generation(target) == 90:
+        of_bytes = weight is not None and weight.format.family == "gguf" and weight.format.bytes % 4 != 0
+        ways = _HOPPER_BYTES if of_bytes else _HOPPER
+    if weight is not None and weight.ordered:
         ways = _ORDERED
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
         ways = _NO_TILES

@@ -161,7 +161,7 @@ def _int32(ids: mx.array) -> mx.array:
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
     vectors = x.shape[0]
-    way = crossover.way(target, x.dtype, vectors, weight.ordered)
+    way = crossover.way(target, x.dtype, vectors, weight)
     if way == "unpacked":
         return _unpacked_product(target, weight, x, transposed)
     if way == "tiled":
@@ -245,21 +245,25 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
     most = DENSE // (along * x.dtype.size)
     step = next((most // whole * whole for whole in (1024, 128, 32) if most >= whole), 32)
     parts: list[mx.array] = []
+    most = mx.get_active_memory() + across * x.shape[0] * x.dtype.size + 3 * DENSE
     for at in range(0, across, step):
         end = min(at + step, across)
         part = Region(0, along, at, end) if transposed else Region(at, end, 0, along)
         dense = region(target, weight, x.dtype, part)
         parts.append(x @ (dense if transposed else dense.T))
         del dense
-        _wait(parts)
+        _wait(parts, most)
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
-def _wait(parts: list[mx.array]) -> None:
+def _wait(parts: list[mx.array], most: int) -> None:
     """Lets one part run while the next is made, and no more: MLX would make them all ahead.
 
-    Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
+    CUDA's memory is freed by a thread of MLX's, which can be late: past `most` bytes, that is waited
+    for too. Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
     """
     with suppress(ValueError):
         mx.async_eval(parts[-1])
         mx.eval(parts[-2:-1])
+        if mx.get_active_memory() > most:
+            mx.synchronize()
