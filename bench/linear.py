@@ -65,7 +65,7 @@ def measure(name: str, outputs: int, inputs: int, vectors: int) -> dict[str, Any
     weights = [weight(name, outputs, inputs, seed) for seed in range(1 if on_gpu else COPIES)]
     xs = [mx.random.normal((vectors, inputs)).astype(mx.float16) for _ in range(50 if on_gpu else 4)]
     mx.eval(xs)
-    way = crossover.way(mxd.current_backend(), mx.float16, vectors, weights[0])
+    way = crossover.way(mxd.current_backend(), mx.float16, vectors, weights[0], weights[0].by_inputs)
     built = on_gpu and way == "unpacked"
     taken = seconds(
         lambda i: weights[i % len(weights)].linear(xs[i % len(xs)]), rounds=9, chain=10 if built else 50, built=built

@@ -22,19 +22,17 @@ from .weights import PackedWeight
 class _Packed(nn.Module):
     # mlx-lm counts weight.size * 32 // bits parameters in a layer with `bits`.
     bits = 32
-    _own: dict[str, mx.array]
 
     def __init__(self, weight: PackedWeight):
         super().__init__()
         if len(weight.shape) != 2:
             raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
         self._weight = weight
-        # Arrays of their own, of the same memory: MLX refuses to compile a function whose graph holds
-        # the weight's if it was given them as state too. Nothing that modules keep, hence past theirs.
-        own = {name: mx.stop_gradient(array) for name, array in weight.inputs.items() if array is not None}
-        object.__setattr__(self, "_own", own)
-        for name, array in own.items():
-            self[name] = array
+        # Arrays of the same memory, but others than the weight's: MLX refuses to compile a function
+        # whose graph holds arrays that it was given as state too.
+        for name, array in weight.inputs.items():
+            if array is not None:
+                super().__setitem__(name, mx.stop_gradient(array))
 
     @property
     def weight(self) -> PackedWeight:
@@ -42,11 +40,11 @@ class _Packed(nn.Module):
         return self._weight
 
     def __setitem__(self, name: str, value: Any) -> None:
-        # Loading replaces arrays; `mx.compile` puts stand-ins in their place while it traces.
-        if name in self._weight.inputs and value is not self._own.get(name) and has_value(value):
+        # While `mx.compile` traces, it may put stand-ins without a value in an array's place.
+        if name in self._weight.inputs and has_value(value):
             self._weight = self._weight.replace(**{name: value})
             array: Any = self._weight.inputs[name]
-            value = self._own[name] = mx.stop_gradient(array)
+            value = mx.stop_gradient(array)
         super().__setitem__(name, value)
 
     # All of it, whatever is added or taken away: `unfreeze` on a whole model leaves this layer frozen.

@@ -102,9 +102,11 @@ def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
         return backends.product(weight, x, transposed)
 
     def forward(x: mx.array) -> mx.array:
-        if backends.is_lazy() or has_value(x):
+        if backends.is_lazy():
             # Or `mx.jvp` would ask for the kernel's own.
             return backends.product(weight, mx.stop_gradient(x), transposed)
+        if has_value(x):
+            return backends.product(weight, x, transposed)
         dense = weight.dequantize(mx.float32)
         return (x.astype(mx.float32) @ (dense if transposed else dense.T)).astype(x.dtype)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
@@ -154,6 +156,25 @@ def test_scales_follow_the_models_type():
     layer.set_dtype(mx.float32)
     assert layer.weight.dtype == layer.weight.scales_dtype == mx.float32
     assert mx.array_equal(dense(layer.weight), dense(weight))
+
+
+def test_a_parameter_changed_in_place_is_the_weights(backend):
+    layer = PackedLinear(weight_of(next(name for name in every_family() if name != "gguf")))
+    x = mx.random.normal((2, layer.weight.in_features))
+    expected = layer(x) * 2
+    layer.scales *= 2
+    assert mx.allclose(layer(x), expected, rtol=1e-4, atol=1e-4)
+    assert mx.array_equal(layer.weight.inputs["scales"], layer.scales)
+
+
+def test_a_copy_of_a_layer_has_a_weight_of_its_own():
+    layer, other = PackedLinear(q4_0(64, 64)), PackedLinear(q4_0(64, 64, seed=1))
+    twin = copy.copy(layer)
+    twin.update(other.parameters())
+    assert mx.array_equal(dense(twin.weight), dense(other.weight))
+    assert not mx.array_equal(dense(layer.weight), dense(other.weight))
+    layer.update(twin.parameters())
+    assert mx.array_equal(dense(layer.weight), dense(other.weight))
 
 
 def test_packing_a_model_swaps_its_layers(backend):

@@ -109,9 +109,9 @@ def test_ways(name, target, generation, monkeypatch):
     """Few vectors stay packed; float32 has no tiles; on Hopper some formats stay with them."""
     monkeypatch.setattr(crossover, "generation", lambda target: generation)
     packed = weight(name, SIZES[1])
-    stays = generation == 90 and name == "q4_k"
     for dtype in DTYPES:
         ways = [crossover.way(target, dtype, vectors, packed) for vectors in range(1, 5000)]
+        stays = generation == 90 and name == "q4_k"
         assert ways[:16] == ["packed"] * 16
         assert ("tiled" in ways) == (dtype != mx.float32)
         assert ways[-1] == ("tiled" if stays and dtype != mx.float32 else "unpacked")

@@ -1,4 +1,4 @@
-"""Products never hold more than 64 MB of unpacked weight."""
+"""Products hold no more than 64 MB of unpacked weight, and on CUDA not much more while MLX is late to free it."""
 
 import tracemalloc
 from importlib import import_module

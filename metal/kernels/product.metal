@@ -4,9 +4,9 @@
 // them where a format's scales reach that far, 8 where not. A run is unpacked once for all M
 // vectors. A threadgroup of 256 covers 8*ROWS/SPLIT rows.
 
-// Adds this lane's part of ROWS rows to `sum`. RUN codes share a scale, which comes last. A min is
-// taken off the sum for a single vector, off each code for more: it costs as much as all codes of
-// x.
+// Adds this lane's part of ROWS rows to `sum`. RUN codes share a scale, which comes last. So does a
+// min for a single vector, times a sum of x: an infinite x then gives NaN. For more vectors that
+// sum costs more than taking the min off each code.
 template <typename F, uint M, uint ROWS, uint N, uint RUN, bool ALIGNED, typename X, typename S>
 inline void add_row_products(thread const S& source, device const X* x, uint row, uint last,
                              uint columns, uint vectors, uint part, uint stride,

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 # where the promise is float32's error, "packed" goes on though tiles would be faster from 5. Never
 # measured on Metal, nor on CUDA devices other than Hopper.
 _OTHERS = {"packed": 1, "tiled": 17, "unpacked": 385}
-_HOPPER = {"packed": 1, "tiled": 17}
+_HOPPER = {"packed": 1, "tiled": 17, "unpacked": 1537}
 
-# Blocks that are no whole words take more loads.
-_HOPPER_BYTES = {"packed": 1, "tiled": 17, "unpacked": 1537}
+# Formats whose tiles are no slower than parts with 2048 vectors, read as `linear` reads them and
+# where the inputs of a lane share a group. Others were slower, or not measured.
+_TILED_FOR_GOOD = frozenset({"q4_k", "awq4", "gptq4", "packed4"})
 
 # Out of order, each input has a scale of its own to look up.
 _ORDERED = {"packed": 1, "tiled": 17, "unpacked": 129}
@@ -49,17 +50,25 @@ def generation(target: str) -> int:
     return int(re.sub(r"\D", "", str(said)) or 0)
 
 
-def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None) -> str:
-    """How to multiply: "packed", "tiled" or "unpacked"; without a weight, as the fastest formats."""
-    ways = _OTHERS
-    if generation(target) == 90:
-        of_bytes = weight is not None and weight.format.family == "gguf" and weight.format.bytes % 4 != 0
-        ways = _HOPPER_BYTES if of_bytes else _HOPPER
+def way(
+    target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None, transposed: bool = False
+) -> str:
+    """How to multiply: "packed", "tiled" or "unpacked"; `transposed` as in a product. Without a weight, as most."""
+    ways = _HOPPER if generation(target) == 90 else _OTHERS
     if weight is not None and weight.ordered:
         ways = _ORDERED
+    elif ways is _HOPPER and weight is not None and _is_tiled_for_good(weight, transposed):
+        ways = {"packed": 1, "tiled": 17}
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
         ways = _NO_TILES
     return max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
+
+
+def _is_tiled_for_good(weight: PackedWeight, transposed: bool) -> bool:
+    if weight.format.name not in _TILED_FOR_GOOD or transposed != weight.by_inputs:
+        return False
+    scales = weight.inputs.get("scales")
+    return not weight.by_inputs or scales is None or weight.rows // scales.shape[0] % 32 == 0
 
 
 def tiles(target: str, by_inputs: bool) -> tuple[Tile, ...]:

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 Launch = Callable[..., list[mx.array]]
 
-DENSE = 32 << 20  # bytes of a part of a weight, unpacked for MLX's own product; two are alive at most
+# Bytes of a part of a weight, unpacked for MLX's own product. Two are alive, or up to four where
+# CUDA's memory is freed late.
+DENSE = 32 << 20
 MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
@@ -161,7 +163,7 @@ def _int32(ids: mx.array) -> mx.array:
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
     vectors = x.shape[0]
-    way = crossover.way(target, x.dtype, vectors, weight)
+    way = crossover.way(target, x.dtype, vectors, weight, transposed)
     if way == "unpacked":
         return _unpacked_product(target, weight, x, transposed)
     if way == "tiled":
@@ -245,25 +247,27 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
     most = DENSE // (along * x.dtype.size)
     step = next((most // whole * whole for whole in (1024, 128, 32) if most >= whole), 32)
     parts: list[mx.array] = []
-    most = mx.get_active_memory() + across * x.shape[0] * x.dtype.size + 3 * DENSE
+    with suppress(ValueError):
+        mx.eval(x)  # not to be counted as a part's memory
+    limit = mx.get_active_memory() + across * x.shape[0] * x.dtype.size + 3 * DENSE
     for at in range(0, across, step):
         end = min(at + step, across)
         part = Region(0, along, at, end) if transposed else Region(at, end, 0, along)
         dense = region(target, weight, x.dtype, part)
         parts.append(x @ (dense if transposed else dense.T))
         del dense
-        _wait(parts, most)
+        _wait(parts, limit)
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
-def _wait(parts: list[mx.array], most: int) -> None:
+def _wait(parts: list[mx.array], limit: int) -> None:
     """Lets one part run while the next is made, and no more: MLX would make them all ahead.
 
-    CUDA's memory is freed by a thread of MLX's, which can be late: past `most` bytes, that is waited
+    CUDA's memory is freed by a thread of MLX's, which can be late: past `limit` bytes, that is waited
     for too. Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
     """
     with suppress(ValueError):
         mx.async_eval(parts[-1])
         mx.eval(parts[-2:-1])
-        if mx.get_active_memory() > most:
+        if mx.get_active_memory() > limit:
             mx.synchronize()
