@@ -84,6 +84,11 @@ def near(found, expected):
     assert np.abs(found - expected).max() <= NEAR * np.abs(expected).max()
 
 
+def near_jvp(call, twin, x):
+    for found, expected in zip(mx.jvp(call, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
+        near(found[0], expected[0])
+
+
 def dense(layer):
     """The layer's product with the unpacked weight."""
     matrix = mx.array(exact(layer).T.astype(np.float32))
@@ -145,8 +150,7 @@ def test_derivatives_are_the_dense_layers(layer):
         return lambda x: (mx.grad(loss(call))(x) ** 2).sum()
 
     near(mx.grad(again(layer.linear))(x), mx.grad(again(twin))(x))
-    for found, expected in zip(mx.jvp(layer.linear, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
-        near(found[0], expected[0])
+    near_jvp(layer.linear, twin, x)
 
 
 def test_what_a_transformation_follows_is_told_from_what_none_does():
@@ -191,8 +195,7 @@ def test_compile(traced):
 def test_jvp(traced):
     x, _ = inputs(traced)
     twin = dense(traced)
-    for found, expected in zip(mx.jvp(traced.linear, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
-        near(found[0], expected[0])
+    near_jvp(traced.linear, twin, x)
     along = mx.jvp(mx.grad(loss(traced.linear)), [x], [x])[1][0]
     near(along, mx.jvp(mx.grad(loss(twin)), [x], [x])[1][0])
 

@@ -90,7 +90,7 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
   } else if (is("wgmma.commit_group.sync.aligned;", 0)) {
     mine.products.commit();
   } else if (is("wgmma.wait_group.sync.aligned 0;", 0)) {
-    mine.products.wait(0, {"wgmma.wait_group", file, line});
+    mine.products.wait({"wgmma.wait_group", file, line});
   } else if (is("cp.async.cg.shared.global [%0], [%1], 16;", 2)) {
     mine.copies.push_back(begin_copy(o[0], o[1].pointer(), 16, 0));
   } else if (is("cp.async.wait_all;", 0)) {

@@ -101,11 +101,10 @@ struct Products {
     fenced = false;
   }
 
-  // Leaves so many groups to be done.
-  void wait(size_t left, Site site) {
+  // For every group.
+  void wait(Site site) {
     Lanes<Products*> lanes(site, this);
-    size_t count = groups.size() > left ? groups.size() - left : 0;
-    for (size_t group = 0; group < count; ++group) {
+    for (size_t group = 0; group < groups.size(); ++group) {
       for (size_t i = 0; i < groups[group].size(); ++i) {
         const Product& product = groups[group][i];
         if (product.hashed() != product.factors) {
@@ -123,7 +122,7 @@ struct Products {
     }
     // Others still need this thread's factors.
     hooks->barrier(site, false, false);
-    groups.erase(groups.begin(), groups.begin() + count);
+    groups.clear();
   }
 };
 
