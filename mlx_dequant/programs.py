@@ -169,8 +169,9 @@ TILE_OUTPUTS = 128
 @cache
 def product_tiled(by_inputs: bool, tile: Tile) -> Kernel:
     """A product by one of `TILES`."""
-    # Two-byte elements: x twice, 512 for each of 8 simdgroups to exchange weights, and Hopper's barriers.
-    elements = 2 * tile.vectors * tile.step + 8 * 512 + 16
+    # Two-byte elements: x twice, Hopper's barriers, and 512 for each of 8 simdgroups to exchange weights or, on
+    # Hopper only, 41 KB for each of two pairs of steps to come.
+    elements = 2 * tile.vectors * tile.step + 64 + (41 * 1024 if tile.vectors == 256 else 8 * 512)
     parameters = (int(by_inputs), tile.vectors, tile.run)
     return Kernel("product_tiled", ("x",), parameters, elements // 2, tiles=True)
 
@@ -223,7 +224,7 @@ def program(
         arguments.append("scratch")
     if form:
         held = ", ".join(name for name, _ in INPUTS[form.family])
-        lines.append(f"auto source = mlx_dequant::{form.family}({held}, sizes);")
+        lines.append(f"auto source = mlx_dequant::{form.family}<mlx_dequant::{struct(form, ordered)}>({held}, sizes);")
         lines.append(f'static_assert(decltype(source)::thread_rows == {THREAD_ROWS[form.family]}, "THREAD_ROWS");')
         template.insert(0, f"mlx_dequant::{struct(form, ordered)}")
         arguments.insert(0, "source")

@@ -40,9 +40,16 @@ def test_tiles(name, instruction, rows):
         check_products(weight(name, MANY), DTYPES[1 + rows % 2], rows)
 
 
-def test_tiles_of_256_vectors():
-    with tiles("wgmma"):
-        check_products(weight("gptq4", (160, 256)), mx.float16, 200)
+# Steps that take every room for weights to come twice, then an odd one, and part of one.
+LONG = (160, 9 * 128 + 32)
+
+
+@pytest.mark.parametrize(
+    "name", mostly_full(("q4_0", "q6_k", "q8_0", "mxfp4", "packed4", "awq4", "gptq4", "gptq3"), fast="q6_k")
+)
+def test_tiles_of_256_vectors(name):
+    with tiles("wgmma", order="ahead"):
+        check_products(weight(name, LONG), mx.float16, 200)
 
 
 @full
@@ -78,6 +85,7 @@ COMMIT = 'asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");'
 WAIT = "wait_for_tile(space, k);"
 COPIED = 'asm volatile("cp.async.wait_all;" : : : "memory");\n'
 RELEASE = "release_tile(space, 0);\n"
+RELEASED = "if (i + k > 0) release_tile(space, 1 - k);"
 COPY = "copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);"
 BLOCKED = "others wait at mbarrier.try_wait"
 SAME = "copy_tile<size>(space, x, tiles + k * size, k);"
@@ -94,20 +102,24 @@ TILES = {
     },
     "wgmma": {
         "no wait for a tile": (WAIT, "", "mbarrier: more arrive"),
-        "no release of a tile": ("if (i + k > 0) release_tile(space, 1 - k);", "", BLOCKED),
+        "no release of a tile": (RELEASED, "", BLOCKED),
         "no wait for a release": ("wait_for_barrier(space, released + buffer);", "", BLOCKED),
         "no barrier in the end": (f"{RELEASE}    {BARRIER}", RELEASE, "off by"),
         "the same buffer": (COPY, SAME, BLOCKED),
         "parity stays": ("space.parities ^= 1 << i;", "", "mbarrier: more arrive"),
         "one try": ("while (!done) {", "{", "mbarrier: more arrive"),
-        "no barrier for a buffer": ("i < released; ++i", "i + 1 < released; ++i", "none was initialised here"),
+        "no barrier for a buffer": (
+            "i < 2; ++i) {\n      uint barrier",
+            "i < 1; ++i) {\n      uint barrier",
+            "none was initialised here",
+        ),
         "fewer bytes": ('"r"(size), "r"(barrier)', '"r"(size / 2), "r"(barrier)', BLOCKED),
         "other words swapped": ("word ^ vector % 8", "word ^ vector % 4", "off by"),
         "another stride": ("1024ull / 16", "512ull / 16", "off by"),
         "another slice": ("slice % 4 * 2);", "slice % 4);", "off by"),
         "pairs in another order": (PAIRS, TURNED, "off by"),
         "sums in another place": ("part[0], part[2]", "part[0], part[1]", "off by"),
-        "no wait for products": (f"{WAIT}\n      wait_for_products();", WAIT, "a factor changed"),
+        "no wait for products": (f"wait_for_products();\n      {RELEASED}", RELEASED, "a factor changed"),
         "no group": (COMMIT, ";", "off by"),
         "no fence": (FENCE, "", "a fence has to come first"),
     },
@@ -123,3 +135,27 @@ def test_mistakes_in_tiles(instruction, mistake):
         pytest.raises((AssertionError, executor.ExecutorError), match=said),
     ):
         check_products(weight("q4_k" if "exchanged" in mistake else "gptq4", MANY), mx.float16, 17)
+
+
+WAIT_FOR_STRIPS = "if (k == 1 && i + 2 < steps) wait_for_weights(stage, i / 2 + 1, space);"
+ARRIVE = 'asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" : : "r"(barrier) : "memory");'
+STAGED = {
+    "no wait for strips": (WAIT_FOR_STRIPS, "", "mbarrier: more arrive"),
+    "nobody arrives": (ARRIVE, "", BLOCKED),
+    "the same stage": ("at % 2 * stage_bytes", "at % 1 * stage_bytes", "off by"),
+    "too late a step": ("begin + (i + 2) * step, i / 2 + 1", "begin + (i + 1) * step, i / 2 + 1", "off by"),
+    "another run": ("/ run * 16;", "/ run * 32;", "off by"),
+    "an offset forgotten": ("run * 16 + uint(size_t(from.first) % 16)", "run * 16", "off by"),
+    "words not copied": ("skipped < offset + W::bytes", "skipped + 16 < offset + W::bytes", "off by nan"),
+}
+
+
+@pytest.mark.parametrize("mistake", STAGED)
+def test_mistakes_in_staged_weights(mistake):
+    text, wrong, said = STAGED[mistake]
+    with (
+        planted(text, wrong),
+        tiles("wgmma", order="ahead"),
+        pytest.raises((AssertionError, executor.ExecutorError), match=said),
+    ):
+        check_products(weight("q6_k", LONG), mx.float16, 130)

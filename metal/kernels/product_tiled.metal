@@ -10,22 +10,31 @@
 
 #include "tiles.metal"
 
+#include "staging.metal"
+
 // Adds up `steps` steps of whole tiles from input `begin` on. While one is multiplied, the weights
 // of the next are unpacked and x of the next is on its way. Half by half: a simdgroup can stall
 // where it starts products, and unpacks in between.
 template <typename F, bool BY_INPUTS, uint VECTORS, uint RUN, typename X, typename S>
 inline void add_steps(thread const S& source, device const X* x, uint outputs, uint inputs,
-                      uint output, uint begin, uint steps, threadgroup X* tiles,
+                      uint output, uint begin, uint steps, uint thread_index, threadgroup X* tiles,
                       thread workspace<X>& space, thread sums<VECTORS>& sum) {
   const uint step = 4 * RUN;
   const uint size = VECTORS * step;
+  const typename staging_of<F, BY_INPUTS, VECTORS, RUN, S>::type stage;
   const direction<BY_INPUTS, S::by_inputs> along;
-  uint last = begin + (steps - 1) * step;
+  uint lane_output = output + thread_index / 4 * lane_outputs;
+  uint lane_input = thread_index % 4 * RUN;
   // Two of each, of tiles of x too: products read one while the other is made.
   factor<X, RUN> even, odd;
   copy_tile<size>(space, x, tiles, 0);
-  load_weights<F, true, 0>(along, source, outputs, inputs, output, begin, space, even);
-  load_weights<F, true, 1>(along, source, outputs, inputs, output, begin, space, even);
+  bring_weights<F, RUN>(stage, along, source, output, begin, 0, thread_index, space);
+  wait_for_weights(stage, 0, space);
+  S first = near_weights<F>(stage, source, output, begin, 0, 0, thread_index, space);
+  load_weights<F, true, 0>(along, first, outputs, inputs, lane_output, begin + lane_input, space,
+                           even);
+  load_weights<F, true, 1>(along, first, outputs, inputs, lane_output, begin + lane_input, space,
+                           even);
   for (uint i = 0; i < steps; i += 2) {
 #pragma unroll
     for (uint k = 0; k < 2; ++k) {
@@ -34,17 +43,24 @@ inline void add_steps(thread const S& source, device const X* x, uint outputs, u
       thread factor<X, RUN>& others = k == 0 ? odd : even;
       threadgroup const X* tile = tiles + k * size;
       x += size;
-      // The last come twice: a branch would keep them apart from the products.
-      uint next = min(begin + (i + k + 1) * step, last);
       wait_for_tile(space, k);
+      if (k == 1 && i + 2 < steps) wait_for_weights(stage, i / 2 + 1, space);
       wait_for_products();
       if (i + k > 0) release_tile(space, 1 - k);
       multiply_add<0>(space, sum, weights, tile);
       if (i + k + 1 < steps) copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);
-      prefetch_weights<F, RUN>(along, source, output, min(next + step, last), space);
-      load_weights<F, true, 0>(along, source, outputs, inputs, output, next, space, others);
+      if (k == 0 && i + 2 < steps) {
+        bring_weights<F, RUN>(stage, along, source, output, begin + (i + 2) * step, i / 2 + 1,
+                              thread_index, space);
+      }
+      // The last come twice: a branch would keep them apart from the products.
+      uint next = min(i + k + 1, steps - 1);
+      S near = near_weights<F>(stage, source, output, begin + next / 2 * 2 * step, next / 2,
+                               next % 2, thread_index, space);
+      uint input = begin + next * step + lane_input;
+      load_weights<F, true, 0>(along, near, outputs, inputs, lane_output, input, space, others);
       multiply_add<1>(space, sum, weights, tile);
-      load_weights<F, true, 1>(along, source, outputs, inputs, output, next, space, others);
+      load_weights<F, true, 1>(along, near, outputs, inputs, lane_output, input, space, others);
     }
   }
   wait_for_sums(sum);
@@ -91,7 +107,7 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   uint output = threadgroup_index / down % across * tile_outputs;
   uint split = threadgroup_index / down / across;
   uint steps = (inputs + step - 1) / step;
-  uint share = (steps + splits - 1) / splits;
+  uint share = ((steps + splits - 1) / splits + 1) / 2 * 2;
   uint first = min(share * split, steps);
   uint end = min(first + share, steps);
 
@@ -105,10 +121,11 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   x += size_t(vector) * steps * step;
   uint lane_output = output + thread_index / 4 * lane_outputs;
   uint lane_input = thread_index % 4 * RUN;
+  edge -= (edge - first) % 2;
   if (first < edge) {
     add_steps<F, BY_INPUTS, VECTORS, RUN>(source, x + size_t(first) * step * VECTORS, outputs,
-                                          inputs, lane_output, lane_input + first * step,
-                                          edge - first, tiles, space, sum);
+                                          inputs, output, first * step, edge - first, thread_index,
+                                          tiles, space, sum);
   }
   add_edges<F, BY_INPUTS, VECTORS, RUN>(source, x + size_t(edge) * step * VECTORS, outputs, inputs,
                                         lane_output, lane_input + edge * step, end - edge, tiles,

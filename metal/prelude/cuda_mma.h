@@ -19,6 +19,12 @@ __device__ inline void store_together(const float* v, T* to) {
   store<8>(to, v);
 }
 
+// No room for weights of steps to come.
+template <uint VECTORS, typename W>
+struct stage {
+  enum { fits = 0 };
+};
+
 // Room for lanes of a warp to exchange weights.
 template <typename T>
 struct workspace {

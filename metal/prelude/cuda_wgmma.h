@@ -19,29 +19,46 @@ __device__ inline void store_together(const float* v, T* to) {
   *(uint*)to = rounded_pair(v[0], v[1], T());
 }
 
-// Room for lanes of a warp to exchange weights. Each of two tiles has a barrier that its copy
-// completes and, two further on, one that the warps complete which are done with it. Of all four,
-// the parities of the phases to wait for next: tiles begin as if just released.
+// Room for lanes of a warp to exchange weights or, in the same place, for weights of steps to come.
+// Each of two tiles has a barrier that its copy completes and, two further on, one that the warps
+// complete which are done with it; each of two stages of weights has one that its copies complete.
+// Of all six, the parities of the phases to wait for next: tiles begin as if just released.
 template <typename T>
 struct workspace {
   T* exchange;
+  uint8_t* stages;
   uint lane, barriers, parities;
 };
 
-enum { released = 2, barrier_bytes = 8 };
+enum { released = 2, staged = 4, barrier_bytes = 8, stage_bytes = 41 * 1024 };
+
+// Where weights of steps to come wait beside 256 vectors: strips lie there as in the weight, modulo
+// 16, and an odd number of 16 bytes apart, or 15 more. Lanes read them by runs of strips, which
+// begin 16 bytes further each, of 16 runs at most: so they meet in fewer banks.
+template <uint VECTORS, typename W>
+struct stage {
+  enum {
+    words = (W::bytes + 31 - W::align) / 16,
+    pitch = (words | 1) * 16,
+    fits = VECTORS == 256 && W::count * (pitch + 15) + 15 * 16 <= stage_bytes
+  };
+};
 
 template <typename T>
 __device__ inline void start(workspace<T>& space, T* memory, uint thread_index) {
-  space.exchange = memory + thread_index / 32 * 512;
+  space.exchange = memory + 64 + thread_index / 32 * 512;
+  space.stages = (uint8_t*)(memory + 64);
   space.lane = thread_index % 32;
-  space.barriers = uint(__cvta_generic_to_shared(memory + 8 * 512));
+  space.barriers = uint(__cvta_generic_to_shared(memory));
   space.parities = 3 << released;
   if (thread_index == 0) {
-    for (uint i = 0; i < released; ++i) {
+    for (uint i = 0; i < 2; ++i) {
       uint barrier = space.barriers + i * barrier_bytes;
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(barrier) : "memory");
       barrier += released * barrier_bytes;
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 8;" : : "r"(barrier) : "memory");
+      barrier += (staged - released) * barrier_bytes;
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 256;" : : "r"(barrier) : "memory");
     }
     asm volatile("fence.proxy.async;" : : : "memory");
   }
@@ -94,6 +111,48 @@ __device__ inline void release_tile(workspace<T>& space, uint buffer) {
     uint barrier = space.barriers + (released + buffer) * barrier_bytes;
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" : : "r"(barrier) : "memory");
   }
+}
+
+// Strips of stage `at`, as those of a run are to be read.
+template <typename T, typename W, typename P>
+__device__ inline P strips_at(workspace<T>& space, W, P from, uint at, uint run) {
+  uint8_t* first = space.stages + at % 2 * stage_bytes + run * 16 + uint(size_t(from.first) % 16);
+  return {first, stage<256, W>::pitch + uint(from.pitch % 16)};
+}
+
+// Begins to copy strips, so many to a run. Who has seen a tile of x come may: all warps are done
+// then with what was there.
+template <typename T, typename W, typename P>
+__device__ inline void copy_strips(workspace<T>& space, W window, P from, uint at, uint run) {
+  const uint words = stage<256, W>::words;
+  const uint lanes = words <= 8 ? 8 : words <= 16 ? 16 : 32;
+  const uint together = 256 / lanes;
+  static_assert(words <= 32 && together * W::align % 16 == 0, "one offset for a thread's strips");
+  uint strip = threadIdx.x / lanes;
+  uint skipped = threadIdx.x % lanes * 16;
+  const uint8_t* first = from.first + strip * from.pitch;
+  uint offset = uint(size_t(first) % 16);
+  uint needed = skipped < offset + W::bytes;
+  first += int(skipped) - int(offset);
+  P to = strips_at(space, window, from, at, 0);
+  uint address = uint(__cvta_generic_to_shared(to.first + strip * to.pitch)) / 16 * 16 + skipped;
+#pragma unroll
+  for (uint i = 0; i < W::count / together; ++i) {
+    uint place = address + i * together * uint(to.pitch) + (strip + i * together) / run * 16;
+    asm volatile(
+        "{ .reg .pred p; setp.ne.u32 p, %2, 0; "
+        "@p cp.async.cg.shared.global.L2::256B [%0], [%1], 16; }"
+        :
+        : "r"(place), "l"(first + i * together * from.pitch), "r"(needed)
+        : "memory");
+  }
+  uint barrier = space.barriers + (staged + at % 2) * barrier_bytes;
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" : : "r"(barrier) : "memory");
+}
+
+template <typename T>
+__device__ inline void wait_for_strips(workspace<T>& space, uint at) {
+  wait_for_barrier(space, staged + at % 2);
 }
 
 #define SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])

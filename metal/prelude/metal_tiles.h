@@ -65,6 +65,12 @@ inline void store_together(thread const float* v, device T* to) {
   store<4>(to, v);
 }
 
+// No room for weights of steps to come.
+template <uint VECTORS, typename W>
+struct stage {
+  enum { fits = 0 };
+};
+
 // Room for lanes of a simdgroup to exchange weights.
 template <typename T>
 struct workspace {

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 Launch = Callable[..., list[mx.array]]
 
-# Bytes of a part of a weight, unpacked for MLX's own product. Two are alive, or up to four where
-# CUDA's memory is freed late.
+# Bytes of a part of a weight, unpacked for MLX's own product. Two are alive.
 DENSE = 32 << 20
+PATIENCE = 500  # looks at the memory in use, of a third of a microsecond
 MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
@@ -249,25 +249,27 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
     parts: list[mx.array] = []
     with suppress(ValueError):
         mx.eval(x)  # not to be counted as a part's memory
-    limit = mx.get_active_memory() + across * x.shape[0] * x.dtype.size + 3 * DENSE
+    before = mx.get_active_memory()
     for at in range(0, across, step):
         end = min(at + step, across)
         part = Region(0, along, at, end) if transposed else Region(at, end, 0, along)
         dense = region(target, weight, x.dtype, part)
         parts.append(x @ (dense if transposed else dense.T))
         del dense
-        _wait(parts, limit)
+        _wait(parts, before + end * x.shape[0] * x.dtype.size + DENSE + (1 << 20))
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
 def _wait(parts: list[mx.array], limit: int) -> None:
     """Lets one part run while the next is made, and no more: MLX would make them all ahead.
 
-    CUDA's memory is freed by a thread of MLX's, which can be late: past `limit` bytes, that is waited
-    for too. Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
+    CUDA's memory is freed by a thread of MLX's, a little later: while more than `limit` bytes are in
+    use, that is waited for too. Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
     """
     with suppress(ValueError):
         mx.async_eval(parts[-1])
         mx.eval(parts[-2:-1])
-        if mx.get_active_memory() > limit:
-            mx.synchronize()
+        for _ in range(PATIENCE):
+            if mx.get_active_memory() <= limit:
+                return
+        mx.synchronize()

@@ -14,24 +14,37 @@
 //   w[i, o] = (q - z)*s
 
 #include "../groups.metal"
+#include "../strips.metal"
 
 template <typename S>
 struct awq_source {
   enum { thread_rows = 4, product_rows = 16, by_inputs = 1 };
   template <uint N>
   using constants = group_constants<N>;
+  template <typename F, uint ROWS, uint COLUMNS>
+  struct window {
+    enum { count = ROWS, bytes = COLUMNS / 2, align = 4 };
+  };
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
   uint columns;
   grouping groups;
+  uint first_row, first_column;  // of those in `qweight`
+  size_t pitch;                  // from a row of words to the next
 };
 
-template <typename S>
+template <typename F, typename S>
 inline awq_source<S> awq(device const int* qweight, device const int* qzeros,
                          device const S* scales, device const uint* sizes) {
-  awq_source<S> source = {(device const uint*)qweight, (device const uint*)qzeros, scales, sizes[1],
-                          grouping_of(sizes + layout_at)};
+  awq_source<S> source = {(device const uint*)qweight,
+                          (device const uint*)qzeros,
+                          scales,
+                          sizes[1],
+                          grouping_of(sizes + layout_at),
+                          0,
+                          0,
+                          sizes[1] / 8};
   return source;
 }
 
@@ -70,14 +83,15 @@ template <typename F, uint N, uint R, typename S>
 inline void codes(thread const awq_source<S>& source, thread const group_constants<N>& shared,
                   uint row, uint column, thread float* q) {
   const uint run = N < 8 ? N : 8;
-  device const uint* words = source.qweight + size_t(row) * (source.columns / 8) + column / 8;
+  device const uint* words = source.qweight + (row - source.first_row) * source.pitch;
+  words += (column - source.first_column) / 8;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     for (uint i = 0; i < N; i += run) {
       uint word = N < 8 ? words[0] >> F::shift(column % 8) : words[i / 8];
       split_less<run, F>(word, 15, 0, shared.zero + i, q + i);
     }
-    words += source.columns / 8;
+    words += source.pitch;
     q += N;
   }
 }
@@ -85,5 +99,22 @@ inline void codes(thread const awq_source<S>& source, thread const group_constan
 // Nothing: every row would need one, which costs more than it saves.
 template <typename F, typename S>
 inline void prefetch_codes(thread const awq_source<S>&, uint, uint) {}
+
+template <typename F, typename S>
+inline strips strips_of(thread const awq_source<S>& source, uint row, uint column) {
+  device const uint* first = source.qweight + row * source.pitch + column / 8;
+  strips result = {(device const uint8_t*)first, source.pitch * 4};
+  return result;
+}
+
+template <typename F, typename S>
+inline awq_source<S> placed(thread const awq_source<S>& source, strips at, uint row, uint column) {
+  awq_source<S> result = source;
+  result.qweight = (device const uint*)at.first;
+  result.pitch = at.pitch / 4;
+  result.first_row = row;
+  result.first_column = column;
+  return result;
+}
 
 #include "../by_inputs.metal"

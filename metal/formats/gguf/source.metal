@@ -8,6 +8,7 @@
 // with scale 1.
 
 #include "../scales.metal"
+#include "../strips.metal"
 
 struct nothing;  // by_outputs.metal has it
 
@@ -21,26 +22,54 @@ struct gguf_source {
   enum { thread_rows = 1, product_rows = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
+  template <typename F, uint ROWS, uint COLUMNS>
+  struct window {
+    enum {
+      count = ROWS,
+      bytes = (COLUMNS + F::weights - 1) / F::weights * F::bytes,
+      align = F::bytes % 16 ? F::bytes & (16 - F::bytes % 16) : 16
+    };
+  };
   device const uint8_t* blocks;
-  uint blocks_per_row;
+  size_t pitch;                  // from a row to the next, in bytes
+  uint first_row, first_column;  // of those in `blocks`
 };
 
+template <typename F>
 inline gguf_source gguf(device const uint8_t* blocks, device const uint* sizes) {
-  gguf_source source = {blocks, sizes[layout_at]};
+  gguf_source source = {blocks, size_t(sizes[layout_at]) * F::bytes, 0, 0};
   return source;
+}
+
+// The block of a row that has a column.
+template <typename F>
+inline device const uint8_t* block_at(thread const gguf_source& source, uint row, uint column) {
+  size_t block = (column - source.first_column) / F::weights;
+  return source.blocks + (row - source.first_row) * source.pitch + block * F::bytes;
 }
 
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and their scaling; N divides F::run.
 template <typename F, uint N>
 inline scaling codes(thread const gguf_source& source, uint row, uint column, thread float* q) {
-  size_t block = size_t(row) * source.blocks_per_row + column / F::weights;
-  return scaled_by(F::template codes<N>(source.blocks + block * F::bytes, column % F::weights, q));
+  device const uint8_t* block = block_at<F>(source, row, column);
+  return scaled_by(F::template codes<N>(block, column % F::weights, q));
 }
 
 template <typename F>
 inline void prefetch_codes(thread const gguf_source& source, uint row, uint column) {
-  size_t block = size_t(row) * source.blocks_per_row + column / F::weights;
-  prefetch(source.blocks + block * F::bytes + column % F::weights * F::bytes / F::weights);
+  prefetch(block_at<F>(source, row, column) + column % F::weights * F::bytes / F::weights);
+}
+
+template <typename F>
+inline strips strips_of(thread const gguf_source& source, uint row, uint column) {
+  strips result = {block_at<F>(source, row, column), source.pitch};
+  return result;
+}
+
+template <typename F>
+inline gguf_source placed(thread const gguf_source& source, strips at, uint row, uint column) {
+  gguf_source result = {at.first, at.pitch, row, column / F::weights * F::weights};
+  return result;
 }
 
 #include "../by_outputs.metal"

@@ -20,6 +20,7 @@
 
 #include "../groups.metal"
 #include "../stream.metal"
+#include "../strips.metal"
 
 template <typename S>
 struct gptq_source {
@@ -27,6 +28,10 @@ struct gptq_source {
   enum { thread_rows = 8, product_rows = 32, by_inputs = 1 };
   template <uint N>
   using constants = group_constants<N>;
+  template <typename F, uint ROWS, uint COLUMNS>
+  struct window {
+    enum { count = ROWS * F::bits / 32, bytes = COLUMNS * 4, align = 16 };
+  };
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
@@ -34,9 +39,11 @@ struct gptq_source {
   uint columns;
   grouping groups;
   uint zero_word, zero_field;
+  uint first_row, first_column;  // of those in `qweight`
+  size_t pitch;                  // from a row of words to the next
 };
 
-template <typename S>
+template <typename F, typename S>
 inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
                            device const S* scales, device const int* g_idx,
                            device const uint* sizes) {
@@ -47,7 +54,10 @@ inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
                            sizes[1],
                            grouping_of(sizes + layout_at),
                            sizes[layout_at + 3],
-                           sizes[layout_at + 4]};
+                           sizes[layout_at + 4],
+                           0,
+                           0,
+                           sizes[1]};
   return source;
 }
 
@@ -110,21 +120,21 @@ inline void codes(thread const gptq_source<S>& source, thread const group_consta
                   uint row, uint column, thread float* q) {
   const uint bits = F::bits;
   const uint mask = (1u << bits) - 1;
-  size_t columns = source.columns;
-  size_t bit = size_t(row) * bits;
+  size_t bit = size_t(row - source.first_row) * bits;
   uint start = R * bits % 32 == 0 ? 0 : uint(bit % 32);
-  device const uint* words = source.qweight + bit / 32 * columns + column;
+  device const uint* words = source.qweight + bit / 32 * source.pitch;
+  words += column - source.first_column;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     uint shift = (start + r * bits) % 32;
-    device const uint* from = words + (start + r * bits) / 32 * columns;
+    device const uint* from = words + (start + r * bits) / 32 * source.pitch;
     uint low[N];
     load_words<N>(from, low);
     if (32 % bits == 0 || shift + bits <= 32) {
       for (uint i = 0; i < N; ++i) q[i] = field_less(low[i], shift, mask, shared.zero[i]);
     } else {
       uint high[N];
-      load_words<N>(from + columns, high);
+      load_words<N>(from + source.pitch, high);
       for (uint i = 0; i < N; ++i) {
         q[i] = less((low[i] >> shift | high[i] << (32 - shift)) & mask, shared.zero[i]);
       }
@@ -135,7 +145,25 @@ inline void codes(thread const gptq_source<S>& source, thread const group_consta
 
 template <typename F, typename S>
 inline void prefetch_codes(thread const gptq_source<S>& source, uint row, uint column) {
-  prefetch(source.qweight + size_t(row) * F::bits / 32 * source.columns + column);
+  prefetch(source.qweight + size_t(row) * F::bits / 32 * source.pitch + column);
+}
+
+template <typename F, typename S>
+inline strips strips_of(thread const gptq_source<S>& source, uint row, uint column) {
+  device const uint* first = source.qweight + size_t(row) * F::bits / 32 * source.pitch + column;
+  strips result = {(device const uint8_t*)first, source.pitch * 4};
+  return result;
+}
+
+template <typename F, typename S>
+inline gptq_source<S> placed(thread const gptq_source<S>& source, strips at, uint row,
+                             uint column) {
+  gptq_source<S> result = source;
+  result.qweight = (device const uint*)at.first;
+  result.pitch = at.pitch / 4;
+  result.first_row = row;
+  result.first_column = column;
+  return result;
 }
 
 #include "../by_inputs.metal"

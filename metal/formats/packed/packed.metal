@@ -17,6 +17,7 @@
 
 #include "../groups.metal"
 #include "../stream.metal"
+#include "../strips.metal"
 
 struct nothing;  // by_outputs.metal has it
 
@@ -25,16 +26,21 @@ struct packed_source {
   enum { thread_rows = 1, product_rows = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
+  template <typename F, uint ROWS, uint COLUMNS>
+  struct window {
+    enum { count = ROWS, bytes = COLUMNS * F::bits / 8, align = 4 };
+  };
   device const uint* codes;
   device const S* scales;
   device const uint* zeros;
   device const int* g_idx;
-  uint columns;
   grouping groups;
   uint has_zeros, groups_per_row;
+  uint first_row, first_column;  // of those in `codes`
+  size_t pitch;                  // from a row of words to the next
 };
 
-template <typename S>
+template <typename F, typename S>
 inline packed_source<S> packed(device const int* codes, device const S* scales,
                                device const int* zeros, device const int* g_idx,
                                device const uint* sizes) {
@@ -42,10 +48,12 @@ inline packed_source<S> packed(device const int* codes, device const S* scales,
                              scales,
                              (device const uint*)zeros,
                              g_idx,
-                             sizes[1],
                              grouping_of(sizes + layout_at),
                              sizes[layout_at + 3],
-                             sizes[layout_at + 4]};
+                             sizes[layout_at + 4],
+                             0,
+                             0,
+                             (size_t(sizes[1]) * F::bits + 31) / 32};
   return source;
 }
 
@@ -85,7 +93,7 @@ inline uint zero_at(thread const packed_source<S>& source, uint row, uint group)
 
 template <typename F, typename S>
 inline device const uint* row_words(thread const packed_source<S>& source, uint row) {
-  return source.codes + row * ((size_t(source.columns) * F::bits + 31) / 32);
+  return source.codes + (row - source.first_row) * source.pitch;
 }
 
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
@@ -98,20 +106,38 @@ inline float codes(thread const packed_source<S>& source, uint row, uint column,
     uint group[N];
     load_words<N>((device const uint*)source.g_idx + column, group);
     for (uint i = 0; i < N; ++i) zero[i] = offset_of(zero_at<F>(source, row, group[i]));
-    unpack_less<F::bits, N>(words, column, zero, q);
+    unpack_less<F::bits, N>(words, column - source.first_column, zero, q);
     for (uint i = 0; i < N; ++i) q[i] *= float(scales[group[i]]);
     return 1.0f;
   }
   uint group = group_of(column, source.groups);
   float shared = offset_of(zero_at<F>(source, row, group));
   for (uint i = 0; i < N; ++i) zero[i] = shared;
-  unpack_less<F::bits, N>(words, column, zero, q);
+  unpack_less<F::bits, N>(words, column - source.first_column, zero, q);
   return float(scales[group]);
 }
 
 template <typename F, typename S>
 inline void prefetch_codes(thread const packed_source<S>& source, uint row, uint column) {
   prefetch(row_words<F>(source, row) + column * F::bits / 32);
+}
+
+template <typename F, typename S>
+inline strips strips_of(thread const packed_source<S>& source, uint row, uint column) {
+  device const uint* first = row_words<F>(source, row) + column * F::bits / 32;
+  strips result = {(device const uint8_t*)first, source.pitch * 4};
+  return result;
+}
+
+template <typename F, typename S>
+inline packed_source<S> placed(thread const packed_source<S>& source, strips at, uint row,
+                               uint column) {
+  packed_source<S> result = source;
+  result.codes = (device const uint*)at.first;
+  result.pitch = at.pitch / 4;
+  result.first_row = row;
+  result.first_column = column;
+  return result;
 }
 
 #include "../by_outputs.metal"

@@ -43,7 +43,7 @@ def text(form: Format, loop: str, dtype: str, scales: str, ordered: bool = False
     held = ", ".join(f"(const {scales_type if kind == 'S' else kind}*)p[{i}]" for i, kind in enumerate(kinds))
     given = [f"(const {kind}*)p[{len(kinds) + i}]" for i, kind in enumerate(LOOPS[loop])]
     out = f"({TYPES[dtype]}*)p[{len(kinds) + len(given)}]"
-    call = ", ".join([f"{form.family}({held}, sizes)", *given, out, "sizes", "begin", "end"])
+    call = ", ".join([f"{form.family}<{struct(form, ordered)}>({held}, sizes)", *given, out, "sizes", "begin", "end"])
     return f"""{inline([METAL / "prelude" / "cpu.h"])}
 {sources(form, FOLDER / f"{loop}.cpp")}
 extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end) {{

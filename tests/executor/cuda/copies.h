@@ -21,8 +21,8 @@ inline void carry_out(const Copy& copy) { memcpy(copy.to, copy.from, copy.bytes)
 
 // An mbarrier. A phase ends when all threads arrived that are to, and all bytes that they expect.
 struct Barrier {
-  uint8_t mark, arriving, missing, phase;
-  int32_t bytes;
+  uint64_t mark : 8, phase : 1, arriving : 11, missing : 11;
+  int64_t bytes : 33;
 
   void check() {
     if (missing || bytes) return;
@@ -33,8 +33,8 @@ struct Barrier {
 
 static const uint8_t barrier_mark = 0xb5;
 
-inline void begin_barrier(uint32_t address, uint8_t arriving) {
-  *(Barrier*)shared_at(address, sizeof(Barrier), 8) = {barrier_mark, arriving, arriving, 0, 0};
+inline void begin_barrier(uint32_t address, uint32_t arriving) {
+  *(Barrier*)shared_at(address, sizeof(Barrier), 8) = {barrier_mark, 0, arriving, arriving, 0};
 }
 
 inline Barrier& barrier_at(uint32_t address) {
@@ -49,6 +49,18 @@ inline void arrive(uint32_t address, uint32_t bytes) {
   barrier.bytes += int32_t(bytes);
   --barrier.missing;
   barrier.check();
+}
+
+// A thread arrives once its copies are done: as if it expected their bytes.
+inline void arrive_with(std::vector<Copy>& mine, std::vector<Copy>& copies, uint32_t address) {
+  uint32_t bytes = 0;
+  for (Copy& copy : mine) {
+    copy.barrier = address;
+    bytes += copy.bytes;
+    copies.push_back(copy);
+  }
+  mine.clear();
+  arrive(address, bytes);
 }
 
 struct Try {

@@ -31,7 +31,7 @@ struct Begun {
     Products products;
     bool try_failed = false;
   } threads[1024];
-  std::vector<Copy> bulk_copies;
+  std::vector<Copy> copies;  // those that complete a barrier
 };
 
 inline Begun& begun() {
@@ -93,6 +93,12 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
     mine.products.wait({"wgmma.wait_group", file, line});
   } else if (is("cp.async.cg.shared.global [%0], [%1], 16;", 2)) {
     mine.copies.push_back(begin_copy(o[0], o[1].pointer(), 16, 0));
+  } else if (is("{ .reg .pred p; setp.ne.u32 p, %2, 0; "
+                "@p cp.async.cg.shared.global.L2::256B [%0], [%1], 16; }",
+                3)) {
+    if (o[2]) mine.copies.push_back(begin_copy(o[0], o[1].pointer(), 16, 0));
+  } else if (is("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];", 1)) {
+    arrive_with(mine.copies, all.copies, o[0]);
   } else if (is("cp.async.wait_all;", 0)) {
     for (const Copy& copy : mine.copies) carry_out(copy);
     mine.copies.clear();
@@ -100,6 +106,8 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
     begin_barrier(o[0], 1);
   } else if (is("mbarrier.init.shared::cta.b64 [%0], 8;", 1)) {
     begin_barrier(o[0], 8);
+  } else if (is("mbarrier.init.shared::cta.b64 [%0], 256;", 1)) {
+    begin_barrier(o[0], 256);
   } else if (is("mbarrier.arrive.shared::cta.b64 _, [%0];", 1)) {
     arrive(o[0], 0);
   } else if (is("fence.proxy.async;", 0) || is("prefetch.global.L2 [%0];", 1) || is("", 1)) {
@@ -110,11 +118,11 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
                 "[%3];",
                 4)) {
     barrier_at(o[3]);
-    all.bulk_copies.push_back(begin_copy(o[0], o[1].pointer(), o[2], o[3]));
+    all.copies.push_back(begin_copy(o[0], o[1].pointer(), o[2], o[3]));
   } else if (is("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
                 "selp.u32 %0, 1, 0, p; }",
                 3)) {
-    Try attempt = {all.bulk_copies, mine.try_failed, o[1], o[2]};
+    Try attempt = {all.copies, mine.try_failed, o[1], o[2]};
     *(uint32_t*)o[0].place = attempt.wait({"mbarrier.try_wait", file, line});
   } else {
     hooks->fail((std::string("no such instruction here: ") + text).c_str());
