@@ -17,16 +17,12 @@ if TYPE_CHECKING:
 # into registers, 8 vectors a pass; "tiled" into matrices; "unpacked" a part of the weight, for MLX's
 # dense product. The last two round weights to x's type, as dense layers do, so up to 16 vectors,
 # where the promise is float32's error, "packed" goes on though tiles would be faster from 5. Never
-# measured on Metal, nor on CUDA devices other than Hopper.
+# measured on Metal, nor on CUDA devices other than Hopper, where tiles stay ahead for good.
 _OTHERS = {"packed": 1, "tiled": 17, "unpacked": 385}
-_HOPPER = {"packed": 1, "tiled": 17, "unpacked": 1537}
+_HOPPER = {"packed": 1, "tiled": 17}
 
-# Formats whose tiles are no slower than parts with 2048 vectors, read as `linear` reads them and
-# where the inputs of a lane share a group. Others were slower, or not measured.
-_TILED_FOR_GOOD = frozenset({"q4_k", "awq4", "gptq4", "packed4"})
-
-# Out of order, each input has a scale of its own to look up.
-_ORDERED = {"packed": 1, "tiled": 17, "unpacked": 129}
+# Where each input has a scale of its own to look up.
+_UNEVEN = {"packed": 1, "tiled": 17, "unpacked": 129}
 
 # Tiles are of two-byte types, and need what CUDA devices have since sm_80. In float32 the dense
 # product may use TF32, so it waits until it saves much.
@@ -50,25 +46,19 @@ def generation(target: str) -> int:
     return int(re.sub(r"\D", "", str(said)) or 0)
 
 
-def way(
-    target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None, transposed: bool = False
-) -> str:
-    """How to multiply: "packed", "tiled" or "unpacked"; `transposed` as in a product. Without a weight, as most."""
+def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None) -> str:
+    """How to multiply: "packed", "tiled" or "unpacked". Without a weight, as most."""
     ways = _HOPPER if generation(target) == 90 else _OTHERS
-    if weight is not None and weight.ordered:
-        ways = _ORDERED
-    elif ways is _HOPPER and weight is not None and _is_tiled_for_good(weight, transposed):
-        ways = {"packed": 1, "tiled": 17}
+    if weight is not None and _is_uneven(weight):
+        ways = _UNEVEN
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
         ways = _NO_TILES
     return max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
 
 
-def _is_tiled_for_good(weight: PackedWeight, transposed: bool) -> bool:
-    if weight.format.name not in _TILED_FOR_GOOD or transposed != weight.by_inputs:
-        return False
-    scales = weight.inputs.get("scales")
-    return not weight.by_inputs or scales is None or weight.rows // scales.shape[0] % 32 == 0
+def _is_uneven(weight: PackedWeight) -> bool:
+    """Whether the 32 inputs that a lane of a tile takes may be of several groups."""
+    return weight.ordered or (weight.by_inputs and weight.layout[0] % 32 != 0)
 
 
 def tiles(target: str, by_inputs: bool) -> tuple[Tile, ...]:

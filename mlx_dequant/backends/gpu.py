@@ -163,7 +163,7 @@ def _int32(ids: mx.array) -> mx.array:
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
     vectors = x.shape[0]
-    way = crossover.way(target, x.dtype, vectors, weight, transposed)
+    way = crossover.way(target, x.dtype, vectors, weight)
     if way == "unpacked":
         return _unpacked_product(target, weight, x, transposed)
     if way == "tiled":
