@@ -7,6 +7,12 @@
 
 #include "scales.metal"
 
+// Whether each row's group has to be looked up.
+template <typename F, typename S>
+inline bool in_no_order(thread const S&) {
+  return F::ordered;
+}
+
 // w[0..N) = codes times their scales.
 template <uint N>
 inline void scaled(thread const group_constants<N>& shared, thread const float* q,

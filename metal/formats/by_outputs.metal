@@ -22,6 +22,11 @@ inline bool share_group(thread const S&) {
 }
 
 template <typename F, typename S>
+inline bool in_no_order(thread const S&) {
+  return false;
+}
+
+template <typename F, typename S>
 inline uint group_at(thread const S&, uint) {
   return 0;
 }

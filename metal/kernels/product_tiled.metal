@@ -116,7 +116,8 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   threadgroup X* tiles = (threadgroup X*)scratch;
   workspace<X> space;
   start(space, tiles + 2 * VECTORS * step, thread_index);
-  bool whole = output + tile_outputs <= outputs && (!BY_INPUTS || share_group<F, RUN>(source));
+  bool even = !BY_INPUTS || in_no_order<F>(source) || share_group<F, RUN>(source);
+  bool whole = even && output + tile_outputs <= outputs;
   uint edge = whole ? max(first, min(end, inputs / step)) : first;
   x += size_t(vector) * steps * step;
   uint lane_output = output + thread_index / 4 * lane_outputs;

@@ -47,7 +47,8 @@ inline void prefetch_weights(direction<false, STORED>, thread const S& source, u
   for (uint i = 0; i < lane_outputs; ++i) prefetch_codes<F>(source, output + i, input);
 }
 
-// From columns of outputs, an even number of them. WHOLE: the inputs are of one group.
+// From columns of outputs, an even number of them. WHOLE: the inputs are of one group, or in no
+// order.
 template <typename F, bool WHOLE, uint HALF, uint RUN, typename X, typename S>
 inline void load_weights(direction<true, true>, thread const S& source, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>&,
@@ -55,7 +56,15 @@ inline void load_weights(direction<true, true>, thread const S& source, uint out
   const uint N = lane_outputs;
   const uint R = RUN / 2;
   float w[N][R];
-  if (WHOLE) {
+  if (WHOLE && in_no_order<F>(source)) {
+    input += HALF * R;
+#pragma unroll
+    for (uint i = 0; i < R; ++i) {
+      float pair[N];
+      decode<F, N>(source, input + i, output, pair);
+      for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
+    }
+  } else if (WHOLE) {
     typename S::template constants<N> shared;
     load_constants<F, N>(source, group_at<F>(source, input), output, shared);
     input += HALF * R;
