@@ -118,7 +118,7 @@ THREADS = 256
 COUNTS = (1, 2, 4, 8)
 
 # Rows that a thread unpacks; the sources say the same, and programs compare them.
-THREAD_ROWS = {"gguf": 1, "awq": 4, "gptq": 8, "packed": 1}
+THREAD_ROWS = {"gguf": 1, "awq": 4, "gptq": 8, "packed": 4}
 
 DEQUANTIZE = Kernel("dequantize")
 TAKE = Kernel("take", ("ids",))

@@ -83,6 +83,7 @@ def test_groups(name, scales):
             random_weights.groups(name, rng, *size, zeros="none", scales=scales)
             for size in ((1, 1), (5, 1), (13, 9), (263, 2), (520, 9))
         ]
+        weights += [random_weights.groups(name, rng, 13, 9, act_order=True, zeros="none", scales=scales)]
     if name != "awq4":
         weights += [random_weights.groups(name, rng, 100, 64, act_order=True, scales=scales)]
     check_unpacking(weights)

@@ -15,7 +15,9 @@ from random_weights import GGUF_FORMATS, GROUP_FORMATS
 from support import DTYPES, GGUF_TYPES, GROUP_SETS, assert_same, bits, gguf_fixture, group_fixture, rounded
 
 import mlx_dequant as mxd
+from mlx_dequant.backends import gpu
 from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.backends.launch import Region
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 
@@ -85,7 +87,23 @@ def test_packed_rows_of_any_length(name):
     rng = np.random.default_rng(4)
     for inputs, outputs in ((1, 1), (5, 1), (13, 9), (263, 2), (520, 9)):
         for zeros in ("stored", "none"):
-            check(random_weights.groups(name, rng, inputs, outputs, zeros=zeros), mx.float16)
+            for act_order in (False, True):
+                weight = random_weights.groups(name, rng, inputs, outputs, zeros=zeros, act_order=act_order)
+                check(weight, mx.float16)
+
+
+@pytest.mark.parametrize("name", GROUP_FORMATS)
+def test_regions_of_any_rows(name):
+    """Rows that a thread unpacks together begin at a multiple of their number; a region may begin and end elsewhere."""
+    rng = np.random.default_rng(12)
+    for act_order in (False, True) if name != "awq4" else (False,):
+        weight = random_weights.groups(name, rng, 128, 128, act_order=act_order)
+        expected = rounded(reference(weight), mx.float16)
+        for first, end in ((0, 3), (1, 2), (3, 21), (8, 23), (30, 64), (127, 128)):
+            part = Region(first, end, 32, 100)
+            with executor.metal():
+                found = gpu.region("metal", weight, mx.float16, part)
+            assert_same(found, expected[first:end, 32:100], f"{weight} {part}")
 
 
 @pytest.mark.parametrize("group_size", [-1, 3, 8, 48])

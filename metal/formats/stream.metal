@@ -6,15 +6,23 @@ struct stream {
   static inline uint shift(uint i) { return i * BITS; }
 };
 
-// RUN codes from `bit` on, as low bits. `add` is added to each word, modulo 2^32.
+// RUN codes from `bit` on, as low bits, of words that lie `stride` apart. `add` is added to each
+// word, modulo 2^32.
 template <uint BITS, uint RUN>
-inline uint window(device const uint* words, uint bit, uint add) {
+inline uint window(device const uint* words, size_t stride, uint bit, uint add) {
   uint shift = bit % 32;
-  uint result = (words[bit / 32] + add) >> shift;
+  uint result = (words[bit / 32 * stride] + add) >> shift;
   if (32 % (RUN * BITS) != 0 && shift + RUN * BITS > 32) {
-    result |= (words[bit / 32 + 1] + add) << (32 - shift);
+    result |= (words[(bit / 32 + 1) * stride] + add) << (32 - shift);
   }
   return result;
+}
+
+// The same from code `first` on, words as they are.
+template <uint BITS, uint RUN>
+inline uint window_at(device const uint* words, size_t stride, uint first) {
+  size_t bit = size_t(first) * BITS;
+  return window<BITS, RUN>(words + bit / 32 * stride, stride, uint(bit % 32), 0);
 }
 
 // q[0..N) = codes first .. first + N - 1; N divides `first`. `add` is added to each word, modulo
@@ -26,8 +34,8 @@ inline void unpack(device const uint* words, size_t first, uint add, thread uint
   words += first * BITS / 32;
   uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
   for (uint i = 0; i < N; i += run) {
-    split<run, stream<BITS>>(window<BITS, run>(words, start + i * BITS, add), (1u << BITS) - 1, 0,
-                             q + i);
+    split<run, stream<BITS>>(window<BITS, run>(words, 1, start + i * BITS, add), (1u << BITS) - 1,
+                             0, q + i);
   }
 }
 
@@ -40,18 +48,7 @@ inline void unpack_less(device const uint* words, size_t first, thread const flo
   words += first * BITS / 32;
   uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
   for (uint i = 0; i < N; i += run) {
-    split_less<run, stream<BITS>>(window<BITS, run>(words, start + i * BITS, 0), (1u << BITS) - 1,
-                                  0, offset + i, q + i);
+    split_less<run, stream<BITS>>(window<BITS, run>(words, 1, start + i * BITS, 0),
+                                  (1u << BITS) - 1, 0, offset + i, q + i);
   }
-}
-
-// Code `index` of a stream whose words lie `stride` apart.
-template <uint BITS>
-inline uint code_at(device const uint* words, size_t stride, uint index) {
-  size_t bit = size_t(index) * BITS;
-  uint shift = uint(bit % 32);
-  words += bit / 32 * stride;
-  uint code = words[0] >> shift;
-  if (32 % BITS != 0 && shift + BITS > 32) code |= words[stride] << (32 - shift);
-  return code & ((1u << BITS) - 1);
 }

@@ -16,6 +16,7 @@
 //   w[o, i] = (q - z)*s
 
 #include "../groups.metal"
+#include "../scales.metal"
 #include "../stream.metal"
 #include "../strips.metal"
 
@@ -23,7 +24,7 @@ struct nothing;  // by_outputs.metal has it
 
 template <typename S>
 struct packed_source {
-  enum { thread_rows = 1, product_rows = 8, by_inputs = 0 };
+  enum { thread_rows = 4, product_rows = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
   template <typename F, uint ROWS, uint COLUMNS>
@@ -83,38 +84,71 @@ struct packed8_ordered {
   enum { bits = 8, run = 8, ordered = 1 };
 };
 
-// The zero point of a row in a group, as stored.
-template <typename F, typename S>
-inline uint zero_at(thread const packed_source<S>& source, uint row, uint group) {
-  uint has = source.has_zeros;  // 0 or 1: without a branch, which compilers make two programs of
-  uint code = code_at<F::bits>(source.zeros + group * has, source.groups_per_row * has, row * has);
-  return code * has + ((1 - has) << (F::bits - 1));
-}
-
 template <typename F, typename S>
 inline device const uint* row_words(thread const packed_source<S>& source, uint row) {
   return source.codes + (row - source.first_row) * source.pitch;
 }
 
+// q[0..N) = codes of `row` from `column` on, a multiple of N, and scale[0] theirs; then of R - 1
+// rows more, `pitch` apart in q. R divides `row`, N F::run, and a word holds R zero points.
+template <typename F, uint N, uint R, typename S>
+inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint column, uint pitch,
+                          thread float* q, thread float* scale) {
+  const uint count = F::ordered ? N : 1;
+  uint group[count], zeros[count];
+  if (F::ordered) {
+    load_words<count>((device const uint*)source.g_idx + column, group);
+  } else {
+    group[0] = group_of(column, source.groups);
+  }
+  uint has = source.has_zeros;  // 0 or 1: without a branch, which compilers make two programs of
+  uint mask = has * ((1u << F::bits) - 1);
+  uint middle = (1 - has) << (F::bits - 1);
+  uint stride = has * source.groups_per_row;
+  for (uint i = 0; i < count; ++i) {
+    zeros[i] = window_at<F::bits, R>(source.zeros + has * group[i], stride, row);
+  }
+  device const S* scales = source.scales + size_t(row) * source.groups_per_row;
+#pragma unroll
+  for (uint r = 0; r < R; ++r) {
+    float zero[N];
+    for (uint i = 0; i < N; ++i) {
+      zero[i] = offset_of((zeros[i % count] >> (r * F::bits) & mask) | middle);
+    }
+    unpack_less<F::bits, N>(row_words<F>(source, row + r), column - source.first_column, zero, q);
+    scale[r] = F::ordered ? 1.0f : float(scales[group[0]]);
+    if (F::ordered) {
+      for (uint i = 0; i < N; ++i) q[i] *= float(scales[group[i % count]]);
+    }
+    scales += source.groups_per_row;
+    q += pitch;
+  }
+}
+
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
 template <typename F, uint N, typename S>
 inline float codes(thread const packed_source<S>& source, uint row, uint column, thread float* q) {
-  device const uint* words = row_words<F>(source, row);
-  device const S* scales = source.scales + size_t(row) * source.groups_per_row;
-  float zero[N];
-  if (F::ordered) {
-    uint group[N];
-    load_words<N>((device const uint*)source.g_idx + column, group);
-    for (uint i = 0; i < N; ++i) zero[i] = offset_of(zero_at<F>(source, row, group[i]));
-    unpack_less<F::bits, N>(words, column - source.first_column, zero, q);
-    for (uint i = 0; i < N; ++i) q[i] *= float(scales[group[i]]);
-    return 1.0f;
+  float scale[1];
+  codes_of_rows<F, N, 1>(source, row, column, N, q, scale);
+  return scale[0];
+}
+
+// As by_outputs.metal has it, but rows share groups and zero points. R divides `row`.
+template <typename F, uint N, uint R, typename S>
+inline void codes(thread const packed_source<S>& source, thread const nothing&, uint row,
+                  uint column, thread float* q) {
+  const uint run = N < F::run ? N : F::run;
+  const uint rows = R < 4 ? R : 4;  // a word holds four zero points of 8 bits
+#pragma unroll
+  for (uint r = 0; r < R; r += rows) {
+#pragma unroll
+    for (uint i = 0; i < N; i += run) {
+      thread float* w = q + r * N + i;
+      float scale[rows];
+      codes_of_rows<F, run, rows>(source, row + r, column + i, N, w, scale);
+      for (uint k = 0; k < rows; ++k) scale_codes<F, run>(scaled_by(scale[k]), w + k * N);
+    }
   }
-  uint group = group_of(column, source.groups);
-  float shared = offset_of(zero_at<F>(source, row, group));
-  for (uint i = 0; i < N; ++i) zero[i] = shared;
-  unpack_less<F::bits, N>(words, column - source.first_column, zero, q);
-  return float(scales[group]);
 }
 
 template <typename F, typename S>
