@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 _OTHERS = {"packed": 1, "tiled": 17, "unpacked": 385}
 _HOPPER = {"packed": 1, "tiled": 17}
 
-# Where each input has a scale of its own to look up.
-_UNEVEN = {"packed": 1, "tiled": 17, "unpacked": 129}
+# Where each input has a scale of its own to look up, and where so do lanes that take two outputs.
+_UNEVEN = {"packed": 1, "tiled": 17, "unpacked": 257}
+_ORDERED_PAIRS = {"packed": 1, "tiled": 17, "unpacked": 769}
 
 # Tiles are of two-byte types, and need what CUDA devices have since sm_80. In float32 the dense
 # product may use TF32, so it waits until it saves much.
@@ -50,7 +51,7 @@ def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None 
     """How to multiply: "packed", "tiled" or "unpacked". Without a weight, as most."""
     ways = _HOPPER if generation(target) == 90 else _OTHERS
     if weight is not None and _is_uneven(weight):
-        ways = _UNEVEN
+        ways = _ORDERED_PAIRS if weight.ordered and weight.by_inputs else _UNEVEN
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
         ways = _NO_TILES
     return max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
