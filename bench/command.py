@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
-from mlx_dequant.cli.output import console, write_json, write_text
+from mlx_dequant.cli.output import console, is_file, write_json, write_text
 from mlx_dequant.errors import FormatError
 
 from . import compare, report, tables
@@ -69,12 +69,17 @@ def measure(out: Console, options: argparse.Namespace, begin: float) -> dict[str
     with out.status("fixed costs") if out.is_terminal else Silence() as status:
         fixed = fixed_costs(rounds=1 if options.quick else 5)
         done = 0
+        kept: list[Row] = []
 
         def show(case: Case, rows: list[Row]) -> None:
             nonlocal done
             done += 1
             out.print()
             out.print(tables.case_table(case, rows))
+            # Who cuts a long run short has what was measured.
+            kept.extend(rows)
+            if is_file(options.json):
+                write_json(options, report.assembled(kept, fixed, absent))
 
         def step(case: Case, name: str) -> None:
             status.update(f"{done + 1} of {len(cases)}: {case.title} ({name})")

@@ -43,6 +43,17 @@ def old(tmp_path):
     return path
 
 
+def test_a_run_cut_short_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
+    def cut_short(cases, here, show, **others):
+        show(cases[0], [row()])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "measured", cut_short)
+    file = tmp_path / "new.json"
+    assert main(["bench", "--quick", "--json", str(file)]) == 130
+    assert [r["status"] for r in json.loads(file.read_text())["rows"]] == ["timed"]
+
+
 def test_a_run_writes_everything(tmp_path, capsys):
     files = {name: tmp_path / f"new.{name}" for name in ("json", "csv", "html")}
     chosen = ["--quick", "--operations", "dequantize", "--contestants", "mlx-dequant", "gguf", "--submit-text"]

@@ -21,16 +21,16 @@ inline void add_steps(thread const S& source, device const X* x, uint outputs, u
                       thread workspace<X>& space, thread sums<VECTORS>& sum) {
   const uint step = 4 * RUN;
   const uint size = VECTORS * step;
-  const typename staging_of<F, BY_INPUTS, VECTORS, RUN, S>::type stage;
+  const typename staging_of<F, BY_INPUTS, VECTORS, RUN, S>::type where;
   const direction<BY_INPUTS, S::by_inputs> along;
   uint lane_output = output + thread_index / 4 * lane_outputs;
   uint lane_input = thread_index % 4 * RUN;
   // Two of each, of tiles of x too: products read one while the other is made.
   factor<X, RUN> even, odd;
   copy_tile<size>(space, x, tiles, 0);
-  bring_weights<F, RUN>(stage, along, source, output, begin, 0, thread_index, space);
-  wait_for_weights(stage, 0, space);
-  S first = near_weights<F>(stage, source, output, begin, 0, 0, thread_index, space);
+  bring_weights<F, RUN>(where, along, source, output, begin, 0, thread_index, space);
+  wait_for_weights(where, 0, space);
+  S first = near_weights<F>(where, source, output, begin, 0, 0, thread_index, space);
   load_weights<F, true, 0>(along, first, outputs, inputs, lane_output, begin + lane_input, space,
                            even);
   load_weights<F, true, 1>(along, first, outputs, inputs, lane_output, begin + lane_input, space,
@@ -44,18 +44,18 @@ inline void add_steps(thread const S& source, device const X* x, uint outputs, u
       threadgroup const X* tile = tiles + k * size;
       x += size;
       wait_for_tile(space, k);
-      if (k == 1 && i + 2 < steps) wait_for_weights(stage, i / 2 + 1, space);
+      if (k == 1 && i + 2 < steps) wait_for_weights(where, i / 2 + 1, space);
       wait_for_products();
       if (i + k > 0) release_tile(space, 1 - k);
       multiply_add<0>(space, sum, weights, tile);
       if (i + k + 1 < steps) copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);
       if (k == 0 && i + 2 < steps) {
-        bring_weights<F, RUN>(stage, along, source, output, begin + (i + 2) * step, i / 2 + 1,
+        bring_weights<F, RUN>(where, along, source, output, begin + (i + 2) * step, i / 2 + 1,
                               thread_index, space);
       }
       // The last come twice: a branch would keep them apart from the products.
       uint next = min(i + k + 1, steps - 1);
-      S near = near_weights<F>(stage, source, output, begin + next / 2 * 2 * step, next / 2,
+      S near = near_weights<F>(where, source, output, begin + next / 2 * 2 * step, next / 2,
                                next % 2, thread_index, space);
       uint input = begin + next * step + lane_input;
       load_weights<F, true, 0>(along, near, outputs, inputs, lane_output, input, space, others);

@@ -44,6 +44,11 @@ def write_json(options: argparse.Namespace, result: Any) -> None:
         write_text(options.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
+def is_file(name: str | None) -> bool:
+    """Whether that is, or would be, a file: not standard output, a device or a pipe."""
+    return name not in (None, "-") and (Path(name).is_file() or not Path(name).exists())
+
+
 def write_text(file: str, text: str) -> None:
     """Writes a file, replaced in one step; "-" is standard output."""
     if file == "-":
