@@ -24,6 +24,10 @@ TILED = (192, 128)
 # One that has those and several steps, both ways.
 MANY = (160, 672)
 
+# One that has two whole tiles and part of one, pairs of steps that take every room for weights to come twice, then
+# an odd step and part of one; AWQ's rows begin at any word.
+LONG = (264, 9 * 128 + 32)
+
 # How far a rounding moves a number: a part of it, and at least something near zero.
 UNIT = {mx.float32: 0.0, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}
 TINY = {mx.float32: 2.0**-149, mx.float16: 2.0**-25, mx.bfloat16: 2.0**-134}

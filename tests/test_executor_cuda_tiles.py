@@ -5,10 +5,12 @@ from unittest.mock import patch
 
 import executor
 import mlx.core as mx
+import numpy as np
 import pytest
+import random_weights
 from cuda_programs import mostly_full, planted
 from executor_kernels import needs_compiler
-from product_cases import MANY, check_products, weight
+from product_cases import LONG, MANY, check_products, weight
 from support import DTYPES
 
 from mlx_dequant.backends import crossover
@@ -21,12 +23,12 @@ GENERATIONS = {"mma": (80, ()), "wgmma": (90, ("-D__CUDA_ARCH_FEAT_SM90_ALL",))}
 
 
 @contextmanager
-def tiles(instruction, **options):
-    """Tiles are by that instruction, and no threadgroups share inputs, so that one has many steps."""
+def tiles(instruction, groups=1, **options):
+    """Tiles are by that instruction. Threadgroups share inputs to make up `groups`; 1: none do, and have many steps."""
     generation, flags = GENERATIONS[instruction]
     with (
         patch.object(crossover, "generation", lambda target: generation),
-        patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, 1)),
+        patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, groups)),
         executor.cuda(flags=flags, **options),
     ):
         yield
@@ -40,16 +42,27 @@ def test_tiles(name, instruction, rows):
         check_products(weight(name, MANY), DTYPES[1 + rows % 2], rows)
 
 
-# Steps that take every room for weights to come twice, then an odd one, and part of one.
-LONG = (160, 9 * 128 + 32)
+STAGED_FORMATS = ("q4_0", "q6_k", "q8_0", "mxfp4", "packed4", "packed3", "awq4", "gptq4", "gptq3")
 
 
-@pytest.mark.parametrize(
-    "name", mostly_full(("q4_0", "q6_k", "q8_0", "mxfp4", "packed4", "awq4", "gptq4", "gptq3"), fast="q6_k")
-)
+@pytest.mark.parametrize("name", mostly_full(STAGED_FORMATS, fast="awq4"))
 def test_tiles_of_256_vectors(name):
     with tiles("wgmma", order="ahead"):
-        check_products(weight(name, LONG), mx.float16, 200)
+        check_products(weight(name, LONG), mx.bfloat16 if name == "packed3" else mx.float16, 200)
+
+
+@pytest.mark.parametrize("rows", [17, 130])
+@pytest.mark.parametrize("name", mostly_full(("gptq4", "packed4"), fast="gptq4"))
+def test_tiles_of_inputs_in_no_order(name, rows):
+    outputs, inputs = LONG
+    packed = random_weights.groups(name, np.random.default_rng(5), inputs, outputs, 32, wild=False, act_order=True)
+    with tiles("wgmma"):
+        check_products(packed, mx.float16, rows)
+
+
+def test_threadgroups_share_inputs_by_pairs_of_steps():
+    with tiles("wgmma", groups=18):
+        check_products(weight("q6_k", (256, 10 * 256)), mx.float16, 130)
 
 
 @full
@@ -74,6 +87,13 @@ def test_older_generations_have_no_tiles(generation, tiled):
 def test_no_read_of_tiles_leaves_a_buffer(name, instruction, watched):
     with tiles(instruction, **watched):
         check_products(weight(name, MANY), mx.float16, 17)
+
+
+@full
+@pytest.mark.parametrize("name", ["awq4", "gptq4", "q4_0"])
+def test_no_copy_of_weights_leaves_a_buffer(name, watched):
+    with tiles("wgmma", **watched):
+        check_products(weight(name, LONG), mx.float16, 130)
 
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
@@ -137,13 +157,18 @@ def test_mistakes_in_tiles(instruction, mistake):
         check_products(weight("q4_k" if "exchanged" in mistake else "gptq4", MANY), mx.float16, 17)
 
 
-WAIT_FOR_STRIPS = "if (k == 1 && i + 2 < steps) wait_for_weights(stage, i / 2 + 1, space);"
+WAIT_FOR_STRIPS = "if (k == 1 && i + 2 < steps) wait_for_weights(where, i / 2 + 1, space);"
 ARRIVE = 'asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" : : "r"(barrier) : "memory");'
 STAGED = {
     "no wait for strips": (WAIT_FOR_STRIPS, "", "mbarrier: more arrive"),
     "nobody arrives": (ARRIVE, "", BLOCKED),
     "the same stage": ("at % 2 * stage_bytes", "at % 1 * stage_bytes", "off by"),
     "too late a step": ("begin + (i + 2) * step, i / 2 + 1", "begin + (i + 1) * step, i / 2 + 1", "off by"),
+    "another tile": (
+        "strips_of<F>(source, BY_INPUTS ? input : output,",
+        "strips_of<F>(source, BY_INPUTS ? input : 0,",
+        "off by",
+    ),
     "another run": ("/ run * 16;", "/ run * 32;", "off by"),
     "an offset forgotten": ("run * 16 + uint(size_t(from.first) % 16)", "run * 16", "off by"),
     "words not copied": ("skipped < offset + W::bytes", "skipped + 16 < offset + W::bytes", "off by nan"),

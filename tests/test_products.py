@@ -1,10 +1,13 @@
 """Products with packed weights: as near to exact as float32 sums are, in every format, both ways."""
 
+from unittest.mock import patch
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from product_cases import (
     FORMATS,
+    LONG,
     MANY,
     ROWS,
     SIZES,
@@ -18,6 +21,7 @@ from product_cases import (
 from support import DTYPES
 
 import mlx_dequant as mxd
+from mlx_dequant.backends import crossover
 
 names = pytest.mark.parametrize("name", FORMATS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -35,8 +39,10 @@ def test_products(name, dtype, backend):
 @names
 def test_products_of_many_vectors(name, dtype, backend):
     """Of tiles that are whole and of tiles that are not, with steps enough to fill their buffers in turn."""
-    for rows in (17, 64, 100, 300):
+    for rows in (17, 64, 100):
         check_products(weight(name, MANY), dtype, rows, seed=rows)
+    with patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, 1)):
+        check_products(weight(name, LONG), dtype, 300)
 
 
 @dtypes

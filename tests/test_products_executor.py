@@ -104,17 +104,21 @@ def test_unpacked_products_are_of_parts(name, dtype):
 
 
 @pytest.mark.parametrize(("target", "generation"), [("metal", 0), ("cuda", 80), ("cuda", 90)])
-@pytest.mark.parametrize("name", ["q4_k", "q8_0", "gptq4"])
+@pytest.mark.parametrize("name", ["q4_k", "q8_0", "gptq4", "packed4"])
 def test_ways(name, target, generation, monkeypatch):
     """Few vectors stay packed; float32 has no tiles; on Hopper weights in order stay with them."""
     monkeypatch.setattr(crossover, "generation", lambda target: generation)
     packed = weight(name, SIZES[1])
     for dtype in DTYPES:
-        ways = [crossover.way(target, dtype, vectors, packed) for vectors in range(1, 5000)]
-        stays = generation == 90 and name != "gptq4"
-        assert ways[:16] == ["packed"] * 16
-        assert ("tiled" in ways) == (dtype != mx.float32)
-        assert ways[-1] == ("tiled" if stays and dtype != mx.float32 else "unpacked")
+        least = dict.fromkeys(("packed", "tiled", "unpacked"), 10**9)
+        for vectors in range(5000, 0, -1):
+            least[crossover.way(target, dtype, vectors, packed)] = vectors
+        if dtype == mx.float32:
+            assert least == {"packed": 1, "tiled": 10**9, "unpacked": 129}
+            continue
+        hopper = generation == 90
+        last = {"gptq4": 769 if hopper else 257, "packed4": 257}.get(name, 10**9 if hopper else 385)
+        assert least == {"packed": 1, "tiled": 17, "unpacked": last}
 
 
 @pytest.mark.parametrize("name", ["q5_k", "gptq4", pytest.param("awq4", marks=full), pytest.param("iq2_s", marks=full)])

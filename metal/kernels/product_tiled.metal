@@ -12,9 +12,13 @@
 
 #include "staging.metal"
 
-// Adds up `steps` steps of whole tiles from input `begin` on. While one is multiplied, the weights
-// of the next are unpacked and x of the next is on its way. Half by half: a simdgroup can stall
-// where it starts products, and unpacks in between.
+// Adds up `steps` steps of whole tiles from input `begin` on, an even number: weights are brought
+// by pairs. While one is multiplied, the weights of the next are unpacked and x of the next is on
+// its way. Half by half: a simdgroup can stall where it starts products, and unpacks in between.
+//
+// Weights that are brought in step 2p may take the place of pair p - 1: x of step 2p has come,
+// which was asked for when all simdgroups were done with x of step 2p - 2, in step 2p - 1. Before
+// that, in step 2p - 2, they unpacked the last of pair p - 1.
 template <typename F, bool BY_INPUTS, uint VECTORS, uint RUN, typename X, typename S>
 inline void add_steps(thread const S& source, device const X* x, uint outputs, uint inputs,
                       uint output, uint begin, uint steps, uint thread_index, threadgroup X* tiles,
@@ -119,10 +123,10 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   bool even = !BY_INPUTS || in_no_order<F>(source) || share_group<F, RUN>(source);
   bool whole = even && output + tile_outputs <= outputs;
   uint edge = whole ? max(first, min(end, inputs / step)) : first;
+  edge -= (edge - first) % 2;
   x += size_t(vector) * steps * step;
   uint lane_output = output + thread_index / 4 * lane_outputs;
   uint lane_input = thread_index % 4 * RUN;
-  edge -= (edge - first) % 2;
   if (first < edge) {
     add_steps<F, BY_INPUTS, VECTORS, RUN>(source, x + size_t(first) * step * VECTORS, outputs,
                                           inputs, output, first * step, edge - first, thread_index,

@@ -1,8 +1,8 @@
 // The weights of steps to come, a pair of steps at a time: asked for ahead or, STAGED, copied to
 // threadgroup memory as they are stored, where the prelude has room for that.
 
-// W is the window of a weight that a pair takes. Strips that lanes read together are of runs: eight
-// outputs, or the inputs of a lane.
+// W is the window of a weight that a pair takes (formats/strips.metal). Strips that lanes read
+// together are of runs: eight outputs, or the inputs of a lane.
 template <bool STAGED, bool BY_INPUTS, typename W>
 struct staging {
   enum { strips_of_a_run = BY_INPUTS ? W::count / 8 : 8 };
@@ -13,7 +13,7 @@ struct staging_of {
   typedef typename S::template window<F, BY_INPUTS ? 8 * RUN : uint(tile_outputs),
                                       BY_INPUTS ? uint(tile_outputs) : 8 * RUN>
       window;
-  // What is read other than as it is stored is not.
+  // What is read other than as it is stored is not: lanes exchange it in the same memory.
   enum { staged = BY_INPUTS == bool(S::by_inputs) && stage<VECTORS, window>::fits };
   typedef staging<staged, BY_INPUTS, window> type;
 };

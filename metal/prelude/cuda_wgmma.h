@@ -34,7 +34,8 @@ enum { released = 2, staged = 4, barrier_bytes = 8, stage_bytes = 41 * 1024 };
 
 // Where weights of steps to come wait beside 256 vectors: strips lie there as in the weight, modulo
 // 16, and an odd number of 16 bytes apart, or 15 more. Lanes read them by runs of strips, which
-// begin 16 bytes further each, of 16 runs at most: so they meet in fewer banks.
+// begin 16 bytes further each, of 16 runs at most: so they meet in fewer banks. Q8_0 needs the
+// most, 41,072 bytes; programs.py has room for two.
 template <uint VECTORS, typename W>
 struct stage {
   enum {
@@ -120,8 +121,8 @@ __device__ inline P strips_at(workspace<T>& space, W, P from, uint at, uint run)
   return {first, stage<256, W>::pitch + uint(from.pitch % 16)};
 }
 
-// Begins to copy strips, so many to a run. Who has seen a tile of x come may: all warps are done
-// then with what was there.
+// Begins to copy strips, so many to a run. The window is given by its type: files that other
+// preludes share can only name this with arguments.
 template <typename T, typename W, typename P>
 __device__ inline void copy_strips(workspace<T>& space, W window, P from, uint at, uint run) {
   const uint words = stage<256, W>::words;

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _OTHERS = {"packed": 1, "tiled": 17, "unpacked": 385}
 _HOPPER = {"packed": 1, "tiled": 17}
 
-# Where each input has a scale of its own to look up, and where so do lanes that take two outputs.
-_UNEVEN = {"packed": 1, "tiled": 17, "unpacked": 257}
-_ORDERED_PAIRS = {"packed": 1, "tiled": 17, "unpacked": 769}
+# Where inputs of a lane have scales of their own, on Hopper. GPTQ looks them up for two outputs at once.
+_LOOKED_UP = {"packed": 1, "tiled": 17, "unpacked": 257}
+_LOOKED_UP_BY_TWO = {"packed": 1, "tiled": 17, "unpacked": 769}
 
 # Tiles are of two-byte types, and need what CUDA devices have since sm_80. In float32 the dense
 # product may use TF32, so it waits until it saves much.
@@ -49,15 +49,16 @@ def generation(target: str) -> int:
 
 def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None) -> str:
     """How to multiply: "packed", "tiled" or "unpacked". Without a weight, as most."""
-    ways = _HOPPER if generation(target) == 90 else _OTHERS
-    if weight is not None and _is_uneven(weight):
-        ways = _ORDERED_PAIRS if weight.ordered and weight.by_inputs else _UNEVEN
+    hopper = generation(target) == 90
+    ways = _HOPPER if hopper else _OTHERS
+    if weight is not None and _is_looked_up(weight):
+        ways = _LOOKED_UP_BY_TWO if hopper and weight.ordered and weight.by_inputs else _LOOKED_UP
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
         ways = _NO_TILES
     return max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
 
 
-def _is_uneven(weight: PackedWeight) -> bool:
+def _is_looked_up(weight: PackedWeight) -> bool:
     """Whether the 32 inputs that a lane of a tile takes may be of several groups."""
     return weight.ordered or (weight.by_inputs and weight.layout[0] % 32 != 0)
 

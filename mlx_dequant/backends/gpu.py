@@ -43,7 +43,8 @@ Launch = Callable[..., list[mx.array]]
 
 # Bytes of a part of a weight, unpacked for MLX's own product. Two are alive.
 DENSE = 32 << 20
-PATIENCE = 500  # looks at the memory in use, of a third of a microsecond
+PATIENCE = 500  # looks at the memory in use, a third of a microsecond each
+ROUNDING = 1 << 20  # bytes that MLX may allocate beyond what arrays have
 MOST_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
 
@@ -204,7 +205,9 @@ def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transposed: b
     groups = -(-shape[0] * shape[1] // (8 * THREADS))
     arranged = _run(target, None, arrange(tile), [x], [vectors, inputs], groups, shape, x.dtype)
     tiles = down * -(-outputs // TILE_OUTPUTS)
+    pairs = -(-inputs // (2 * tile.step))  # of steps: no split has half of one
     splits = _splits(tiles, inputs // 256, crossover.TILED_GROUPS[tile.vectors])
+    splits = -(-pairs // -(-pairs // splits)) if pairs else 1  # none is left without
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = product_tiled(transposed, tile)
     return _split_product(target, weight, operation, arranged, numbers, tiles * splits, (vectors, outputs))
@@ -256,7 +259,7 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
         dense = region(target, weight, x.dtype, part)
         parts.append(x @ (dense if transposed else dense.T))
         del dense
-        _wait(parts, before + end * x.shape[0] * x.dtype.size + DENSE + (1 << 20))
+        _wait(parts, before + end * x.shape[0] * x.dtype.size + DENSE + ROUNDING)
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 

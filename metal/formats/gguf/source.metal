@@ -18,6 +18,7 @@ struct nothing;  // by_outputs.metal has it
 //   product_rows   rows that a lane loads at once in a transposed product of few vectors
 //   by_inputs      whether a row is an input
 //   constants<N>   what N columns of a group share
+//   window         strips.metal
 struct gguf_source {
   enum { thread_rows = 1, product_rows = 8, by_inputs = 0 };
   template <uint N>

@@ -153,12 +153,12 @@ inline void codes(thread const packed_source<S>& source, thread const nothing&, 
 
 template <typename F, typename S>
 inline void prefetch_codes(thread const packed_source<S>& source, uint row, uint column) {
-  prefetch(row_words<F>(source, row) + column * F::bits / 32);
+  prefetch(row_words<F>(source, row) + size_t(column) * F::bits / 32);
 }
 
 template <typename F, typename S>
 inline strips strips_of(thread const packed_source<S>& source, uint row, uint column) {
-  device const uint* first = row_words<F>(source, row) + column * F::bits / 32;
+  device const uint* first = row_words<F>(source, row) + size_t(column) * F::bits / 32;
   strips result = {(device const uint8_t*)first, source.pitch * 4};
   return result;
 }
