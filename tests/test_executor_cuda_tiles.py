@@ -96,6 +96,17 @@ def test_no_copy_of_weights_leaves_a_buffer(name, watched):
         check_products(weight(name, LONG), mx.float16, 130)
 
 
+def check_found(mistake, instruction, packed, rows):
+    """With that text in place of another, products fail, and say so."""
+    text, wrong, said = mistake
+    with (
+        planted(text, wrong),
+        tiles(instruction, order="ahead"),
+        pytest.raises((AssertionError, executor.ExecutorError), match=said),
+    ):
+        check_products(packed, mx.float16, rows)
+
+
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
 EXCHANGE = "simdgroup_barrier(mem_flags::mem_threadgroup);\n    for (uint k = 0; k < 8; ++k) {"
 PAIRS = '"r"(weights.pairs[0][2 * slice]), "r"(weights.pairs[1][2 * slice])'
@@ -148,13 +159,8 @@ TILES = {
 
 @pytest.mark.parametrize(("instruction", "mistake"), [(one, mistake) for one in TILES for mistake in TILES[one]])
 def test_mistakes_in_tiles(instruction, mistake):
-    text, wrong, said = TILES[instruction][mistake]
-    with (
-        planted(text, wrong),
-        tiles(instruction, order="ahead"),
-        pytest.raises((AssertionError, executor.ExecutorError), match=said),
-    ):
-        check_products(weight("q4_k" if "exchanged" in mistake else "gptq4", MANY), mx.float16, 17)
+    packed = weight("q4_k" if "exchanged" in mistake else "gptq4", MANY)
+    check_found(TILES[instruction][mistake], instruction, packed, 17)
 
 
 WAIT_FOR_STRIPS = "if (k == 1 && i + 2 < steps) wait_for_weights(where, i / 2 + 1, space);"
@@ -177,10 +183,4 @@ STAGED = {
 
 @pytest.mark.parametrize("mistake", STAGED)
 def test_mistakes_in_staged_weights(mistake):
-    text, wrong, said = STAGED[mistake]
-    with (
-        planted(text, wrong),
-        tiles("wgmma", order="ahead"),
-        pytest.raises((AssertionError, executor.ExecutorError), match=said),
-    ):
-        check_products(weight("q6_k", LONG), mx.float16, 130)
+    check_found(STAGED[mistake], "wgmma", weight("q6_k", LONG), 130)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _OTHERS = {"packed": 1, "tiled": 17, "unpacked": 385}
 _HOPPER = {"packed": 1, "tiled": 17}
 
-# Where inputs of a lane have scales of their own, on Hopper. GPTQ looks them up for two outputs at once.
+# Where inputs of a lane have scales of their own, as Hopper took them. GPTQ looks them up for two outputs at once,
+# which only Hopper is known to gain from.
 _LOOKED_UP = {"packed": 1, "tiled": 17, "unpacked": 257}
 _LOOKED_UP_BY_TWO = {"packed": 1, "tiled": 17, "unpacked": 769}
 

@@ -55,7 +55,7 @@ def write_text(file: str, text: str) -> None:
         sys.stdout.write(text)
         return
     path = Path(file).resolve()
-    if path.exists() and not path.is_file():  # a device or a pipe
+    if not is_file(file):  # a device or a pipe
         path.write_text(text)
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
