@@ -182,12 +182,16 @@ def arrange(tile: Tile) -> Kernel:
     return Kernel("arrange", ("x",), (tile.vectors, tile.run), tiles=True)
 
 
+REORDER = Kernel("reorder", ("x", "order"))
+# Inputs of a threadgroup; the source says the same.
+REORDER_PART = 16384
+
 ADD_PARTS = Kernel("add_parts", ("parts",))
 
 
 def kernels(target: str) -> set[Kernel]:
     """All that a backend may launch."""
-    found = {DEQUANTIZE, TAKE, TAKE_TRANSPOSED, ADD_PARTS, *PRODUCT.values(), *PRODUCT_TRANSPOSED.values()}
+    found = {DEQUANTIZE, TAKE, TAKE_TRANSPOSED, REORDER, ADD_PARTS, *PRODUCT.values(), *PRODUCT_TRANSPOSED.values()}
     for name in ("cuda", "hopper") if target == "cuda" else ("metal",):
         for by_inputs, tiles in enumerate(TILES[name]):
             found |= {kernel for tile in tiles for kernel in (product_tiled(bool(by_inputs), tile), arrange(tile))}

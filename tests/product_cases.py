@@ -51,6 +51,37 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
     return mxd.GGUFWeight(blocks[rng.integers(0, len(blocks), outputs * count)].reshape(outputs, -1), name)
 
 
+# Where blocks have their scale, of formats whose weights are it times whole numbers.
+SCALE_AT = {"q4_0": 0, "q5_0": 0, "q8_0": 0, "iq4_nl": 0, "q3_k": 108, "q6_k": 208}
+SCALE_AT |= dict.fromkeys(("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), 0)
+SCALED = (*SCALE_AT, *(name for name, form in FORMATS.items() if form.family != "gguf"))
+
+
+@cache
+def small_and_large(name: str) -> mxd.PackedWeight:
+    """One of `SCALED`, with scales from float16's smallest up to 8, which no product of a weight overflows with."""
+    packed = weight(name, MANY)
+    rng = np.random.default_rng(9)
+    key = "blocks" if name in SCALE_AT else "scales"
+    array = np.array(packed.inputs[key])
+    blocks = array.reshape(-1, packed.format.bytes) if name in SCALE_AT else array.reshape(-1, 1).view(np.uint8)
+    at = SCALE_AT.get(name, 0)
+    scales = rng.integers(0, 0x4800, len(blocks), np.uint16) | rng.integers(0, 2, len(blocks), np.uint16) << 15
+    scales[:6] = (0x0001, 0x8001, 0x03FF, 0x0400, 0x47FF, 0xC7FF)
+    blocks[:, at : at + 2] = rng.permutation(scales).reshape(-1, 1).view(np.uint8)
+    return packed.replace(**{key: mx.array(array)})
+
+
+def shuffled(
+    name: str, inputs: int = 320, outputs: int = 96, size: int = 32, group: np.ndarray | None = None
+) -> mxd.PackedWeight:
+    """A weight whose inputs have been shuffled, groups of `size`; or of the groups given."""
+    rng = np.random.default_rng(len(name) + inputs)
+    packed = random_weights.groups(name, rng, inputs, outputs, size, wild=False, act_order=True)
+    group = rng.permutation(np.arange(packed.in_features) // size) if group is None else group
+    return packed.replace(g_idx=mx.array(group.astype(np.int32)))
+
+
 @cache
 def exact(packed: mxd.PackedWeight) -> np.ndarray:
     """[out, in] float64 of the weight, exact to the last bit."""

@@ -6,7 +6,7 @@ import executor
 import mlx.core as mx
 import numpy as np
 import pytest
-from product_cases import FORMATS, ROWS, SIZES, TILED, check_products, check_single_inputs, exact, weight
+from product_cases import FORMATS, ROWS, SIZES, TILED, check_products, check_single_inputs, exact, shuffled, weight
 from support import DTYPES, assert_same, rounded
 
 from mlx_dequant.backends import crossover, gpu
@@ -126,6 +126,16 @@ def test_single_inputs_pick_exact_weights(name):
     with executor.metal():
         for dtype in DTYPES:
             check_single_inputs(weight(name), dtype, 3)
+
+
+@pytest.mark.parametrize("count", [1, 7, 17])
+@pytest.mark.parametrize("name", ["gptq4", "gptq3", "packed4", "packed8"])
+def test_products_of_sorted_weights(name, count):
+    packed = shuffled(name)
+    for device in (executor.metal, executor.cuda):
+        with device():
+            check_products(packed, DTYPES[count % 3], count)
+    assert packed.in_order().weight.derived  # a backend has used it
 
 
 @pytest.mark.parametrize("few", SHARED)

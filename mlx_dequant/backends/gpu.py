@@ -21,6 +21,8 @@ from ..programs import (
     PRODUCT,
     PRODUCT_ROWS,
     PRODUCT_TRANSPOSED,
+    REORDER,
+    REORDER_PART,
     TAKE,
     TAKE_TRANSPOSED,
     THREAD_ROWS,
@@ -162,7 +164,26 @@ def _int32(ids: mx.array) -> mx.array:
 
 
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it."""
+    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it.
+
+    Inputs in no order have a scale to look up each, so a weight that can be sorted is: once.
+    """
+    found = weight.in_order()
+    if found is None:
+        return _product(target, weight, x, transposed)
+    if transposed == weight.by_inputs:
+        return _product(target, found.weight, _reordered(target, x, found.inputs), transposed)
+    return _reordered(target, _product(target, found.weight, x, transposed), found.places)
+
+
+def _reordered(target: str, x: mx.array, order: mx.array) -> mx.array:
+    """x [vectors, inputs] with its columns in that order."""
+    vectors, inputs = x.shape
+    groups = vectors * -(-inputs // REORDER_PART)
+    return _run(target, None, REORDER, [x, order], [vectors, inputs], groups, x.shape, x.dtype)
+
+
+def _product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     vectors = x.shape[0]
     way = crossover.way(target, x.dtype, vectors, weight)
     if way == "unpacked":

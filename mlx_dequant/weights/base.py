@@ -14,6 +14,7 @@ from .. import backends, dtypes, products
 from ..dtypes import FLOATS
 from ..registry import Format
 from . import check
+from .in_order import InOrder, in_order
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -127,9 +128,19 @@ class PackedWeight(ABC):
         types = (
             {"dtype": changed["scales"].dtype, "scales_dtype": changed["scales"].dtype} if "scales" in changed else {}
         )
+        return self.copy(**types, inputs={**self.inputs, **changed})
+
+    def copy(self, **values: Any) -> Self:
+        """The same weight with other attributes; nothing is checked."""
         copy = object.__new__(type(self))
-        copy._set(**{**vars(self), **types, "inputs": {**self.inputs, **changed}})
+        copy._set(**{**vars(self), **values})
         return copy
+
+    def in_order(self) -> InOrder | None:
+        """For the backends: this weight sorted by group, kept with it; None where it is sorted or cannot be."""
+        if self.ordered and "in order" not in self.derived:
+            self.derived["in order"] = in_order(self)
+        return self.derived.get("in order")
 
     def __repr__(self) -> str:
         size = f"{self.bits_per_weight:.3g} bits a weight"

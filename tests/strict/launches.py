@@ -129,6 +129,8 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
                 for generation, vectors in product(generations, VECTORS):
                     with patch.object(crossover, "generation", lambda _, known=generation: known):
                         backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transposed)
+    for dtype in dtypes:
+        gpu._reordered(target, mx.zeros((3, 64), dtype), mx.zeros(64, mx.int32))
     return mx.zeros(1)
 
 

@@ -1,0 +1,83 @@
+"""Weights whose inputs are in no order, sorted by group for the GPU's products."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import random_weights
+from product_cases import FORMATS, check_products, exact, numbers, shuffled
+
+import mlx_dequant as mxd
+from mlx_dequant.backends.crossover import FEW_ROWS
+
+NAMES = [name for name, form in FORMATS.items() if form.family in ("gptq", "packed")]
+UNEVEN = np.arange(128) % 3 % 2  # 86 of group 0, 42 of group 1
+
+
+@pytest.mark.parametrize("inputs", [320, 300])
+@pytest.mark.parametrize("name", NAMES)
+def test_sorted_weights_are_the_same(name, inputs):
+    """Each input's weights, to the bit; the last group may be short."""
+    packed = shuffled(name, inputs)
+    found = packed.in_order()
+    assert found is not None and not found.weight.ordered and found.weight.format == packed.format
+    group = np.array(packed.inputs["g_idx"])[np.array(found.inputs)]
+    np.testing.assert_array_equal(group, np.arange(packed.in_features) // 32)
+    np.testing.assert_array_equal(exact(found.weight), exact(packed)[:, np.array(found.inputs)])
+    np.testing.assert_array_equal(exact(found.weight)[:, np.array(found.places)], exact(packed))
+
+
+def test_parts_are_sorted_alike(monkeypatch):
+    """Codes are unpacked a few outputs at a time."""
+    for name in ("gptq3", "packed4"):
+        whole = shuffled(name).in_order()
+        monkeypatch.setattr("mlx_dequant.weights.in_order.UNPACKED", 4 * 320 * 7)
+        parts = shuffled(name).in_order()
+        monkeypatch.undo()
+        np.testing.assert_array_equal(exact(parts.weight), exact(whole.weight))
+
+
+@pytest.mark.parametrize("name", ["gptq4", "packed4"])
+@pytest.mark.parametrize(
+    ("size", "group"),
+    [(16, None), (64, UNEVEN), (64, np.zeros(128)), (64, np.ones(128))],
+    ids=["groups of 16", "of two sizes", "the last one empty", "the first one empty"],
+)
+def test_what_cannot_be_sorted_stays(name, size, group):
+    packed = shuffled(name, 128, size=size, group=group)
+    found = packed.in_order()
+    if group is not None and not group.any():
+        assert found.weight.layout[0] == 128
+        np.testing.assert_array_equal(exact(found.weight), exact(packed))
+    else:
+        assert found is None and packed.ordered
+
+
+def test_weights_in_order_are_not_sorted():
+    for name in ("gptq4", "packed4", "awq4"):
+        packed = random_weights.groups(name, np.random.default_rng(0), 128, 64, 32)
+        assert packed.in_order() is None and not packed.derived
+
+
+def test_sorted_weights_are_kept_and_nothing_else_changes():
+    packed = shuffled("gptq4")
+    before = {key: np.array(array) for key, array in packed.inputs.items()}
+    found = packed.in_order()
+    assert packed.in_order() is found
+    assert found.weight.inputs["scales"] is packed.inputs["scales"]
+    assert packed.ordered and packed.nbytes == sum(array.nbytes for array in before.values())
+    for key, array in before.items():
+        np.testing.assert_array_equal(np.array(packed.inputs[key]), array)
+    other = packed.replace(scales=2 * packed.inputs["scales"])
+    np.testing.assert_array_equal(exact(other.in_order().weight), 2 * exact(found.weight))
+
+
+@pytest.mark.parametrize("backend", mxd.available_backends())
+@pytest.mark.parametrize("name", ["gptq4", "packed4"])
+def test_a_first_product_inside_compile(name, backend):
+    packed = shuffled(name, 512, FEW_ROWS)
+    x = numbers(np.random.default_rng(0), (3, packed.in_features), mx.float32)
+    with mxd.use_backend(backend):
+        found = mx.compile(packed.linear)(x)
+        mx.eval(found)
+        check_products(packed, mx.float32, 3)
+        np.testing.assert_allclose(np.array(found), np.array(packed.linear(x)), rtol=1e-4, atol=1e-3)
