@@ -10,7 +10,7 @@ import pytest
 import random_weights
 from cuda_programs import mostly_full, planted
 from executor_kernels import needs_compiler
-from product_cases import LONG, MANY, check_products, weight
+from product_cases import LONG, MANY, SCALED, check_products, check_single_inputs, small_and_large, weight
 from support import DTYPES
 
 from mlx_dequant.backends import crossover
@@ -63,6 +63,14 @@ def test_tiles_of_inputs_in_no_order(name, rows):
 def test_threadgroups_share_inputs_by_pairs_of_steps():
     with tiles("wgmma", groups=18):
         check_products(weight("q6_k", (256, 10 * 256)), mx.float16, 130)
+
+
+@pytest.mark.parametrize("dtype", mostly_full((mx.float16, mx.bfloat16), fast=mx.float16), ids=str)
+@pytest.mark.parametrize("name", SCALED)
+def test_tiles_have_exact_weights(name, dtype):
+    """By half arithmetic too, which is exact for whole numbers times a scale."""
+    with tiles("mma"):
+        check_single_inputs(small_and_large(name), dtype, 17)
 
 
 @full

@@ -10,12 +10,14 @@ from product_cases import (
     LONG,
     MANY,
     ROWS,
+    SCALED,
     SIZES,
     check_near,
     check_products,
     check_single_inputs,
     exact,
     numbers,
+    small_and_large,
     weight,
 )
 from support import DTYPES
@@ -50,6 +52,13 @@ def test_products_of_many_vectors(name, dtype, backend):
 def test_single_inputs_pick_exact_weights(name, dtype, backend):
     for rows in (1, 7, 16, 17):
         check_single_inputs(weight(name), dtype, rows)
+
+
+@dtypes
+@pytest.mark.parametrize("name", SCALED)
+def test_single_inputs_pick_exact_weights_of_whole_tiles(name, dtype, backend):
+    """Where tiles may have an arithmetic of their own for whole numbers times a scale."""
+    check_single_inputs(small_and_large(name), dtype, 150)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1, 2), (0,), (2, 0)])

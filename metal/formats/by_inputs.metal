@@ -14,18 +14,17 @@ inline bool in_no_order(thread const S&) {
 }
 
 // w[0..N) = codes times their scales.
-template <uint N>
-inline void scaled(thread const group_constants<N>& shared, thread const float* q,
-                   thread float* w) {
-  for (uint i = 0; i < N; ++i) w[i] = q[i] * shared.scale[i];
+template <uint N, typename V>
+inline void scaled(thread const group_constants<N, V>& shared, thread const V* q, thread V* w) {
+  multiply<N>(q, shared.scale, w);
 }
 
 // w[0..N) = the weights of `row` from `column` on, a multiple of N.
-template <typename F, uint N, typename S>
-inline void decode(thread const S& source, uint row, uint column, thread float* w) {
-  typename S::template constants<N> shared;
+template <typename F, uint N, typename V, typename S>
+inline void decode(thread const S& source, uint row, uint column, thread V* w) {
+  typename S::template constants<N, V> shared;
   load_constants<F, N>(source, group_at<F>(source, row), column, shared);
-  float q[N];
+  alignas(4) V q[N];
   codes<F, N, 1>(source, shared, row, column, q);
   scaled<N>(shared, q, w);
 }

@@ -4,8 +4,8 @@
 #include "scales.metal"
 
 // w[0..N) = the weights of `row` from `column` on, a multiple of N.
-template <typename F, uint N, typename S>
-inline void decode(thread const S& source, uint row, uint column, thread float* w) {
+template <typename F, uint N, typename V, typename S>
+inline void decode(thread const S& source, uint row, uint column, thread V* w) {
   const uint run = N < F::run ? N : F::run;
 #pragma unroll
   for (uint i = 0; i < N; i += run) {

@@ -15,9 +15,12 @@ inline uint group_of(uint input, grouping groups) {
   return divided(input, groups.multiplier, groups.shift);
 }
 
-// What N columns of a group share; zero points as offset_of gives them.
-template <uint N>
+// The zero point z, to be taken off codes.
+inline void set_offset(uint z, thread float& offset) { offset = offset_of(z); }
+
+// What N columns of a group share, as the type V of numbers; zero points as set_offset gives them.
+template <uint N, typename V = float>
 struct group_constants {
-  float zero[N];
-  float scale[N];
+  alignas(4) V zero[N];
+  alignas(4) V scale[N];
 };

@@ -16,6 +16,27 @@ struct has_min {
   enum { value = 0 };
 };
 
+// What codes are multiplied by, and nothing else: float16_t by one of those, where codes are of up
+// to 11 bits (times their second scale, if they have one); short_scale by numbers of up to 20 bits,
+// where codes are of up to 7, less F::zero; else float.
+struct short_scale;
+template <typename F, typename S>
+struct scale_of {
+  typedef float type;
+};
+
+// c[0..N) = a*b
+template <uint N>
+inline void multiply(thread const float* a, thread const float* b, thread float* c) {
+  for (uint i = 0; i < N; ++i) c[i] = a[i] * b[i];
+}
+
+// The scale of codes that have two, or they are multiplied by the second.
+template <uint N>
+inline float two_scales(float first, float second, thread float*) {
+  return first * second;
+}
+
 // q[0..N) = weights of those codes.
 template <typename F, uint N>
 inline void scale_codes(scaling by, thread float* q) {

@@ -6,6 +6,13 @@ struct stream {
   static inline uint shift(uint i) { return i * BITS; }
 };
 
+// q[i] = the masked bits of words[i] from `shift` on, less the number of offset[i].
+template <uint N>
+inline void fields_less(thread const uint* words, uint shift, uint mask, thread const float* offset,
+                        thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = field_less(words[i], shift, mask, offset[i]);
+}
+
 // RUN codes from `bit` on, as low bits, of words that lie `stride` apart. `add` is added to each
 // word, modulo 2^32.
 template <uint BITS, uint RUN>
@@ -39,10 +46,10 @@ inline void unpack(device const uint* words, size_t first, uint add, thread uint
   }
 }
 
-// The same as float, less the number of offset[i].
-template <uint BITS, uint N>
-inline void unpack_less(device const uint* words, size_t first, thread const float* offset,
-                        thread float* q) {
+// The same as numbers, less that of offset[i].
+template <uint BITS, uint N, typename V>
+inline void unpack_less(device const uint* words, size_t first, thread const V* offset,
+                        thread V* q) {
   const uint most = BITS == 8 ? 4 : 8;
   const uint run = N < most ? N : most;
   words += first * BITS / 32;

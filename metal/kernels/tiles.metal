@@ -32,8 +32,14 @@ template <typename F, bool WHOLE, uint HALF, uint RUN, bool STORED, typename X, 
 inline void load_weights(direction<false, STORED>, thread const S& source, uint outputs,
                          uint inputs, uint output, uint input, thread workspace<X>&,
                          thread factor<X, RUN>& weights) {
+  if (WHOLE) {
+    alignas(4) typename number<X, typename scale_of<F, S>::type>::type w[RUN];
+    decode<F, RUN>(source, output + HALF, input, w);
+    round_to<RUN>(w, HALF, 0, weights);
+    return;
+  }
   float w[RUN];
-  if (WHOLE || (output + HALF < outputs && input + RUN <= inputs)) {
+  if (output + HALF < outputs && input + RUN <= inputs) {
     decode<F, RUN>(source, output + HALF, input, w);
   } else {
     decode_edge<F, RUN>(source, outputs, inputs, output + HALF, input, w);
@@ -55,25 +61,31 @@ inline void load_weights(direction<true, true>, thread const S& source, uint out
                          thread factor<X, RUN>& weights) {
   const uint N = lane_outputs;
   const uint R = RUN / 2;
+  if (WHOLE && !in_no_order<F>(source)) {
+    typedef typename number<X, typename scale_of<F, S>::type>::type V;
+    typename S::template constants<N, V> shared;
+    load_constants<F, N>(source, group_at<F>(source, input), output, shared);
+    input += HALF * R;
+    alignas(4) V q[R * N];
+    codes<F, N, R>(source, shared, input, output, q);
+    V w[N][R];
+#pragma unroll
+    for (uint i = 0; i < R; ++i) {
+      alignas(4) V pair[N];
+      scaled<N>(shared, q + i * N, pair);
+      for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
+    }
+#pragma unroll
+    for (uint k = 0; k < N; ++k) round_to<R>(w[k], k, HALF * R, weights);
+    return;
+  }
   float w[N][R];
-  if (WHOLE && in_no_order<F>(source)) {
+  if (WHOLE) {
     input += HALF * R;
 #pragma unroll
     for (uint i = 0; i < R; ++i) {
       float pair[N];
       decode<F, N>(source, input + i, output, pair);
-      for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
-    }
-  } else if (WHOLE) {
-    typename S::template constants<N> shared;
-    load_constants<F, N>(source, group_at<F>(source, input), output, shared);
-    input += HALF * R;
-    float q[R * N];
-    codes<F, N, R>(source, shared, input, output, q);
-#pragma unroll
-    for (uint i = 0; i < R; ++i) {
-      float pair[N];
-      scaled<N>(shared, q + i * N, pair);
       for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
     }
   } else {

@@ -123,7 +123,7 @@ inline void bytes_to_floats(const int8_t* bytes, float* q) {
 
 // q[i] = field i less a number, which fits a signed byte.
 template <uint N>
-inline void to_floats(fields<N> codes, uint number, float* q) {
+inline void to_numbers(fields<N> codes, uint number, float* q) {
   typedef uint8_t vector __attribute__((vector_size((N + 3) / 4 * 4)));
   const vector bytes = vector(codes.words) - uint8_t(number);
   bytes_to_floats<N>((const int8_t*)&bytes, q);

@@ -98,17 +98,21 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
   } else if (ALIGN % 8 == 0 && N % 8 == 0) {
 #pragma unroll
     for (uint i = 0; i < N / 4; i += 2) load_words<2>((const uint*)p + i, to + i);
+  } else if (ALIGN % 4 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) to[i] = ((const uint*)p)[i];
   } else {
     // Of unaligned bytes, the aligned words that hold them, shifted: half the loads.
-    uint skipped = ALIGN % 4 == 0 ? 0 : uint(size_t(p) % 4);
+    uint skipped = uint(size_t(p) % 4);
     const uint* words = (const uint*)(p - skipped);
     uint low = words[0];
 #pragma unroll
     for (uint i = 0; i < N / 4; ++i) {
       uint high = i + 1 < N / 4 || skipped != 0 ? words[i + 1] : 0;
-      to[i] = ALIGN % 4 == 0 ? low : __funnelshift_r(low, high, skipped * 8);
+      to[i] = __funnelshift_r(low, high, skipped * 8 + shift) & mask * 0x01010101;
       low = high;
     }
+    return result;
   }
 #pragma unroll
   for (uint i = 0; i < N / 4; ++i) to[i] = to[i] >> shift & mask * 0x01010101;
@@ -138,7 +142,7 @@ __device__ inline float byte_of(uint word, uint k) { return byte_less(word, k, o
 
 // q[i] = field i less a number.
 template <uint N>
-__device__ inline void to_floats(fields<N> codes, uint number, float* q) {
+__device__ inline void to_numbers(fields<N> codes, uint number, float* q) {
 #pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = byte_less(codes.words[i / 4], i % 4, offset_of(number));
 }
@@ -152,8 +156,8 @@ __device__ inline uint table_word(const int8_t* table, uint i) {
 }
 
 // q[i] = the table's value for field i, of 4 bits. A permutation looks four up in eight bytes.
-template <uint N>
-__device__ inline void look_up(fields<N> codes, const int8_t* table, float* q) {
+template <uint N, typename V>
+__device__ inline void look_up(fields<N> codes, const int8_t* table, V* q) {
 #pragma unroll
   for (uint i = 0; i < N; i += 4) {
     uint code = codes.words[i / 4];
@@ -162,10 +166,9 @@ __device__ inline void look_up(fields<N> codes, const int8_t* table, float* q) {
     uint low = __byte_perm(table_word(table, 0), table_word(table, 1), selector);
     uint high = __byte_perm(table_word(table, 2), table_word(table, 3), selector);
     uint second = (code >> 3 & 0x01010101) * 255;
-    uint values = (low & ~second) | (high & second);
-#pragma unroll
-    for (uint k = 0; k < 4 && i + k < N; ++k) q[i + k] = byte_less(values, k, offset_of(128));
+    codes.words[i / 4] = (low & ~second) | (high & second);
   }
+  to_numbers<N>(codes, 128, q);
 }
 
 __device__ inline uint load_u32(const uint8_t* p) {

@@ -1,14 +1,8 @@
 // Tiles of a product of many vectors on CUDA: 16 outputs of a warp times x in shared memory.
 
+#include "cuda_numbers.h"
+
 namespace mlx_dequant {
-
-__device__ inline uint rounded_pair(float low, float high, float16_t) {
-  return as_type<uint>(__floats2half2_rn(low, high));
-}
-
-__device__ inline uint rounded_pair(float low, float high, bfloat16_t) {
-  return as_type<uint>(__floats2bfloat162_rn(low, high));
-}
 
 // 16 outputs x 4 * RUN inputs of a weight that a warp holds together, as T: lane i has outputs
 // 2 * (i / 4) and the next, inputs RUN * (i % 4) and on. Both instructions below take 16 inputs as
@@ -20,11 +14,11 @@ struct factor {
 };
 
 // N of a lane's inputs from `first` on.
-template <uint N, typename T, uint RUN>
-__device__ inline void round_to(const float* w, uint output, uint first, factor<T, RUN>& weights) {
+template <uint N, typename V, typename T, uint RUN>
+__device__ inline void round_to(const V* w, uint output, uint first, factor<T, RUN>& weights) {
 #pragma unroll
   for (uint i = 0; i < N / 2; ++i) {
-    weights.pairs[output][first / 2 + i] = rounded_pair(w[2 * i], w[2 * i + 1], T());
+    weights.pairs[output][first / 2 + i] = rounded_pair(w + 2 * i, T());
   }
 }
 

@@ -16,7 +16,7 @@ __device__ inline uint place_of(uint vector, uint input) {
 
 template <typename T>
 __device__ inline void store_together(const float* v, T* to) {
-  *(uint*)to = rounded_pair(v[0], v[1], T());
+  *(uint*)to = rounded_pair(v, T());
 }
 
 // Room for lanes of a warp to exchange weights or, in the same place, for weights of steps to come.

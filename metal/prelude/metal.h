@@ -64,7 +64,7 @@ inline float byte_of(uint word, uint k) { return float(word >> (8 * k) & 255); }
 
 // q[i] = field i less a number.
 template <uint N>
-inline void to_floats(fields<N> codes, uint number, thread float* q) {
+inline void to_numbers(fields<N> codes, uint number, thread float* q) {
   for (uint i = 0; i < N; ++i) q[i] = byte_of(codes.words[i / 4], i % 4) - float(number);
 }
 

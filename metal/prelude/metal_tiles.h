@@ -13,6 +13,12 @@ struct factor {
   vec<T, 4> slices[2][RUN / 4];
 };
 
+// What weights for products with X are worked out in, where scales are S.
+template <typename X, typename S>
+struct number {
+  typedef float type;
+};
+
 // N of a lane's inputs from `first` on.
 template <uint N, typename T, uint RUN>
 inline void round_to(thread const float* w, uint output, uint first,

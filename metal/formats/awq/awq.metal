@@ -14,13 +14,14 @@
 //   w[i, o] = (q - z)*s
 
 #include "../groups.metal"
+#include "../scales.metal"
 #include "../strips.metal"
 
 template <typename S>
 struct awq_source {
   enum { thread_rows = 4, product_rows = 16, by_inputs = 1 };
-  template <uint N>
-  using constants = group_constants<N>;
+  template <uint N, typename V = float>
+  using constants = group_constants<N, V>;
   template <typename F, uint ROWS, uint COLUMNS>
   struct window {
     enum { count = ROWS, bytes = COLUMNS / 2, align = 4 };
@@ -54,6 +55,11 @@ struct awq4 {
   static inline uint shift(uint column) { return (column / 2 + column % 2 * 4) * 4; }
 };
 
+template <typename F, typename S>
+struct scale_of<F, awq_source<S>> {
+  typedef S type;
+};
+
 // Whether R rows from a multiple of R on are of one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const awq_source<S>& source) {
@@ -65,23 +71,23 @@ inline uint group_at(thread const awq_source<S>& source, uint row) {
   return group_of(row, source.groups);
 }
 
-template <typename F, uint N, typename S>
+template <typename F, uint N, typename V, typename S>
 inline void load_constants(thread const awq_source<S>& source, uint group, uint column,
-                           thread group_constants<N>& shared) {
+                           thread group_constants<N, V>& shared) {
   const uint run = N < 8 ? N : 8;
   size_t at = size_t(group) * source.columns + column;
   load<N, N % 8 == 0>(source.scales + at, shared.scale);
   for (uint i = 0; i < N; i += run) {
     uint z[run];
     split<run, F>(source.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
-    for (uint k = 0; k < run; ++k) shared.zero[i + k] = offset_of(z[k]);
+    for (uint k = 0; k < run; ++k) set_offset(z[k], shared.zero[i + k]);
   }
 }
 
 // q[0..N) = q - z of `row` from `column` on, then of R - 1 rows more.
-template <typename F, uint N, uint R, typename S>
-inline void codes(thread const awq_source<S>& source, thread const group_constants<N>& shared,
-                  uint row, uint column, thread float* q) {
+template <typename F, uint N, uint R, typename V, typename S>
+inline void codes(thread const awq_source<S>& source, thread const group_constants<N, V>& shared,
+                  uint row, uint column, thread V* q) {
   const uint run = N < 8 ? N : 8;
   device const uint* words = source.qweight + (row - source.first_row) * source.pitch;
   words += (column - source.first_column) / 8;

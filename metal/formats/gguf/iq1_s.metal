@@ -24,7 +24,7 @@ struct iq1_s {
     float scale = load_f16(block) * float(2 * (high >> 12 & 7) + 1);
     float delta = high >> 15 ? -0.125f : 0.125f;
     uint grid = uint(iq1_grid[index]) >> (N == 8 ? 0 : first % 8 * 2);
-    for (uint i = 0; i < N; ++i) q[i] = float(int(grid >> 2 * i & 3) - 1) + delta;
+    for (uint i = 0; i < N; ++i) q[i] = less(grid >> 2 * i & 3, offset_of(1)) + delta;
     return scale;
   }
 };

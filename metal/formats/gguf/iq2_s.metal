@@ -15,17 +15,22 @@
 struct iq2_s {
   enum { weights = 256, bytes = 82, run = 8 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint index = block[2 + k] | (block[66 + k / 4] >> (k % 4 * 2) & 3) << 8;
     uint s = block[74 + first / 32] >> (first / 16 % 2 * 4) & 15;
-    float scale = load_f16(block) * (0.5f + float(s)) * 0.25f;
+    float scale = (0.5f + float(s)) * 0.25f;
     uint signs = uint(block[34 + k]) >> at;
     uint low = iq2_s_grid[2 * index];
     uint high = iq2_s_grid[2 * index + 1];
-    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
-    return scale;
+    signed_entry<N>(low, high, at, signs, q);
+    return two_scales<N>(load_f16(block), scale, q);
   }
+};
+
+template <>
+struct scale_of<iq2_s, gguf_source> {
+  typedef float16_t type;
 };

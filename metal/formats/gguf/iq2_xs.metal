@@ -15,17 +15,22 @@
 struct iq2_xs {
   enum { weights = 256, bytes = 74, run = 8 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     device const uint8_t* code = block + 2 + first / 8 * 2;
     uint index = code[0] | (code[1] & 1) << 8;
     uint s = block[66 + first / 32] >> (first / 16 % 2 * 4) & 15;
-    float scale = load_f16(block) * (0.5f + float(s)) * 0.25f;
+    float scale = (0.5f + float(s)) * 0.25f;
     uint signs = even_signs(code[1] >> 1) >> at;
     uint low = iq2_xs_grid[2 * index];
     uint high = iq2_xs_grid[2 * index + 1];
-    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
-    return scale;
+    signed_entry<N>(low, high, at, signs, q);
+    return two_scales<N>(load_f16(block), scale, q);
   }
+};
+
+template <>
+struct scale_of<iq2_xs, gguf_source> {
+  typedef float16_t type;
 };

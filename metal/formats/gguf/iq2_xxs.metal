@@ -17,18 +17,23 @@
 struct iq2_xxs {
   enum { weights = 256, bytes = 66, run = 8 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     device const uint8_t* group = block + 2 + first / 32 * 8;
     uint k = first / 8 % 4;
     uint tail = load_u32(group + 4);
     uint index = group[k];
-    float scale = load_f16(block) * (0.5f + float(tail >> 28)) * 0.25f;
+    float scale = (0.5f + float(tail >> 28)) * 0.25f;
     uint signs = even_signs(tail >> (7 * k) & 127) >> at;
     uint low = iq2_xxs_grid[2 * index];
     uint high = iq2_xxs_grid[2 * index + 1];
-    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
-    return scale;
+    signed_entry<N>(low, high, at, signs, q);
+    return two_scales<N>(load_f16(block), scale, q);
   }
+};
+
+template <>
+struct scale_of<iq2_xxs, gguf_source> {
+  typedef float16_t type;
 };

@@ -15,17 +15,22 @@
 struct iq3_s {
   enum { weights = 256, bytes = 110, run = 8 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint high_bits = block[66 + k / 4] >> (k % 4 * 2);
     uint s = block[106 + first / 64] >> (first / 32 % 2 * 4) & 15;
-    float scale = load_f16(block) * float(2 * s + 1);
+    float scale = float(2 * s + 1);
     uint signs = uint(block[74 + k]) >> at;
     uint low = iq3_s_grid[block[2 + 2 * k] | (high_bits & 1) << 8];
     uint high = iq3_s_grid[block[3 + 2 * k] | (high_bits >> 1 & 1) << 8];
-    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
-    return scale;
+    signed_entry<N>(low, high, at, signs, q);
+    return two_scales<N>(load_f16(block), scale, q);
   }
+};
+
+template <>
+struct scale_of<iq3_s, gguf_source> {
+  typedef float16_t type;
 };

@@ -17,16 +17,21 @@
 struct iq3_xxs {
   enum { weights = 256, bytes = 98, run = 8 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     uint tail = load_u32(block + 66 + k / 4 * 4);
-    float scale = load_f16(block) * (0.5f + float(tail >> 28)) * 0.5f;
+    float scale = (0.5f + float(tail >> 28)) * 0.5f;
     uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
     uint low = iq3_xxs_grid[block[2 + 2 * k]];
     uint high = iq3_xxs_grid[block[3 + 2 * k]];
-    for (uint i = 0; i < N; ++i) q[i] = signed_by(entry_byte(low, high, at + i), signs, i);
-    return scale;
+    signed_entry<N>(low, high, at, signs, q);
+    return two_scales<N>(load_f16(block), scale, q);
   }
+};
+
+template <>
+struct scale_of<iq3_xxs, gguf_source> {
+  typedef float16_t type;
 };

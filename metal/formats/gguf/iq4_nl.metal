@@ -13,9 +13,14 @@
 struct iq4_nl {
   enum { weights = 32, bytes = 18, run = 16 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     look_up<N>(load_fields<N, 2>(block + 2 + first % 16, first / 16 * 4, 15), iq4_values, q);
     return load_f16(block);
   }
+};
+
+template <>
+struct scale_of<iq4_nl, gguf_source> {
+  typedef float16_t type;
 };

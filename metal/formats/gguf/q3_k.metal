@@ -14,16 +14,21 @@
 struct q3_k {
   enum { weights = 256, bytes = 110, run = 16 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     device const uint8_t* scales = block + 96;
     uint j = first / 16;
     uint s = (scales[j % 8] >> (j / 8 * 4) & 15) | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
-    float scale = load_f16(block + 108) * float(int(s) - 32);
+    float scale = float(int(s) - 32);
     fields<N> low =
         load_fields<N, 2>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
     fields<N> high = load_fields<N, 2>(block + first % 32, first / 32, 1);
-    to_floats<N>(join<N>(low, high, 2), 4, q);
-    return scale;
+    to_numbers<N>(join<N>(low, high, 2), 4, q);
+    return two_scales<N>(load_f16(block + 108), scale, q);
   }
+};
+
+template <>
+struct scale_of<q3_k, gguf_source> {
+  typedef float16_t type;
 };

@@ -13,9 +13,14 @@
 struct q4_0 {
   enum { weights = 32, bytes = 18, run = 16 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     load_codes<N, 2>(block + 2 + first % 16, first / 16 * 4, 15, 8, q);
     return load_f16(block);
   }
+};
+
+template <>
+struct scale_of<q4_0, gguf_source> {
+  typedef float16_t type;
 };

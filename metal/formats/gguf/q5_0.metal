@@ -12,11 +12,16 @@
 struct q5_0 {
   enum { weights = 32, bytes = 22, run = 16 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     fields<N> low = load_fields<N, 2>(block + 6 + first % 16, first / 16 * 4, 15);
     fields<N> high = spread<N>(load_u32(block + 2) >> first);
-    to_floats<N>(join<N>(low, high, 4), 16, q);
+    to_numbers<N>(join<N>(low, high, 4), 16, q);
     return load_f16(block);
   }
+};
+
+template <>
+struct scale_of<q5_0, gguf_source> {
+  typedef float16_t type;
 };

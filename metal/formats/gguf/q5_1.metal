@@ -20,7 +20,7 @@ struct q5_1 {
     float m = f16_of(head[0] >> 16);
     fields<N> low = load_fields<N, 8>(block + 8 + first % 16, first / 16 * 4, 15);
     fields<N> high = spread<N>(load_u32(block + 4) >> first);
-    to_floats<N>(join<N>(low, high, 4), 0, q);
+    to_numbers<N>(join<N>(low, high, 4), 0, q);
     scaling result = {d, -m};
     return result;
   }

@@ -20,7 +20,7 @@ struct q5_k {
     fields<N> low =
         load_fields<N, 16>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15);
     fields<N> high = load_fields<N, 16>(block + 16 + first % 32, first / 32, 1);
-    to_floats<N>(join<N>(low, high, 4), 0, q);
+    to_numbers<N>(join<N>(low, high, 4), 0, q);
     return k_scales(block, first / 32);
   }
 };

@@ -11,16 +11,21 @@
 //   w = d*s*(low + 16*high - 32)
 
 struct q6_k {
-  enum { weights = 256, bytes = 210, run = 16 };
+  enum { weights = 256, bytes = 210, run = 16, zero = 32 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     float scale = load_f16(block + 208) * float(int8_t(block[192 + first / 16]));
     fields<N> low =
         load_fields<N, 2>(block + first / 128 * 64 + first % 64, first / 64 % 2 * 4, 15);
     fields<N> high =
         load_fields<N, 2>(block + 128 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
-    to_floats<N>(join<N>(low, high, 4), 32, q);
+    to_numbers<N>(join<N>(low, high, 4), zero, q);
     return scale;
   }
+};
+
+template <>
+struct scale_of<q6_k, gguf_source> {
+  typedef short_scale type;
 };

@@ -9,12 +9,17 @@
 struct q8_0 {
   enum { weights = 32, bytes = 34, run = 32 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     fields<N> bytes = load_fields<N, 2>(block + 2 + first, 0, 255);
     // With the sign bit turned, a signed byte is an unsigned one 128 more.
     for (uint i = 0; i < (N + 3) / 4; ++i) bytes.words[i] ^= 0x80808080;
-    to_floats<N>(bytes, 128, q);
+    to_numbers<N>(bytes, 128, q);
     return load_f16(block);
   }
+};
+
+template <>
+struct scale_of<q8_0, gguf_source> {
+  typedef float16_t type;
 };

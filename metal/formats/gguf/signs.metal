@@ -7,5 +7,11 @@ inline float signed_by(float value, uint signs, uint i) {
   return as_type<float>(as_type<uint>(value) ^ (signs << (31 - i) & 0x80000000));
 }
 
-// Byte i of an 8-byte table entry.
-inline float entry_byte(uint low, uint high, uint i) { return byte_of(i < 4 ? low : high, i % 4); }
+// q[i] = byte first + i of an 8-byte table entry, signed.
+template <uint N>
+inline void signed_entry(uint low, uint high, uint first, uint signs, thread float* q) {
+  for (uint i = 0; i < N; ++i) {
+    uint at = first + i;
+    q[i] = signed_by(byte_of(at < 4 ? low : high, at % 4), signs, i);
+  }
+}

@@ -50,8 +50,8 @@ inline device const uint8_t* block_at(thread const gguf_source& source, uint row
 }
 
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and their scaling; N divides F::run.
-template <typename F, uint N>
-inline scaling codes(thread const gguf_source& source, uint row, uint column, thread float* q) {
+template <typename F, uint N, typename V>
+inline scaling codes(thread const gguf_source& source, uint row, uint column, thread V* q) {
   device const uint8_t* block = block_at<F>(source, row, column);
   return scaled_by(F::template codes<N>(block, column % F::weights, q));
 }

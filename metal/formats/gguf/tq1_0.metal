@@ -15,7 +15,7 @@ struct tq1_0 {
   enum { weights = 256, bytes = 54, run = 16 };
 
   static inline float digit(uint code, uint k) {
-    return float(int((code * tq1_0_powers[k] & 255) * 3 >> 8) - 1);
+    return less((code * tq1_0_powers[k] & 255) * 3 >> 8, offset_of(1));
   }
 
   template <uint N>

@@ -19,6 +19,7 @@
 //   w[i, o] = (q - z)*s
 
 #include "../groups.metal"
+#include "../scales.metal"
 #include "../stream.metal"
 #include "../strips.metal"
 
@@ -26,8 +27,8 @@ template <typename S>
 struct gptq_source {
   // product_rows: 32 codes fill whole words, of 3 bits too.
   enum { thread_rows = 8, product_rows = 32, by_inputs = 1 };
-  template <uint N>
-  using constants = group_constants<N>;
+  template <uint N, typename V = float>
+  using constants = group_constants<N, V>;
   template <typename F, uint ROWS, uint COLUMNS>
   struct window {
     enum { count = ROWS * F::bits / 32, bytes = COLUMNS * 4, align = 16 };
@@ -87,6 +88,11 @@ struct gptq8_ordered {
   enum { bits = 8, run = 8, ordered = 1 };
 };
 
+template <typename F, typename S>
+struct scale_of<F, gptq_source<S>> {
+  typedef S type;
+};
+
 // Whether R rows from a multiple of R on are of one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const gptq_source<S>& source) {
@@ -98,9 +104,9 @@ inline uint group_at(thread const gptq_source<S>& source, uint row) {
   return F::ordered ? uint(source.g_idx[row]) : group_of(row, source.groups);
 }
 
-template <typename F, uint N, typename S>
+template <typename F, uint N, typename V, typename S>
 inline void load_constants(thread const gptq_source<S>& source, uint group, uint column,
-                           thread group_constants<N>& shared) {
+                           thread group_constants<N, V>& shared) {
   const uint mask = (1u << F::bits) - 1;
   size_t columns = source.columns;
   uint zero_word = F::bits == 3 ? 0 : source.zero_word;
@@ -108,16 +114,16 @@ inline void load_constants(thread const gptq_source<S>& source, uint group, uint
   uint z[N];
   unpack<F::bits, N>(source.qzeros + group * (columns * F::bits / 32), column, zero_word, z);
   for (uint i = 0; i < N; ++i) {
-    shared.zero[i] = offset_of(((z[i] + zero_wrap) & mask) + source.zero_field);
+    set_offset(((z[i] + zero_wrap) & mask) + source.zero_field, shared.zero[i]);
   }
   // With 8 bits, outputs come in fours, and a row of scales need not start at 16 bytes.
   load<N, N % 8 == 0 && F::bits != 8>(source.scales + group * columns + column, shared.scale);
 }
 
 // q[0..N) = q - z of `row`, a multiple of R, from `column` on; then of R - 1 rows more.
-template <typename F, uint N, uint R, typename S>
-inline void codes(thread const gptq_source<S>& source, thread const group_constants<N>& shared,
-                  uint row, uint column, thread float* q) {
+template <typename F, uint N, uint R, typename V, typename S>
+inline void codes(thread const gptq_source<S>& source, thread const group_constants<N, V>& shared,
+                  uint row, uint column, thread V* q) {
   const uint bits = F::bits;
   const uint mask = (1u << bits) - 1;
   size_t bit = size_t(row - source.first_row) * bits;
@@ -130,15 +136,13 @@ inline void codes(thread const gptq_source<S>& source, thread const group_consta
     device const uint* from = words + (start + r * bits) / 32 * source.pitch;
     uint low[N];
     load_words<N>(from, low);
-    if (32 % bits == 0 || shift + bits <= 32) {
-      for (uint i = 0; i < N; ++i) q[i] = field_less(low[i], shift, mask, shared.zero[i]);
-    } else {
+    if (32 % bits != 0 && shift + bits > 32) {
       uint high[N];
       load_words<N>(from + source.pitch, high);
-      for (uint i = 0; i < N; ++i) {
-        q[i] = less((low[i] >> shift | high[i] << (32 - shift)) & mask, shared.zero[i]);
-      }
+      for (uint i = 0; i < N; ++i) low[i] = low[i] >> shift | high[i] << (32 - shift);
+      shift = 0;
     }
+    fields_less<N>(low, shift, mask, shared.zero, q);
     q += N;
   }
 }

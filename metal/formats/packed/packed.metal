@@ -84,6 +84,17 @@ struct packed8_ordered {
   enum { bits = 8, run = 8, ordered = 1 };
 };
 
+template <typename S, bool ORDERED>
+struct packed_scale {
+  typedef S type;
+};
+template <typename S>
+struct packed_scale<S, true> {
+  typedef float type;
+};
+template <typename F, typename S>
+struct scale_of<F, packed_source<S>> : packed_scale<S, F::ordered> {};
+
 template <typename F, typename S>
 inline device const uint* row_words(thread const packed_source<S>& source, uint row) {
   return source.codes + (row - source.first_row) * source.pitch;
@@ -91,9 +102,9 @@ inline device const uint* row_words(thread const packed_source<S>& source, uint 
 
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and scale[0] theirs; then of R - 1
 // rows more, `pitch` apart in q. R divides `row`, N F::run, and a word holds R zero points.
-template <typename F, uint N, uint R, typename S>
+template <typename F, uint N, uint R, typename V, typename S>
 inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint column, uint pitch,
-                          thread float* q, thread float* scale) {
+                          thread V* q, thread float* scale) {
   const uint count = F::ordered ? N : 1;
   uint group[count], zeros[count];
   if (F::ordered) {
@@ -111,14 +122,14 @@ inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint 
   device const S* scales = source.scales + size_t(row) * source.groups_per_row;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
-    float zero[N];
+    alignas(4) V zero[N];
     for (uint i = 0; i < N; ++i) {
-      zero[i] = offset_of((zeros[i % count] >> (r * F::bits) & mask) | middle);
+      set_offset((zeros[i % count] >> (r * F::bits) & mask) | middle, zero[i]);
     }
     unpack_less<F::bits, N>(row_words<F>(source, row + r), column - source.first_column, zero, q);
     scale[r] = F::ordered ? 1.0f : float(scales[group[0]]);
     if (F::ordered) {
-      for (uint i = 0; i < N; ++i) q[i] *= float(scales[group[i % count]]);
+      for (uint i = 0; i < N; ++i) q[i] = q[i] * V(float(scales[group[i % count]]));
     }
     scales += source.groups_per_row;
     q += pitch;
@@ -126,8 +137,8 @@ inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint 
 }
 
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
-template <typename F, uint N, typename S>
-inline float codes(thread const packed_source<S>& source, uint row, uint column, thread float* q) {
+template <typename F, uint N, typename V, typename S>
+inline float codes(thread const packed_source<S>& source, uint row, uint column, thread V* q) {
   float scale[1];
   codes_of_rows<F, N, 1>(source, row, column, N, q, scale);
   return scale[0];

@@ -29,6 +29,13 @@ struct __half2 {
 
 float __half2float(__half);
 __half2 __floats2half2_rn(float, float);
+__half2 __float2half2_rn(float);
+__half2 __halves2half2(__half, __half);
+__half __low2half(__half2);
+__half __high2half(__half2);
+__half2 __hsub2(__half2, __half2);
+__half2 __hmul2(__half2, __half2);
+__half2 __hfma2(__half2, __half2, __half2);
 __half __float2half(float);
 __half __float2half_rn(float);
 __half __ushort_as_half(unsigned short);

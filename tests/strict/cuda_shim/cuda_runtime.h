@@ -65,5 +65,6 @@ unsigned __byte_perm(unsigned, unsigned, unsigned);
 unsigned __umulhi(unsigned, unsigned);
 unsigned __funnelshift_r(unsigned, unsigned, unsigned);
 float fmaf(float, float, float);
+float __fmaf_rn(float, float, float);
 template <typename T>
 T __ldg(const T*);
