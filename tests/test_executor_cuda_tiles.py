@@ -127,6 +127,8 @@ RELEASE = "release_tile(space, 0);\n"
 RELEASED = "if (i + k > 0) release_tile(space, 1 - k);"
 COPY = "copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);"
 BLOCKED = "others wait at mbarrier.try_wait"
+ANOTHER = f"if (i + k + 1 < steps) {COPY}"
+FIRST = "copy_tile<size>(space, x, tiles, 0);"
 SAME = "copy_tile<size>(space, x, tiles + k * size, k);"
 TILES = {
     "mma": {
@@ -161,13 +163,15 @@ TILES = {
         "no wait for products": (f"wait_for_products();\n      {RELEASED}", RELEASED, "a factor changed"),
         "no group": (COMMIT, ";", "off by"),
         "no fence": (FENCE, "", "a fence has to come first"),
+        "a copy too many": (ANOTHER, ANOTHER.replace("< steps", "<= steps"), "the threadgroup ended before a copy did"),
+        "two copies to one place": (FIRST, f"{FIRST} {FIRST.replace('0', '1')}", "into the same place is not done"),
     },
 }
 
 
 @pytest.mark.parametrize(("instruction", "mistake"), [(one, mistake) for one in TILES for mistake in TILES[one]])
 def test_mistakes_in_tiles(instruction, mistake):
-    packed = weight("q4_k" if "exchanged" in mistake else "gptq4", MANY)
+    packed = weight("q4_k" if "exchanged" in mistake else "gptq4", (160, 640) if "many" in mistake else MANY)
     check_found(TILES[instruction][mistake], instruction, packed, 17)
 
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -32,10 +33,24 @@ struct Begun {
     bool try_failed = false;
   } threads[1024];
   std::vector<Copy> copies;  // those that complete a barrier
+
+  static const char* drop(void* begun) {
+    std::unique_ptr<Begun> all((Begun*)begun);
+    return all->copies.empty() ? nullptr : "cp.async: the threadgroup ended before a copy did";
+  }
+
+  void add(const Copy& copy) {
+    for (const Copy& other : copies) {
+      if (copy.to < other.to + other.bytes && other.to < copy.to + copy.bytes) {
+        hooks->fail("cp.async: another copy into the same place is not done");
+      }
+    }
+    copies.push_back(copy);
+  }
 };
 
 inline Begun& begun() {
-  void** kept = hooks->kept([](void* begun) { delete (Begun*)begun; });
+  void** kept = hooks->kept(Begun::drop);
   if (!*kept) *kept = new Begun;
   return *(Begun*)*kept;
 }
@@ -120,7 +135,7 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
                 "[%3];",
                 4)) {
     barrier_at(o[3]);
-    all.copies.push_back(begin_copy(o[0], o[1].pointer(), o[2], o[3]));
+    all.add(begin_copy(o[0], o[1].pointer(), o[2], o[3]));
   } else if (is("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
                 "selp.u32 %0, 1, 0, p; }",
                 3)) {

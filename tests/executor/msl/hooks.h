@@ -39,8 +39,9 @@ struct Hooks {
   void* (*scratch)(unsigned id, size_t bytes, size_t most);
   // Waits, while others run, until `ready(what)`.
   void (*wait)(Site site, bool (*ready)(void* what), void* what);
-  // What a program keeps for the threadgroup: null at first, in the end dropped.
-  void** (*kept)(void (*drop)(void* kept));
+  // What a program keeps for the threadgroup: null at first, in the end dropped, which says what is
+  // wrong with it, or null.
+  void** (*kept)(const char* (*drop)(void* kept));
   // The thread that asks, and how many its simdgroup has.
   const Thread* (*self)();
   uint32_t (*lanes)();

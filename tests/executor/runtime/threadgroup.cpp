@@ -81,6 +81,11 @@ std::string Threadgroup::run() {
     }
     if (!moved) return stuck();
   }
+  if (kept_) {
+    const char* wrong = drop_(kept_);
+    kept_ = nullptr;
+    if (wrong) return wrong;
+  }
   for (const auto& one : scratch_) {
     if (!one.second.intact()) {
       return "threadgroup memory: written outside of its " + std::to_string(one.second.bytes()) +
@@ -215,7 +220,7 @@ void Threadgroup::wait(Site site, bool (*ready)(void* what), void* what) {
   me.fiber->suspend();
 }
 
-void** Threadgroup::kept(void (*drop)(void* kept)) {
+void** Threadgroup::kept(const char* (*drop)(void* kept)) {
   running->drop_ = drop;
   return &running->kept_;
 }

@@ -51,7 +51,7 @@ class Threadgroup {
   static void exchange(Site site, const void* mine, size_t bytes, void* all);
   static void* scratch(unsigned id, size_t bytes, size_t most);
   static void wait(Site site, bool (*ready)(void* what), void* what);
-  static void** kept(void (*drop)(void* kept));
+  static void** kept(const char* (*drop)(void* kept));
   static const Thread* self();
   static uint32_t lanes();
   static void fail_for(const char* what);
@@ -78,7 +78,7 @@ class Threadgroup {
   std::vector<std::unique_ptr<Fiber>> idle_;
   std::map<unsigned, Scratch> scratch_;
   void* kept_ = nullptr;
-  void (*drop_)(void* kept) = nullptr;
+  const char* (*drop_)(void* kept) = nullptr;
   std::string error_;
 };
 
