@@ -131,11 +131,19 @@ def test_single_inputs_pick_exact_weights(name):
 @pytest.mark.parametrize("count", [1, 7, 17])
 @pytest.mark.parametrize("name", ["gptq4", "gptq3", "packed4", "packed8"])
 def test_products_of_sorted_weights(name, count):
-    packed = shuffled(name)
+    packed = shuffled(name, 301 if name == "packed8" else 320)  # rows that are aligned and rows that are not
     for device in (executor.metal, executor.cuda):
         with device():
             check_products(packed, DTYPES[count % 3], count)
     assert packed.in_order().weight.derived  # a backend has used it
+
+
+@full
+@pytest.mark.parametrize("inputs", [301, 320])
+def test_no_read_of_sorted_weights_leaves_a_buffer(inputs, watched):
+    for device in (executor.metal, executor.cuda):
+        with device(**watched):
+            check_products(shuffled("packed4", inputs), mx.float16, 3)
 
 
 @pytest.mark.parametrize("few", SHARED)

@@ -13,12 +13,13 @@ inline void reorder(device const X* x, device const int* order, device T* out,
   size_t row = size_t(threadgroup_index / parts) * inputs;
   uint first = threadgroup_index % parts * reorder_part;
   uint end = min(first + reorder_part, inputs);
+  bool aligned = inputs % 8 == 0;
   x += row;
   out += row;
   for (uint i = first + thread_index * 8; i < end; i += 2048) {
     uint from[8];
     float v[8];
-    if (i + 8 <= end && is_aligned(out + i)) {
+    if (aligned) {
       load_words<8>((device const uint*)order + i, from);
 #pragma unroll
       for (uint k = 0; k < 8; ++k) v[k] = float(x[from[k]]);

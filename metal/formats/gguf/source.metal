@@ -5,7 +5,7 @@
 // A format F gives weights and bytes (of a block), run (consecutive weights that share a scale) and
 // codes<N>(block, first, q): N of a block's codes from `first` on, and their scale or, with a min,
 // scaling (scales.metal). N divides F::run and `first`. Weights that are no codes come as they are,
-// with scale 1.
+// with scale 1. Where scale_of says so, q may be of another type than float.
 
 #include "../scales.metal"
 #include "../strips.metal"
