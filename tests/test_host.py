@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import mlx.core as mx
 import numpy as np
@@ -180,3 +181,22 @@ def test_inside_compile_and_grad(rows):
     assert mx.compile(loss)(x).item() == expected
     assert mx.grad(loss)(x).tolist() == dense.sum(0).tolist()
     assert mx.compile(mx.grad(loss))(x).tolist() == dense.sum(0).tolist()
+
+
+def test_python_ends_after_mlx_has_let_go_of_files():
+    file = memory._Safetensors((1,), "F32", 4, lambda address: None)
+    thread = threading.Thread(target=lambda _: time.sleep(0.05), args=(file,))
+    thread.start()
+    del file
+    assert len(memory._files) == 1
+    memory._wait_for_files()
+    assert not memory._files
+
+
+def test_python_ends_well_after_unpacking():
+    script = """
+import mlx_dequant as mxd, numpy as np, mlx.core as mx
+with mxd.use_backend("host"):
+    mxd.GGUFWeight(np.zeros((4096, 18 * 32), np.uint8), "Q4_0").dequantize(mx.float32)
+"""
+    assert [subprocess.run([sys.executable, "-c", script]).returncode for _ in range(8)] == [0] * 8

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import struct
 import sys
+import time
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import mlx.core as mx
 import numpy as np
@@ -121,6 +124,7 @@ class _Safetensors:
         self.fill = fill
         self.at = 0
         self.error: Exception | None = None
+        _files.add(self)
 
     def seekable(self) -> bool:
         return True
@@ -152,6 +156,18 @@ class _Safetensors:
             self.error = error
         self.at += self.size
         return self.size
+
+
+# Files that a thread of MLX still has, for a little while after the array is there.
+_files: WeakSet[_Safetensors] = WeakSet()
+
+
+@atexit.register
+def _wait_for_files() -> None:
+    """Waits, a second at most: a thread that asks for Python's lock once Python has ended aborts the process."""
+    end = time.monotonic() + 1
+    while _files and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def _use_huge_pages(address: int, size: int) -> None:
