@@ -184,6 +184,7 @@ def test_inside_compile_and_grad(rows):
 
 
 def test_python_ends_after_mlx_has_let_go_of_files():
+    memory._wait_for_files()
     file = memory._Safetensors((1,), "F32", 4, lambda address: None)
     thread = threading.Thread(target=lambda _: time.sleep(0.05), args=(file,))
     thread.start()

@@ -128,7 +128,19 @@ def test_single_inputs_pick_exact_weights(name):
             check_single_inputs(weight(name), dtype, 3)
 
 
-@pytest.mark.parametrize("count", [1, 7, 17])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("inputs", [16384 + 8, 16384 + 7])
+@pytest.mark.parametrize("device", [executor.metal, executor.cuda])
+def test_another_order(device, inputs, dtype):
+    """Of vectors that several threadgroups share, aligned or not."""
+    x = mx.random.normal((2, inputs)).astype(dtype)
+    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
+    with device():
+        found = gpu._reordered(device.__name__, x, mx.array(order))
+    assert mx.array_equal(found, x[:, mx.array(order)])
+
+
+@pytest.mark.parametrize("count", [1, 9, 17])
 @pytest.mark.parametrize("name", ["gptq4", "gptq3", "packed4", "packed8"])
 def test_products_of_sorted_weights(name, count):
     packed = shuffled(name, 301 if name == "packed8" else 320)  # rows that are aligned and rows that are not

@@ -24,7 +24,7 @@ template <typename F, uint N, typename V, typename S>
 inline void decode(thread const S& source, uint row, uint column, thread V* w) {
   typename S::template constants<N, V> shared;
   load_constants<F, N>(source, group_at<F>(source, row), column, shared);
-  alignas(4) V q[N];
+  V q[N];
   codes<F, N, 1>(source, shared, row, column, q);
   scaled<N>(shared, q, w);
 }

@@ -21,6 +21,6 @@ inline void set_offset(uint z, thread float& offset) { offset = offset_of(z); }
 // What N columns of a group share, as the type V of numbers; zero points as set_offset gives them.
 template <uint N, typename V = float>
 struct group_constants {
-  alignas(4) V zero[N];
-  alignas(4) V scale[N];
+  V zero[N];
+  V scale[N];
 };

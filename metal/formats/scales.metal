@@ -16,9 +16,9 @@ struct has_min {
   enum { value = 0 };
 };
 
-// What codes are multiplied by, and nothing else: float16_t by one of those, where codes are of up
-// to 11 bits (times their second scale, if they have one); short_scale by numbers of up to 20 bits,
-// where codes are of up to 7, less F::zero; else float.
+// What a format's codes are multiplied by, and nothing else. float16_t: one of those, and codes are
+// whole numbers of at most 2048, their second scale included. short_scale: a number that fits 24
+// bits when it is multiplied by 128 + F::zero, and codes have 7 bits, less F::zero. Else float.
 struct short_scale;
 template <typename F, typename S>
 struct scale_of {

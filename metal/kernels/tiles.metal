@@ -33,7 +33,7 @@ inline void load_weights(direction<false, STORED>, thread const S& source, uint 
                          uint inputs, uint output, uint input, thread workspace<X>&,
                          thread factor<X, RUN>& weights) {
   if (WHOLE) {
-    alignas(4) typename number<X, typename scale_of<F, S>::type>::type w[RUN];
+    typename number<X, typename scale_of<F, S>::type>::type w[RUN];
     decode<F, RUN>(source, output + HALF, input, w);
     round_to<RUN>(w, HALF, 0, weights);
     return;
@@ -66,12 +66,12 @@ inline void load_weights(direction<true, true>, thread const S& source, uint out
     typename S::template constants<N, V> shared;
     load_constants<F, N>(source, group_at<F>(source, input), output, shared);
     input += HALF * R;
-    alignas(4) V q[R * N];
+    V q[R * N];
     codes<F, N, R>(source, shared, input, output, q);
     V w[N][R];
 #pragma unroll
     for (uint i = 0; i < R; ++i) {
-      alignas(4) V pair[N];
+      V pair[N];
       scaled<N>(shared, q + i * N, pair);
       for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
     }

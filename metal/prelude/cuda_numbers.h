@@ -27,8 +27,8 @@ struct number<float16_t, float16_t> {
 struct short_scale;  // scales.metal has it
 
 // A code of 7 bits as the float that is 128 more, for which a byte has to be put into place only.
-// Its scale takes 128 and F::zero off, without an error, where it is multiplied. An infinite scale
-// gives NaN.
+// Its scale takes 128 and F::zero off where it is multiplied, without an error if it times
+// 128 + F::zero fits 24 bits. An infinite scale gives NaN.
 struct raised {
   float value;
 };
@@ -84,11 +84,11 @@ __device__ inline __half2 halves_less(uint halves, uint mask, uint low, uint hig
   asm("lop3.b32 %0, %1, %2, %3, 0xea;"
       : "=r"(word)
       : "r"(halves), "r"(mask << low | mask << (16 + high)), "r"(0x64006400u));
-  __half2 raised = as_type<__half2>(word);
-  if (low + high == 0) return __hsub2(raised, offset);
+  __half2 fields = as_type<__half2>(word);
+  if (low + high == 0) return __hsub2(fields, offset);
   float2 part = make_float2(1.0f / (1 << low), 1.0f / (1 << high));
   __half2 less = __floats2half2_rn(1024.0f - 1024.0f * part.x, 1024.0f - 1024.0f * part.y);
-  return __hfma2(raised, __floats2half2_rn(part.x, part.y), __hsub2(less, offset));
+  return __hfma2(fields, __floats2half2_rn(part.x, part.y), __hsub2(less, offset));
 }
 
 template <uint N, typename Shift>
@@ -141,8 +141,8 @@ __device__ inline void signed_entry(uint low, uint high, uint, uint signs, float
   static_assert(N == 8, "all of an entry");
 #pragma unroll
   for (uint i = 0; i < 8; i += 2) {
-    uint raised = __byte_perm(i < 4 ? low : high, 0x64646464, i % 4 == 0 ? 0x4140 : 0x4342);
-    __half2 pair = __hsub2(as_type<__half2>(raised), __float2half2_rn(1024.0f));
+    uint bytes = __byte_perm(i < 4 ? low : high, 0x64646464, i % 4 == 0 ? 0x4140 : 0x4342);
+    __half2 pair = __hsub2(as_type<__half2>(bytes), __float2half2_rn(1024.0f));
     // Two sign bits at once: copies of them, 15 bits apart.
     uint minus = (signs >> i & 3) * 0x40008000 & 0x80008000;
     set_pair(as_type<__half2>(as_type<uint>(pair) ^ minus), q + i);

@@ -77,7 +77,7 @@ def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Found]]]:
         if weight.scales_dtype == mx.float16 or form.family == "gguf":
             yield f"take, {weight}", partial(_taken, weight, exact)
     for height in HEIGHTS:
-        ways = ("", "act-order") if form.family in ("gptq", "packed") and height == HEIGHTS[0] else ("",)
+        ways = ("", "act-order", "uneven") if form.family in ("gptq", "packed") and height == HEIGHTS[0] else ("",)
         for way in ways:
             weight = samples.multiplied(form, height, way=way)
             exact = _reference(weight).astype(np.float64)

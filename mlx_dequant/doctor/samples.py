@@ -111,8 +111,11 @@ def _group(
         outputs = -(-outputs // 32) * 32
     if form.family == "gptq":
         inputs = -(-inputs // 32) * 32
-    groups = 1 if group_size == -1 else -(-inputs // group_size)
-    order = rng.integers(0, groups, inputs).astype(np.int32) if way == "act-order" else None
+    size = inputs if group_size == -1 else group_size
+    groups = -(-inputs // size)
+    # Groups of one size are sorted for products, others are not.
+    orders = {"act-order": rng.permutation(np.arange(inputs) // size), "uneven": rng.integers(0, groups, inputs)}
+    order = orders[way].astype(np.int32) if way in orders else None
     if form.family == "awq":
         codes, zeros = _words(rng, inputs, outputs // 8), _words(rng, groups, outputs // 8)
         return AWQWeight(codes, scales(rng, (groups, outputs), dtype), zeros, group_size)

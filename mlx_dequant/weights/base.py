@@ -43,7 +43,7 @@ class PackedWeight(ABC):
     inputs: Mapping[str, mx.array | None]
     scales_dtype: mx.Dtype
     layout: tuple[int, ...]
-    ordered: bool = False  # whether the format's "_ordered" struct reads it
+    ordered: bool = False  # whether inputs are in no order, and the format's "_ordered" struct reads it
     derived: dict[str, Any]
 
     def _set(self, **values: Any) -> None:
@@ -131,7 +131,7 @@ class PackedWeight(ABC):
         return self.copy(**types, inputs={**self.inputs, **changed})
 
     def copy(self, **values: Any) -> Self:
-        """The same weight with other attributes; nothing is checked."""
+        """For this package: the same weight with other attributes, which nothing checks."""
         copy = object.__new__(type(self))
         copy._set(**{**vars(self), **values})
         return copy

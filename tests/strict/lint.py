@@ -29,6 +29,7 @@ _FORBIDDEN = {
     Kind.CXX_TYPEID_EXPR: "typeid",
     Kind.CXX_DYNAMIC_CAST_EXPR: "dynamic_cast",
     Kind.ASM_STMT: "asm",
+    Kind.CXX_BASE_SPECIFIER: "a derived class",
 }
 _TYPED = (
     Kind.VAR_DECL,

@@ -151,6 +151,11 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "virtual": ("struct s { virtual uint f() const thread { return 1; } };", "", "virtual"),
     "try": ("", "try { out[0] = 1.0f; } catch (...) {}", "exceptions"),
     "throw": ("inline void f() { throw 1; }", "", "exceptions"),
+    "derived class": (
+        "struct one { float v; };\nstruct other : one {};",
+        "other o; o.v = 1.0f; out[0] = o.v;",
+        "a derived class",
+    ),
     "typeid": ("", "out[0] = typeid(float) == typeid(half);", "typeid"),
     "assembly": ("", 'asm("nop");', "asm"),
     "standard_library": ("", "out[0] = std::exp(1.0f);", "std"),

@@ -93,7 +93,9 @@ struct packed_scale<S, true> {
   typedef float type;
 };
 template <typename F, typename S>
-struct scale_of<F, packed_source<S>> : packed_scale<S, F::ordered> {};
+struct scale_of<F, packed_source<S>> {
+  typedef typename packed_scale<S, F::ordered>::type type;
+};
 
 template <typename F, typename S>
 inline device const uint* row_words(thread const packed_source<S>& source, uint row) {
@@ -122,7 +124,7 @@ inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint 
   device const S* scales = source.scales + size_t(row) * source.groups_per_row;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
-    alignas(4) V zero[N];
+    V zero[N];
     for (uint i = 0; i < N; ++i) {
       set_offset((zeros[i % count] >> (r * F::bits) & mask) | middle, zero[i]);
     }

@@ -107,6 +107,7 @@ def _filled_in_place(shape: tuple[int, ...], dtype: mx.Dtype, size: int, fill: C
     array: mx.array = loaded["out"]  # pyright: ignore
     mx.eval(array)
     if file.error is not None:
+        _files.discard(file)  # which the error keeps
         raise file.error
     return array
 

@@ -36,7 +36,9 @@ struct Begun {
 
   static const char* drop(void* begun) {
     std::unique_ptr<Begun> all((Begun*)begun);
-    return all->copies.empty() ? nullptr : "cp.async: the threadgroup ended before a copy did";
+    bool open = !all->copies.empty();
+    for (const auto& thread : all->threads) open |= !thread.copies.empty();
+    return open ? "cp.async: the threadgroup ended before a copy did" : nullptr;
   }
 
   void add(const Copy& copy) {
