@@ -65,8 +65,12 @@ def test_threadgroups_share_inputs_by_pairs_of_steps():
         check_products(weight("q6_k", (256, 10 * 256)), mx.float16, 130)
 
 
+# Formats that have an arithmetic like another's, but for their bits.
+ALIKE = {"q4_0", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "gptq2", "gptq8", "packed2", "packed8"}
+
+
 @pytest.mark.parametrize("dtype", mostly_full((mx.float16, mx.bfloat16), fast=mx.float16), ids=str)
-@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=full if name in ALIKE else ()) for name in SCALED])
 def test_tiles_have_exact_weights(name, dtype):
     """By half arithmetic too, which is exact for whole numbers times a scale."""
     with tiles("mma"):
