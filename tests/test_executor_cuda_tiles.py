@@ -132,6 +132,7 @@ RELEASED = "if (i + k > 0) release_tile(space, 1 - k);"
 COPY = "copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);"
 BLOCKED = "others wait at mbarrier.try_wait"
 ANOTHER = f"if (i + k + 1 < steps) {COPY}"
+TOO_MANY = (ANOTHER, ANOTHER.replace("< steps", "<= steps"), "the threadgroup ended before a copy did")
 FIRST = "copy_tile<size>(space, x, tiles, 0);"
 SAME = "copy_tile<size>(space, x, tiles + k * size, k);"
 TILES = {
@@ -144,7 +145,7 @@ TILES = {
         "another vector": ("(eighth + i) * 8 + lane / 4", "(eighth + i) * 8 + lane % 8", "off by"),
         "pairs in another order": (PAIRS, TURNED, "off by"),
         "exchanged without a barrier": (EXCHANGE, EXCHANGE.partition("\n")[2], "off by nan"),
-        "a copy too many": (ANOTHER, ANOTHER.replace("< steps", "<= steps"), "the threadgroup ended before a copy did"),
+        "a copy too many": TOO_MANY,
     },
     "wgmma": {
         "no wait for a tile": (WAIT, "", "mbarrier: more arrive"),
@@ -168,7 +169,7 @@ TILES = {
         "no wait for products": (f"wait_for_products();\n      {RELEASED}", RELEASED, "a factor changed"),
         "no group": (COMMIT, ";", "off by"),
         "no fence": (FENCE, "", "a fence has to come first"),
-        "a copy too many": (ANOTHER, ANOTHER.replace("< steps", "<= steps"), "the threadgroup ended before a copy did"),
+        "a copy too many": TOO_MANY,
         "two copies to one place": (FIRST, f"{FIRST} {FIRST.replace('0', '1')}", "into the same place is not done"),
     },
 }

@@ -72,6 +72,13 @@ __device__ inline uint rounded_pair(const float16_t* w, float16_t) {
   return as_type<uint>(pair_at(w));
 }
 
+template <uint N>
+__device__ inline void multiply_all(float16_t* q, float by) {
+  __half2 scale = __float2half2_rn(by);
+#pragma unroll
+  for (uint i = 0; i < N; i += 2) set_pair(__hmul2(pair_at(q + i), scale), q + i);
+}
+
 // A number below 1024 becomes a half as the low bits of 1024.
 __device__ inline void set_offset(uint z, float16_t& offset) {
   offset = __ushort_as_half(ushort(0x6400 | z));
@@ -149,20 +156,16 @@ __device__ inline void signed_entry(uint low, uint high, uint, uint signs, float
   }
 }
 
+template <typename F, uint N, typename B>
+__device__ inline void scale_codes(B by, float16_t* q) {
+  multiply_all<N>(q, by.scale);
+}
+
 // Exact, as codes times their second scale are of up to 11 bits.
 template <uint N>
 __device__ inline float two_scales(float first, float second, float16_t* q) {
-  __half2 scale = __float2half2_rn(second);
-#pragma unroll
-  for (uint i = 0; i < N; i += 2) set_pair(__hmul2(pair_at(q + i), scale), q + i);
+  multiply_all<N>(q, second);
   return first;
-}
-
-template <typename F, uint N, typename B>
-__device__ inline void scale_codes(B by, float16_t* q) {
-  __half2 scale = __float2half2_rn(by.scale);
-#pragma unroll
-  for (uint i = 0; i < N; i += 2) set_pair(__hmul2(pair_at(q + i), scale), q + i);
 }
 
 template <uint N>
