@@ -28,11 +28,16 @@ _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 @dataclass(frozen=True)
 class Program:
-    """What a backend compiles. The name holds a hash of the text: no two programs share it."""
+    """What a backend compiles. The name holds a hash of the text: no two programs share it.
+
+    Attributes:
+        scratch: floats of threadgroup memory.
+    """
 
     name: str
     header: str
     body: str
+    scratch: int
 
 
 @cache
@@ -72,6 +77,8 @@ def _size_check(form: Format) -> str:
     """Fails to compile when the registry and the shader disagree on a format's sizes."""
     if form.family == "gguf":
         facts = f"{form.name}::weights == {form.weights} && {form.name}::bytes == {form.bytes}"
+        if form.table:
+            facts += f" && sizeof({form.table}) == {4 * form.table_words}"
     else:
         facts = f"{form.name}::bits == {form.bits}"
     return f'static_assert({facts}, "the registry\'s sizes of {form.name}");'
@@ -103,6 +110,8 @@ class Kernel:
         parameters: numbers that the program is compiled for.
         scratch: floats of threadgroup memory.
         tiles: whether it needs the prelude's tiles besides.
+        near: whether a format's table is copied to threadgroup memory first, on CUDA.
+        cluster: threadgroups that share memory, on a device that has clusters.
     """
 
     name: str
@@ -110,9 +119,16 @@ class Kernel:
     parameters: tuple[int, ...] = ()
     scratch: int = 0
     tiles: bool = False
+    near: bool = False
+    cluster: int = 1
 
 
 THREADS = 256
+
+# MLX writes a kernel's declaration after the header, and has no word for clusters.
+CLUSTERS = """#undef __global__
+#define __global__ __attribute__((global)) __cluster_dims__({}, 1, 1)
+"""
 
 # Vectors that one pass over a packed weight serves: products are compiled for these counts.
 COUNTS = (1, 2, 4, 8)
@@ -130,7 +146,7 @@ PRODUCT_RUN = {1: 32, 2: 32, 4: 16, 8: 8}
 
 # By vectors and by simdgroups that share rows.
 PRODUCT = {
-    (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m)
+    (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m, near=True)
     for m in COUNTS
     for split in (1, 8)
 }
@@ -142,10 +158,11 @@ PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile of a product of many vectors: how many those are, and the inputs of a lane's run."""
+    """A tile of a product of many vectors: how many, inputs of a lane's run, threadgroups of a cluster that share x."""
 
     vectors: int
     run: int
+    cluster: int = 1
 
     @property
     def step(self) -> int:
@@ -159,8 +176,8 @@ TILES = {
     "metal": ((Tile(32, 16), Tile(64, 16)),) * 2,
     "cuda": ((Tile(32, 32), Tile(64, 32), Tile(128, 32)),) * 2,
     "hopper": (
-        (Tile(32, 32), Tile(64, 32), Tile(128, 32), Tile(256, 32)),
-        (Tile(32, 16), Tile(64, 16), Tile(128, 32), Tile(256, 32)),
+        (Tile(32, 32), Tile(64, 32), Tile(128, 32), Tile(256, 32), Tile(256, 32, 2)),
+        (Tile(32, 16), Tile(64, 16), Tile(128, 32), Tile(256, 32), Tile(256, 32, 2)),
     ),
 }
 TILE_OUTPUTS = 128
@@ -172,8 +189,8 @@ def product_tiled(by_inputs: bool, tile: Tile) -> Kernel:
     # Two-byte elements: x twice, Hopper's barriers, and 512 for each of 8 simdgroups to exchange weights or, on
     # Hopper only, 41 KB for each of two pairs of steps to come.
     elements = 2 * tile.vectors * tile.step + 64 + (41 * 1024 if tile.vectors == 256 else 8 * 512)
-    parameters = (int(by_inputs), tile.vectors, tile.run)
-    return Kernel("product_tiled", ("x",), parameters, elements // 2, tiles=True)
+    parameters = (int(by_inputs), tile.vectors, tile.run, tile.cluster)
+    return Kernel("product_tiled", ("x",), parameters, elements // 2, tiles=True, near=True, cluster=tile.cluster)
 
 
 @cache
@@ -220,12 +237,18 @@ def program(
     operation = METAL / "kernels" / f"{kernel.name}.metal"
     preludes = [f"{target}.h", f"{target}_tiles.h"] if kernel.tiles else [f"{target}.h"]
     header = inline([METAL / "prelude" / name for name in preludes]) + "\n" + sources(form, operation)
+    if kernel.cluster > 1:
+        header += CLUSTERS.format(kernel.cluster)
     template = [TYPES[dtype], *map(str, kernel.parameters)]
     arguments = [*kernel.inputs, "out", "sizes"]
     lines: list[str] = []
+    near = form.table_words if form and kernel.near and target == "cuda" else 0
+    if near:
+        header = f"#define NEAR_TABLE\n{header}"
+        lines.append(f"mlx_dequant::bring_table<{near}>(mlx_dequant::{form.table}, thread_position_in_threadgroup.x);")
     if kernel.scratch:
-        lines.append(f"SCRATCH(float, scratch, {kernel.scratch});")
-        arguments.append("scratch")
+        lines.append(f"SCRATCH(float, scratch, {near + kernel.scratch});")
+        arguments.append(f"scratch + {near}" if near else "scratch")
     if form:
         held = ", ".join(name for name, _ in INPUTS[form.family])
         lines.append(f"auto source = mlx_dequant::{form.family}<mlx_dequant::{struct(form, ordered)}>({held}, sizes);")
@@ -237,4 +260,4 @@ def program(
     body = "\n".join(lines) + "\n"
     digest = hashlib.sha256(f"{header}{body}{scales}{given}".encode()).hexdigest()[:16]
     name = f"{kernel.name}_{struct(form, ordered)}" if form else kernel.name
-    return Program(f"{name}_{dtype}_{digest}", header, body)
+    return Program(f"{name}_{dtype}_{digest}", header, body, near + kernel.scratch)

@@ -18,6 +18,8 @@ class Format:
         weights: weights of a GGUF block; 0 for the group formats.
         bytes: bytes of a GGUF block; 0 for the group formats.
         ggml_type: GGUF's number of the type; -1 for the group formats.
+        table: what the shader calls the table that codes are looked up in, if it is a large one.
+        table_words: its words of 32 bits.
     """
 
     name: str
@@ -26,6 +28,8 @@ class Format:
     weights: int = 0
     bytes: int = 0
     ggml_type: int = -1
+    table: str = ""
+    table_words: int = 0
 
     @property
     def title(self) -> str:
@@ -73,8 +77,18 @@ _ROWS = (
     ("q2_0", 64, 18, 42),
 )
 
+_TABLES = {
+    "iq1_s": ("iq1_grid", 1024),
+    "iq1_m": ("iq1_grid", 1024),
+    "iq2_xxs": ("iq2_xxs_grid", 512),
+    "iq2_xs": ("iq2_xs_grid", 1024),
+    "iq2_s": ("iq2_s_grid", 2048),
+    "iq3_xxs": ("iq3_xxs_grid", 256),
+    "iq3_s": ("iq3_s_grid", 512),
+}
+
 _FORMATS: dict[str, Format] = {
-    name: Format(name, "gguf", weights=weights, bytes=size, ggml_type=number) for name, weights, size, number in _ROWS
+    name: Format(name, "gguf", 0, weights, size, number, *_TABLES.get(name, ())) for name, weights, size, number in _ROWS
 }
 _FORMATS["awq4"] = Format("awq4", "awq", bits=4)
 for _family in ("gptq", "packed"):

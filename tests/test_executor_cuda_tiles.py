@@ -13,6 +13,7 @@ from executor_kernels import needs_compiler
 from product_cases import LONG, MANY, SCALED, check_products, check_single_inputs, small_and_large, weight
 from support import DTYPES
 
+from mlx_dequant import programs
 from mlx_dequant.backends import crossover
 
 pytestmark = needs_compiler
@@ -23,10 +24,11 @@ GENERATIONS = {"mma": (80, ()), "wgmma": (90, ("-D__CUDA_ARCH_FEAT_SM90_ALL",))}
 
 
 @contextmanager
-def tiles(instruction, groups=1, **options):
+def tiles(instruction, groups=1, clustered=crossover.CLUSTERED, **options):
     """Tiles are by that instruction. Threadgroups share inputs to make up `groups`; 1: none do, and have many steps."""
     generation, flags = GENERATIONS[instruction]
     with (
+        patch.object(crossover, "CLUSTERED", clustered),
         patch.object(crossover, "generation", lambda target: generation),
         patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, groups)),
         executor.cuda(flags=flags, **options),
@@ -86,6 +88,18 @@ def test_tiles_in_every_order(name, instruction, order):
         check_products(weight(name, MANY), mx.float16, 33)
 
 
+# Vectors, and outputs and inputs of which clusters have two tiles each, or parts of one both ways.
+CLUSTERED = {"whole": (130, (256, 512)), "cut short": (300, (96, 77))}
+
+
+@pytest.mark.parametrize("order", mostly_full(executor.ORDERS, fast="ahead"))
+@pytest.mark.parametrize("case", CLUSTERED)
+def test_tiles_of_clusters(case, order):
+    rows, size = CLUSTERED[case]
+    with tiles("wgmma", clustered=0, order=order):
+        check_products(weight("q8_0", size), mx.float16, rows)
+
+
 @pytest.mark.parametrize(("generation", "tiled"), [(0, False), (75, False), (80, True), (90, True)])
 def test_older_generations_have_no_tiles(generation, tiled):
     with patch.object(crossover, "generation", lambda target: generation):
@@ -108,12 +122,12 @@ def test_no_copy_of_weights_leaves_a_buffer(name, watched):
         check_products(weight(name, LONG), mx.float16, 130)
 
 
-def check_found(mistake, instruction, packed, rows):
+def check_found(mistake, instruction, packed, rows, **options):
     """With that text in place of another, products fail, and say so."""
     text, wrong, said = mistake
     with (
         planted(text, wrong),
-        tiles(instruction, order="ahead"),
+        tiles(instruction, order="ahead", **options),
         pytest.raises((AssertionError, executor.ExecutorError), match=said),
     ):
         check_products(packed, mx.float16, rows)
@@ -160,7 +174,7 @@ TILES = {
             "i < 1; ++i) {\n      uint barrier",
             "none was initialised here",
         ),
-        "fewer bytes": ('"r"(size), "r"(barrier)', '"r"(size / 2), "r"(barrier)', BLOCKED),
+        "fewer bytes": ('"r"(share), "r"(barrier)', '"r"(share / 2), "r"(barrier)', BLOCKED),
         "other words swapped": ("word ^ vector % 8", "word ^ vector % 4", "off by"),
         "another stride": ("1024ull / 16", "512ull / 16", "off by"),
         "another slice": ("slice % 4 * 2);", "slice % 4);", "off by"),
@@ -202,3 +216,107 @@ STAGED = {
 @pytest.mark.parametrize("mistake", STAGED)
 def test_mistakes_in_staged_weights(mistake):
     check_found(STAGED[mistake], "wgmma", weight("q6_k", LONG), 130)
+
+
+BEGUN = "  }\n  wait_for_cluster();\n}"
+FINISH = "finish(workspace<T>&) {\n  wait_for_cluster();"
+FULL = '"r"(uint(COUNT * sizeof(T)))'
+MASK = "(1 << space.peers) - 1"
+PLACES = """uint vector = cluster % down * VECTORS;
+  uint cluster_output = cluster / down % across * cluster_outputs;
+  uint first_output = cluster_output + threadgroup_index % CLUSTER * tile_outputs;"""
+OTHER_PLACES = """uint vector = threadgroup_index % down * VECTORS;
+  uint cluster_output = threadgroup_index / down % (across * CLUSTER) * tile_outputs;
+  uint first_output = cluster_output;"""
+LAST = "release_tile(space, (steps - 1) % 2);\n"
+CHANGED = "a factor changed"
+NONE = "none was initialised here"
+CLUSTERS = {
+    "no release to the neighbour": ("space.lane == 1 && space.peers == 2", "false", BLOCKED),
+    "released to itself twice": ('"r"(space.rank ^ 1)', '"r"(space.rank)', CHANGED),
+    "a barrier for 8 warps": ('"r"(8 * space.peers)', '"r"(8u)', CHANGED),
+    "no wait for a release": ("wait_for_barrier(space, released + buffer);", "", CHANGED),
+    "copied to itself only": (MASK, "1 << space.rank", BLOCKED),
+    "copied to the neighbour only": (MASK, "2 >> space.rank", BLOCKED),
+    "copied to another cluster": (MASK, "(2 << space.peers) - 1", "there is no threadgroup 2 of the cluster"),
+    "half expected": (FULL, '"r"(share)', CHANGED),
+    "the same half of a tile": ("(to)) + space.rank * share;", "(to));", "another copy into the same place"),
+    "the same half of x": ("from + space.rank * share", "from", "off by"),
+    "other vectors": (PLACES, OTHER_PLACES, "off by"),
+    "no wait in the beginning": (BEGUN, "  }\n  __syncthreads();\n}", NONE),
+    "arrived, not waited": ('asm volatile("barrier.cluster.wait.aligned;" : : : "memory");', "", NONE),
+    "no wait in the end": (FINISH, FINISH.partition("\n")[0], "threadgroup 0 of the cluster has ended"),
+    "a copy in the end": (LAST, f"{LAST}  copy_tile<size>(space, x, tiles, 0);\n", "ended before a copy did"),
+}
+
+
+@pytest.mark.parametrize("mistake", CLUSTERS)
+def test_mistakes_in_clusters(mistake):
+    rows = 300 if "vectors" in mistake else 130
+    check_found(CLUSTERS[mistake], "wgmma", weight("gptq4", (256, 512)), rows, clustered=0)
+
+
+def in_clusters(body, groups, **options):
+    """`out` of so many threadgroups of 64, of which two are a cluster; a number for each thread `i`."""
+    size = groups * 64
+    with executor.cuda(**options):
+        kernel = mx.fast.cuda_kernel(
+            name="test",
+            input_names=[],
+            output_names=["out"],
+            source=f"unsigned i = blockIdx.x * 64 + threadIdx.x;\n{body}",
+            header=programs.CLUSTERS.format(2),
+            shared_memory=64,
+            ensure_row_contiguous=False,
+        )
+        (out,) = kernel(
+            inputs=[],
+            output_shapes=[(size,)],
+            output_dtypes=[mx.uint32],
+            grid=(size, 1, 1),
+            threadgroup=(64, 1, 1),
+            stream=None,
+        )
+    return np.array(out)
+
+
+ARRIVE_IN_CLUSTER = 'asm volatile("barrier.cluster.arrive.aligned;" : : : "memory");\n'
+WAIT_IN_CLUSTER = 'asm volatile("barrier.cluster.wait.aligned;" : : : "memory");\n'
+MEET = ARRIVE_IN_CLUSTER + WAIT_IN_CLUSTER
+ASK = """unsigned rank, peers;
+asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(peers));
+"""
+SWAP = f"{ASK}out[i] = i;\n{MEET}unsigned other = out[i ^ 64];\n{MEET}out[i] = other * 100 + rank * 10 + peers;"
+
+
+SWAPPED = [(i ^ 64) * 100 + i // 64 % 2 * 10 + 2 for i in range(256)]
+
+
+@pytest.mark.parametrize("order", executor.ORDERS)
+def test_clusters_meet(order):
+    assert in_clusters(SWAP, 4, order=order).tolist() == SWAPPED
+
+
+def test_clusters_meet_where_reads_are_watched(watched):
+    assert in_clusters(SWAP, 4, **watched).tolist() == SWAPPED
+
+
+def test_grids_are_whole_clusters():
+    with pytest.raises(executor.ExecutorError, match="found 3 threadgroups, expected clusters of 2"):
+        in_clusters("out[i] = i;", 3)
+
+
+MEETINGS = {
+    "arrived twice": (ARRIVE_IN_CLUSTER * 2, "a thread arrives again before it waits"),
+    "not arrived": (WAIT_IN_CLUSTER, "a thread waits before it arrives"),
+    "one threadgroup": (f"if (blockIdx.x % 2) {{ {MEET} }}", "64 of 128 threads returned, others wait at barrier.clus"),
+    "part of a warp": (f"if (i % 32) {{ {MEET} }}", "others wait at barrier.cluster.arrive"),
+}
+
+
+@pytest.mark.parametrize("mistake", MEETINGS)
+def test_mistakes_where_clusters_meet(mistake):
+    body, said = MEETINGS[mistake]
+    with pytest.raises(executor.ExecutorError, match=said):
+        in_clusters(body, 2)

@@ -58,10 +58,10 @@ inline void add_steps(thread const S& source, device const X* x, uint outputs, u
                               thread_index, space);
       }
       // The last come twice: a branch would keep them apart from the products.
-      uint next = min(i + k + 1, steps - 1);
-      S near = near_weights<F>(where, source, output, begin + next / 2 * 2 * step, next / 2,
-                               next % 2, thread_index, space);
-      uint input = begin + next * step + lane_input;
+      uint next = k == 0 ? i : min(i + 2, steps - 2);
+      uint input = begin + next * step;
+      S near = near_weights<F>(where, source, output, input, next / 2, 1 - k, thread_index, space);
+      input += (1 - k) * step + lane_input;
       load_weights<F, true, 0>(along, near, outputs, inputs, lane_output, input, space, others);
       multiply_add<1>(space, sum, weights, tile);
       load_weights<F, true, 1>(along, near, outputs, inputs, lane_output, input, space, others);
@@ -95,7 +95,8 @@ inline void add_edges(thread const S& source, device const X* x, uint outputs, u
   }
 }
 
-template <typename F, typename T, bool BY_INPUTS, uint VECTORS, uint RUN, typename X, typename S>
+template <typename F, typename T, bool BY_INPUTS, uint VECTORS, uint RUN, uint CLUSTER, typename X,
+          typename S>
 inline void product_tiled(thread const S& source, device const X* x, device T* out,
                           device const uint* sizes, threadgroup float* scratch,
                           uint threadgroup_index, uint thread_index) {
@@ -104,12 +105,15 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   uint outputs = sizes[BY_INPUTS ? 1 : 0];
   uint vectors = sizes[vectors_at];
   uint splits = sizes[splits_at];
-  // Threadgroups of the same weights are neighbours.
+  // Threadgroups of a cluster share x. Those of the same weights are near each other.
+  const uint cluster_outputs = CLUSTER * tile_outputs;
   uint down = (vectors + VECTORS - 1) / VECTORS;
-  uint across = (outputs + tile_outputs - 1) / tile_outputs;
-  uint vector = threadgroup_index % down * VECTORS;
-  uint output = threadgroup_index / down % across * tile_outputs;
-  uint split = threadgroup_index / down / across;
+  uint across = (outputs + cluster_outputs - 1) / cluster_outputs;
+  uint cluster = threadgroup_index / CLUSTER;
+  uint vector = cluster % down * VECTORS;
+  uint cluster_output = cluster / down % across * cluster_outputs;
+  uint first_output = cluster_output + threadgroup_index % CLUSTER * tile_outputs;
+  uint split = cluster / down / across;
   uint steps = (inputs + step - 1) / step;
   uint share = ((steps + splits - 1) / splits + 1) / 2 * 2;
   uint first = min(share * split, steps);
@@ -121,7 +125,10 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   workspace<X> space;
   start(space, tiles + 2 * VECTORS * step, thread_index);
   bool even = !BY_INPUTS || in_no_order<F>(source) || share_group<F, RUN>(source);
-  bool whole = even && output + tile_outputs <= outputs;
+  // A tile that would be cut short begins earlier, where weights can be read from there.
+  bool can_move = outputs >= tile_outputs && (!BY_INPUTS || outputs % 16 == 0);
+  bool whole = even && (can_move || cluster_output + cluster_outputs <= outputs);
+  uint output = whole ? min(first_output, outputs - tile_outputs) : first_output;
   uint edge = whole ? max(first, min(end, inputs / step)) : first;
   edge -= (edge - first) % 2;
   x += size_t(vector) * steps * step;
@@ -138,6 +145,7 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
 
   threadgroup float* mine = scratch + thread_index / 32 * 128;
   uint column = output + thread_index / 32 * 16 + thread_index % 16;
+  bool kept = column >= first_output && column < outputs;
   out += size_t(split) * vectors * outputs + column;
 #pragma unroll
   for (uint i = 0; i < VECTORS / 8; ++i) {
@@ -145,10 +153,9 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
     simdgroup_barrier(mem_flags::mem_threadgroup);
     for (uint k = thread_index % 32 / 16; k < 8; k += 2) {
       uint row = vector + i * 8 + k;
-      if (row < vectors && column < outputs) {
-        out[size_t(row) * outputs] = T(mine[k * 16 + thread_index % 16]);
-      }
+      if (row < vectors && kept) out[size_t(row) * outputs] = T(mine[k * 16 + thread_index % 16]);
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
   }
+  finish(space);
 }

@@ -100,6 +100,11 @@ inline float field_less(uint word, uint shift, uint mask, float offset) {
 }
 
 // Byte k of a word.
+template <typename T>
+inline uint entry(const T* table, uint i) {
+  return table[i];
+}
+
 inline float byte_of(uint word, uint k) { return float(int(word >> (8 * k) & 255)); }
 
 // Signed bytes as floats. g++ widens bytes in many steps unless asked by name.

@@ -20,7 +20,7 @@ typedef __nv_bfloat16 bfloat16_t;
 #define thread
 #define constant const
 // Lanes look up different entries: global memory caches that, constant memory serialises it.
-#define TABLE __device__ const
+#define TABLE alignas(16) __device__ const
 
 namespace mlx_dequant {
 
@@ -188,6 +188,28 @@ __device__ inline void split_less(uint word, uint mask, uint first, const float*
   for (uint i = 0; i < N; ++i) {
     q[i] = field_less(word, Shift::shift(first + i), mask, offset[i]);
   }
+}
+
+// Entry i of a table of a format's, or of its copy where a program has one: lanes that look up
+// different entries of global memory take turns.
+template <typename T>
+__device__ inline uint entry(const T* table, uint i) {
+#ifdef NEAR_TABLE
+  extern __shared__ __align__(1024) uint near_table[];
+  return ((const T*)near_table)[i];
+#else
+  return table[i];
+#endif
+}
+
+// Copies so many words of a table to the beginning of shared memory.
+template <uint WORDS, typename T>
+__device__ inline void bring_table(const T* table, uint thread_index) {
+  extern __shared__ __align__(1024) uint near_table[];
+  for (uint i = thread_index; i < WORDS / 4; i += 256) {
+    ((uint4*)near_table)[i] = ((const uint4*)table)[i];
+  }
+  __syncthreads();
 }
 
 // Asks for what lies there, which a later load will want.

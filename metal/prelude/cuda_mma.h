@@ -58,6 +58,9 @@ __device__ inline void wait_for_tile(workspace<T>&, uint) {
 template <typename T>
 __device__ inline void release_tile(workspace<T>&, uint) {}
 
+template <typename T>
+__device__ inline void finish(workspace<T>&) {}
+
 #define MULTIPLY_ADD(type, name)                                                                \
   template <uint RUN>                                                                           \
   __device__ inline void multiply_add_slice(float* sum, const factor<type, RUN>& weights,       \

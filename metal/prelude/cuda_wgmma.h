@@ -28,6 +28,7 @@ struct workspace {
   T* exchange;
   uint8_t* stages;
   uint lane, barriers, parities;
+  uint rank, peers;  // of a cluster's threadgroups, one or two
 };
 
 enum { released = 2, staged = 4, barrier_bytes = 8, stage_bytes = 41 * 1024 };
@@ -45,6 +46,11 @@ struct stage {
   };
 };
 
+__device__ inline void wait_for_cluster() {
+  asm volatile("barrier.cluster.arrive.aligned;" : : : "memory");
+  asm volatile("barrier.cluster.wait.aligned;" : : : "memory");
+}
+
 template <typename T>
 __device__ inline void start(workspace<T>& space, T* memory, uint thread_index) {
   space.exchange = memory + 64 + thread_index / 32 * 512;
@@ -52,18 +58,30 @@ __device__ inline void start(workspace<T>& space, T* memory, uint thread_index) 
   space.lane = thread_index % 32;
   space.barriers = uint(__cvta_generic_to_shared(memory));
   space.parities = 3 << released;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(space.rank));
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(space.peers));
   if (thread_index == 0) {
     for (uint i = 0; i < 2; ++i) {
       uint barrier = space.barriers + i * barrier_bytes;
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(barrier) : "memory");
       barrier += released * barrier_bytes;
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 8;" : : "r"(barrier) : "memory");
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
+                   :
+                   : "r"(barrier), "r"(8 * space.peers)
+                   : "memory");
       barrier += (staged - released) * barrier_bytes;
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 256;" : : "r"(barrier) : "memory");
     }
+    asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
     asm volatile("fence.proxy.async;" : : : "memory");
   }
-  __syncthreads();
+  wait_for_cluster();
+}
+
+// No threadgroup ends while another may still release a tile of its.
+template <typename T>
+__device__ inline void finish(workspace<T>&) {
+  wait_for_cluster();
 }
 
 template <typename T>
@@ -80,21 +98,24 @@ __device__ inline void wait_for_barrier(workspace<T>& space, uint i) {
   space.parities ^= 1 << i;
 }
 
+// Each threadgroup of a cluster copies its share of a tile to all of them.
 template <uint COUNT, typename T>
 __device__ inline void copy_tile(workspace<T>& space, const T* from, T* to, uint buffer) {
   if (threadIdx.x == 0) {
     wait_for_barrier(space, released + buffer);
-    uint address = uint(__cvta_generic_to_shared(to));
+    uint share = uint(COUNT * sizeof(T)) >> (space.peers - 1);
+    uint address = uint(__cvta_generic_to_shared(to)) + space.rank * share;
     uint barrier = space.barriers + buffer * barrier_bytes;
-    uint size = COUNT * sizeof(T);
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                  :
-                 : "r"(barrier), "r"(size)
+                 : "r"(barrier), "r"(uint(COUNT * sizeof(T)))
                  : "memory");
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1], %2, [%3], %4;"
         :
-        : "r"(address), "l"(from), "r"(size), "r"(barrier)
+        : "r"(address), "l"((const uint8_t*)from + space.rank * share), "r"(share), "r"(barrier),
+          "h"(ushort((1 << space.peers) - 1))
         : "memory");
   }
   __syncwarp();
@@ -105,12 +126,21 @@ __device__ inline void wait_for_tile(workspace<T>& space, uint buffer) {
   wait_for_barrier(space, buffer);
 }
 
-// Warps need not wait for each other, but for the next copy into a buffer.
+// Warps need not wait for each other, but for the next copy into a buffer, which may be another
+// threadgroup's too.
 template <typename T>
 __device__ inline void release_tile(workspace<T>& space, uint buffer) {
+  uint barrier = space.barriers + (released + buffer) * barrier_bytes;
   if (space.lane == 0) {
-    uint barrier = space.barriers + (released + buffer) * barrier_bytes;
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" : : "r"(barrier) : "memory");
+  }
+  if (space.lane == 1 && space.peers == 2) {
+    asm volatile(
+        "{ .reg .u32 theirs; mapa.shared::cluster.u32 theirs, %0, %1; "
+        "mbarrier.arrive.shared::cluster.b64 _, [theirs]; }"
+        :
+        : "r"(barrier), "r"(space.rank ^ 1)
+        : "memory");
   }
 }
 

@@ -107,6 +107,9 @@ inline void wait_for_tile(thread workspace<T>&, uint) {
 template <typename T>
 inline void release_tile(thread workspace<T>&, uint) {}
 
+template <typename T>
+inline void finish(thread workspace<T>&) {}
+
 // Adds weights times a tile to the sums, half of the slices.
 template <uint HALF, uint VECTORS, uint RUN, typename T>
 inline void multiply_add(thread workspace<T>& space, thread sums<VECTORS>& sum,

@@ -40,6 +40,9 @@ GROUPS = 264
 # as registers allow. Not known of other devices.
 TILED_GROUPS = {32: 264, 64: 264, 128: 132, 256: 132}
 
+# Multiplications from which clusters share x, on Hopper. Other streams wait for the one that they need (gpu.py).
+CLUSTERED = 2**37
+
 
 @cache
 def generation(target: str) -> int:
@@ -64,6 +67,10 @@ def _is_looked_up(weight: PackedWeight) -> bool:
     return weight.ordered or (weight.by_inputs and weight.layout[0] % 32 != 0)
 
 
-def tiles(target: str, by_inputs: bool) -> tuple[Tile, ...]:
-    """The tiles to choose from, smallest first."""
-    return TILES["hopper" if generation(target) == 90 else target][by_inputs]
+def tile(target: str, by_inputs: bool, vectors: int, outputs: int, inputs: int) -> Tile:
+    """What a product is made of: the smallest tile that has all of the vectors, or the largest."""
+    every = TILES["hopper" if generation(target) == 90 else target][by_inputs]
+    many = vectors * outputs * inputs >= CLUSTERED
+    fitting = [one for one in every if many or one.cluster == 1]
+    enough = [one for one in fitting if one.vectors >= vectors] or fitting[-1:]
+    return min(enough, key=lambda one: (one.vectors, -one.cluster))

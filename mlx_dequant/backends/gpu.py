@@ -64,8 +64,21 @@ def kernel(target: str, form: Format | None, operation: Kernel, *types: Any) -> 
     }
     make: Any = mx.fast.metal_kernel
     if target == "cuda":
-        make = partial(mx.fast.cuda_kernel, shared_memory=4 * operation.scratch)
-    return make(**arguments)
+        make = partial(mx.fast.cuda_kernel, shared_memory=4 * text.scratch)
+    if operation.cluster == 1:
+        return make(**arguments)
+    # Without MLX's copies, which would be launched there too.
+    return partial(make(ensure_row_contiguous=False, **arguments), stream=_stream_of_clusters())
+
+
+@cache
+def _stream_of_clusters() -> mx.ThreadLocalStream:
+    """Where kernels of clusters are launched, and nothing else.
+
+    MLX keeps the CUDA graphs of a stream and updates them for launches of the same structure, which
+    leaves clusters as they were: a kernel that has none would fail there without a word.
+    """
+    return mx.new_thread_local_stream(mx.gpu)
 
 
 def held(weight: PackedWeight) -> list[mx.array]:
@@ -76,7 +89,7 @@ def held(weight: PackedWeight) -> list[mx.array]:
     """
     kept = weight.derived.get("gpu")
     if kept is None:
-        kept = [_padded(weight.inputs[name]) for name, _ in INPUTS[weight.format.family]]
+        kept = [mx.contiguous(_padded(weight.inputs[name])) for name, _ in INPUTS[weight.format.family]]
         mx.eval(kept)
         weight.derived["gpu"] = kept
     return kept
@@ -218,14 +231,13 @@ def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.ar
 def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     vectors = x.shape[0]
     inputs, outputs = (weight.rows, weight.columns) if transposed else (weight.columns, weight.rows)
-    fitting = crossover.tiles(target, transposed)
-    tile = next((tile for tile in fitting if tile.vectors >= vectors), fitting[-1])
+    tile = crossover.tile(target, transposed, vectors, outputs, inputs)
     down = -(-vectors // tile.vectors)
     # Rounded up to whole tiles, in the order in which they are read.
     shape = (down * tile.vectors, -(-inputs // tile.step) * tile.step)
     groups = -(-shape[0] * shape[1] // (8 * THREADS))
     arranged = _run(target, None, arrange(tile), [x], [vectors, inputs], groups, shape, x.dtype)
-    tiles = down * -(-outputs // TILE_OUTPUTS)
+    tiles = down * -(-outputs // (TILE_OUTPUTS * tile.cluster)) * tile.cluster
     pairs = -(-inputs // (2 * tile.step))  # of steps: no split has half of one
     splits = _splits(tiles, inputs // 256, crossover.TILED_GROUPS[tile.vectors])
     splits = -(-pairs // -(-pairs // splits)) if pairs else 1  # none is left without

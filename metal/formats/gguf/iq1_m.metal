@@ -28,7 +28,7 @@ struct iq1_m {
     uint high = block[32 + k / 2] >> (k % 2 * 4) & 15;
     uint index = block[k] | (high & 7) << 8;
     float delta = high & 8 ? -0.125f : 0.125f;
-    uint grid = uint(iq1_grid[index]) >> (N == 8 ? 0 : first % 8 * 2);
+    uint grid = entry(iq1_grid, index) >> (N == 8 ? 0 : first % 8 * 2);
     for (uint i = 0; i < N; ++i) q[i] = less(grid >> 2 * i & 3, offset_of(1)) + delta;
     return scale;
   }

@@ -23,7 +23,7 @@ struct iq1_s {
     uint index = block[2 + k] | (high >> (k % 4 * 3) & 7) << 8;
     float scale = load_f16(block) * float(2 * (high >> 12 & 7) + 1);
     float delta = high >> 15 ? -0.125f : 0.125f;
-    uint grid = uint(iq1_grid[index]) >> (N == 8 ? 0 : first % 8 * 2);
+    uint grid = entry(iq1_grid, index) >> (N == 8 ? 0 : first % 8 * 2);
     for (uint i = 0; i < N; ++i) q[i] = less(grid >> 2 * i & 3, offset_of(1)) + delta;
     return scale;
   }

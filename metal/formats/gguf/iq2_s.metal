@@ -23,8 +23,8 @@ struct iq2_s {
     uint s = block[74 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = (0.5f + float(s)) * 0.25f;
     uint signs = uint(block[34 + k]) >> at;
-    uint low = iq2_s_grid[2 * index];
-    uint high = iq2_s_grid[2 * index + 1];
+    uint low = entry(iq2_s_grid, 2 * index);
+    uint high = entry(iq2_s_grid, 2 * index + 1);
     signed_entry<N>(low, high, at, signs, q);
     return two_scales<N>(load_f16(block), scale, q);
   }

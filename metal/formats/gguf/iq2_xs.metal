@@ -23,8 +23,8 @@ struct iq2_xs {
     uint s = block[66 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = (0.5f + float(s)) * 0.25f;
     uint signs = even_signs(code[1] >> 1) >> at;
-    uint low = iq2_xs_grid[2 * index];
-    uint high = iq2_xs_grid[2 * index + 1];
+    uint low = entry(iq2_xs_grid, 2 * index);
+    uint high = entry(iq2_xs_grid, 2 * index + 1);
     signed_entry<N>(low, high, at, signs, q);
     return two_scales<N>(load_f16(block), scale, q);
   }

@@ -26,8 +26,8 @@ struct iq2_xxs {
     uint index = group[k];
     float scale = (0.5f + float(tail >> 28)) * 0.25f;
     uint signs = even_signs(tail >> (7 * k) & 127) >> at;
-    uint low = iq2_xxs_grid[2 * index];
-    uint high = iq2_xxs_grid[2 * index + 1];
+    uint low = entry(iq2_xxs_grid, 2 * index);
+    uint high = entry(iq2_xxs_grid, 2 * index + 1);
     signed_entry<N>(low, high, at, signs, q);
     return two_scales<N>(load_f16(block), scale, q);
   }

@@ -23,8 +23,8 @@ struct iq3_s {
     uint s = block[106 + first / 64] >> (first / 32 % 2 * 4) & 15;
     float scale = float(2 * s + 1);
     uint signs = uint(block[74 + k]) >> at;
-    uint low = iq3_s_grid[block[2 + 2 * k] | (high_bits & 1) << 8];
-    uint high = iq3_s_grid[block[3 + 2 * k] | (high_bits >> 1 & 1) << 8];
+    uint low = entry(iq3_s_grid, block[2 + 2 * k] | (high_bits & 1) << 8);
+    uint high = entry(iq3_s_grid, block[3 + 2 * k] | (high_bits >> 1 & 1) << 8);
     signed_entry<N>(low, high, at, signs, q);
     return two_scales<N>(load_f16(block), scale, q);
   }

@@ -24,8 +24,8 @@ struct iq3_xxs {
     uint tail = load_u32(block + 66 + k / 4 * 4);
     float scale = (0.5f + float(tail >> 28)) * 0.5f;
     uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
-    uint low = iq3_xxs_grid[block[2 + 2 * k]];
-    uint high = iq3_xxs_grid[block[3 + 2 * k]];
+    uint low = entry(iq3_xxs_grid, block[2 + 2 * k]);
+    uint high = entry(iq3_xxs_grid, block[3 + 2 * k]);
     signed_entry<N>(low, high, at, signs, q);
     return two_scales<N>(load_f16(block), scale, q);
   }

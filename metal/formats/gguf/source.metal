@@ -53,7 +53,7 @@ inline device const uint8_t* block_at(thread const gguf_source& source, uint row
 template <typename F, uint N, typename V>
 inline scaling codes(thread const gguf_source& source, uint row, uint column, thread V* q) {
   device const uint8_t* block = block_at<F>(source, row, column);
-  return scaled_by(F::template codes<N>(block, column % F::weights, q));
+  return scaled_by(F::template codes<N>(block, (column - source.first_column) % F::weights, q));
 }
 
 template <typename F>
@@ -69,7 +69,7 @@ inline strips strips_of(thread const gguf_source& source, uint row, uint column)
 
 template <typename F>
 inline gguf_source placed(thread const gguf_source& source, strips at, uint row, uint column) {
-  gguf_source result = {at.first, at.pitch, row, column / F::weights * F::weights};
+  gguf_source result = {at.first, at.pitch, row, column};
   return result;
 }
 

@@ -55,13 +55,13 @@ inline float4 make_float4(float x, float y, float z, float w) { return {{}, x, y
 
 inline float __half2float(__half value) { return float(value); }
 inline __half2 __floats2half2_rn(float x, float y) { return {x, y}; }
-inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline __half2 __float2half2_rn(float x) { return {x, x}; }
 inline __half2 __halves2half2(__half x, __half y) { return {x, y}; }
 inline __half __low2half(__half2 pair) { return pair.x; }
 inline __half __high2half(__half2 pair) { return pair.y; }
 inline __half2 __hsub2(__half2 a, __half2 b) { return {a.x - b.x, a.y - b.y}; }
 inline __half2 __hmul2(__half2 a, __half2 b) { return {a.x * b.x, a.y * b.y}; }
+inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 // Rounded twice, which shows only where the result is no float.
 inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
   return {__fmaf_rn(a.x, b.x, c.x), __fmaf_rn(a.y, b.y, c.y)};

@@ -1,4 +1,4 @@
-// The threads of one threadgroup, and where they meet.
+// The threads of a cluster of threadgroups, and where they meet. Most clusters are one threadgroup.
 
 #pragma once
 
@@ -15,12 +15,19 @@ namespace executor {
 
 enum class State { kFresh, kReady, kWaiting, kDone };
 
+struct Threadgroup;
+
 struct Worker {
   Thread thread;
+  Threadgroup* group;
+  Threadgroup* visited;
   State state = State::kFresh;
   std::unique_ptr<Fiber> fiber;
   // What it gives to the simdgroup and where it wants all of it.
   Site site = {};
+  // Whether it is between the halves of the cluster's barrier, and in which phase it came there.
+  bool arrived = false;
+  unsigned phase = 0;
   // What it waits for, if not for other threads.
   bool (*ready)(void* what) = nullptr;
   void* what = nullptr;
@@ -37,10 +44,23 @@ struct Meeting {
   char sync[2] = {};
 };
 
-class Threadgroup {
+struct Threadgroup {
+  // What is wrong in the end, null if nothing.
+  const char* drop_kept();
+
+  Meeting everyone;
+  std::vector<Meeting> simdgroups;
+  size_t done = 0;
+  std::map<unsigned, Scratch> scratch;
+  void* kept = nullptr;
+  const char* (*drop)(void* kept) = nullptr;
+};
+
+class Cluster {
  public:
-  Threadgroup(const Launch& launch, std::vector<Thread> threads, uint32_t* random);
-  ~Threadgroup();
+  // Of the threads of each threadgroup.
+  Cluster(const Launch& launch, const std::vector<std::vector<Thread>>& threads, uint32_t* random);
+  ~Cluster();
   // Empty if all threads returned.
   std::string run();
 
@@ -52,6 +72,9 @@ class Threadgroup {
   static void* scratch(unsigned id, size_t bytes, size_t most);
   static void wait(Site site, bool (*ready)(void* what), void* what);
   static void** kept(const char* (*drop)(void* kept));
+  static void visit(uint32_t rank);
+  static void arrive();
+  static void wait_for_cluster(Site site);
   static const Thread* self();
   static uint32_t lanes();
   static void fail_for(const char* what);
@@ -61,24 +84,25 @@ class Threadgroup {
   void arrange();
   static bool can_go_on(Worker& worker);
   void step(Worker& worker);
+  void end(Worker& worker);
   bool take_next();
   void fail(std::string what);
   std::string stuck() const;
-  Meeting& simdgroup() { return simdgroups_[current_->thread.simdgroup_index_in_threadgroup]; }
+  Meeting& simdgroup() const {
+    return current_->group->simdgroups[current_->thread.simdgroup_index_in_threadgroup];
+  }
 
   const Launch& launch_;
   uint32_t* random_;
+  std::vector<Threadgroup> groups_;
   std::vector<Worker> workers_;
-  Meeting everyone_;
-  std::vector<Meeting> simdgroups_;
   std::vector<size_t> sequence_;
+  size_t arrived_ = 0;
+  unsigned phase_ = 0;
   size_t at_ = 0;
   size_t done_ = 0;
   Worker* current_ = nullptr;
   std::vector<std::unique_ptr<Fiber>> idle_;
-  std::map<unsigned, Scratch> scratch_;
-  void* kept_ = nullptr;
-  const char* (*drop_)(void* kept) = nullptr;
   std::string error_;
 };
 
