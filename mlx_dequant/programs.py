@@ -146,12 +146,14 @@ PRODUCT_RUN = {1: 32, 2: 32, 4: 16, 8: 8}
 
 # By vectors and by simdgroups that share rows.
 PRODUCT = {
-    (m, split): Kernel("product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m, near=True)
+    (m, split): Kernel(
+        "product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m, near=True
+    )
     for m in COUNTS
     for split in (1, 8)
 }
-# Columns of a threadgroup of a transposed product; the source says the same.
-TRANSPOSED_COLUMNS = 1024
+# Columns that a lane of a transposed product takes, 128 of which are a threadgroup's; checked like THREAD_ROWS.
+PRODUCT_COLUMNS = {"gguf": 8, "awq": 8, "gptq": 4, "packed": 8}
 # By vectors.
 PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
 
@@ -253,6 +255,8 @@ def program(
         held = ", ".join(name for name, _ in INPUTS[form.family])
         lines.append(f"auto source = mlx_dequant::{form.family}<mlx_dequant::{struct(form, ordered)}>({held}, sizes);")
         lines.append(f'static_assert(decltype(source)::thread_rows == {THREAD_ROWS[form.family]}, "THREAD_ROWS");')
+        wide = PRODUCT_COLUMNS[form.family]
+        lines.append(f'static_assert(decltype(source)::product_columns == {wide}, "PRODUCT_COLUMNS");')
         template.insert(0, f"mlx_dequant::{struct(form, ordered)}")
         arguments.insert(0, "source")
     arguments += ["threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]

@@ -88,7 +88,8 @@ _TABLES = {
 }
 
 _FORMATS: dict[str, Format] = {
-    name: Format(name, "gguf", 0, weights, size, number, *_TABLES.get(name, ())) for name, weights, size, number in _ROWS
+    name: Format(name, "gguf", 0, weights, size, number, *_TABLES.get(name, ()))
+    for name, weights, size, number in _ROWS
 }
 _FORMATS["awq4"] = Format("awq4", "awq", bits=4)
 for _family in ("gptq", "packed"):

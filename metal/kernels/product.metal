@@ -64,7 +64,7 @@ template <typename F, typename T, uint M, uint SPLIT, uint ROWS, uint MOST, type
 inline void product(thread const S& source, device const X* x, device T* out,
                     device const uint* sizes, threadgroup float* scratch, uint threadgroup_index,
                     uint thread_index) {
-  const uint N = F::run < 16 ? 8 : MOST;
+  const uint N = F::run < (S::by_inputs ? 16 : 8) ? 8 : MOST;
   const uint RUN = F::run < 8 ? 1 : (N < F::run ? N : F::run);
   uint rows = sizes[0];
   uint columns = sizes[1];

@@ -1,10 +1,10 @@
 // out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
 //
-// A lane covers 8 columns; `wide` simdgroups lie side by side and make long reads of a row. The
-// rows go round in chunks over the 8/wide simdgroups of each of `splits` threadgroups; who asks for
-// more than one adds them up. A chunk is as many rows as the format likes; fewer with more vectors,
-// as registers are short. With one or two, codes are added up and scaled together, group after
-// group.
+// A lane covers the source's product_columns; `wide` simdgroups lie side by side and make long
+// reads of a row. The rows go round in chunks over the 8/wide simdgroups of each of `splits`
+// threadgroups; who asks for more than one adds them up. A chunk is as many rows as the format
+// likes; fewer with more vectors, as registers are short. With one or two, codes of a chunk are
+// added up and scaled together.
 
 // sum[m][i] += w[i]*v[m]
 template <uint M, uint N>
@@ -16,7 +16,7 @@ inline void add_products(thread const float* w, thread const float* v, thread fl
   }
 }
 
-// Moves the sums of a group's codes to `sum`, scaled.
+// Moves the sums of a chunk's codes to `sum`, scaled.
 template <uint M, uint N, typename C>
 inline void settle(thread const C& shared, thread float (*part)[N], thread float (*sum)[N]) {
 #pragma unroll
@@ -32,50 +32,50 @@ inline void settle(thread const C& shared, thread float (*part)[N], thread float
 }
 
 // v[r][m] = x of vector m and row at + r.
-template <uint M, uint R, typename X>
-inline void load_chunk(device const X* x, uint at, uint rows, uint vectors, bool aligned,
-                       thread float (*v)[M]) {
+template <uint M, uint R, bool ALIGNED, typename X>
+inline void load_chunk(device const X* x, uint at, uint rows, uint vectors, thread float (*v)[M]) {
 #pragma unroll
   for (uint m = 0; m < M; ++m) {
     device const X* from = x + size_t(min(m, vectors - 1)) * rows + at;
     float run[R];
-    if (R % 8 == 0 && aligned) {
-      load<R, true>(from, run);
-    } else {
-      for (uint r = 0; r < R; ++r) run[r] = float(from[r]);
-    }
+    load<R, ALIGNED>(from, run);
 #pragma unroll
     for (uint r = 0; r < R; ++r) v[r][m] = run[r];
   }
 }
 
-// Adds N columns of rows begin ... begin + R - 1, begin + stride ... to `sum`; TOGETHER where R
-// rows are of one group.
+// Adds N columns of rows begin ... begin + R - 1, begin + stride ... to `sum`. TOGETHER: R rows are
+// of one group, and x is aligned. Then, with one or two vectors, two chunks are on their way at
+// once, as nothing branches between them.
 template <typename F, uint M, uint N, uint R, bool TOGETHER, typename X, typename S>
 inline void add_column_products(thread const S& source, device const X* x, uint column, uint begin,
                                 uint stride, uint rows, uint vectors, thread float (*sum)[N]) {
-  const bool late = TOGETHER && M <= 2;
   typename S::template constants<N> shared;
-  float part[late ? M : 1][N];
-  for (uint m = 0; m < (late ? M : 1); ++m) {
-    for (uint i = 0; i < N; ++i) part[m][i] = 0.0f;
-  }
-  bool aligned = rows % 8 == 0 && is_aligned(x);
-  uint group = ~0u;
-  for (uint at = begin; at + R <= rows; at += stride) {
-    float v[R][M];
-    load_chunk<M, R>(x, at, rows, vectors, aligned, v);
-    if (TOGETHER && group_at<F>(source, at) != group) {
-      if (late && group != ~0u) settle<M, N>(shared, part, sum);
-      group = group_at<F>(source, at);
-      load_constants<F, N>(source, group, column, shared);
+  if (TOGETHER && M <= 2) {
+    float part[M][N];
+    for (uint m = 0; m < M; ++m) {
+      for (uint i = 0; i < N; ++i) part[m][i] = 0.0f;
     }
-    if (late) {
+#pragma unroll 2
+    for (uint at = begin; at + R <= rows; at += stride) {
+      float v[R][M];
+      load_chunk<M, R, TOGETHER>(x, at, rows, vectors, v);
+      load_constants<F, N>(source, group_at<F>(source, at), column, shared);
       float q[R * N];
       codes<F, N, R>(source, shared, at, column, q);
 #pragma unroll
       for (uint r = 0; r < R; ++r) add_products<M, N>(q + r * N, v[r], part);
-    } else {
+      settle<M, N>(shared, part, sum);
+    }
+  } else {
+    uint group = ~0u;
+    for (uint at = begin; at + R <= rows; at += stride) {
+      float v[R][M];
+      load_chunk<M, R, TOGETHER>(x, at, rows, vectors, v);
+      if (TOGETHER && group_at<F>(source, at) != group) {
+        group = group_at<F>(source, at);
+        load_constants<F, N>(source, group, column, shared);
+      }
 #pragma unroll
       for (uint r = 0; r < R; ++r) {
         float w[N];
@@ -86,10 +86,9 @@ inline void add_column_products(thread const S& source, device const X* x, uint 
       }
     }
   }
-  if (late && group != ~0u) settle<M, N>(shared, part, sum);
   for (uint row = rows / R * R + begin / R; row < rows; row += stride / R) {
     float v[1][M];
-    load_chunk<M, 1>(x, row, rows, vectors, false, v);
+    load_chunk<M, 1, false>(x, row, rows, vectors, v);
     float w[N];
     decode<F, N>(source, row, column, w);
     add_products<M, N>(w, v[0], sum);
@@ -100,8 +99,9 @@ template <typename F, typename T, uint M, typename X, typename S>
 inline void product_transposed(thread const S& source, device const X* x, device T* out,
                                device const uint* sizes, threadgroup float* scratch,
                                uint threadgroup_index, uint thread_index) {
-  const uint N = 8;
+  const uint N = S::product_columns;
   const uint wide = 4;
+  const uint across = wide * 32 * N;
   const uint chunk = M > 4 ? 1 : M > 2 ? 8 : uint(S::product_rows);
   uint rows = sizes[0];
   uint columns = sizes[1];
@@ -109,7 +109,7 @@ inline void product_transposed(thread const S& source, device const X* x, device
   uint splits = sizes[splits_at];
   uint split = threadgroup_index % splits;
   uint simdgroup = thread_index / 32;
-  uint first = threadgroup_index / splits * wide * 32 * N;
+  uint first = threadgroup_index / splits * across;
   uint column = first + (simdgroup % wide * 32 + thread_index % 32) * N;
 
   float sum[M][N];
@@ -119,7 +119,8 @@ inline void product_transposed(thread const S& source, device const X* x, device
   const uint deep = 8 / wide;
   uint begin = (split * deep + simdgroup / wide) * chunk;
   uint stride = splits * deep * chunk;
-  if (column + N <= columns && share_group<F, chunk>(source)) {
+  bool aligned = rows % 8 == 0 && is_aligned(x);
+  if (column + N <= columns && aligned && share_group<F, chunk>(source)) {
     add_column_products<F, M, N, chunk, true>(source, x, column, begin, stride, rows, vectors, sum);
   } else if (column + N <= columns) {
     add_column_products<F, M, N, chunk, false>(source, x, column, begin, stride, rows, vectors,
@@ -142,14 +143,13 @@ inline void product_transposed(thread const S& source, device const X* x, device
   }
 #pragma unroll
   for (uint m = 0; m < M; ++m) {
-    for (uint i = 0; i < N; ++i) scratch[simdgroup * 256 + thread_index % 32 * N + i] = sum[m][i];
+    for (uint i = 0; i < N; ++i) scratch[thread_index * N + i] = sum[m][i];
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint k = 0; k < wide; ++k) {
+    for (uint k = thread_index; k < across; k += 256) {
       float total = 0.0f;
-      for (uint i = 0; i < deep; ++i) total += scratch[(i * wide + k) * 256 + thread_index];
-      uint at = first + k * 256 + thread_index;
-      if (m < vectors && at < columns) {
-        out[(size_t(split) * vectors + m) * columns + at] = T(total);
+      for (uint i = 0; i < deep; ++i) total += scratch[i * across + k];
+      if (m < vectors && first + k < columns) {
+        out[(size_t(split) * vectors + m) * columns + first + k] = T(total);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -33,8 +33,8 @@ _NO_TILES = {"packed": 1, "unpacked": 129}
 # Fewer rows than this leave a GPU idle with a simdgroup a row: eight share one then.
 FEW_ROWS = 2048
 
-# Threadgroups that a transposed product spreads over.
-GROUPS = 264
+# Threadgroups that a transposed product spreads over: as many as an H100 holds at once, where that was measured.
+GROUPS = {"gguf": 264, "awq": 528, "gptq": 396, "packed": 264}
 
 # Threadgroups that an H100 holds at once, by vectors of a tile: two or one on each of 132 processors,
 # as registers allow. Not known of other devices.

@@ -19,6 +19,7 @@ from ..programs import (
     DEQUANTIZE,
     INPUTS,
     PRODUCT,
+    PRODUCT_COLUMNS,
     PRODUCT_ROWS,
     PRODUCT_TRANSPOSED,
     REORDER,
@@ -28,7 +29,6 @@ from ..programs import (
     THREAD_ROWS,
     THREADS,
     TILE_OUTPUTS,
-    TRANSPOSED_COLUMNS,
     Kernel,
     arrange,
     product_tiled,
@@ -221,8 +221,9 @@ def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
 
 def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
-    tiles = -(-weight.columns // TRANSPOSED_COLUMNS)
-    splits = max(1, min(-(-weight.rows // 64), crossover.GROUPS // tiles))
+    family = weight.format.family
+    tiles = -(-weight.columns // (128 * PRODUCT_COLUMNS[family]))
+    splits = max(1, min(-(-weight.rows // 64), crossover.GROUPS[family] // tiles))
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = PRODUCT_TRANSPOSED[_count(vectors)]
     return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, weight.columns))

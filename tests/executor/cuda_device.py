@@ -59,7 +59,9 @@ def cuda(together: Callable[[], Any] = lambda: None, **options: Any) -> Generato
         outputs = [blank(*one) for one in zip(call["output_shapes"], call["output_dtypes"], strict=True)]
         clusters = _CLUSTERS.search(kernel["header"])
         cluster = int(clusters[1]) if clusters else 1
-        assert (cluster > 1) == ("stream" in call) != kernel.get("ensure_row_contiguous", True), "clusters by themselves"
+        assert (cluster > 1) == ("stream" in call) != kernel.get("ensure_row_contiguous", True), (
+            "clusters by themselves"
+        )
         run(text, [which, *inputs, *outputs], call["grid"], call["threadgroup"], chosen, cluster)
         return [as_array(*one) for one in zip(outputs, call["output_dtypes"], strict=True)]
 

@@ -19,7 +19,7 @@
 
 template <typename S>
 struct awq_source {
-  enum { thread_rows = 4, product_rows = 16, by_inputs = 1 };
+  enum { thread_rows = 4, product_rows = 32, product_columns = 8, by_inputs = 1 };
   template <uint N, typename V = float>
   using constants = group_constants<N, V>;
   template <typename F, uint ROWS, uint COLUMNS>

@@ -10,26 +10,28 @@
 //
 //   w = d*(2*s + 1) * (grid + delta)      delta = 1/8 or -1/8
 
-#include "../tables/iq1.metal"
+#include "iq1_values.metal"
 
 struct iq1_m {
   enum { weights = 256, bytes = 56, run = 8 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     device const uint8_t* scales = block + 48;
     uint d = uint(scales[1] >> 4) | uint(scales[3] >> 4) << 4 | uint(scales[5] >> 4) << 8 |
              uint(scales[7] >> 4) << 12;
     uint j = first / 16;
     uint s = (scales[j / 4 * 2] | uint(scales[j / 4 * 2 + 1]) << 8) >> (j % 4 * 3) & 7;
-    float scale = f16_of(d) * float(2 * s + 1);
 
     uint k = first / 8;
     uint high = block[32 + k / 2] >> (k % 2 * 4) & 15;
     uint index = block[k] | (high & 7) << 8;
-    float delta = high & 8 ? -0.125f : 0.125f;
-    uint grid = entry(iq1_grid, index) >> (N == 8 ? 0 : first % 8 * 2);
-    for (uint i = 0; i < N; ++i) q[i] = less(grid >> 2 * i & 3, offset_of(1)) + delta;
-    return scale;
+    iq1_values<N>(index, N == 8 ? 0 : first % 8, high & 8, q);
+    return two_scales<N>(f16_of(d), float(2 * s + 1) * 0.125f, q);
   }
+};
+
+template <>
+struct scale_of<iq1_m, gguf_source> {
+  typedef float16_t type;
 };

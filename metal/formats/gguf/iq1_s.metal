@@ -11,20 +11,22 @@
 //
 //   w = d*(2*s + 1) * (grid + delta)      delta = 1/8 or -1/8
 
-#include "../tables/iq1.metal"
+#include "iq1_values.metal"
 
 struct iq1_s {
   enum { weights = 256, bytes = 50, run = 8 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint k = first / 8;
     uint high = block[34 + k / 4 * 2] | uint(block[35 + k / 4 * 2]) << 8;
     uint index = block[2 + k] | (high >> (k % 4 * 3) & 7) << 8;
-    float scale = load_f16(block) * float(2 * (high >> 12 & 7) + 1);
-    float delta = high >> 15 ? -0.125f : 0.125f;
-    uint grid = entry(iq1_grid, index) >> (N == 8 ? 0 : first % 8 * 2);
-    for (uint i = 0; i < N; ++i) q[i] = less(grid >> 2 * i & 3, offset_of(1)) + delta;
-    return scale;
+    iq1_values<N>(index, N == 8 ? 0 : first % 8, high >> 15, q);
+    return two_scales<N>(load_f16(block), float(2 * (high >> 12 & 7) + 1) * 0.125f, q);
   }
+};
+
+template <>
+struct scale_of<iq1_s, gguf_source> {
+  typedef float16_t type;
 };

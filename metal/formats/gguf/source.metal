@@ -14,13 +14,14 @@ struct nothing;  // by_outputs.metal has it
 
 // What kernels ask of a source:
 //
-//   thread_rows    rows that a thread unpacks, one after another
-//   product_rows   rows that a lane loads at once in a transposed product of few vectors
-//   by_inputs      whether a row is an input
-//   constants<N>   what N columns of a group share
-//   window         strips.metal
+//   thread_rows       rows that a thread unpacks, one after another
+//   product_rows      rows that a lane loads at once in a transposed product of few vectors,
+//   product_columns   and its columns
+//   by_inputs         whether a row is an input
+//   constants<N>      what N columns of a group share
+//   window            strips.metal
 struct gguf_source {
-  enum { thread_rows = 1, product_rows = 8, by_inputs = 0 };
+  enum { thread_rows = 1, product_rows = 8, product_columns = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
   template <typename F, uint ROWS, uint COLUMNS>

@@ -26,7 +26,7 @@
 template <typename S>
 struct gptq_source {
   // product_rows: 32 codes fill whole words, of 3 bits too.
-  enum { thread_rows = 8, product_rows = 32, by_inputs = 1 };
+  enum { thread_rows = 8, product_rows = 32, product_columns = 4, by_inputs = 1 };
   template <uint N, typename V = float>
   using constants = group_constants<N, V>;
   template <typename F, uint ROWS, uint COLUMNS>

@@ -24,7 +24,7 @@ struct nothing;  // by_outputs.metal has it
 
 template <typename S>
 struct packed_source {
-  enum { thread_rows = 4, product_rows = 8, by_inputs = 0 };
+  enum { thread_rows = 4, product_rows = 8, product_columns = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
   template <typename F, uint ROWS, uint COLUMNS>
