@@ -52,8 +52,10 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
 
 
 # Where blocks have their scale, of formats whose weights are it times whole numbers.
-SCALE_AT = {"q4_0": 0, "q5_0": 0, "q8_0": 0, "iq4_nl": 0, "q3_k": 108, "q6_k": 208}
-SCALE_AT |= dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), 0)
+SCALE_AT = {"q4_0": 0, "q5_0": 0, "q8_0": 0, "iq4_nl": 0, "q3_k": 108, "q6_k": 208, "tq1_0": 52, "tq2_0": 64}
+SCALE_AT |= dict.fromkeys(
+    ("mxfp4", "nvfp4", "q1_0", "q2_0", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), 0
+)
 SCALED = (*SCALE_AT, *(name for name, form in FORMATS.items() if form.family != "gguf"))
 
 
@@ -69,7 +71,11 @@ def small_and_large(name: str) -> mxd.PackedWeight:
     scales = rng.integers(0, 0x4800, len(blocks), np.uint16) | rng.integers(0, 2, len(blocks), np.uint16) << 15
     scales[:6] = (0x0001, 0x8001, 0x03FF, 0x0400, 0x47FF, 0xC7FF)
     scales = rng.permutation(scales)
-    if name == "iq1_m":  # the high nibbles of four words are one
+    if name == "mxfp4":  # 2^-41 to 2^12
+        blocks[:, 0] = rng.integers(86, 140, len(blocks))
+    elif name == "nvfp4":
+        blocks[:, :4] = rng.permutation(np.arange(4 * len(blocks)) % 127).reshape(-1, 4)
+    elif name == "iq1_m":  # the high nibbles of four words are one
         blocks[:, 49:56:2] = blocks[:, 49:56:2] & 15 | (scales[:, None] >> [0, 4, 8, 12] & 15) << 4
     else:
         blocks[:, at : at + 2] = scales.reshape(-1, 1).view(np.uint8)

@@ -37,6 +37,13 @@ inline float two_scales(float first, float second, thread float*) {
   return first * second;
 }
 
+// The same of powers of two whose product may be too small for a GPU's floats.
+template <uint N>
+inline float far_scales(float first, float second, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] *= first;
+  return second;
+}
+
 // q[0..N) = weights of those codes.
 template <typename F, uint N>
 inline void scale_codes(scaling by, thread float* q) {

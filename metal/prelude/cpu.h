@@ -89,6 +89,16 @@ inline fields<N> spread(uint bits) {
   return result;
 }
 
+// Bits 2*i and 2*i + 1 of `bits` as field i.
+template <uint N>
+inline fields<N> spread_pairs(uint bits) {
+  fields<N> result;
+  for (uint i = 0; i < (N + 3) / 4; ++i) result.words[i] = bits >> (8 * i);
+  result.words = (result.words & 255) * 0x1001 & 0x000f000f;
+  result.words = result.words * 0x41 & 0x03030303;
+  return result;
+}
+
 // q less the number whose offset_of is given; both are whole numbers below 2^22. Such a number
 // becomes a float as the low bits of 2^23.
 inline float offset_of(uint number) { return as_type<float>(number | 0x4b000000); }
@@ -99,12 +109,13 @@ inline float field_less(uint word, uint shift, uint mask, float offset) {
   return less(word >> shift & mask, offset);
 }
 
-// Byte k of a word.
+// Entry i of a table of a format's.
 template <typename T>
 inline uint entry(const T* table, uint i) {
   return table[i];
 }
 
+// Byte k of a word.
 inline float byte_of(uint word, uint k) { return float(int(word >> (8 * k) & 255)); }
 
 // Signed bytes as floats. g++ widens bytes in many steps unless asked by name.

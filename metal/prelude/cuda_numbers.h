@@ -168,6 +168,18 @@ __device__ inline float two_scales(float first, float second, float16_t* q) {
   return first;
 }
 
+// Of powers of two: the first takes codes no further than halves go, so that only the second
+// rounds.
+template <uint N>
+__device__ inline float far_scales(float first, float second, float16_t* q) {
+  float both = first * second;
+  const float least = 1.0f / 16384, most = 32768.0f;
+  float near = both < least ? least : both < most ? both : most;
+  multiply_all<N>(q, near);
+  float rest = both * as_type<float>(0x7f000000 - as_type<uint>(near));
+  return rest < most ? rest : most;
+}
+
 template <uint N>
 __device__ inline void multiply(const float16_t* a, const float16_t* b, float16_t* c) {
 #pragma unroll

@@ -20,3 +20,14 @@ inline fields<N> spread(uint bits) {
   }
   return result;
 }
+
+// Bits 2*i and 2*i + 1 of `bits` as field i.
+template <uint N>
+inline fields<N> spread_pairs(uint bits) {
+  fields<N> result;
+  for (uint i = 0; i < (N + 3) / 4; ++i) {
+    uint halves = (bits >> (8 * i) & 255) * 0x1001 & 0x000f000f;
+    result.words[i] = halves * 0x41 & 0x03030303;
+  }
+  return result;
+}

@@ -59,13 +59,13 @@ inline float field_less(uint word, uint shift, uint mask, float offset) {
   return less(word >> shift & mask, offset);
 }
 
-// Byte k of a word.
 // Entry i of a table of a format's.
 template <typename T>
 inline uint entry(constant T* table, uint i) {
   return table[i];
 }
 
+// Byte k of a word.
 inline float byte_of(uint word, uint k) { return float(word >> (8 * k) & 255); }
 
 // q[i] = field i less a number.

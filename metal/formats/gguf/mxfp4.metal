@@ -19,13 +19,15 @@ struct mxfp4 {
   // 2^(x - 64)
   static inline float power(uint x) { return as_type<float>((x + 63) << 23); }
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint e = block[0];
-    float half_way = power(e / 2);
-    float rest = power(e - e / 2);
     look_up<N>(load_fields<N, 1>(block + 1 + first % 16, first / 16 * 4, 15), twice_e2m1, q);
-    for (uint i = 0; i < N; ++i) q[i] *= half_way;
-    return rest;
+    return far_scales<N>(power(e / 2), power(e - e / 2), q);
   }
+};
+
+template <>
+struct scale_of<mxfp4, gguf_source> {
+  typedef float16_t type;
 };

@@ -14,19 +14,20 @@
 struct nvfp4 {
   enum { weights = 64, bytes = 36, run = 8 };
 
+  // Half of a scale. Its bits are those of a float16 with the exponent 8 less.
   static inline float half_ue4m3(uint s) {
-    uint exponent = s >> 3 & 15;
-    uint mantissa = s & 7;
-    if (s == 0x7f) return 0.0f;
-    if (exponent == 0) return float(mantissa) * (1.0f / 1024.0f);
-    return float(8 + mantissa) * as_type<float>((exponent + 116) << 23);
+    return s == 0x7f ? 0.0f : f16_of((s & 127) << 7) * 128.0f;
   }
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
-    float scale = half_ue4m3(block[first / 16]);
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     look_up<N>(load_fields<N, 4>(block + 4 + first / 16 * 8 + first % 8, first / 8 % 2 * 4, 15),
                twice_e2m1, q);
-    return scale;
+    return half_ue4m3(block[first / 16]);
   }
+};
+
+template <>
+struct scale_of<nvfp4, gguf_source> {
+  typedef float16_t type;
 };

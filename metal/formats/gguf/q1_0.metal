@@ -11,19 +11,17 @@
 struct q1_0 {
   enum { weights = 128, bytes = 18, run = 32 };
 
-  static inline uint shift(uint i) { return i; }
-
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
-    const uint step = N < 8 ? N : 8;
-    uint8_t bits[(N + 7) / 8];
-    load_bytes<(N + 7) / 8, 2>(block + 2 + first / 8, bits);
-
-    for (uint i = 0; i < N; i += step) {
-      uint bit[step];
-      split<step, q1_0>(bits[i / 8], 1, N < 8 ? first % 8 : 0, bit);
-      for (uint k = 0; k < step; ++k) q[i + k] = float(2 * int(bit[k]) - 1);
-    }
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+    uint bits = load_fields<4, 2>(block + 2 + first / 32 * 4, 0, 255).words[0];
+    fields<N> twice = spread<N>(bits >> first % 32);
+    for (uint i = 0; i < (N + 3) / 4; ++i) twice.words[i] <<= 1;
+    to_numbers<N>(twice, 1, q);
     return load_f16(block);
   }
+};
+
+template <>
+struct scale_of<q1_0, gguf_source> {
+  typedef float16_t type;
 };

@@ -9,17 +9,17 @@
 //   w = d*(q - 1)
 
 struct q2_0 {
-  enum { weights = 64, bytes = 18, run = 32 };
+  enum { weights = 64, bytes = 18, run = 16 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
-    uint8_t bytes[(N + 3) / 4];
-    load_bytes<(N + 3) / 4, 2>(block + 2 + first / 4, bytes);
-
-    uint at = N < 4 ? first % 4 : 0;
-    for (uint i = 0; i < N; ++i) {
-      q[i] = float(int(bytes[i / 4] >> (at + i) % 4 * 2 & 3) - 1);
-    }
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+    uint bits = load_fields<4, 2>(block + 2 + first / 16 * 4, 0, 255).words[0];
+    to_numbers<N>(spread_pairs<N>(bits >> first % 16 * 2), 1, q);
     return load_f16(block);
   }
+};
+
+template <>
+struct scale_of<q2_0, gguf_source> {
+  typedef float16_t type;
 };

@@ -14,23 +14,33 @@ TABLE uint8_t tq1_0_powers[5] = {1, 3, 9, 27, 81};
 struct tq1_0 {
   enum { weights = 256, bytes = 54, run = 16 };
 
-  static inline float digit(uint code, uint k) {
-    return less((code * tq1_0_powers[k] & 255) * 3 >> 8, offset_of(1));
+  // Digit k of each byte of a word, two bytes at a time.
+  static inline uint digits(uint word, uint k) {
+    uint even = (word & 0x00ff00ff) * tq1_0_powers[k] & 0x00ff00ff;
+    uint odd = (word >> 8 & 0x00ff00ff) * tq1_0_powers[k] & 0x00ff00ff;
+    return (even * 3 >> 8 & 0x00030003) | (odd * 3 & 0x03000300);
   }
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+    fields<N> ternary;
     if (first < 240) {
       uint k = first < 160 ? first / 32 : (first - 160) / 16;
-      uint8_t bytes[N];
-      load_bytes<N, 2>(block + (first < 160 ? first % 32 : 32 + first % 16), bytes);
-      for (uint i = 0; i < N; ++i) q[i] = digit(bytes[i], k);
+      ternary = load_fields<N, 2>(block + (first < 160 ? first % 32 : 32 + first % 16), 0, 255);
+      for (uint i = 0; i < (N + 3) / 4; ++i) ternary.words[i] = digits(ternary.words[i], k);
     } else {
-      for (uint i = 0; i < N; ++i) {
-        uint at = first - 240 + i;
-        q[i] = digit(block[48 + at % 4], at / 4);
+      const uint most = N < 4 ? N : 4;
+      fields<most> four = load_fields<most, 2>(block + 48 + (N < 4 ? first % 4 : 0), 0, 255);
+      for (uint i = 0; i < (N + 3) / 4; ++i) {
+        ternary.words[i] = digits(four.words[0], (first - 240) / 4 + i);
       }
     }
+    to_numbers<N>(ternary, 1, q);
     return load_f16(block + 52);
   }
+};
+
+template <>
+struct scale_of<tq1_0, gguf_source> {
+  typedef float16_t type;
 };

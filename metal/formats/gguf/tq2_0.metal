@@ -13,9 +13,14 @@
 struct tq2_0 {
   enum { weights = 256, bytes = 66, run = 32 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     load_codes<N, 2>(block + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 1, q);
     return load_f16(block + 64);
   }
+};
+
+template <>
+struct scale_of<tq2_0, gguf_source> {
+  typedef float16_t type;
 };
