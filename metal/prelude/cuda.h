@@ -266,8 +266,8 @@ __device__ inline void store(float* out, const float* w) {
 }
 
 // Two-byte results leave in words of eight.
-template <uint N, typename T>
-__device__ inline void store(T* out, const float* w) {
+template <uint N, typename T, typename V>
+__device__ inline void store(T* out, const V* w) {
   static_assert(sizeof(T) == 2 && N % 8 == 0, "eight two-byte results a store");
 #pragma unroll
   for (uint i = 0; i < N; i += 8) {
