@@ -1,7 +1,8 @@
 // out[v, i] = x[v, order[i]]
 //
-// x and out are [vectors, inputs]; sizes are those two numbers. A threadgroup takes a long part of
-// one vector, which a cache then holds.
+// x and out are [vectors, inputs]; sizes are those two numbers. A threadgroup takes a whole vector
+// where it has threadgroup memory for one, from where lanes gather faster than from cache lines.
+// Otherwise it takes a long part of one, which a cache then holds.
 
 enum { reorder_part = 16384 };
 
@@ -32,4 +33,16 @@ inline void reorder(device const T* x, device const int* order, device T* out,
   uint first = threadgroup_index % parts * reorder_part;
   uint end = min(first + reorder_part, inputs);
   gather(x + row, order, out + row, first, end, inputs % 8 == 0, thread_index);
+}
+
+template <typename T>
+inline void reorder(device const T* x, device const int* order, device T* out,
+                    device const uint* sizes, threadgroup float* scratch, uint threadgroup_index,
+                    uint thread_index) {
+  uint inputs = sizes[1];
+  size_t row = size_t(threadgroup_index) * inputs;
+  threadgroup T* held = (threadgroup T*)scratch;
+  bring(x + row, inputs, held, thread_index);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  gather((threadgroup const T*)held, order, out + row, 0, inputs, inputs % 8 == 0, thread_index);
 }

@@ -282,4 +282,14 @@ __device__ inline void store(T* out, const V* w) {
   }
 }
 
+// Copies `count` values to threadgroup memory, by all threads of a threadgroup.
+template <typename T>
+__device__ inline void bring(const T* from, uint count, T* to, uint thread_index) {
+  const uint word = 16 / sizeof(T);
+  uint words = is_aligned(from) ? count / word : 0;
+#pragma unroll 4
+  for (uint i = thread_index; i < words; i += 256) ((uint4*)to)[i] = ((const uint4*)from)[i];
+  for (uint i = words * word + thread_index; i < count; i += 256) to[i] = from[i];
+}
+
 }  // namespace mlx_dequant

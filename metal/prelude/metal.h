@@ -129,4 +129,10 @@ inline void store(device T* out, thread const V* w) {
   }
 }
 
+// Copies `count` values to threadgroup memory, by all threads of a threadgroup.
+template <typename T>
+inline void bring(device const T* from, uint count, threadgroup T* to, uint thread_index) {
+  for (uint i = thread_index; i < count; i += 256) to[i] = from[i];
+}
+
 }  // namespace mlx_dequant
