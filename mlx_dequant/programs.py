@@ -204,6 +204,16 @@ def arrange(tile: Tile) -> Kernel:
 REORDER = Kernel("reorder", ("x", "order"))
 # Inputs of a threadgroup; the source says the same.
 REORDER_PART = 16384
+# KB of threadgroup memory that may hold a vector: Metal has 32, CUDA devices 48 and since sm_80 at least 99. From 28
+# on, an H100 holds 7, 5, 4, 3 and 2 such threadgroups on each of its processors.
+REORDER_WHOLE = {"metal": (8, 16, 28), "cuda": (8, 16, 28, 44, 56, 75, 99)}
+
+
+@cache
+def reorder_whole(size: int) -> Kernel:
+    """What reorders vectors that one of `REORDER_WHOLE` has room for."""
+    return Kernel("reorder", ("x", "order"), scratch=256 * size)
+
 
 ADD_PARTS = Kernel("add_parts", ("parts",))
 
@@ -211,6 +221,7 @@ ADD_PARTS = Kernel("add_parts", ("parts",))
 def kernels(target: str) -> set[Kernel]:
     """All that a backend may launch."""
     found = {DEQUANTIZE, TAKE, TAKE_TRANSPOSED, REORDER, ADD_PARTS, *PRODUCT.values(), *PRODUCT_TRANSPOSED.values()}
+    found |= {reorder_whole(size) for size in REORDER_WHOLE[target]}
     for name in ("cuda", "hopper") if target == "cuda" else ("metal",):
         for by_inputs, tiles in enumerate(TILES[name]):
             found |= {kernel for tile in tiles for kernel in (product_tiled(bool(by_inputs), tile), arrange(tile))}

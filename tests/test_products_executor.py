@@ -11,6 +11,7 @@ from support import DTYPES, assert_same, rounded
 
 from mlx_dequant.backends import crossover, gpu
 from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.programs import REORDER, reorder_whole
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 full = pytest.mark.full
@@ -138,6 +139,58 @@ def test_another_order(device, inputs, dtype):
     with device():
         found = gpu._reordered(device.__name__, x, mx.array(order))
     assert mx.array_equal(found, x[:, mx.array(order)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("inputs", [1, 40, 2047, 2052, 2304, 4096])
+@pytest.mark.parametrize("device", [executor.metal, executor.cuda])
+def test_another_order_of_whole_vectors(device, inputs, dtype, monkeypatch):
+    """Vectors in threadgroup memory come out as parts of vectors do, bit by bit, NaNs of every kind too."""
+    target, words = device.__name__, mx.uint32 if dtype == mx.float32 else mx.uint16
+    bits = np.random.default_rng(1).integers(0, 2 ** (8 * dtype.size), (5, inputs))
+    x = mx.array(bits, words).view(dtype)
+    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
+    for least in (5, 6):
+        monkeypatch.setattr(crossover, "WHOLE_VECTORS", least)
+        assert (crossover.reorder(target, 5, inputs * dtype.size) == REORDER) == (least == 6)
+        with device():
+            found = gpu._reordered(target, x, mx.array(order))
+        assert np.array_equal(np.array(found.view(words)), bits[:, order])
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16], ids=str)
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize(
+    ("device", "generation", "most"), [(executor.metal, 0, 28), (executor.cuda, 0, 44), (executor.cuda, 80, 99)]
+)
+def test_another_order_of_the_longest_vectors(device, generation, most, extra, dtype, monkeypatch):
+    """Those that a device's threadgroups can hold, and one value more."""
+    monkeypatch.setattr(crossover, "generation", lambda target: generation)
+    monkeypatch.setattr(crossover, "WHOLE_VECTORS", 2)
+    inputs = most * 1024 // dtype.size + extra
+    operation = crossover.reorder(device.__name__, 2, inputs * dtype.size)
+    assert operation == (REORDER if extra else reorder_whole(most))
+    x = mx.random.normal((2, inputs)).astype(dtype)
+    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
+    with device():
+        found = gpu._reordered(device.__name__, x, mx.array(order))
+    assert mx.array_equal(found, x[:, mx.array(order)])
+
+
+@pytest.mark.parametrize("inputs", [4096, 4091])
+@pytest.mark.parametrize(
+    ("device", "sanitizer"), [(executor.metal, "thread"), (executor.metal, "address"), (executor.cuda, "address")]
+)
+def test_another_order_under_sanitizers(device, inputs, sanitizer):
+    """The smallest threadgroup memory, filled, or nearly."""
+    obstacle = executor.obstacle(sanitizer)
+    if obstacle:
+        pytest.skip(obstacle)
+    x = mx.random.normal((crossover.WHOLE_VECTORS, inputs)).astype(mx.float16)
+    order = mx.array(np.random.default_rng(0).permutation(inputs).astype(np.int32))
+    with device(sanitizer=sanitizer, order="shuffled"):
+        found = gpu._reordered(device.__name__, x, order)
+    assert mx.array_equal(found, x[:, order])
 
 
 @pytest.mark.parametrize(

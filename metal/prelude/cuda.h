@@ -266,8 +266,8 @@ __device__ inline void store(float* out, const float* w) {
 }
 
 // Two-byte results leave in words of eight.
-template <uint N, typename T>
-__device__ inline void store(T* out, const float* w) {
+template <uint N, typename T, typename V>
+__device__ inline void store(T* out, const V* w) {
   static_assert(sizeof(T) == 2 && N % 8 == 0, "eight two-byte results a store");
 #pragma unroll
   for (uint i = 0; i < N; i += 8) {
@@ -280,6 +280,16 @@ __device__ inline void store(T* out, const float* w) {
     }
     ((uint4*)out)[i / 8] = make_uint4(word[0], word[1], word[2], word[3]);
   }
+}
+
+// Copies `count` values to threadgroup memory, by all threads of a threadgroup.
+template <typename T>
+__device__ inline void bring(const T* from, uint count, T* to, uint thread_index) {
+  const uint word = 16 / sizeof(T);
+  uint words = is_aligned(from) ? count / word : 0;
+#pragma unroll 4
+  for (uint i = thread_index; i < words; i += 256) ((uint4*)to)[i] = ((const uint4*)from)[i];
+  for (uint i = words * word + thread_index; i < count; i += 256) to[i] = from[i];
 }
 
 }  // namespace mlx_dequant

@@ -122,11 +122,17 @@ inline void load(device const T* x, thread float* v) {
 }
 
 // N consecutive results to an address aligned to N of them.
-template <uint N, typename T>
-inline void store(device T* out, thread const float* w) {
+template <uint N, typename T, typename V>
+inline void store(device T* out, thread const V* w) {
   for (uint i = 0; i < N; i += 4) {
     *(device vec<T, 4>*)(out + i) = vec<T, 4>(T(w[i]), T(w[i + 1]), T(w[i + 2]), T(w[i + 3]));
   }
+}
+
+// Copies `count` values to threadgroup memory, by all threads of a threadgroup.
+template <typename T>
+inline void bring(device const T* from, uint count, threadgroup T* to, uint thread_index) {
+  for (uint i = thread_index; i < count; i += 256) to[i] = from[i];
 }
 
 }  // namespace mlx_dequant

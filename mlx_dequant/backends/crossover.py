@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from ..programs import TILES, Tile
+from ..programs import REORDER, REORDER_WHOLE, TILES, Kernel, Tile, reorder_whole
 
 if TYPE_CHECKING:
     from ..weights.base import PackedWeight
@@ -35,6 +35,9 @@ FEW_ROWS = 2048
 
 # Threadgroups that a transposed product spreads over: as many as an H100 holds at once, where that was measured.
 GROUPS = {"gguf": 264, "awq": 528, "gptq": 396, "packed": 264}
+
+# Vectors that are reordered by a threadgroup each: fewer would leave a GPU idle.
+WHOLE_VECTORS = 64
 
 # Threadgroups that an H100 holds at once, by vectors of a tile: two or one on each of 132 processors,
 # as registers allow. Not known of other devices.
@@ -74,3 +77,10 @@ def tile(target: str, by_inputs: bool, vectors: int, outputs: int, inputs: int) 
     fitting = [one for one in every if many or one.cluster == 1]
     enough = [one for one in fitting if one.vectors >= vectors] or fitting[-1:]
     return min(enough, key=lambda one: (one.vectors, -one.cluster))
+
+
+def reorder(target: str, vectors: int, size: int) -> Kernel:
+    """What puts vectors of `size` bytes in another order: in threadgroup memory, where they fit."""
+    most = 48 if target == "cuda" and generation(target) < 80 else 99
+    fitting = [each for each in REORDER_WHOLE[target] if size <= 1024 * each and each <= most]
+    return reorder_whole(fitting[0]) if fitting and vectors >= WHOLE_VECTORS else REORDER

@@ -192,8 +192,9 @@ def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) ->
 def _reordered(target: str, x: mx.array, order: mx.array) -> mx.array:
     """x [vectors, inputs] with its columns in that order."""
     vectors, inputs = x.shape
-    groups = vectors * -(-inputs // REORDER_PART)
-    return _run(target, None, REORDER, [x, order], [vectors, inputs], groups, x.shape, x.dtype)
+    operation = crossover.reorder(target, vectors, inputs * x.dtype.size)
+    groups = vectors * -(-inputs // REORDER_PART) if operation is REORDER else vectors
+    return _run(target, None, operation, [x, order], [vectors, inputs], groups, x.shape, x.dtype)
 
 
 def _product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:

@@ -18,7 +18,7 @@ import numpy as np
 import mlx_dequant as mxd
 from mlx_dequant import backends
 from mlx_dequant.backends import crossover, gpu
-from mlx_dequant.programs import Kernel, Program
+from mlx_dequant.programs import REORDER_WHOLE, Kernel, Program
 from mlx_dequant.registry import Format
 from mlx_dequant.weights import PackedWeight
 
@@ -131,6 +131,11 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
                         backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transposed)
     for dtype in dtypes:
         gpu._reordered(target, mx.zeros((3, 64), dtype), mx.zeros(64, mx.int32))
+        for size in REORDER_WHOLE[target]:
+            inputs = 1024 * size // dtype.size
+            x, order = mx.zeros((crossover.WHOLE_VECTORS, inputs), dtype), mx.zeros(inputs, mx.int32)
+            with patch.object(crossover, "generation", lambda _: 80):
+                gpu._reordered(target, x, order)
     return mx.zeros(1)
 
 
