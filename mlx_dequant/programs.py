@@ -255,8 +255,9 @@ def program(
     template = [TYPES[dtype], *map(str, kernel.parameters)]
     arguments = [*kernel.inputs, "out", "sizes"]
     lines: list[str] = []
-    near = form.table_words if form and kernel.near and target == "cuda" else 0
-    if near:
+    near = 0
+    if form and kernel.near and target == "cuda" and form.table:
+        near = form.table_words
         header = f"#define NEAR_TABLE\n{header}"
         lines.append(f"mlx_dequant::bring_table<{near}>(mlx_dequant::{form.table}, thread_position_in_threadgroup.x);")
     if kernel.scratch:

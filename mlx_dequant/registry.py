@@ -77,7 +77,8 @@ _ROWS = (
     ("q2_0", 64, 18, 42),
 )
 
-_TABLES = {
+# Tables of the shaders that are worth a copy in threadgroup memory.
+_TABLES: dict[str, tuple[str, int]] = {
     "iq1_s": ("iq1_grid", 1024),
     "iq1_m": ("iq1_grid", 1024),
     "iq2_xxs": ("iq2_xxs_grid", 512),
@@ -88,7 +89,7 @@ _TABLES = {
 }
 
 _FORMATS: dict[str, Format] = {
-    name: Format(name, "gguf", 0, weights, size, number, *_TABLES.get(name, ()))
+    name: Format(name, "gguf", 0, weights, size, number, *_TABLES.get(name, ("", 0)))
     for name, weights, size, number in _ROWS
 }
 _FORMATS["awq4"] = Format("awq4", "awq", bits=4)

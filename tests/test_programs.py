@@ -132,7 +132,7 @@ def test_tables_are_what_make_writes(tmp_path, monkeypatch):
 
 
 def test_each_format_is_one_file_and_kernels_name_none():
-    shared = {"source", "codes", "signs", "e2m1", "k_scales"}
+    shared = {"source", "codes", "signs", "e2m1", "k_scales", "iq1_values"}
     files = {path.stem for path in (programs.METAL / "formats" / "gguf").glob("*.metal")}
     assert files - shared == {name for name, form in FORMATS.items() if form.family == "gguf"}
     for path in (programs.METAL / "kernels").glob("*.metal"):

@@ -126,8 +126,11 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
             for transposed in (False, True):
                 width = weight.columns if transposed else weight.rows
                 backend.take(weight, mx.zeros(3, mx.int32), dtype, transposed)
-                for generation, vectors in product(generations, VECTORS):
-                    with patch.object(crossover, "generation", lambda _, known=generation: known):
+                for generation, vectors, clustered in product(generations, VECTORS, (0, crossover.CLUSTERED)):
+                    with (
+                        patch.object(crossover, "generation", lambda _, known=generation: known),
+                        patch.object(crossover, "CLUSTERED", clustered),
+                    ):
                         backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transposed)
     for dtype in dtypes:
         gpu._reordered(target, mx.zeros((3, 64), dtype), mx.zeros(64, mx.int32))
