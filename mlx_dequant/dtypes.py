@@ -8,6 +8,9 @@ from .errors import FormatError
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
+# Of formats that are no codes, what they hold.
+STORED = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
+
 
 def name(dtype: mx.Dtype) -> str:
     """Its key in `programs.TYPES`: "float16" for `mx.float16`."""

@@ -150,7 +150,7 @@ PRODUCT = {
         "product", ("x",), (m, split, PRODUCT_ROWS[m], PRODUCT_RUN[m]), 8 * PRODUCT_ROWS[m] * m, near=True
     )
     for m in COUNTS
-    for split in (1, 8)
+    for split in ((1, 4, 8) if m == 1 else (1, 8))
 }
 # Columns that a lane of a transposed product takes, 128 of which are a threadgroup's; checked like THREAD_ROWS.
 PRODUCT_COLUMNS = {"gguf": 8, "awq": 8, "gptq": 4, "packed": 8}

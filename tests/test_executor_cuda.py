@@ -145,7 +145,7 @@ UNPACKING = {
     "a sign for a byte": ("nvfp4", "(code >> 3 & 0x01010101) * 255", "__byte_perm(code << 4, 0, 0xba98)", "differ"),
     "another selector": ("iq4_xs", "0x4420", "0x4402", "differ"),
     "another offset": ("q4_k", "__byte_perm(word, 0x4b000000", "__byte_perm(word, 0x4a000000", "differ"),
-    "the other end of a word": ("tq1_0", "q[2 * i] = uint8_t(word);", "q[2 * i] = uint8_t(word >> 8);", "differ"),
+    "bits of another field": ("q2_0", "* 0x41 &", "* 0x21 &", "differ"),
     "halves exchanged": ("f16", "as_type<ushort>(high)", "as_type<ushort>(low)", "differ"),
     "another shift": ("mxfp4", "skipped * 8", "skipped * 4", "differ"),
     "rounding down": ("q4_1", "T low = T(w[i + 2 * k]);", "T low = T(w[i + 2 * k] * 0.999f);", "differ"),
@@ -160,6 +160,8 @@ UNPACKING = {
 PRODUCTS = {
     "half of the lanes": ("q4_k", "lane = 16; lane > 0", "lane = 8; lane > 0"),
     "no barrier": ("gptq4", "__syncthreads();", ";"),
+    "no wait for a table": ("iq2_xs", "table)[i];\n  }\n  __syncthreads();", "table)[i];\n  }"),
+    "part of a table": ("iq3_s", "i < WORDS / 4;", "i < WORDS / 8;"),
 }
 
 

@@ -52,11 +52,6 @@ inline float load_f16(const uint8_t* p) {
   return float(h);
 }
 
-template <uint N, uint ALIGN>
-inline void load_bytes(const uint8_t* p, uint8_t* q) {
-  memcpy(q, p, N);
-}
-
 // Fields of N bytes, as one vector: compilers make a poor job of loops over bytes.
 template <uint N>
 struct fields {

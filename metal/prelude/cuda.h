@@ -42,21 +42,6 @@ __device__ inline float f16_of(uint bits) { return __half2float(__ushort_as_half
 
 __device__ inline float load_f16(const uint8_t* p) { return f16_of(*(const ushort*)p); }
 
-template <uint N, uint ALIGN>
-__device__ inline void load_bytes(const uint8_t* p, uint8_t* q) {
-  if (ALIGN % 2 == 0 && N % 2 == 0) {
-#pragma unroll
-    for (uint i = 0; i < N / 2; ++i) {
-      ushort word = ((const ushort*)p)[i];
-      q[2 * i] = uint8_t(word);
-      q[2 * i + 1] = uint8_t(word >> 8);
-    }
-  } else {
-#pragma unroll
-    for (uint i = 0; i < N; ++i) q[i] = p[i];
-  }
-}
-
 // N words, at an address aligned to four or two of them where N is a multiple.
 template <uint N>
 __device__ inline void load_words(const uint* p, uint* q) {

@@ -11,20 +11,6 @@ inline float f16_of(uint bits) { return float(as_type<half>(ushort(bits))); }
 // A float16 at a 2-byte aligned address.
 inline float load_f16(device const uint8_t* p) { return float(*(device const half*)p); }
 
-// N bytes, in the widest words that ALIGN bytes of alignment allow.
-template <uint N, uint ALIGN>
-inline void load_bytes(device const uint8_t* p, thread uint8_t* q) {
-  if (ALIGN % 2 == 0 && N % 2 == 0) {
-    for (uint i = 0; i < N / 2; ++i) {
-      ushort word = ((device const ushort*)p)[i];
-      q[2 * i] = uint8_t(word);
-      q[2 * i + 1] = uint8_t(word >> 8);
-    }
-  } else {
-    for (uint i = 0; i < N; ++i) q[i] = p[i];
-  }
-}
-
 #include "fields.h"
 
 // Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.

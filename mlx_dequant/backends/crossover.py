@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from ..dtypes import STORED
 from ..programs import REORDER, REORDER_WHOLE, TILES, Kernel, Tile, reorder_whole
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ _LOOKED_UP_BY_TWO = {"packed": 1, "tiled": 17, "unpacked": 769}
 # product may use TF32, so it waits until it saves much.
 _NO_TILES = {"packed": 1, "unpacked": 129}
 
-# Fewer rows than this leave a GPU idle with a simdgroup a row: eight share one then.
+# Fewer rows than this leave a GPU idle with a simdgroup for some: eight share them then. For one vector, four
+# share long ones anyway.
 FEW_ROWS = 2048
+LONG_ROWS = 4096
 
 # Threadgroups that a transposed product spreads over: as many as an H100 holds at once, where that was measured.
 GROUPS = {"gguf": 264, "awq": 528, "gptq": 396, "packed": 264}
@@ -55,19 +58,28 @@ def generation(target: str) -> int:
 
 
 def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None) -> str:
-    """How to multiply: "packed", "tiled" or "unpacked". Without a weight, as most."""
+    """How to multiply: "packed", "tiled", "unpacked", or "stored" by MLX as it is. Without a weight, as most."""
     hopper = generation(target) == 90
     ways = _HOPPER if hopper else _OTHERS
     if weight is not None and _is_looked_up(weight):
         ways = _LOOKED_UP_BY_TWO if hopper and weight.ordered and weight.by_inputs else _LOOKED_UP
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
         ways = _NO_TILES
-    return max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
+    found = max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
+    form = weight.format.name if weight is not None else ""
+    return "stored" if found != "packed" and form in STORED and STORED[form] == dtype else found
 
 
 def _is_looked_up(weight: PackedWeight) -> bool:
     """Whether the 32 inputs that a lane of a tile takes may be of several groups."""
     return weight.ordered or (weight.by_inputs and weight.layout[0] % 32 != 0)
+
+
+def split(vectors: int, rows: int, columns: int) -> int:
+    """Simdgroups that share rows in a product of few vectors."""
+    if rows < FEW_ROWS:
+        return 8
+    return 4 if vectors == 1 and columns >= LONG_ROWS else 1
 
 
 def tile(target: str, by_inputs: bool, vectors: int, outputs: int, inputs: int) -> Tile:

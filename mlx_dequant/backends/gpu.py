@@ -200,6 +200,9 @@ def _reordered(target: str, x: mx.array, order: mx.array) -> mx.array:
 def _product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     vectors = x.shape[0]
     way = crossover.way(target, x.dtype, vectors, weight)
+    if way == "stored":
+        dense = weight.dequantize(x.dtype)
+        return x @ (dense if transposed else dense.T)
     if way == "unpacked":
         return _unpacked_product(target, weight, x, transposed)
     if way == "tiled":
@@ -213,7 +216,7 @@ def _product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -
 def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
     count = _count(vectors)
-    split = 8 if weight.rows < crossover.FEW_ROWS else 1
+    split = crossover.split(vectors, weight.rows, weight.columns)
     operation = PRODUCT[count, split]
     numbers = sizes(weight, whole(weight), vectors)
     groups = -(-weight.rows * split // (8 * PRODUCT_ROWS[count]))

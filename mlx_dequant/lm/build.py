@@ -8,10 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..dtypes import STORED
 from ..errors import FormatError
 from ..nn import pack_model
 from ..weights import GGUFWeight, PackedWeight
-from ..weights.gguf import OWN_DTYPE
 
 Weight = PackedWeight | mx.array
 
@@ -59,9 +59,9 @@ def _check_names(weights: Mapping[str, Weight], parameters: Mapping[str, mx.arra
 def _as_stored(weight: Weight, dtype: mx.Dtype) -> Weight:
     """The matrix of a linear layer or an embedding: an array only if it is one of `dtype`."""
     if isinstance(weight, PackedWeight):
-        own = OWN_DTYPE.get(weight.format.name)
+        own = STORED.get(weight.format.name)
         return weight.dequantize() if own is not None and own == dtype else weight
-    kind = next((name for name, own in OWN_DTYPE.items() if own == weight.dtype), None)
+    kind = next((name for name, own in STORED.items() if own == weight.dtype), None)
     return weight if kind is None or weight.dtype == dtype else GGUFWeight(weight.view(mx.uint8), kind)
 
 

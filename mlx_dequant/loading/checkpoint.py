@@ -10,9 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..dtypes import STORED
 from ..errors import FormatError
 from ..weights import PackedWeight
-from ..weights.gguf import OWN_DTYPE
 from ..weights.gptq import ZERO_POINTS
 from .folder import Folder
 from .gguf_file import GGUFFile
@@ -90,7 +90,7 @@ def _load_gguf(path: Path) -> Checkpoint:
 
     def reader(name: str) -> PackedWeight | mx.array:
         weight = file.weight(name)
-        return weight.dequantize() if weight.format.name in OWN_DTYPE else weight
+        return weight.dequantize() if weight.format.name in STORED else weight
 
     weights = Weights({name: partial(reader, name) for name in file.tensors})
     return Checkpoint(path, "gguf", weights, file.metadata, {})

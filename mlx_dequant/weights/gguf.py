@@ -13,8 +13,6 @@ from ..registry import formats, gguf_format
 from . import check
 from .base import PackedWeight
 
-OWN_DTYPE = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
-
 
 class GGUFWeight(PackedWeight):
     """A tensor of a GGUF file: [..., out, in] weights in blocks along `in`.
@@ -72,7 +70,7 @@ class GGUFWeight(PackedWeight):
             shape=full,
             in_features=columns,
             out_features=full[-2] if len(full) > 1 else 1,
-            dtype=OWN_DTYPE.get(form.name, mx.float16),
+            dtype=dtypes.STORED.get(form.name, mx.float16),
             inputs={"blocks": blocks.reshape(rows, -1) if blocks.size else blocks},
             scales_dtype=mx.float32,
             layout=(columns // form.weights,),
@@ -85,7 +83,7 @@ class GGUFWeight(PackedWeight):
             dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even). By
                 default float16; F32, F16 and BF16 give their own bits in their own type.
         """
-        if self.format.name in OWN_DTYPE and OWN_DTYPE[self.format.name] == dtypes.checked(dtype or self.dtype):
+        if self.format.name in dtypes.STORED and dtypes.STORED[self.format.name] == dtypes.checked(dtype or self.dtype):
             blocks = self.inputs["blocks"]
             assert blocks is not None
             return blocks.view(self.dtype).reshape(self.shape)

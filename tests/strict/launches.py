@@ -126,10 +126,11 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
             for transposed in (False, True):
                 width = weight.columns if transposed else weight.rows
                 backend.take(weight, mx.zeros(3, mx.int32), dtype, transposed)
-                for generation, vectors, clustered in product(generations, VECTORS, (0, crossover.CLUSTERED)):
+                for generation, vectors, large in product(generations, VECTORS, (False, True)):
                     with (
                         patch.object(crossover, "generation", lambda _, known=generation: known),
-                        patch.object(crossover, "CLUSTERED", clustered),
+                        patch.object(crossover, "CLUSTERED", 0 if large else crossover.CLUSTERED),
+                        patch.object(crossover, "LONG_ROWS", 0 if large else crossover.LONG_ROWS),
                     ):
                         backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transposed)
     for dtype in dtypes:
