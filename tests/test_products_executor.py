@@ -16,15 +16,15 @@ from mlx_dequant.programs import REORDER, reorder_whole
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 full = pytest.mark.full
 
-# Simdgroups that share rows: eight as in small matrices, four in wide ones.
-SHARED = {"shared": 8, "alone": 1, "by four": 4}
+# Rows shared by eight simdgroups, as in small matrices, or each row one simdgroup's.
+SHARED = {"shared": crossover.FEW_ROWS, "alone": 0}
 
 CASES = [(name, dtype, rows, few) for name in FORMATS for dtype in DTYPES for rows in ROWS for few in SHARED]
 
 
 def is_fast(at, name, dtype, rows, few):
     """For each format a type and a way to share; for each of those a number of rows."""
-    return (dtype, few) == (DTYPES[at % 3], [*SHARED][at // 2 % 3]) and rows == ROWS[at // 3 % 4]
+    return (dtype, few) == (DTYPES[at % 3], [*SHARED][at % 2]) and rows == ROWS[at // 3 % 4]
 
 
 def cases():
@@ -49,9 +49,21 @@ def exact_matmul():
 
 @pytest.mark.parametrize(("name", "dtype", "rows", "few"), list(cases()))
 def test_products(name, dtype, rows, few):
-    with patch.object(crossover, "split", lambda *_: SHARED[few]), executor.metal():
+    with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal():
         for size in SIZES:
             check_products(weight(name, size), dtype, rows, seed=rows)
+
+
+@pytest.mark.parametrize(
+    "name", ["q4_k", "iq2_xs", pytest.param("packed3", marks=full), pytest.param("f16", marks=full)]
+)
+def test_four_share_long_rows(name):
+    """Rows that are no multiple of what four simdgroups take at once, and shorter ones."""
+    few = patch.multiple(crossover, FEW_ROWS=0, LONG_ROWS=0)
+    for device in (executor.metal, executor.cuda):
+        with few, device():
+            for inputs in (4352, 1024):
+                check_products(weight(name, (33, inputs)), mx.float16, 1)
 
 
 def tiled_cases():
@@ -225,7 +237,7 @@ def test_every_order_gives_one_result(name, few):
     cotangent = mx.array(np.random.default_rng(2).normal(size=(4, packed.out_features)).astype(np.float32))
     found = set()
     for order in executor.ORDERS:
-        with patch.object(crossover, "split", lambda *_: SHARED[few]), executor.metal(order=order):
+        with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal(order=order):
             values, gradients = mx.vjp(packed.linear, [x], [cotangent])
             found.add(np.array(values[0]).tobytes() + np.array(gradients[0]).tobytes())
     assert len(found) == 1
@@ -251,7 +263,7 @@ def test_products_under_sanitizers(name, few, sanitizer):
     if obstacle:
         pytest.skip(obstacle)
     with (
-        patch.object(crossover, "split", lambda *_: SHARED[few]),
+        patch.object(crossover, "FEW_ROWS", SHARED[few]),
         executor.metal(sanitizer=sanitizer, order="shuffled"),
     ):
         check_products(weight(name, (9, 77)), mx.float16, 4)

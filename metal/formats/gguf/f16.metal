@@ -5,11 +5,16 @@
 //        | f16 |
 
 struct f16 {
-  enum { weights = 1, bytes = 2, run = 1 };
+  enum { weights = 1, bytes = 2, run = 8 };
 
   template <uint N>
   static inline float codes(device const uint8_t* block, uint, thread float* q) {
-    q[0] = load_f16(block);
+    if (N == 1) {
+      q[0] = load_f16(block);
+    } else {
+      fields<2 * N> pairs = load_fields<2 * N, 2>(block, 0, 255);
+      for (uint i = 0; i < N; ++i) q[i] = f16_of(pairs.words[i / 2] >> i % 2 * 16);
+    }
     return 1.0f;
   }
 };
