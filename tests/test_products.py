@@ -43,8 +43,10 @@ def test_products_of_many_vectors(name, dtype, backend):
     """Of tiles that are whole and of tiles that are not, with steps enough to fill their buffers in turn."""
     for rows in (17, 64, 100):
         check_products(weight(name, MANY), dtype, rows, seed=rows)
-    with patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, 1)):
-        check_products(weight(name, LONG), dtype, 300)
+    for clustered in (crossover.CLUSTERED, 0) if backend == "cuda" else (0,):
+        groups = patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, 1))
+        with groups, patch.object(crossover, "CLUSTERED", clustered):
+            check_products(weight(name, LONG), dtype, 300)
 
 
 @dtypes
