@@ -113,7 +113,7 @@ PLANTED = {
     "product": ("kernels/product.metal", "out[size_t(m) * rows + row + r] = T(total)", "product of 1"),
     "product_transposed": (
         "kernels/product_transposed.metal",
-        "out[(size_t(split) * vectors + m) * columns + at] = T(total)",
+        "out[(size_t(split) * vectors + m) * columns + first + k] = T(total)",
         "transposed product of 1",
     ),
     "take": ("kernels/take.metal", "out[k] = T(w[k])", "take, "),
