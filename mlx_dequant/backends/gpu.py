@@ -82,14 +82,13 @@ def _stream_of_clusters() -> mx.ThreadLocalStream:
 
 
 def held(weight: PackedWeight) -> list[mx.array]:
-    """The weight's arrays as the kernels want them.
+    """The weight's arrays as the kernels want them: contiguous, and of 8 elements or more.
 
-    Absent ones are stood in for, and none has fewer than 8 elements: Metal would get it in
-    another address space.
+    Metal would get smaller ones in another address space. Absent ones are stood in for.
     """
     kept = weight.derived.get("gpu")
     if kept is None:
-        kept = [mx.contiguous(_padded(weight.inputs[name])) for name, _ in INPUTS[weight.format.family]]
+        kept = [_contiguous(_padded(weight.inputs[name])) for name, _ in INPUTS[weight.format.family]]
         mx.eval(kept)
         weight.derived["gpu"] = kept
     return kept
@@ -99,6 +98,11 @@ def _padded(array: mx.array | None) -> mx.array:
     if array is None:
         return mx.zeros(8, mx.int32)
     return array if array.size >= 8 else mx.pad(array.reshape(-1), (0, 8 - array.size))
+
+
+def _contiguous(array: mx.array) -> mx.array:
+    """Without a copy where it is, a slice too; but for arrays that one axis, of up to 2^31 - 1, cannot have."""
+    return array.reshape(-1) if array.size < 2**31 else mx.contiguous(array)
 
 
 @lru_cache(maxsize=4096)
@@ -133,7 +137,11 @@ def _run(
         grid=(groups * THREADS, 1, 1),
         threadgroup=(THREADS, 1, 1),
     )
-    return out
+    if operation.cluster == 1:
+        return out
+    # The caller's stream takes it over and so waits: MLX gives the memory of a result that is dropped to others at
+    # once, which is right only where they come after it in one stream.
+    return mx.contiguous(out)
 
 
 def dequantize(target: str, weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
