@@ -152,7 +152,8 @@ PRODUCT = {
     for m in COUNTS
     for split in ((1, 4, 8) if m == 1 else (1, 8))
 }
-# Columns that a lane of a transposed product takes, 128 of which are a threadgroup's; checked like THREAD_ROWS.
+# Columns that a lane takes of a transposed product of one or two vectors, checked like THREAD_ROWS; of more, 8.
+# A threadgroup has 128 lanes side by side.
 PRODUCT_COLUMNS = {"gguf": 8, "awq": 8, "gptq": 4, "packed": 8}
 # By vectors.
 PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}

@@ -19,7 +19,7 @@ class Format:
         bytes: bytes of a GGUF block; 0 for the group formats.
         ggml_type: GGUF's number of the type; -1 for the group formats.
         table: what the shader calls the table that codes are looked up in, if it is a large one.
-        table_words: its words of 32 bits.
+        table_words: its words of 32 bits, a multiple of 256.
     """
 
     name: str

@@ -16,9 +16,10 @@ struct has_min {
   enum { value = 0 };
 };
 
-// What a format's codes are multiplied by, and nothing else. float16_t: one of those, and codes
-// have at most 11 bits, their second scale included. short_scale: a number that fits 24 bits when
-// it is multiplied by 128 + F::zero, and codes have 7 bits, less F::zero. Else float.
+// What a format's codes are multiplied by, and nothing else. float16_t: one of those, or powers of
+// two for far_scales, and codes have at most 11 bits, their second scale included. short_scale: a
+// number that fits 24 bits when it is multiplied by 128 + F::zero, and codes have 7 bits, less
+// F::zero. Else float.
 struct short_scale;
 template <typename F, typename S>
 struct scale_of {

@@ -1,8 +1,8 @@
 // out[vectors, rows] = x[vectors, columns] times the matrix transposed, accumulated in float32
 //
 // SPLIT simdgroups share ROWS rows, each lane taking every (32*SPLIT)-th run of MOST weights, or of
-// 8 where columns have scales of their own. A run is unpacked once for all M vectors. A threadgroup
-// of 256 covers 8*ROWS/SPLIT rows.
+// 8 where columns have scales of their own or there are no scales. A run is unpacked once for all M
+// vectors. A threadgroup of 256 covers 8*ROWS/SPLIT rows.
 
 // Adds this lane's part of ROWS rows to `sum`. RUN codes share a scale, which comes last. So does a
 // min for a single vector, times a sum of x: an infinite x then gives NaN. For more vectors that
@@ -64,8 +64,9 @@ template <typename F, typename T, uint M, uint SPLIT, uint ROWS, uint MOST, type
 inline void product(thread const S& source, device const X* x, device T* out,
                     device const uint* sizes, threadgroup float* scratch, uint threadgroup_index,
                     uint thread_index) {
-  const uint N = S::by_inputs ? 8 : MOST;
+  const uint N = S::by_inputs || F::run < 8 ? 8 : MOST;
   const uint RUN = N < F::run ? N : F::run;
+  static_assert(N % RUN == 0, "whole runs");
   uint rows = sizes[0];
   uint columns = sizes[1];
   uint vectors = sizes[vectors_at];

@@ -1,10 +1,10 @@
 // out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
 //
-// A lane covers the source's product_columns; `wide` simdgroups lie side by side and make long
-// reads of a row. The rows go round in chunks over the 8/wide simdgroups of each of `splits`
-// threadgroups; who asks for more than one adds them up. A chunk is as many rows as the format
-// likes; fewer with more vectors, as registers are short. With one or two, codes of a chunk are
-// added up and scaled together.
+// A lane covers the source's product_columns, or 8 with more than two vectors; `wide` simdgroups
+// lie side by side and make long reads of a row. The rows go round in chunks over the 8/wide
+// simdgroups of each of `splits` threadgroups; who asks for more than one adds them up. A chunk is
+// as many rows as the format likes; fewer with more vectors, as registers are short. With one or
+// two, codes of a chunk are added up and scaled together.
 
 // sum[m][i] += w[i]*v[m]
 template <uint M, uint N>
@@ -99,7 +99,7 @@ template <typename F, typename T, uint M, typename X, typename S>
 inline void product_transposed(thread const S& source, device const X* x, device T* out,
                                device const uint* sizes, threadgroup float* scratch,
                                uint threadgroup_index, uint thread_index) {
-  const uint N = S::product_columns;
+  const uint N = M <= 2 ? uint(S::product_columns) : 8;
   const uint wide = 4;
   const uint across = wide * 32 * N;
   const uint chunk = M > 4 ? 1 : M > 2 ? 8 : uint(S::product_rows);

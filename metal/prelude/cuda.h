@@ -190,6 +190,7 @@ __device__ inline uint entry(const T* table, uint i) {
 // Copies so many words of a table to the beginning of shared memory.
 template <uint WORDS, typename T>
 __device__ inline void bring_table(const T* table, uint thread_index) {
+  static_assert(WORDS % 256 == 0, "what follows in shared memory is aligned to 1024 bytes");
   extern __shared__ __align__(1024) uint near_table[];
   for (uint i = thread_index; i < WORDS / 4; i += 256) {
     ((uint4*)near_table)[i] = ((const uint4*)table)[i];

@@ -12,9 +12,9 @@ __device__ inline uint rounded_pair(const float* w, bfloat16_t) {
   return as_type<uint>(__floats2bfloat162_rn(w[0], w[1]));
 }
 
-// What weights for products with X are worked out in, where scales are S. A whole number below 2048
-// times a float16 scale, rounded once to float16, is the same by half arithmetic, which takes two
-// at a time.
+// What weights for products with X are worked out in, where scales are S. A code of 11 significant
+// bits times a float16 scale, rounded once to float16, is the same by half arithmetic, which takes
+// two at a time.
 template <typename X, typename S>
 struct number {
   typedef float type;
@@ -169,7 +169,7 @@ __device__ inline float two_scales(float first, float second, float16_t* q) {
 }
 
 // Of powers of two: the first takes codes no further than halves go, so that only the second
-// rounds.
+// rounds. That is not infinite, as a code may be 0.
 template <uint N>
 __device__ inline float far_scales(float first, float second, float16_t* q) {
   float both = first * second;

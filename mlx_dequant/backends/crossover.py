@@ -36,8 +36,9 @@ _NO_TILES = {"packed": 1, "unpacked": 129}
 FEW_ROWS = 2048
 LONG_ROWS = 4096
 
-# Threadgroups that a transposed product spreads over: as many as an H100 holds at once, where that was measured.
-GROUPS = {"gguf": 264, "awq": 528, "gptq": 396, "packed": 264}
+# Threadgroups that a transposed product spreads over, and of one vector: as many as an H100 holds at once.
+GROUPS = 264
+SINGLE_GROUPS = {"awq": 528, "gptq": 396}
 
 # Vectors that are reordered by a threadgroup each: fewer would leave a GPU idle.
 WHOLE_VECTORS = 64
@@ -73,6 +74,11 @@ def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None 
 def _is_looked_up(weight: PackedWeight) -> bool:
     """Whether the 32 inputs that a lane of a tile takes may be of several groups."""
     return weight.ordered or (weight.by_inputs and weight.layout[0] % 32 != 0)
+
+
+def groups(family: str, vectors: int) -> int:
+    """Threadgroups that a transposed product of few vectors spreads over."""
+    return SINGLE_GROUPS.get(family, GROUPS) if vectors == 1 else GROUPS
 
 
 def split(vectors: int, rows: int, columns: int) -> int:

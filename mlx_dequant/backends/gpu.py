@@ -101,7 +101,7 @@ def _padded(array: mx.array | None) -> mx.array:
 
 
 def _contiguous(array: mx.array) -> mx.array:
-    """Without a copy where it is, a slice too; but for arrays that one axis, of up to 2^31 - 1, cannot have."""
+    """Without a copy where it is, a slice too. Slices of 2^31 elements, too many for one axis, may be copied."""
     return array.reshape(-1) if array.size < 2**31 else mx.contiguous(array)
 
 
@@ -139,9 +139,9 @@ def _run(
     )
     if operation.cluster == 1:
         return out
-    # The caller's stream takes it over and so waits: MLX gives the memory of a result that is dropped to others at
-    # once, which is right only where they come after it in one stream.
-    return mx.contiguous(out)
+    # The caller's stream takes it over, as it is, and so waits: MLX gives the memory of a result that is dropped to
+    # others at once, which is right only where they come after it in one stream.
+    return mx.stop_gradient(out)
 
 
 def dequantize(target: str, weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
@@ -234,8 +234,8 @@ def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
 def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
     family = weight.format.family
-    tiles = -(-weight.columns // (128 * PRODUCT_COLUMNS[family]))
-    splits = max(1, min(-(-weight.rows // 64), crossover.GROUPS[family] // tiles))
+    tiles = -(-weight.columns // (128 * (PRODUCT_COLUMNS[family] if vectors <= 2 else 8)))
+    splits = max(1, min(-(-weight.rows // 64), crossover.groups(family, vectors) // tiles))
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = PRODUCT_TRANSPOSED[_count(vectors)]
     return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, weight.columns))
