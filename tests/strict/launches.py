@@ -126,7 +126,10 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
             for transposed in (False, True):
                 width = weight.columns if transposed else weight.rows
                 backend.take(weight, mx.zeros(3, mx.int32), dtype, transposed)
-                for generation, vectors, large in product(generations, VECTORS, (False, True)):
+                # Each as it is, and as if it were large; few and many show all that differs then.
+                cases = [(*one, False) for one in product(generations, VECTORS)]
+                cases += product(generations, (VECTORS[0], VECTORS[-1]), (True,))
+                for generation, vectors, large in cases:
                     with (
                         patch.object(crossover, "generation", lambda _, known=generation: known),
                         patch.object(crossover, "CLUSTERED", 0 if large else crossover.CLUSTERED),
