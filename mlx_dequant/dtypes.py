@@ -12,6 +12,11 @@ FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 STORED = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 
 
+def is_stored(form: str, dtype: mx.Dtype) -> bool:
+    """Whether a format, by name, holds weights as values of that type."""
+    return form in STORED and STORED[form] == dtype
+
+
 def name(dtype: mx.Dtype) -> str:
     """Its key in `programs.TYPES`: "float16" for `mx.float16`."""
     return str(dtype).removeprefix("mlx.core.")

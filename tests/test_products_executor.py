@@ -262,10 +262,7 @@ def test_products_under_sanitizers(name, few, sanitizer):
     obstacle = executor.obstacle(sanitizer)
     if obstacle:
         pytest.skip(obstacle)
-    with (
-        patch.object(crossover, "FEW_ROWS", SHARED[few]),
-        executor.metal(sanitizer=sanitizer, order="shuffled"),
-    ):
+    with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal(sanitizer=sanitizer, order="shuffled"):
         check_products(weight(name, (9, 77)), mx.float16, 4)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from ..dtypes import STORED
+from ..dtypes import is_stored
 from ..programs import REORDER, REORDER_WHOLE, TILES, Kernel, Tile, reorder_whole
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None 
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
         ways = _NO_TILES
     found = max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
-    form = weight.format.name if weight is not None else ""
-    return "stored" if found != "packed" and form in STORED and STORED[form] == dtype else found
+    stored = weight is not None and is_stored(weight.format.name, dtype)
+    return "stored" if stored and found != "packed" else found
 
 
 def _is_looked_up(weight: PackedWeight) -> bool:

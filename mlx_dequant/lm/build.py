@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..dtypes import STORED
+from ..dtypes import STORED, is_stored
 from ..errors import FormatError
 from ..nn import pack_model
 from ..weights import GGUFWeight, PackedWeight
@@ -59,8 +59,7 @@ def _check_names(weights: Mapping[str, Weight], parameters: Mapping[str, mx.arra
 def _as_stored(weight: Weight, dtype: mx.Dtype) -> Weight:
     """The matrix of a linear layer or an embedding: an array only if it is one of `dtype`."""
     if isinstance(weight, PackedWeight):
-        own = STORED.get(weight.format.name)
-        return weight.dequantize() if own is not None and own == dtype else weight
+        return weight.dequantize() if is_stored(weight.format.name, dtype) else weight
     kind = next((name for name, own in STORED.items() if own == weight.dtype), None)
     return weight if kind is None or weight.dtype == dtype else GGUFWeight(weight.view(mx.uint8), kind)
 

@@ -83,7 +83,7 @@ class GGUFWeight(PackedWeight):
             dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even). By
                 default float16; F32, F16 and BF16 give their own bits in their own type.
         """
-        if self.format.name in dtypes.STORED and dtypes.STORED[self.format.name] == dtypes.checked(dtype or self.dtype):
+        if dtypes.is_stored(self.format.name, dtypes.checked(dtype or self.dtype)):
             blocks = self.inputs["blocks"]
             assert blocks is not None
             return blocks.view(self.dtype).reshape(self.shape)
