@@ -1,13 +1,15 @@
 """Products with packed weights: `python -m bench.linear [--shape OUT IN] [--vectors M ...] [--json FILE] [FORMAT ...]`.
 
 Beside each: the time to read the packed bytes once, MLX's dense product, MLX's own quantized
-product of as many bits, and unpacking followed by the dense product.
+product of as many bits, and unpacking followed by the dense product. On a GPU products that do not
+wait for each other run side by side in part; "in turn" is the time of those that do, in ms.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,9 +94,24 @@ def measure(name: str, outputs: int, inputs: int, vectors: int) -> dict[str, Any
     if on_gpu:
         row["copy_share"] = weights[0].nbytes / taken / copy_rate(8192, 28672)
         row["unpack_first_seconds"] = seconds(lambda i: xs[i % count] @ _dense(weights[0]), rounds=5, chain=10)
+        row["in_turn_seconds"] = seconds(_in_turn(weights[0].linear, xs), rounds=5, chain=20, built=built)
     else:
         row["read_seconds"] = read_seconds(weights)
     return row
+
+
+def _in_turn(product: Callable[[mx.array], mx.array], xs: list[mx.array]) -> Callable[[int], mx.array]:
+    """Products that wait for each other, as layers do. A small kernel before each, which is counted, sees to it."""
+    after = mx.compile(lambda x, y: x + 0 * y)
+    last = mx.zeros((1, 1), mx.float16)
+
+    def make(i: int) -> mx.array:
+        nonlocal last
+        y = product(after(xs[i % len(xs)], last))
+        last = y[:, :1]
+        return y
+
+    return make
 
 
 def _dense(w: mxd.PackedWeight) -> mx.array:
@@ -111,6 +128,8 @@ def baselines(outputs: int, inputs: int, vectors: int) -> dict[str, float]:
     rounds = 5 if on_gpu else 2
     # For as long as ours: a GPU at its power limit slows down.
     found = {"dense": seconds(lambda i: x @ dense.T, 9 if on_gpu else rounds, chain=50)}
+    if on_gpu:
+        found["dense in turn"] = seconds(_in_turn(lambda x: x @ dense.T, [x]), rounds, chain=20)
     # MLX's own product is for few vectors; with many, one shape was seen to hang on CUDA.
     for bits in (4, 8) if vectors <= 16 else ():
         packed = mx.quantize(dense, group_size=128, bits=bits)
@@ -139,8 +158,9 @@ def main() -> None:
         beside = {} if options.no_baselines else baselines(outputs, inputs, vectors)
         print(f"\n{outputs} x {inputs}, {vectors} vectors, float16")
         print("  ".join(f"{name} {taken * 1e3:.3f} ms" for name, taken in beside.items()))
-        last = ("of copy", "x unpack") if on_gpu else ("x read", "")
-        print(f"{'format':<12}{'ms':>9}{'GB/s':>9}{last[0]:>9}{last[1]:>10}{'x dense':>9}{'x mlx':>8}{'MB more':>9}")
+        last = ("of copy", "x unpack", "in turn") if on_gpu else ("x read", "", "")
+        heads = zip(("ms", "GB/s", *last, "x dense", "x mlx", "MB more"), (9, 9, 9, 10, 9, 9, 8, 9), strict=True)
+        print(f"{'format':<12}" + "".join(f"{head:>{width}}" for head, width in heads))
         for name in chosen:
             row = measure(name, outputs, inputs, vectors)
             row["baselines"] = beside
@@ -148,11 +168,12 @@ def main() -> None:
             taken = row["seconds"]
             first = row["copy_share"] if on_gpu else taken / row["read_seconds"]
             second = f"{row['unpack_first_seconds'] / taken:.2f}" if on_gpu else ""
+            third = f"{row['in_turn_seconds'] * 1e3:.3f}" if on_gpu else ""
             dense = f"{beside['dense'] / taken:.2f}" if beside else "-"
             own = beside.get("mlx 8-bit" if "8" in name else "mlx 4-bit")
             mlx = f"{own / taken:.1f}" if own else "-"
             print(
-                f"{name:<12}{taken * 1e3:>9.3f}{row['gbps']:>9.1f}{first:>9.2f}{second:>10}{dense:>9}{mlx:>8}"
+                f"{name:<12}{taken * 1e3:>9.3f}{row['gbps']:>9.1f}{first:>9.2f}{second:>10}{third:>9}{dense:>9}{mlx:>8}"
                 f"{row['extra_bytes'] / 1e6:>9.1f}",
                 flush=True,
             )
