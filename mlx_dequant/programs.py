@@ -109,25 +109,27 @@ class Kernel:
         inputs: arrays besides the weight's.
         parameters: numbers that the program is compiled for.
         scratch: floats of threadgroup memory.
-        tiles: whether it needs the prelude's tiles besides.
+        prelude: what it needs of a target besides, "tiles" say; "" for nothing.
         near: whether a format's table is copied to threadgroup memory first, on CUDA.
         cluster: threadgroups that share memory, on a device that has clusters.
+        resident: threadgroups that a processor must have registers for, on CUDA; 0 leaves that to the compiler.
     """
 
     name: str
     inputs: tuple[str, ...] = ()
     parameters: tuple[int, ...] = ()
     scratch: int = 0
-    tiles: bool = False
+    prelude: str = ""
     near: bool = False
     cluster: int = 1
+    resident: int = 0
 
 
 THREADS = 256
 
-# MLX writes a kernel's declaration after the header, and has no word for clusters.
-CLUSTERS = """#undef __global__
-#define __global__ __attribute__((global)) __cluster_dims__({}, 1, 1)
+# MLX writes a kernel's declaration after the header, and has no word for these.
+ATTRIBUTES = """#undef __global__
+#define __global__ __attribute__((global)) {}
 """
 
 # Vectors that one pass over a packed weight serves: products are compiled for these counts.
@@ -157,6 +159,32 @@ PRODUCT = {
 PRODUCT_COLUMNS = {"gguf": 8, "awq": 8, "gptq": 4, "packed": 8}
 # By vectors.
 PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
+# By mma.sync, on CUDA: by vectors, by outputs that four lanes share, eight of a format stored by inputs or four, and by
+# inputs of each lane. Of a threadgroup's outputs there are 16 times as many.
+MMA_OUTPUTS = {False: 4, True: 8}
+PRODUCT_MMA = {
+    (m, outputs, run): Kernel(
+        "product_mma", ("x",), (m, outputs, run), 4 * 16 * outputs, prelude="pairs", near=True, resident=2
+    )
+    for m in (1, 8)
+    for outputs in MMA_OUTPUTS.values()
+    for run in (32, 8)
+}
+# Formats of GGUF that have one scale for 128 inputs or more, times whole numbers that float16 has.
+ONE_SCALE = ("q3_k", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "tq1_0", "tq2_0", "q1_0")
+
+
+def mma_least(form: Format) -> dict[int, int]:
+    """By inputs of a lane, the vectors from which `PRODUCT_MMA` was faster: eight take as long as one there."""
+    if form.family == "gguf":
+        return {32: 1 if form.name == "q1_0" else 3} if form.name in ONE_SCALE else {}
+    return {32: 1, 8: 3 if form.family == "packed" else 2}
+
+
+def mma_kernels(form: Format) -> set[Kernel]:
+    """Those of `PRODUCT_MMA` that are for a format."""
+    outputs = MMA_OUTPUTS[form.family in ("awq", "gptq")]
+    return {PRODUCT_MMA[m, outputs, run] for run, least in mma_least(form).items() for m in (1, 8) if m >= least}
 
 
 @dataclass(frozen=True)
@@ -193,13 +221,13 @@ def product_tiled(by_inputs: bool, tile: Tile) -> Kernel:
     # Hopper only, 41 KB for each of two pairs of steps to come.
     elements = 2 * tile.vectors * tile.step + 64 + (41 * 1024 if tile.vectors == 256 else 8 * 512)
     parameters = (int(by_inputs), tile.vectors, tile.run, tile.cluster)
-    return Kernel("product_tiled", ("x",), parameters, elements // 2, tiles=True, near=True, cluster=tile.cluster)
+    return Kernel("product_tiled", ("x",), parameters, elements // 2, "tiles", near=True, cluster=tile.cluster)
 
 
 @cache
 def arrange(tile: Tile) -> Kernel:
     """What puts x as a product by one of `TILES` wants it."""
-    return Kernel("arrange", ("x",), (tile.vectors, tile.run), tiles=True)
+    return Kernel("arrange", ("x",), (tile.vectors, tile.run), prelude="tiles")
 
 
 REORDER = Kernel("reorder", ("x", "order"))
@@ -219,14 +247,14 @@ def reorder_whole(size: int) -> Kernel:
 ADD_PARTS = Kernel("add_parts", ("parts",))
 
 
-def kernels(target: str) -> set[Kernel]:
-    """All that a backend may launch."""
+def kernels(target: str, form: Format) -> set[Kernel]:
+    """All that a backend may launch for a format."""
     found = {DEQUANTIZE, TAKE, TAKE_TRANSPOSED, REORDER, ADD_PARTS, *PRODUCT.values(), *PRODUCT_TRANSPOSED.values()}
     found |= {reorder_whole(size) for size in REORDER_WHOLE[target]}
     for name in ("cuda", "hopper") if target == "cuda" else ("metal",):
         for by_inputs, tiles in enumerate(TILES[name]):
             found |= {kernel for tile in tiles for kernel in (product_tiled(bool(by_inputs), tile), arrange(tile))}
-    return found
+    return found | (mma_kernels(form) if target == "cuda" else set())
 
 
 @cache
@@ -249,10 +277,12 @@ def program(
         given: type of the kernel's first input besides the weight's; MLX writes it into the text.
     """
     operation = METAL / "kernels" / f"{kernel.name}.metal"
-    preludes = [f"{target}.h", f"{target}_tiles.h"] if kernel.tiles else [f"{target}.h"]
+    preludes = [f"{target}.h", *([f"{target}_{kernel.prelude}.h"] if kernel.prelude else [])]
     header = inline([METAL / "prelude" / name for name in preludes]) + "\n" + sources(form, operation)
     if kernel.cluster > 1:
-        header += CLUSTERS.format(kernel.cluster)
+        header += ATTRIBUTES.format(f"__cluster_dims__({kernel.cluster}, 1, 1)")
+    if kernel.resident:
+        header += ATTRIBUTES.format(f"__launch_bounds__({THREADS}, {kernel.resident})")
     template = [TYPES[dtype], *map(str, kernel.parameters)]
     arguments = [*kernel.inputs, "out", "sizes"]
     lines: list[str] = []

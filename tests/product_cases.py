@@ -51,6 +51,14 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
     return mxd.GGUFWeight(blocks[rng.integers(0, len(blocks), outputs * count)].reshape(outputs, -1), name)
 
 
+@cache
+def wide_groups(name: str) -> mxd.PackedWeight:
+    """Whole groups of 128 inputs, or blocks as many, and where the format allows part of one; outputs past a tile."""
+    if FORMATS[name].family == "gguf":
+        return weight(name, (68, 1024))
+    return random_weights.groups(name, np.random.default_rng(6), 608, 160, 128, wild=False)
+
+
 # Where blocks have their scale, of formats whose weights are it times whole numbers.
 SCALE_AT = {"q4_0": 0, "q5_0": 0, "q8_0": 0, "iq4_nl": 0, "q3_k": 108, "q6_k": 208, "tq1_0": 52, "tq2_0": 64}
 SCALE_AT |= dict.fromkeys(

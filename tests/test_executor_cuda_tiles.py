@@ -271,7 +271,7 @@ def in_clusters(body, groups, **options):
             input_names=[],
             output_names=["out"],
             source=f"unsigned i = blockIdx.x * 64 + threadIdx.x;\n{body}",
-            header=programs.CLUSTERS.format(2),
+            header=programs.ATTRIBUTES.format("__cluster_dims__(2, 1, 1)"),
             shared_memory=64,
             ensure_row_contiguous=False,
         )

@@ -35,7 +35,7 @@ needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
 @pytest.mark.parametrize("name", formats())
 def test_programs_pass_clang(name):
     recorded = record("cuda", formats()[name])
-    assert recorded.kernels == kernels("cuda")
+    assert recorded.kernels == kernels("cuda", formats()[name])
     for text in recorded.texts():
         assert cuda_faults(text) == []
     for text in record("cuda", formats()[name], generations=(90,)).texts():

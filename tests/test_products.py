@@ -19,6 +19,7 @@ from product_cases import (
     numbers,
     small_and_large,
     weight,
+    wide_groups,
 )
 from support import DTYPES
 
@@ -35,6 +36,13 @@ def test_products(name, dtype, backend):
     for size in SIZES:
         for rows in ROWS:
             check_products(weight(name, size), dtype, rows, seed=rows)
+
+
+@names
+def test_products_of_wide_groups(name, backend):
+    for rows in (1, 3, 8, 11):
+        check_products(wide_groups(name), mx.float16, rows, seed=rows)
+        check_single_inputs(wide_groups(name), mx.float16, rows)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)

@@ -24,7 +24,7 @@ FILES = {
 
 def every(target, form, kernels=None):
     """Every program of a format, built afresh."""
-    about_weights = (kernel for kernel in programs.kernels(target) if kernel.name not in ("add_parts", "arrange"))
+    about_weights = (kernel for kernel in programs.kernels(target, form) if kernel.name not in ("add_parts", "arrange"))
     for kernel in kernels or about_weights:
         for dtype in programs.TYPES:
             for scales in ["float32"] if form.family == "gguf" else programs.TYPES:

@@ -14,7 +14,7 @@ from mlx_dequant.registry import formats
 @pytest.mark.parametrize("name", formats())
 def test_programs_are_metal(name):
     recorded = record("metal", formats()[name])
-    assert recorded.kernels == kernels("metal")
+    assert recorded.kernels == kernels("metal", formats()[name])
     for text in recorded.texts():
         assert check(text) == []
     for one in recorded.launches:

@@ -46,3 +46,24 @@ template <uint N>
 inline void scaled(thread const nothing&, thread const float* q, thread float* w) {
   for (uint i = 0; i < N; ++i) w[i] = q[i];
 }
+
+// For product_mma, of N rows: codes of R columns that share a scale, q[R / 2][N] pairs, and scales.
+template <typename F, uint N, uint R, typename S>
+inline void paired_codes(thread const S& source, uint row, uint column, thread float* scale,
+                         thread uint* q) {
+  const uint run = R < F::run ? R : F::run;
+#pragma unroll
+  for (uint i = 0; i < N; ++i) {
+    float16_t less[R];
+#pragma unroll
+    for (uint k = 0; k < R; k += run) {
+      scale[i] = scaled_by(codes<F, run>(source, row + i, column + k, less + k)).scale;
+    }
+    pair_neighbours(less, N, q + i);
+  }
+}
+
+template <typename F, uint N, typename S>
+inline void decode_outputs(thread const S& source, uint row, uint column, thread float* w) {
+  for (uint i = 0; i < N; ++i) decode<F, 1>(source, row + i, column, w + i);
+}

@@ -18,8 +18,10 @@ from ..programs import (
     COUNTS,
     DEQUANTIZE,
     INPUTS,
+    MMA_OUTPUTS,
     PRODUCT,
     PRODUCT_COLUMNS,
+    PRODUCT_MMA,
     PRODUCT_ROWS,
     PRODUCT_TRANSPOSED,
     REORDER,
@@ -216,9 +218,27 @@ def _product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -
     if way == "tiled":
         return _tiled_product(target, weight, x, transposed)
     most = COUNTS[-1]
-    packed = _transposed_product if transposed else _packed_product
-    parts = [packed(target, weight, x[at : at + most]) for at in range(0, vectors, most)]
+    parts = [_pass(target, weight, x[at : at + most], transposed) for at in range(0, vectors, most)]
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+
+
+def _pass(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+    """Of as many vectors as are multiplied in one pass over the packed weight."""
+    run = crossover.mma_run(target, x.dtype, x.shape[0], weight) if transposed == weight.by_inputs else 0
+    if run:
+        return _mma_product(target, weight, x, run)
+    return (_transposed_product if transposed else _packed_product)(target, weight, x)
+
+
+def _mma_product(target: str, weight: PackedWeight, x: mx.array, run: int) -> mx.array:
+    vectors, inputs = x.shape
+    outputs = weight.columns if weight.by_inputs else weight.rows
+    shared = MMA_OUTPUTS[weight.by_inputs]
+    tiles = -(-outputs // (16 * shared))
+    splits = _splits(tiles, inputs // (16 * run), crossover.GROUPS)
+    numbers = sizes(weight, whole(weight), vectors, splits)
+    operation = PRODUCT_MMA[1 if vectors == 1 else 8, shared, run]
+    return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, outputs))
 
 
 def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:

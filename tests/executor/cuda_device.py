@@ -24,7 +24,8 @@ Launch = Callable[[dict[str, Any], dict[str, Any]], list[mx.array]]
 Programs = dict[tuple[str, str], str]  # header and function, as MLX puts them together, and a name
 
 _INCLUDE = re.compile(r"^#include .*$", re.MULTILINE)
-_CLUSTERS = re.compile(r"^#undef __global__\n#define __global__ .*cluster_dims__\((\d+), 1, 1\)\n", re.MULTILINE)
+_ATTRIBUTES = re.compile(r"^#undef __global__\n#define __global__ .*\n", re.MULTILINE)
+_CLUSTER = re.compile(r"__cluster_dims__\((\d+), 1, 1\)")
 _SHARED = re.compile(r"extern __shared__ __align__\(1024\) (\w+) (\w+)\[\]")
 _CONSTRAINT = re.compile(r'"[=+]?[rlfh]"\(')
 _PART = r'((?:"[^"]*"|[^":])*?)'  # of an asm statement, whose strings may have colons
@@ -57,7 +58,7 @@ def cuda(together: Callable[[], Any] = lambda: None, **options: Any) -> Generato
         which = fenced(np.array([places.get(program, 0), kernel.get("shared_memory", 0)], np.uint32))
         inputs = [fenced(_whole_words(numpy_of(array))) for array in call["inputs"]]
         outputs = [blank(*one) for one in zip(call["output_shapes"], call["output_dtypes"], strict=True)]
-        clusters = _CLUSTERS.search(kernel["header"])
+        clusters = _CLUSTER.search(kernel["header"])
         cluster = int(clusters[1]) if clusters else 1
         assert (cluster > 1) == ("stream" in call) != kernel.get("ensure_row_contiguous", True), (
             "clusters by themselves"
@@ -105,7 +106,7 @@ def cpp(programs: Programs) -> str:
         cases.append(f"case {at}: return executor::call(program_{space}::mlx::core::cu::custom_kernel_{name}, p + 1);")
     text = "".join(f"namespace program_{spaces[one]} {{\n{one}\n{functions[one]}}}\n" for one in spaces)
     text = _INCLUDE.sub("", text)
-    text = _CLUSTERS.sub("", text)
+    text = _ATTRIBUTES.sub("", text)
     text = _SHARED.sub(r"\1* \2 = (\1*)executor::shared_memory()", text)
     text = _CONSTRAINT.sub("(", text)
     text = _ASSEMBLY.sub(_instruction, text)

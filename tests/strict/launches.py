@@ -64,23 +64,25 @@ def weights(form: Format) -> Iterator[PackedWeight]:
         least = 32 if form.bits == 3 else 32 // form.bits
         for inputs, outputs in ((least, least), (256, 64), (2048, 32), (32, 2048)):
             yield _group_weight(form, inputs, outputs, scales)
+        yield _group_weight(form, 64, 32, scales, 32)
         if form.family in ("gptq", "packed"):
             yield _ordered_weight(form, scales)
 
 
-def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype) -> PackedWeight:
+def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size: int = -1) -> PackedWeight:
     def words(count: int) -> int:
         return count * form.bits // 32
 
-    zeros = mx.zeros((1, words(outputs)), mx.int32)
-    scales = mx.zeros((1, outputs), dtype)
+    groups = 1 if size == -1 else inputs // size
+    zeros = mx.zeros((groups, words(outputs)), mx.int32)
+    scales = mx.zeros((groups, outputs), dtype)
     if form.family == "awq":
-        return mxd.AWQWeight(mx.zeros((inputs, words(outputs)), mx.int32), scales, zeros, -1)
+        return mxd.AWQWeight(mx.zeros((inputs, words(outputs)), mx.int32), scales, zeros, size)
     if form.family == "gptq":
         codes = mx.zeros((words(inputs), outputs), mx.int32)
-        return mxd.GPTQWeight(codes, scales, zeros, bits=form.bits, group_size=-1)
+        return mxd.GPTQWeight(codes, scales, zeros, bits=form.bits, group_size=size)
     codes = mx.zeros((outputs, words(inputs)), mx.int32)
-    return mxd.PackQuantizedWeight(codes, scales.T, (outputs, inputs), zeros.T, bits=form.bits, group_size=-1)
+    return mxd.PackQuantizedWeight(codes, scales.T, (outputs, inputs), zeros.T, bits=form.bits, group_size=size)
 
 
 def _ordered_weight(form: Format, scales: mx.Dtype) -> PackedWeight:

@@ -26,6 +26,10 @@ struct awq_source {
   struct window {
     enum { count = ROWS, bytes = COLUMNS / 2, align = 4 };
   };
+  template <typename F, uint R>
+  struct pairs {
+    enum { apart = 1 };
+  };
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
@@ -99,6 +103,17 @@ inline void codes(thread const awq_source<S>& source, thread const group_constan
     }
     words += source.pitch;
     q += N;
+  }
+}
+
+template <typename F, uint N, uint R, typename V, typename S>
+inline void paired(thread const awq_source<S>& source, thread const group_constants<N, V>& shared,
+                   uint row, uint column, thread uint* q) {
+  device const uint* words = source.qweight + row * source.pitch + column / 8;
+#pragma unroll
+  for (uint r = 0; r < R; r += 2) {
+    pair_words(F(), words[0], words[source.pitch], shared.zero, q + r / 2 * N);
+    words += 2 * source.pitch;
   }
 }
 

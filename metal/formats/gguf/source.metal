@@ -19,11 +19,16 @@ struct nothing;  // by_outputs.metal has it
 //   product_columns   and its columns
 //   by_inputs         whether a row is an input
 //   constants<N>      what N columns of a group share
+//   pairs<F, R>       by inputs only: of R rows, how far apart the two of a pair are (paired_codes)
 //   window            strips.metal
 struct gguf_source {
   enum { thread_rows = 1, product_rows = 8, product_columns = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
+  template <typename F, uint R>
+  struct pairs {
+    enum { apart = 1 };
+  };
   template <typename F, uint ROWS, uint COLUMNS>
   struct window {
     enum {

@@ -33,6 +33,10 @@ struct gptq_source {
   struct window {
     enum { count = ROWS * F::bits / 32, bytes = COLUMNS * 4, align = 16 };
   };
+  template <typename F, uint R>
+  struct pairs {
+    enum { apart = R * F::bits % 32 == 0 && F::bits != 3 ? 16 / F::bits : 1 };
+  };
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
@@ -144,6 +148,29 @@ inline void codes(thread const gptq_source<S>& source, thread const group_consta
     }
     fields_less<N>(low, shift, mask, shared.zero, q);
     q += N;
+  }
+}
+
+template <typename F, uint N, uint R, typename V, typename S>
+inline void paired(thread const gptq_source<S>& source, thread const group_constants<N, V>& shared,
+                   uint row, uint column, thread uint* q) {
+  const uint rows = 32 / F::bits;  // of a word
+  if (gptq_source<S>::template pairs<F, R>::apart == 1) {
+    V less[R * N];
+    codes<F, N, R>(source, shared, row, column, less);
+    pair_rows(less, N, q);
+    return;
+  }
+  device const uint* words = source.qweight + size_t(row / rows) * source.pitch + column;
+#pragma unroll
+  for (uint r = 0; r < R; r += rows) {
+    uint word[N];
+    load_words<N>(words, word);
+#pragma unroll
+    for (uint i = 0; i < N; ++i) {
+      pair_fields(F(), word[i], shared.zero[i], N, q + r / 2 * N + i);
+    }
+    words += source.pitch;
   }
 }
 

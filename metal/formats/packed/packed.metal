@@ -27,6 +27,10 @@ struct packed_source {
   enum { thread_rows = 4, product_rows = 8, product_columns = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
+  template <typename F, uint R>
+  struct pairs {
+    enum { apart = R * F::bits % 32 == 0 && F::bits != 3 ? 16 / F::bits : 1 };
+  };
   template <typename F, uint ROWS, uint COLUMNS>
   struct window {
     enum { count = ROWS, bytes = COLUMNS * F::bits / 8, align = 4 };
@@ -102,6 +106,20 @@ inline device const uint* row_words(thread const packed_source<S>& source, uint 
   return source.codes + (row - source.first_row) * source.pitch;
 }
 
+// The zero points of a group in R rows, and which is row r's. has_zeros is 0 or 1: without a
+// branch, which compilers make two programs of.
+template <typename F, uint R, typename S>
+inline uint zero_bits(thread const packed_source<S>& source, uint group, uint row) {
+  uint has = source.has_zeros;
+  return window_at<F::bits, R>(source.zeros + has * group, has * source.groups_per_row, row);
+}
+
+template <typename F>
+inline uint zero_point(uint bits, uint r, uint has) {
+  uint mask = has * ((1u << F::bits) - 1);
+  return (bits >> (r * F::bits) & mask) | (1 - has) << (F::bits - 1);
+}
+
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and scale[0] theirs; then of R - 1
 // rows more, `pitch` apart in q. R divides `row`, N F::run, and a word holds R zero points.
 template <typename F, uint N, uint R, typename V, typename S>
@@ -114,19 +132,13 @@ inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint 
   } else {
     group[0] = group_of(column, source.groups);
   }
-  uint has = source.has_zeros;  // 0 or 1: without a branch, which compilers make two programs of
-  uint mask = has * ((1u << F::bits) - 1);
-  uint middle = (1 - has) << (F::bits - 1);
-  uint stride = has * source.groups_per_row;
-  for (uint i = 0; i < count; ++i) {
-    zeros[i] = window_at<F::bits, R>(source.zeros + has * group[i], stride, row);
-  }
+  for (uint i = 0; i < count; ++i) zeros[i] = zero_bits<F, R>(source, group[i], row);
   device const S* scales = source.scales + size_t(row) * source.groups_per_row;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     V zero[N];
     for (uint i = 0; i < N; ++i) {
-      set_offset((zeros[i % count] >> (r * F::bits) & mask) | middle, zero[i]);
+      set_offset(zero_point<F>(zeros[i % count], r, source.has_zeros), zero[i]);
     }
     unpack_less<F::bits, N>(row_words<F>(source, row + r), column - source.first_column, zero, q);
     scale[r] = F::ordered ? 1.0f : float(scales[group[0]]);
@@ -188,3 +200,29 @@ inline packed_source<S> placed(thread const packed_source<S>& source, strips at,
 }
 
 #include "../by_outputs.metal"
+
+// As by_outputs.metal has it, of whole words where there are some.
+template <typename F, uint N, uint R, typename S>
+inline void paired_codes(thread const packed_source<S>& source, uint row, uint column,
+                         thread float* scale, thread uint* q) {
+  const uint words = R * F::bits / 32;
+  uint group = group_of(column, source.groups);
+#pragma unroll
+  for (uint i = 0; i < N; ++i) {
+    float16_t less[packed_source<S>::template pairs<F, R>::apart == 1 ? R : 1];
+    if (packed_source<S>::template pairs<F, R>::apart == 1) {
+      scale[i] = codes<F, R>(source, row + i, column, less);
+      pair_neighbours(less, N, q + i);
+      continue;
+    }
+    float16_t zero;
+    set_offset(zero_point<F>(zero_bits<F, 1>(source, group, row + i), 0, source.has_zeros), zero);
+    uint word[words];
+    load_words<words>(row_words<F>(source, row + i) + column * F::bits / 32, word);
+#pragma unroll
+    for (uint k = 0; k < words; ++k) {
+      pair_fields(F(), word[k], zero, N, q + k * (16 / F::bits) * N + i);
+    }
+    scale[i] = float(source.scales[size_t(row + i) * source.groups_per_row + group]);
+  }
+}

@@ -1,0 +1,99 @@
+// Codes as pairs of halves, one word each, and products with them by mma.sync.
+
+#include "cuda_numbers.h"
+
+namespace mlx_dequant {
+
+// N values as N / 2 pairs.
+template <uint N, bool ALIGNED>
+__device__ inline void load_pairs(const float16_t* x, uint* pairs) {
+  if (ALIGNED) {
+    load_words<N / 2>((const uint*)x, pairs);
+  } else {
+#pragma unroll
+    for (uint i = 0; i < N / 2; ++i) {
+      pairs[i] = as_type<uint>(__halves2half2(x[2 * i], x[2 * i + 1]));
+    }
+  }
+}
+
+// Makes pairs of neighbours ones of every value and that `BY` further on, 2 * BY values at a time.
+template <uint N, uint BY>
+__device__ inline void move_apart(uint* pairs) {
+  uint apart[N / 2];
+#pragma unroll
+  for (uint i = 0; i < N / 2; ++i) {
+    uint first = i / BY * 2 * BY + i % BY;
+    uint halves = first % 2 == 0 ? 0x5410 : 0x7632;
+    apart[i] = BY == 1 ? pairs[i] : __byte_perm(pairs[first / 2], pairs[(first + BY) / 2], halves);
+  }
+#pragma unroll
+  for (uint i = 0; i < N / 2; ++i) pairs[i] = apart[i];
+}
+
+// What formats ask for. Their files are there without this one too, so they name no template of it.
+
+// The fields of two words of a format, less the numbers of offsets, as pairs.
+template <typename F>
+__device__ inline void pair_words(F, uint first, uint second, const float16_t* offset,
+                                  uint* pairs) {
+#pragma unroll
+  for (uint i = 0; i < F::run; ++i) {
+    uint shift = F::shift(i);
+    uint halves = __byte_perm(first, second, shift / 8 * 0x1111 + 0x4400);
+    __half2 both = __halves2half2(offset[i], offset[i]);
+    __half2 less = halves_less(halves, (1u << F::bits) - 1, shift % 8, shift % 8, both);
+    pairs[i] = as_type<uint>(less);
+  }
+}
+
+// Each field of a word and the one 16 bits further, less the number of an offset, `stride` apart.
+template <typename F>
+__device__ inline void pair_fields(F, uint word, float16_t offset, uint stride, uint* pairs) {
+#pragma unroll
+  for (uint i = 0; i < 16 / F::bits; ++i) {
+    uint shift = i * F::bits;
+    uint halves = word >> shift / 8 * 8;
+    __half2 both = __halves2half2(offset, offset);
+    __half2 less = halves_less(halves, (1u << F::bits) - 1, shift % 8, shift % 8, both);
+    pairs[i * stride] = as_type<uint>(less);
+  }
+}
+
+// Neighbouring rows of n, as pairs.
+template <uint COUNT>
+__device__ inline void pair_rows(const float16_t (&q)[COUNT], uint n, uint* pairs) {
+#pragma unroll
+  for (uint i = 0; i < COUNT / 2; ++i) {
+    uint at = i / n * 2 * n + i % n;
+    pairs[i] = as_type<uint>(__halves2half2(q[at], q[at + n]));
+  }
+}
+
+// Neighbours, as pairs that are `stride` apart.
+template <uint COUNT>
+__device__ inline void pair_neighbours(const float16_t (&q)[COUNT], uint stride, uint* pairs) {
+#pragma unroll
+  for (uint i = 0; i < COUNT; i += 2) pairs[i / 2 * stride] = as_type<uint>(pair_at(q + i));
+}
+
+// sum += pairs [R / 2, N] times x's [R / 2]. Four lanes share N outputs and have R inputs each, in
+// whatever order, of those and of one of eight vectors; of the sums, two outputs together, first
+// and second, a lane has those of vectors 2 * (lane % 4) and the next.
+template <uint N, uint R>
+__device__ inline void multiply_pairs(const uint* pairs, const uint* x, float (*sum)[4]) {
+#pragma unroll
+  for (uint r = 0; r < R / 2; r += 2) {
+#pragma unroll
+    for (uint i = 0; i < N; i += 2) {
+      const uint* at = pairs + r * N + i;
+      float* part = sum[i / 2];
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16"
+          ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+          : "+f"(part[0]), "+f"(part[1]), "+f"(part[2]), "+f"(part[3])
+          : "r"(at[0]), "r"(at[1]), "r"(at[N]), "r"(at[N + 1]), "r"(x[r]), "r"(x[r + 1]));
+    }
+  }
+}
+
+}  // namespace mlx_dequant
