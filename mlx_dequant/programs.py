@@ -159,31 +159,34 @@ PRODUCT = {
 PRODUCT_COLUMNS = {"gguf": 8, "awq": 8, "gptq": 4, "packed": 8}
 # By vectors.
 PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
-# By mma.sync, on CUDA: by vectors, by outputs that four lanes share, eight of a format stored by inputs or four, and by
-# inputs of each lane. Of a threadgroup's outputs there are 16 times as many.
-MMA_OUTPUTS = {False: 4, True: 8}
+# By mma.sync, on CUDA: by vectors, by outputs that four lanes share, and by inputs of each of them. Of a threadgroup's
+# outputs there are 16 times as many.
+MMA_OUTPUTS = {"gguf": 8, "awq": 8, "gptq": 8, "packed": 4}
 PRODUCT_MMA = {
     (m, outputs, run): Kernel(
         "product_mma", ("x",), (m, outputs, run), 4 * 16 * outputs, prelude="pairs", near=True, resident=2
     )
     for m in (1, 8)
-    for outputs in MMA_OUTPUTS.values()
+    for outputs in (4, 8)
     for run in (32, 8)
 }
-# Formats of GGUF that have one scale for 128 inputs or more, times whole numbers that float16 has.
-ONE_SCALE = ("q3_k", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "tq1_0", "tq2_0", "q1_0")
+# The formats of GGUF for that, by inputs of a lane: four have to share a scale, times whole numbers that float16 has.
+_MMA_GGUF = {
+    32: ("q3_k", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "tq1_0", "tq2_0", "q1_0"),
+    8: ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "iq4_nl", "iq4_xs", "q2_0"),
+}
 
 
 def mma_least(form: Format) -> dict[int, int]:
     """By inputs of a lane, the vectors from which `PRODUCT_MMA` was faster: eight take as long as one there."""
     if form.family == "gguf":
-        return {32: 1 if form.name == "q1_0" else 3} if form.name in ONE_SCALE else {}
+        return {run: 1 if form.name == "q1_0" else 3 for run, names in _MMA_GGUF.items() if form.name in names}
     return {32: 1, 8: 3 if form.family == "packed" else 2}
 
 
 def mma_kernels(form: Format) -> set[Kernel]:
     """Those of `PRODUCT_MMA` that are for a format."""
-    outputs = MMA_OUTPUTS[form.family in ("awq", "gptq")]
+    outputs = MMA_OUTPUTS[form.family]
     return {PRODUCT_MMA[m, outputs, run] for run, least in mma_least(form).items() for m in (1, 8) if m >= least}
 
 

@@ -55,7 +55,7 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
 def wide_groups(name: str) -> mxd.PackedWeight:
     """Whole groups of 128 inputs, or blocks as many, and where the format allows part of one; outputs past a tile."""
     if FORMATS[name].family == "gguf":
-        return weight(name, (68, 1024))
+        return weight(name, (132, 1024))
     return random_weights.groups(name, np.random.default_rng(6), 608, 160, 128, wild=False)
 
 

@@ -17,8 +17,8 @@ from mlx_dequant.programs import mma_least
 
 pytestmark = needs_compiler
 
-FAST = ("awq4", "gptq4", "gptq3", "packed4", "q3_k")
-NAMES = [name for name, form in FORMATS.items() if mma_least(form)]
+FAST = ("awq4", "gptq4", "gptq3", "packed4", "q3_k", "q4_k")
+LANES = {name: max(mma_least(form)) for name, form in FORMATS.items() if mma_least(form)}
 
 
 @contextmanager
@@ -34,15 +34,15 @@ def run(packed, vectors):
 
 
 @pytest.mark.parametrize("rows", mostly_full((1, 3, 8, 11), fast=3))
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.full) for n in NAMES])
-def test_lanes_of_32_inputs(name, rows):
-    assert run(wide_groups(name), 8) == 32
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.full) for n in LANES])
+def test_products(name, rows):
+    assert run(wide_groups(name), 8) == LANES[name]
     with mma():
         check_products(wide_groups(name), mx.float16, rows)
 
 
-@pytest.mark.parametrize("name", mostly_full([n for n in NAMES if FORMATS[n].family != "gguf"], fast="gptq3"))
-def test_lanes_of_8_inputs(name):
+@pytest.mark.parametrize("name", mostly_full([n for n in LANES if FORMATS[n].family != "gguf"], fast="gptq3"))
+def test_groups_of_32(name):
     packed = small_and_large(name)
     assert run(packed, 8) == 8
     with mma():
@@ -50,18 +50,19 @@ def test_lanes_of_8_inputs(name):
         check_single_inputs(packed, mx.float16, 3)
 
 
-@pytest.mark.parametrize("name", mostly_full(NAMES, fast="iq3_s"))
+@pytest.mark.parametrize("name", mostly_full(LANES, fast="iq3_s"))
 def test_weights_are_exact(name):
     with mma():
         for rows in (1, 3):
             check_single_inputs(wide_groups(name), mx.float16, rows)
 
 
-def test_inputs_that_no_chunk_or_word_divides():
-    packed = weight("awq4", (40, 77))
-    assert run(packed, 2) == 8
+@pytest.mark.parametrize(("name", "size"), [("awq4", (40, 77)), ("packed4", (37, 96))])
+def test_sizes_that_nothing_divides(name, size):
+    packed = weight(name, size)
+    assert run(packed, 3) == 8
     with mma():
-        check_products(packed, mx.float16, 2)
+        check_products(packed, mx.float16, 3)
 
 
 @pytest.mark.full
@@ -72,7 +73,7 @@ def test_every_order(name, order):
         check_products(wide_groups(name), mx.float16, 8)
 
 
-@pytest.mark.parametrize("name", mostly_full(NAMES, fast="packed2"))
+@pytest.mark.parametrize("name", mostly_full(LANES, fast="packed2"))
 def test_no_read_leaves_a_buffer(name, watched):
     with mma(**watched):
         check_products(wide_groups(name), mx.float16, 3)
@@ -81,7 +82,7 @@ def test_no_read_leaves_a_buffer(name, watched):
 def test_what_is_not_for_mma():
     bfloats = random_weights.groups("gptq4", np.random.default_rng(7), 256, 64, 128, mx.bfloat16)
     others = [(wide_groups("gptq4"), mx.bfloat16, 8), (wide_groups("gptq4"), mx.float32, 8), (bfloats, mx.float16, 8)]
-    others += [(wide_groups("q4_k"), mx.float16, 8), (wide_groups("iq2_xs"), mx.float16, 2)]
+    others += [(wide_groups("q6_k"), mx.float16, 8), (wide_groups("iq2_xs"), mx.float16, 2)]
     others += [(weight("gptq4", SIZES[1]), mx.float16, 8), (weight("packed4", (40, 72)), mx.float16, 8)]
     with patch.object(crossover, "generation", lambda target: 80):
         assert [crossover.mma_run("cuda", dtype, vectors, packed) for packed, dtype, vectors in others] == [0] * 7
@@ -95,13 +96,14 @@ MISTAKES = {
     "fields of another word": ("awq4", "shift / 8 * 0x1111 + 0x4400", "shift / 8 * 0x1111"),
     "neighbours in another order": ("packed3", "pairs[i / 2 * stride] =", "pairs[(COUNT - 1 - i) / 2 * stride] ="),
     "another output's sums": ("awq4", "part[i / 2][i % 2 * 2 + k]", "part[i / 2][i % 2 + k]"),
-    "another output's scale": ("packed4", "scale[i] * part", "scale[0] * part"),
+    "another output's scale": ("packed4", "by[i].scale * part", "by[0].scale * part"),
     "another lane's vectors": ("gptq4", "lane % 4 == m / 2", "lane % 4 == m % 4"),
+    "another output's min": ("q4_k", "by[i].min * all[k]", "by[0].min * all[k]"),
     "inputs twice": ("gptq4", "at += stride", "at += stride / 2"),
     "no barrier before sums are added": (
         "awq4",
-        "sum[i][m % V];\n    }\n    threadgroup_barrier(mem_flags::mem_threadgroup);",
-        "sum[i][m % V];\n    }",
+        "sum[i][m % V];\n      }\n    }\n    threadgroup_barrier(mem_flags::mem_threadgroup);",
+        "sum[i][m % V];\n      }\n    }",
     ),
 }
 

@@ -38,12 +38,12 @@ inline float codes(thread const S& source, uint row, uint column, thread float* 
 // For product_mma, of N columns: codes of R rows of a group less zero points, q[R / 2][N], in pairs
 // as the source has them, and scales.
 template <typename F, uint N, uint R, typename S>
-inline void paired_codes(thread const S& source, uint column, uint row, thread float* scale,
+inline void paired_codes(thread const S& source, uint column, uint row, thread scaling* by,
                          thread uint* q) {
   typename S::template constants<N, float16_t> shared;
   load_constants<F, N>(source, group_at<F>(source, row), column, shared);
   paired<F, N, R>(source, shared, row, column, q);
-  for (uint i = 0; i < N; ++i) scale[i] = float(shared.scale[i]);
+  for (uint i = 0; i < N; ++i) by[i] = scaled_by(float(shared.scale[i]));
 }
 
 template <typename F, uint N, typename S>

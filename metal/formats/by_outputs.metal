@@ -49,7 +49,7 @@ inline void scaled(thread const nothing&, thread const float* q, thread float* w
 
 // For product_mma, of N rows: codes of R columns that share a scale, q[R / 2][N] pairs, and scales.
 template <typename F, uint N, uint R, typename S>
-inline void paired_codes(thread const S& source, uint row, uint column, thread float* scale,
+inline void paired_codes(thread const S& source, uint row, uint column, thread scaling* by,
                          thread uint* q) {
   const uint run = R < F::run ? R : F::run;
 #pragma unroll
@@ -57,7 +57,7 @@ inline void paired_codes(thread const S& source, uint row, uint column, thread f
     float16_t less[R];
 #pragma unroll
     for (uint k = 0; k < R; k += run) {
-      scale[i] = scaled_by(codes<F, run>(source, row + i, column + k, less + k)).scale;
+      by[i] = scaled_by(codes<F, run>(source, row + i, column + k, less + k));
     }
     pair_neighbours(less, N, q + i);
   }

@@ -15,7 +15,8 @@ inline void add_chunks(thread const S& source, device const float16_t* x, uint o
   const uint K = S::by_inputs ? N : 2;  // outputs that are unpacked together
   for (uint at = begin; at + 4 * RUN <= inputs; at += stride) {
     uint v[RUN / 2];
-    float scale[N], part[N / 2][4];
+    scaling by[N];
+    float part[N / 2][4];
     load_pairs<RUN, ALIGNED>(x + at, v);
     move_apart<RUN, S::template pairs<F, RUN>::apart>(v);
 #pragma unroll
@@ -26,13 +27,22 @@ inline void add_chunks(thread const S& source, device const float16_t* x, uint o
 #pragma unroll
     for (uint i = 0; i < N; i += K) {
       uint q[RUN / 2 * K];
-      paired_codes<F, K, RUN>(source, output + i, at + input, scale + i, q);
+      paired_codes<F, K, RUN>(source, output + i, at + input, by + i, q);
       multiply_pairs<K, RUN>(q, v, part + i / 2);
     }
 #pragma unroll
     for (uint i = 0; i < N; ++i) {
 #pragma unroll
-      for (uint k = 0; k < V; ++k) sum[i][k] += scale[i] * part[i / 2][i % 2 * 2 + k];
+      for (uint k = 0; k < V; ++k) sum[i][k] += by[i].scale * part[i / 2][i % 2 * 2 + k];
+    }
+    if (has_min<F>::value) {
+      float all[4];
+      sum_pairs(v, all);
+#pragma unroll
+      for (uint i = 0; i < N; ++i) {
+#pragma unroll
+        for (uint k = 0; k < V; ++k) sum[i][k] -= by[i].min * all[k];
+      }
     }
   }
 }
@@ -55,7 +65,7 @@ inline void product_mma(thread const S& source, device const X* x, device T* out
   uint first = threadgroup_index / splits * across;
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;
-  // No lane may miss a product: those past the end repeat the last outputs.
+  // No lane may miss a product: those past the end repeat outputs that are others' to store.
   uint place = (simdgroup % wide * 8 + lane / 4) * N;
   uint output = min(first + place, outputs - N);
   uint input = lane % 4 * RUN;
@@ -90,7 +100,10 @@ inline void product_mma(thread const S& source, device const X* x, device T* out
 #pragma unroll
   for (uint m = 0; m < M; ++m) {
     if (lane % 4 == m / 2) {
-      for (uint i = 0; i < N; ++i) scratch[simdgroup / wide * across + place + i] = sum[i][m % V];
+      for (uint i = 0; i < N; ++i) {
+        if (output + i < first + place) continue;
+        scratch[simdgroup / wide * across + output + i - first] = sum[i][m % V];
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (thread_index < across) {

@@ -77,9 +77,17 @@ __device__ inline void pair_neighbours(const float16_t (&q)[COUNT], uint stride,
   for (uint i = 0; i < COUNT; i += 2) pairs[i / 2 * stride] = as_type<uint>(pair_at(q + i));
 }
 
+// sum += a * x of four lanes: a of two outputs, the first pair of each and then the second, and two
+// pairs of x. Of each output a lane has the sums for vectors 2 * (lane % 4) and the next.
+__device__ inline void multiply_add(float* sum, uint a, uint b, uint c, uint d, const uint* x) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16"
+      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a), "r"(b), "r"(c), "r"(d), "r"(x[0]), "r"(x[1]));
+}
+
 // sum += pairs [R / 2, N] times x's [R / 2]. Four lanes share N outputs and have R inputs each, in
-// whatever order, of those and of one of eight vectors; of the sums, two outputs together, first
-// and second, a lane has those of vectors 2 * (lane % 4) and the next.
+// whatever order, of those and of vector lane / 4.
 template <uint N, uint R>
 __device__ inline void multiply_pairs(const uint* pairs, const uint* x, float (*sum)[4]) {
 #pragma unroll
@@ -87,13 +95,19 @@ __device__ inline void multiply_pairs(const uint* pairs, const uint* x, float (*
 #pragma unroll
     for (uint i = 0; i < N; i += 2) {
       const uint* at = pairs + r * N + i;
-      float* part = sum[i / 2];
-      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16"
-          ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-          : "+f"(part[0]), "+f"(part[1]), "+f"(part[2]), "+f"(part[3])
-          : "r"(at[0]), "r"(at[1]), "r"(at[N]), "r"(at[N + 1]), "r"(x[r]), "r"(x[r + 1]));
+      multiply_add(sum[i / 2], at[0], at[1], at[N], at[N + 1], x + r);
     }
   }
+}
+
+// The sums of x alone, for vectors 2 * (lane % 4) and the next.
+template <uint COUNT>
+__device__ inline void sum_pairs(const uint (&x)[COUNT], float* sum) {
+  const uint ones = 0x3c003c00;
+#pragma unroll
+  for (uint i = 0; i < 4; ++i) sum[i] = 0.0f;
+#pragma unroll
+  for (uint i = 0; i < COUNT; i += 2) multiply_add(sum, ones, ones, ones, ones, x + i);
 }
 
 }  // namespace mlx_dequant

@@ -61,7 +61,8 @@ def generation(target: str) -> int:
 def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None) -> str:
     """How to multiply: "packed", "tiled", "unpacked", or "stored" by MLX as it is. Without a weight, as most."""
     hopper = generation(target) == 90
-    ways = _HOPPER if hopper else _OTHERS
+    # Tiles have no room to bring weights of four bytes ahead.
+    ways = _HOPPER if hopper and not (weight is not None and weight.format.name == "f32") else _OTHERS
     if weight is not None and _is_looked_up(weight):
         ways = _LOOKED_UP_BY_TWO if hopper and weight.ordered and weight.by_inputs else _LOOKED_UP
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
@@ -89,7 +90,7 @@ def mma_run(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight) ->
     form = weight.format
     halves = dtype == mx.float16 and (form.family == "gguf" or weight.scales_dtype == mx.float16)
     # What a lane reads at once has to be there, and aligned.
-    whole = weight.columns % 8 == 0 if weight.by_inputs else weight.rows >= 4
+    whole = weight.columns % 8 == 0 if weight.by_inputs else weight.rows >= 8
     aligned = form.family != "packed" or weight.columns % 32 == 0
     if generation(target) < 80 or weight.ordered or not (halves and whole and aligned):
         return 0

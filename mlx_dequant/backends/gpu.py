@@ -233,7 +233,7 @@ def _pass(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> m
 def _mma_product(target: str, weight: PackedWeight, x: mx.array, run: int) -> mx.array:
     vectors, inputs = x.shape
     outputs = weight.columns if weight.by_inputs else weight.rows
-    shared = MMA_OUTPUTS[weight.by_inputs]
+    shared = MMA_OUTPUTS[weight.format.family]
     tiles = -(-outputs // (16 * shared))
     splits = _splits(tiles, inputs // (16 * run), crossover.GROUPS)
     numbers = sizes(weight, whole(weight), vectors, splits)

@@ -14,8 +14,8 @@
 struct iq4_xs {
   enum { weights = 256, bytes = 136, run = 16 };
 
-  template <uint N>
-  static inline float codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint k = first / 32;
     uint words[2];
     load_words<2>((device const uint*)block, words);

@@ -13,8 +13,8 @@
 struct q4_1 {
   enum { weights = 32, bytes = 20, run = 16 };
 
-  template <uint N>
-  static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
     uint head[1];
     load_words<1>((device const uint*)block, head);
     float d = f16_of(head[0]);

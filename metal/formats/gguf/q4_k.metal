@@ -15,8 +15,8 @@
 struct q4_k {
   enum { weights = 256, bytes = 144, run = 32 };
 
-  template <uint N>
-  static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
     load_codes<N, 16>(block + 16 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15, 0, q);
     return k_scales(block, first / 32);
   }

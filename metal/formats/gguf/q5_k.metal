@@ -15,8 +15,8 @@
 struct q5_k {
   enum { weights = 256, bytes = 176, run = 32 };
 
-  template <uint N>
-  static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
     fields<N> low =
         load_fields<N, 16>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15);
     fields<N> high = load_fields<N, 16>(block + 16 + first % 32, first / 32, 1);

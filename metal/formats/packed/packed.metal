@@ -204,14 +204,14 @@ inline packed_source<S> placed(thread const packed_source<S>& source, strips at,
 // As by_outputs.metal has it, of whole words where there are some.
 template <typename F, uint N, uint R, typename S>
 inline void paired_codes(thread const packed_source<S>& source, uint row, uint column,
-                         thread float* scale, thread uint* q) {
+                         thread scaling* by, thread uint* q) {
   const uint words = R * F::bits / 32;
   uint group = group_of(column, source.groups);
 #pragma unroll
   for (uint i = 0; i < N; ++i) {
     float16_t less[packed_source<S>::template pairs<F, R>::apart == 1 ? R : 1];
     if (packed_source<S>::template pairs<F, R>::apart == 1) {
-      scale[i] = codes<F, R>(source, row + i, column, less);
+      by[i] = scaled_by(codes<F, R>(source, row + i, column, less));
       pair_neighbours(less, N, q + i);
       continue;
     }
@@ -223,6 +223,6 @@ inline void paired_codes(thread const packed_source<S>& source, uint row, uint c
     for (uint k = 0; k < words; ++k) {
       pair_fields(F(), word[k], zero, N, q + k * (16 / F::bits) * N + i);
     }
-    scale[i] = float(source.scales[size_t(row + i) * source.groups_per_row + group]);
+    by[i] = scaled_by(float(source.scales[size_t(row + i) * source.groups_per_row + group]));
   }
 }
