@@ -175,6 +175,8 @@ _MMA_GGUF = {
     32: ("q3_k", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "tq1_0", "tq2_0", "q1_0"),
     8: ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "iq4_nl", "iq4_xs", "q2_0"),
 }
+# Of those, the ones whose whole numbers bfloat16 does not have.
+NOT_BFLOAT16 = ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")
 
 
 def mma_least(form: Format) -> dict[int, int]:

@@ -33,6 +33,9 @@ def run(packed, vectors):
         return crossover.mma_run("cuda", mx.float16, vectors, packed)
 
 
+HALVES = (mx.float16, mx.bfloat16)
+
+
 @pytest.mark.parametrize("rows", mostly_full((1, 3, 8, 11), fast=3))
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.full) for n in LANES])
 def test_products(name, rows):
@@ -46,15 +49,17 @@ def test_groups_of_32(name):
     packed = small_and_large(name)
     assert run(packed, 8) == 8
     with mma():
-        check_products(packed, mx.float16, 3)
-        check_single_inputs(packed, mx.float16, 3)
+        for dtype in HALVES:
+            check_products(packed, dtype, 4)
+            check_single_inputs(packed, dtype, 4)
 
 
-@pytest.mark.parametrize("name", mostly_full(LANES, fast="iq3_s"))
+@pytest.mark.parametrize("name", mostly_full(LANES, fast="q3_k"))
 def test_weights_are_exact(name):
     with mma():
-        for rows in (1, 3):
-            check_single_inputs(wide_groups(name), mx.float16, rows)
+        check_single_inputs(wide_groups(name), mx.float16, 1)
+        for dtype in HALVES:
+            check_single_inputs(wide_groups(name), dtype, 4)
 
 
 @pytest.mark.parametrize(("name", "size"), [("awq4", (40, 77)), ("packed4", (37, 96))])
@@ -81,7 +86,7 @@ def test_no_read_leaves_a_buffer(name, watched):
 
 def test_what_is_not_for_mma():
     bfloats = random_weights.groups("gptq4", np.random.default_rng(7), 256, 64, 128, mx.bfloat16)
-    others = [(wide_groups("gptq4"), mx.bfloat16, 8), (wide_groups("gptq4"), mx.float32, 8), (bfloats, mx.float16, 8)]
+    others = [(wide_groups("iq3_s"), mx.bfloat16, 8), (wide_groups("gptq4"), mx.float32, 8), (bfloats, mx.float16, 8)]
     others += [(wide_groups("q6_k"), mx.float16, 8), (wide_groups("iq2_xs"), mx.float16, 2)]
     others += [(weight("gptq4", SIZES[1]), mx.float16, 8), (weight("packed4", (40, 72)), mx.float16, 8)]
     with patch.object(crossover, "generation", lambda target: 80):

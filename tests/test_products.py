@@ -40,9 +40,10 @@ def test_products(name, dtype, backend):
 
 @names
 def test_products_of_wide_groups(name, backend):
-    for rows in (1, 3, 8, 11):
-        check_products(wide_groups(name), mx.float16, rows, seed=rows)
-        check_single_inputs(wide_groups(name), mx.float16, rows)
+    for dtype in (mx.float16, mx.bfloat16):
+        for rows in (1, 4, 8, 11):
+            check_products(wide_groups(name), dtype, rows, seed=rows)
+        check_single_inputs(wide_groups(name), dtype, 5)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)

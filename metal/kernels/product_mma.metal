@@ -1,16 +1,15 @@
 // out[splits, vectors, outputs] = x[vectors, inputs] times a weight of either layout, by matrices
 //
-// For preludes that have pairs, float16 x and scales, and up to eight vectors; M is 1 or 8. Codes
-// less their zero point are multiplied as they are, exact in float16, and added up in float32; sums
-// are scaled.
-// Four lanes share OUTPUTS outputs and take RUN inputs each, all of which have one scale; two
-// simdgroups lie side by side. The inputs go round in such chunks over the four of each of `splits`
-// threadgroups; who asks for more than one adds them up.
+// For preludes that have pairs, x of two bytes and float16 scales, and up to eight vectors; M is 1
+// or 8. Codes less their zero point are multiplied as they are, exact in x's type, and added up in
+// float32; sums are scaled. Four lanes share OUTPUTS outputs and take RUN inputs each, all of which
+// have one scale; two simdgroups lie side by side. The inputs go round in such chunks over the four
+// of each of `splits` threadgroups; who asks for more than one adds them up.
 
 // Adds chunks begin, begin + stride ... to `sum`, of V vectors. x is where this lane has its
 // inputs.
-template <typename F, uint N, uint RUN, uint V, bool ALIGNED, typename S>
-inline void add_chunks(thread const S& source, device const float16_t* x, uint output, uint input,
+template <typename F, uint N, uint RUN, uint V, bool ALIGNED, typename X, typename S>
+inline void add_chunks(thread const S& source, device const X* x, uint output, uint input,
                        uint begin, uint stride, uint inputs, thread float (*sum)[V]) {
   const uint K = S::by_inputs ? N : 2;  // outputs that are unpacked together
   for (uint at = begin; at + 4 * RUN <= inputs; at += stride) {
@@ -28,7 +27,8 @@ inline void add_chunks(thread const S& source, device const float16_t* x, uint o
     for (uint i = 0; i < N; i += K) {
       uint q[RUN / 2 * K];
       paired_codes<F, K, RUN>(source, output + i, at + input, by + i, q);
-      multiply_pairs<K, RUN>(q, v, part + i / 2);
+      convert_pairs(q, X());
+      multiply_pairs<K, RUN>(q, v, part + i / 2, X());
     }
 #pragma unroll
     for (uint i = 0; i < N; ++i) {
@@ -37,7 +37,7 @@ inline void add_chunks(thread const S& source, device const float16_t* x, uint o
     }
     if (has_min<F>::value) {
       float all[4];
-      sum_pairs(v, all);
+      sum_pairs(v, all, X());
 #pragma unroll
       for (uint i = 0; i < N; ++i) {
 #pragma unroll

@@ -5,15 +5,29 @@
 namespace mlx_dequant {
 
 // N values as N / 2 pairs.
-template <uint N, bool ALIGNED>
-__device__ inline void load_pairs(const float16_t* x, uint* pairs) {
+template <uint N, bool ALIGNED, typename T>
+__device__ inline void load_pairs(const T* x, uint* pairs) {
   if (ALIGNED) {
     load_words<N / 2>((const uint*)x, pairs);
   } else {
 #pragma unroll
     for (uint i = 0; i < N / 2; ++i) {
-      pairs[i] = as_type<uint>(__halves2half2(x[2 * i], x[2 * i + 1]));
+      pairs[i] = as_type<ushort>(x[2 * i]) | uint(as_type<ushort>(x[2 * i + 1])) << 16;
     }
+  }
+}
+
+// Pairs of halves as pairs of another type.
+template <uint COUNT>
+__device__ inline void convert_pairs(uint (&)[COUNT], float16_t) {}
+
+template <uint COUNT>
+__device__ inline void convert_pairs(uint (&pairs)[COUNT], bfloat16_t type) {
+#pragma unroll
+  for (uint i = 0; i < COUNT; ++i) {
+    __half2 pair = as_type<__half2>(pairs[i]);
+    float values[2] = {__half2float(__low2half(pair)), __half2float(__high2half(pair))};
+    pairs[i] = rounded_pair(values, type);
   }
 }
 
@@ -79,35 +93,41 @@ __device__ inline void pair_neighbours(const float16_t (&q)[COUNT], uint stride,
 
 // sum += a * x of four lanes: a of two outputs, the first pair of each and then the second, and two
 // pairs of x. Of each output a lane has the sums for vectors 2 * (lane % 4) and the next.
-__device__ inline void multiply_add(float* sum, uint a, uint b, uint c, uint d, const uint* x) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16"
-      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a), "r"(b), "r"(c), "r"(d), "r"(x[0]), "r"(x[1]));
-}
+#define MULTIPLY_ADD(type, name)                                                                 \
+  __device__ inline void multiply_add(float* sum, uint a, uint b, uint c, uint d, const uint* x, \
+                                      type) {                                                    \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                   \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                   \
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                 \
+        : "r"(a), "r"(b), "r"(c), "r"(d), "r"(x[0]), "r"(x[1]));                                 \
+  }
+MULTIPLY_ADD(float16_t, "f16")
+MULTIPLY_ADD(bfloat16_t, "bf16")
+#undef MULTIPLY_ADD
 
 // sum += pairs [R / 2, N] times x's [R / 2]. Four lanes share N outputs and have R inputs each, in
 // whatever order, of those and of vector lane / 4.
-template <uint N, uint R>
-__device__ inline void multiply_pairs(const uint* pairs, const uint* x, float (*sum)[4]) {
+template <uint N, uint R, typename T>
+__device__ inline void multiply_pairs(const uint* pairs, const uint* x, float (*sum)[4], T type) {
 #pragma unroll
   for (uint r = 0; r < R / 2; r += 2) {
 #pragma unroll
     for (uint i = 0; i < N; i += 2) {
       const uint* at = pairs + r * N + i;
-      multiply_add(sum[i / 2], at[0], at[1], at[N], at[N + 1], x + r);
+      multiply_add(sum[i / 2], at[0], at[1], at[N], at[N + 1], x + r, type);
     }
   }
 }
 
 // The sums of x alone, for vectors 2 * (lane % 4) and the next.
-template <uint COUNT>
-__device__ inline void sum_pairs(const uint (&x)[COUNT], float* sum) {
-  const uint ones = 0x3c003c00;
+template <uint COUNT, typename T>
+__device__ inline void sum_pairs(const uint (&x)[COUNT], float* sum, T type) {
+  const float one[2] = {1.0f, 1.0f};
+  uint ones = rounded_pair(one, type);
 #pragma unroll
   for (uint i = 0; i < 4; ++i) sum[i] = 0.0f;
 #pragma unroll
-  for (uint i = 0; i < COUNT; i += 2) multiply_add(sum, ones, ones, ones, ones, x + i);
+  for (uint i = 0; i < COUNT; i += 2) multiply_add(sum, ones, ones, ones, ones, x + i, type);
 }
 
 }  // namespace mlx_dequant

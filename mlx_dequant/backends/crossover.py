@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ..dtypes import is_stored
-from ..programs import REORDER, REORDER_WHOLE, TILES, Kernel, Tile, mma_least, reorder_whole
+from ..programs import NOT_BFLOAT16, REORDER, REORDER_WHOLE, TILES, Kernel, Tile, mma_least, reorder_whole
 
 if TYPE_CHECKING:
     from ..weights.base import PackedWeight
@@ -85,18 +85,21 @@ def groups(family: str, vectors: int) -> int:
 def mma_run(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight) -> int:
     """Inputs that a lane takes where up to 8 vectors are multiplied by mma.sync, or 0 where they are not.
 
-    Four lanes' inputs have to share a scale. x and scales are float16, in which codes are exact.
+    Four lanes' inputs have to share a scale, and codes are exact in float16 and in x's type, which costs more if that
+    is bfloat16.
     """
     form = weight.format
-    halves = dtype == mx.float16 and (form.family == "gguf" or weight.scales_dtype == mx.float16)
+    few = dtype == mx.bfloat16
+    exact = dtype == mx.float16 or (few and form.name not in NOT_BFLOAT16)
+    scaled = form.family == "gguf" or weight.scales_dtype == mx.float16
     # What a lane reads at once has to be there, and aligned.
     whole = weight.columns % 8 == 0 if weight.by_inputs else weight.rows >= 8
     aligned = form.family != "packed" or weight.columns % 32 == 0
-    if generation(target) < 80 or weight.ordered or not (halves and whole and aligned):
+    if generation(target) < 80 or weight.ordered or not (exact and scaled and whole and aligned):
         return 0
     size = form.weights if form.family == "gguf" else weight.layout[0]
     least = mma_least(form)
-    return next((run for run in least if size % (4 * run) == 0 and vectors >= least[run]), 0)
+    return next((run for run in least if size % (4 * run) == 0 and vectors >= least[run] + few), 0)
 
 
 def split(vectors: int, rows: int, columns: int) -> int:
