@@ -183,7 +183,8 @@ def mma_least(form: Format) -> dict[int, int]:
     """By inputs of a lane, the vectors from which `PRODUCT_MMA` was faster: eight take as long as one there."""
     if form.family == "gguf":
         return {run: 1 if form.name == "q1_0" else 3 for run, names in _MMA_GGUF.items() if form.name in names}
-    return {32: 1, 8: 3 if form.family == "packed" else 2}
+    single = form.family == "gptq" or form.name == "packed2"
+    return {32: 1 if single else 2, 8: 3 if form.family == "packed" else 2}
 
 
 def mma_kernels(form: Format) -> set[Kernel]:
