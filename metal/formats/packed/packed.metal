@@ -205,7 +205,7 @@ inline packed_source<S> placed(thread const packed_source<S>& source, strips at,
 template <typename F, uint N, uint R, typename S>
 inline void paired_codes(thread const packed_source<S>& source, uint row, uint column,
                          thread scaling* by, thread uint* q) {
-  const uint words = R * F::bits / 32;
+  const uint words = (R * F::bits + 31) / 32;
   uint group = group_of(column, source.groups);
 #pragma unroll
   for (uint i = 0; i < N; ++i) {
