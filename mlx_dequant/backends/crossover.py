@@ -85,12 +85,12 @@ def groups(family: str, vectors: int) -> int:
 def mma_run(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight) -> int:
     """Inputs that a lane takes where up to 8 vectors are multiplied by mma.sync, or 0 where they are not.
 
-    Four lanes' inputs have to share a scale, and codes are exact in float16 and in x's type, which costs more if that
-    is bfloat16.
+    Four lanes' inputs have to share a scale, and codes have to be exact in float16 and in x's type. To make bfloat16 of
+    them costs more, so that begins a vector later.
     """
     form = weight.format
-    few = dtype == mx.bfloat16
-    exact = dtype == mx.float16 or (few and form.name not in NOT_BFLOAT16)
+    bfloat = dtype == mx.bfloat16
+    exact = dtype == mx.float16 or (bfloat and form.name not in NOT_BFLOAT16)
     scaled = form.family == "gguf" or weight.scales_dtype == mx.float16
     # What a lane reads at once has to be there, and aligned.
     whole = weight.columns % 8 == 0 if weight.by_inputs else weight.rows >= 8
@@ -99,7 +99,7 @@ def mma_run(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight) ->
         return 0
     size = form.weights if form.family == "gguf" else weight.layout[0]
     least = mma_least(form)
-    return next((run for run in least if size % (4 * run) == 0 and vectors >= least[run] + few), 0)
+    return next((run for run in least if size % (4 * run) == 0 and vectors >= least[run] + bfloat), 0)
 
 
 def split(vectors: int, rows: int, columns: int) -> int:
