@@ -26,6 +26,7 @@ from support import DTYPES
 import mlx_dequant as mxd
 from mlx_dequant.backends import crossover
 
+full = pytest.mark.full
 names = pytest.mark.parametrize("name", FORMATS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -38,7 +39,7 @@ def test_products(name, dtype, backend):
             check_products(weight(name, size), dtype, rows, seed=rows)
 
 
-@names
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "gptq4" else full) for name in FORMATS])
 def test_products_of_wide_groups(name, backend):
     for dtype in (mx.float16, mx.bfloat16):
         for rows in (1, 4, 8, 11):
