@@ -6,6 +6,12 @@ struct stream {
   static inline uint shift(uint i) { return i * BITS; }
 };
 
+// How far apart the two of a pair are, of R codes: 16 bits where words are whole, else neighbours.
+template <uint BITS, uint R>
+struct word_pairs {
+  enum { apart = R * BITS % 32 == 0 && BITS != 3 ? 16 / BITS : 1 };
+};
+
 // q[i] = the masked bits of words[i] from `shift` on, less the number of offset[i].
 template <uint N>
 inline void fields_less(thread const uint* words, uint shift, uint mask, thread const float* offset,

@@ -34,9 +34,7 @@ struct gptq_source {
     enum { count = ROWS * F::bits / 32, bytes = COLUMNS * 4, align = 16 };
   };
   template <typename F, uint R>
-  struct pairs {
-    enum { apart = R * F::bits % 32 == 0 && F::bits != 3 ? 16 / F::bits : 1 };
-  };
+  using pairs = word_pairs<F::bits, R>;
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
@@ -155,7 +153,7 @@ template <typename F, uint N, uint R, typename V, typename S>
 inline void paired(thread const gptq_source<S>& source, thread const group_constants<N, V>& shared,
                    uint row, uint column, thread uint* q) {
   const uint rows = 32 / F::bits;  // of a word
-  if (gptq_source<S>::template pairs<F, R>::apart == 1) {
+  if (word_pairs<F::bits, R>::apart == 1) {
     V less[R * N];
     codes<F, N, R>(source, shared, row, column, less);
     pair_rows(less, N, q);

@@ -28,9 +28,7 @@ struct packed_source {
   template <uint N>
   using constants = nothing;
   template <typename F, uint R>
-  struct pairs {
-    enum { apart = R * F::bits % 32 == 0 && F::bits != 3 ? 16 / F::bits : 1 };
-  };
+  using pairs = word_pairs<F::bits, R>;
   template <typename F, uint ROWS, uint COLUMNS>
   struct window {
     enum { count = ROWS, bytes = COLUMNS * F::bits / 8, align = 4 };
@@ -209,8 +207,8 @@ inline void paired_codes(thread const packed_source<S>& source, uint row, uint c
   uint group = group_of(column, source.groups);
 #pragma unroll
   for (uint i = 0; i < N; ++i) {
-    float16_t less[packed_source<S>::template pairs<F, R>::apart == 1 ? R : 1];
-    if (packed_source<S>::template pairs<F, R>::apart == 1) {
+    float16_t less[word_pairs<F::bits, R>::apart == 1 ? R : 1];
+    if (word_pairs<F::bits, R>::apart == 1) {
       by[i] = scaled_by(codes<F, R>(source, row + i, column, less));
       pair_neighbours(less, N, q + i);
       continue;
