@@ -37,8 +37,8 @@ def linear(x: mx.array, weight: PackedWeight, bias: mx.array | None = None) -> m
     Returns:
         [..., out] in x's type, accumulated in float32 and rounded once. On a GPU, with more than 16
         float16 or bfloat16 vectors, weights are first rounded to x's type, as dense layers have
-        them; from 129 float32 vectors on, MLX may use TF32. A weight whose inputs are in no order
-        (act-order) is sorted by group there at its first product, in arrays that are kept with it.
+        them; from 129 float32 vectors on, MLX may use TF32. A weight with act-order
+        (g_idx) is sorted by group there at its first product, in arrays that are kept with it.
 
     Raises:
         FormatError: x or bias does not fit the weight.

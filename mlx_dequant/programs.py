@@ -68,9 +68,9 @@ def inline(paths: list[Path], seen: set[Path] | None = None) -> str:
     return "\n".join(parts)
 
 
-def struct(form: Format, ordered: bool) -> str:
-    """The struct that decodes a format: one of its own where inputs are in no order."""
-    return f"{form.name}_ordered" if ordered else form.name
+def struct(form: Format, has_g_idx: bool) -> str:
+    """The struct that decodes a format: one of its own for act-order."""
+    return f"{form.name}_g_idx" if has_g_idx else form.name
 
 
 def _size_check(form: Format) -> str:
@@ -270,7 +270,7 @@ def program(
     kernel: Kernel,
     dtype: str,
     scales: str = "",
-    ordered: bool = False,
+    has_g_idx: bool = False,
     given: str = "",
 ) -> Program:
     """The program of a kernel for `target` "metal" or "cuda".
@@ -279,7 +279,7 @@ def program(
         form: the weight's format, or None for a kernel that is not about a weight.
         dtype: type of the output, a key of `TYPES`.
         scales: type of the scales, a key of `TYPES`; ignored for GGUF.
-        ordered: whether the weight says so.
+        has_g_idx: whether the weight says so.
         given: type of the kernel's first input besides the weight's; MLX writes it into the text.
     """
     operation = METAL / "kernels" / f"{kernel.name}.metal"
@@ -302,15 +302,15 @@ def program(
         arguments.append(f"scratch + {near}" if near else "scratch")
     if form:
         held = ", ".join(name for name, _ in INPUTS[form.family])
-        lines.append(f"auto source = mlx_dequant::{form.family}<mlx_dequant::{struct(form, ordered)}>({held}, sizes);")
+        lines.append(f"auto source = mlx_dequant::{form.family}<mlx_dequant::{struct(form, has_g_idx)}>({held}, sizes);")
         lines.append(f'static_assert(decltype(source)::thread_rows == {THREAD_ROWS[form.family]}, "THREAD_ROWS");')
         wide = PRODUCT_COLUMNS[form.family]
         lines.append(f'static_assert(decltype(source)::product_columns == {wide}, "PRODUCT_COLUMNS");')
-        template.insert(0, f"mlx_dequant::{struct(form, ordered)}")
+        template.insert(0, f"mlx_dequant::{struct(form, has_g_idx)}")
         arguments.insert(0, "source")
     arguments += ["threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
     lines.append(f"mlx_dequant::{kernel.name}<{', '.join(template)}>({', '.join(arguments)});")
     body = "\n".join(lines) + "\n"
     digest = hashlib.sha256(f"{header}{body}{scales}{given}".encode()).hexdigest()[:16]
-    name = f"{kernel.name}_{struct(form, ordered)}" if form else kernel.name
+    name = f"{kernel.name}_{struct(form, has_g_idx)}" if form else kernel.name
     return Program(f"{name}_{dtype}_{digest}", header, body, near + kernel.scratch)

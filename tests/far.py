@@ -56,7 +56,7 @@ class Far:
             shape=(rows, columns),
             layout=self._layout(columns),
             scales_dtype=self.corner.scales_dtype,
-            ordered=self.corner.ordered,
+            has_g_idx=self.corner.has_g_idx,
             inputs=self.corner.inputs,
             derived={},
         )

@@ -35,7 +35,7 @@ TINY = {mx.float32: 2.0**-149, mx.float16: 2.0**-25, mx.bfloat16: 2.0**-134}
 
 @cache
 def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
-    """A weight of the format as real ones are; with the second of `SIZES` its inputs are in no order."""
+    """A weight of the format as real ones are; with the second of `SIZES` it has act-order."""
     outputs, inputs = size
     form = FORMATS[name]
     rng = np.random.default_rng(list(FORMATS).index(name))

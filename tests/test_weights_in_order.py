@@ -1,4 +1,4 @@
-"""Weights whose inputs are in no order, sorted by group for the GPU's products."""
+"""Weights with act-order, sorted by group for the GPU's products."""
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +19,7 @@ def test_sorted_weights_are_the_same(name, inputs):
     """Each input's weights, to the bit; the last group may be short."""
     packed = shuffled(name, inputs)
     found = packed.in_order()
-    assert found is not None and not found.weight.ordered and found.weight.format == packed.format
+    assert found is not None and not found.weight.has_g_idx and found.weight.format == packed.format
     group = np.array(packed.inputs["g_idx"])[np.array(found.inputs)]
     np.testing.assert_array_equal(group, np.arange(packed.in_features) // 32)
     np.testing.assert_array_equal(exact(found.weight), exact(packed)[:, np.array(found.inputs)])
@@ -49,7 +49,7 @@ def test_what_cannot_be_sorted_stays(name, size, group):
         assert found.weight.layout[0] == 128
         np.testing.assert_array_equal(exact(found.weight), exact(packed))
     else:
-        assert found is None and packed.ordered
+        assert found is None and packed.has_g_idx
 
 
 def test_weights_in_order_are_not_sorted():
@@ -64,7 +64,7 @@ def test_sorted_weights_are_kept_and_nothing_else_changes():
     found = packed.in_order()
     assert packed.in_order() is found
     assert found.weight.inputs["scales"] is packed.inputs["scales"]
-    assert packed.ordered and packed.nbytes == sum(array.nbytes for array in before.values())
+    assert packed.has_g_idx and packed.nbytes == sum(array.nbytes for array in before.values())
     for key, array in before.items():
         np.testing.assert_array_equal(np.array(packed.inputs[key]), array)
     other = packed.replace(scales=2 * packed.inputs["scales"])

@@ -9,8 +9,8 @@
 
 // Whether each row's group has to be looked up.
 template <typename F, typename S>
-inline bool in_no_order(thread const S&) {
-  return F::ordered;
+inline bool has_g_idx(thread const S&) {
+  return F::has_g_idx;
 }
 
 // w[0..N) = codes times their scales.

@@ -22,7 +22,7 @@ inline bool share_group(thread const S&) {
 }
 
 template <typename F, typename S>
-inline bool in_no_order(thread const S&) {
+inline bool has_g_idx(thread const S&) {
   return false;
 }
 

@@ -124,7 +124,7 @@ inline void product_tiled(thread const S& source, device const X* x, device T* o
   threadgroup X* tiles = (threadgroup X*)scratch;
   workspace<X> space;
   start(space, tiles + 2 * VECTORS * step, thread_index);
-  bool even = !BY_INPUTS || in_no_order<F>(source) || share_group<F, RUN>(source);
+  bool even = !BY_INPUTS || has_g_idx<F>(source) || share_group<F, RUN>(source);
   // A tile that would be cut short begins earlier, where weights can be read from there.
   bool can_move = outputs >= tile_outputs && (!BY_INPUTS || outputs % 16 == 0);
   bool whole = even && (can_move || cluster_output + cluster_outputs <= outputs);

@@ -61,7 +61,7 @@ inline void load_weights(direction<true, true>, thread const S& source, uint out
                          thread factor<X, RUN>& weights) {
   const uint N = lane_outputs;
   const uint R = RUN / 2;
-  if (WHOLE && !in_no_order<F>(source)) {
+  if (WHOLE && !has_g_idx<F>(source)) {
     typedef typename number<X, typename scale_of<F, S>::type>::type V;
     typename S::template constants<N, V> shared;
     load_constants<F, N>(source, group_at<F>(source, input), output, shared);

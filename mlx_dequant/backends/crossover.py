@@ -64,7 +64,7 @@ def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None 
     # Tiles have no room to bring weights of four bytes ahead.
     ways = _HOPPER if hopper and not (weight is not None and weight.format.name == "f32") else _OTHERS
     if weight is not None and _is_looked_up(weight):
-        ways = _LOOKED_UP_BY_TWO if hopper and weight.ordered and weight.by_inputs else _LOOKED_UP
+        ways = _LOOKED_UP_BY_TWO if hopper and weight.has_g_idx and weight.by_inputs else _LOOKED_UP
     if dtype == mx.float32 or (target == "cuda" and generation(target) < 80):
         ways = _NO_TILES
     found = max((name for name, least in ways.items() if vectors >= least), key=ways.__getitem__)
@@ -74,7 +74,7 @@ def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None 
 
 def _is_looked_up(weight: PackedWeight) -> bool:
     """Whether the 32 inputs that a lane of a tile takes may be of several groups."""
-    return weight.ordered or (weight.by_inputs and weight.layout[0] % 32 != 0)
+    return weight.has_g_idx or (weight.by_inputs and weight.layout[0] % 32 != 0)
 
 
 def groups(family: str, vectors: int) -> int:
@@ -95,7 +95,7 @@ def mma_run(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight) ->
     # What a lane reads at once has to be there, and aligned.
     whole = weight.columns % 8 == 0 if weight.by_inputs else weight.rows >= 8
     aligned = form.family != "packed" or weight.columns % 32 == 0
-    if generation(target) < 80 or weight.ordered or not (exact and scaled and whole and aligned):
+    if generation(target) < 80 or weight.has_g_idx or not (exact and scaled and whole and aligned):
         return 0
     size = form.weights if form.family == "gguf" else weight.layout[0]
     least = mma_least(form)

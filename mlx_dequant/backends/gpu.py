@@ -131,7 +131,7 @@ def _run(
     else:
         names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
         given = dtypes.name(inputs[0].dtype) if inputs else ""
-        arrays, launch = held(weight), kernel(target, weight.format, operation, *names, weight.ordered, given)
+        arrays, launch = held(weight), kernel(target, weight.format, operation, *names, weight.has_g_idx, given)
     (out,) = launch(
         inputs=[*arrays, *map(_padded, inputs), _numbers(tuple(numbers))],
         output_shapes=[shape],
@@ -189,7 +189,7 @@ def _int32(ids: mx.array) -> mx.array:
 def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
     """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it.
 
-    Inputs in no order have a scale to look up each, so a weight that can be sorted is: once.
+    A weight with act-order is sorted by group once, where its groups allow it: otherwise each input looks up its scale.
     """
     found = weight.in_order()
     if found is None:

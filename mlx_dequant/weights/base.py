@@ -43,7 +43,7 @@ class PackedWeight(ABC):
     inputs: Mapping[str, mx.array | None]
     scales_dtype: mx.Dtype
     layout: tuple[int, ...]
-    ordered: bool = False  # whether inputs are in no order, and the format's "_ordered" struct reads it
+    has_g_idx: bool = False  # whether inputs have a group index of their own (act-order), and the format's "_g_idx" struct reads it
     derived: dict[str, Any]
 
     def _set(self, **values: Any) -> None:
@@ -138,7 +138,7 @@ class PackedWeight(ABC):
 
     def in_order(self) -> InOrder | None:
         """For the backends: this weight sorted by group, kept with it; None where it is sorted or cannot be."""
-        if self.ordered and "in order" not in self.derived:
+        if self.has_g_idx and "in order" not in self.derived:
             self.derived["in order"] = in_order(self)
         return self.derived.get("in order")
 

@@ -75,7 +75,7 @@ class GPTQWeight(PackedWeight):
             dtype=scales.dtype,
             inputs={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": order},
             scales_dtype=scales.dtype,
-            ordered=order is not None,
+            has_g_idx=order is not None,
             layout=(
                 *check.grouping(size, groups),
                 WHOLE_WORD[bits] if zero_points == "v1" else 0,

@@ -1,4 +1,4 @@
-"""A weight whose inputs are in no order, as one whose groups lie next to each other."""
+"""Sorts the inputs of a weight with act-order by group."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def in_order(weight: PackedWeight) -> InOrder | None:
     copy = weight.copy(
         inputs={**weight.inputs, name: sorted_codes, "g_idx": None},
         layout=(*check.grouping(size, groups), *weight.layout[3:]),
-        ordered=False,
+        has_g_idx=False,
     )
     return InOrder(copy, mx.array(inputs.astype(np.int32)), mx.array(np.argsort(inputs).astype(np.int32)))
 

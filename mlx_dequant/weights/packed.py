@@ -79,5 +79,5 @@ class PackQuantizedWeight(PackedWeight):
             inputs={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": order},
             scales_dtype=scales.dtype,
             layout=(*check.grouping(size, groups), int(zeros is not None), groups),
-            ordered=order is not None,
+            has_g_idx=order is not None,
         )

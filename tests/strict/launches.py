@@ -66,7 +66,7 @@ def weights(form: Format) -> Iterator[PackedWeight]:
             yield _group_weight(form, inputs, outputs, scales)
         yield _group_weight(form, 64, 32, scales, 32)
         if form.family in ("gptq", "packed"):
-            yield _ordered_weight(form, scales)
+            yield _g_idx_weight(form, scales)
 
 
 def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size: int = -1) -> PackedWeight:
@@ -85,8 +85,8 @@ def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size
     return mxd.PackQuantizedWeight(codes, scales.T, (outputs, inputs), zeros.T, bits=form.bits, group_size=size)
 
 
-def _ordered_weight(form: Format, scales: mx.Dtype) -> PackedWeight:
-    """One whose inputs are in no order, which a program of its own reads."""
+def _g_idx_weight(form: Format, scales: mx.Dtype) -> PackedWeight:
+    """One with act-order, which a kernel of its own reads."""
     inputs, outputs, groups = 64, 32, 4
     if form.family == "gptq":
         codes = mx.zeros((inputs * form.bits // 32, outputs), mx.int32)

@@ -54,7 +54,7 @@ inline awq_source<S> awq(device const int* qweight, device const int* qzeros,
 }
 
 struct awq4 {
-  enum { bits = 4, run = 8, ordered = 0 };
+  enum { bits = 4, run = 8, has_g_idx = 0 };
 
   static inline uint shift(uint column) { return (column / 2 + column % 2 * 4) * 4; }
 };

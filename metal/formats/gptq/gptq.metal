@@ -64,30 +64,30 @@ inline gptq_source<S> gptq(device const int* qweight, device const int* qzeros,
   return source;
 }
 
-// Ordered: an input's group is looked up, as act-order needs.
+// has_g_idx: each input's group is looked up in g_idx (act-order).
 struct gptq2 {
-  enum { bits = 2, run = 8, ordered = 0 };
+  enum { bits = 2, run = 8, has_g_idx = 0 };
 };
-struct gptq2_ordered {
-  enum { bits = 2, run = 8, ordered = 1 };
+struct gptq2_g_idx {
+  enum { bits = 2, run = 8, has_g_idx = 1 };
 };
 struct gptq3 {
-  enum { bits = 3, run = 8, ordered = 0 };
+  enum { bits = 3, run = 8, has_g_idx = 0 };
 };
-struct gptq3_ordered {
-  enum { bits = 3, run = 8, ordered = 1 };
+struct gptq3_g_idx {
+  enum { bits = 3, run = 8, has_g_idx = 1 };
 };
 struct gptq4 {
-  enum { bits = 4, run = 8, ordered = 0 };
+  enum { bits = 4, run = 8, has_g_idx = 0 };
 };
-struct gptq4_ordered {
-  enum { bits = 4, run = 8, ordered = 1 };
+struct gptq4_g_idx {
+  enum { bits = 4, run = 8, has_g_idx = 1 };
 };
 struct gptq8 {
-  enum { bits = 8, run = 8, ordered = 0 };
+  enum { bits = 8, run = 8, has_g_idx = 0 };
 };
-struct gptq8_ordered {
-  enum { bits = 8, run = 8, ordered = 1 };
+struct gptq8_g_idx {
+  enum { bits = 8, run = 8, has_g_idx = 1 };
 };
 
 template <typename F, typename S>
@@ -98,12 +98,12 @@ struct scale_of<F, gptq_source<S>> {
 // Whether R rows from a multiple of R on are of one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const gptq_source<S>& source) {
-  return !F::ordered && source.groups.size % R == 0;
+  return !F::has_g_idx && source.groups.size % R == 0;
 }
 
 template <typename F, typename S>
 inline uint group_at(thread const gptq_source<S>& source, uint row) {
-  return F::ordered ? uint(source.g_idx[row]) : group_of(row, source.groups);
+  return F::has_g_idx ? uint(source.g_idx[row]) : group_of(row, source.groups);
 }
 
 template <typename F, uint N, typename V, typename S>

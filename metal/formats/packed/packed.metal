@@ -3,7 +3,7 @@
 //   weight_packed      int32 [out, ceil(in*bits/32)]       a stream of codes along the inputs
 //   weight_scale       S     [out, groups]
 //   weight_zero_point  int32 [ceil(out*bits/32), groups]   a stream along the outputs, or absent
-//   weight_g_idx       int32 [in]                          group of each input, where ordered
+//   weight_g_idx       int32 [in]                          group of each input, with act-order
 //
 // With 4 bits, word c of a row holds inputs 8*c .. 8*c + 7:
 //
@@ -60,33 +60,33 @@ inline packed_source<S> packed(device const int* codes, device const S* scales,
   return source;
 }
 
-// Ordered: an input's group is looked up. Else no group ends inside a run of 32.
+// has_g_idx: each input's group is looked up in g_idx (act-order). Else no group ends inside a run of 32.
 struct packed2 {
-  enum { bits = 2, run = 32, ordered = 0 };
+  enum { bits = 2, run = 32, has_g_idx = 0 };
 };
-struct packed2_ordered {
-  enum { bits = 2, run = 8, ordered = 1 };
+struct packed2_g_idx {
+  enum { bits = 2, run = 8, has_g_idx = 1 };
 };
 struct packed3 {
-  enum { bits = 3, run = 32, ordered = 0 };
+  enum { bits = 3, run = 32, has_g_idx = 0 };
 };
-struct packed3_ordered {
-  enum { bits = 3, run = 8, ordered = 1 };
+struct packed3_g_idx {
+  enum { bits = 3, run = 8, has_g_idx = 1 };
 };
 struct packed4 {
-  enum { bits = 4, run = 32, ordered = 0 };
+  enum { bits = 4, run = 32, has_g_idx = 0 };
 };
-struct packed4_ordered {
-  enum { bits = 4, run = 8, ordered = 1 };
+struct packed4_g_idx {
+  enum { bits = 4, run = 8, has_g_idx = 1 };
 };
 struct packed8 {
-  enum { bits = 8, run = 32, ordered = 0 };
+  enum { bits = 8, run = 32, has_g_idx = 0 };
 };
-struct packed8_ordered {
-  enum { bits = 8, run = 8, ordered = 1 };
+struct packed8_g_idx {
+  enum { bits = 8, run = 8, has_g_idx = 1 };
 };
 
-template <typename S, bool ORDERED>
+template <typename S, bool HAS_G_IDX>
 struct packed_scale {
   typedef S type;
 };
@@ -96,7 +96,7 @@ struct packed_scale<S, true> {
 };
 template <typename F, typename S>
 struct scale_of<F, packed_source<S>> {
-  typedef typename packed_scale<S, F::ordered>::type type;
+  typedef typename packed_scale<S, F::has_g_idx>::type type;
 };
 
 template <typename F, typename S>
@@ -123,9 +123,9 @@ inline uint zero_point(uint bits, uint r, uint has) {
 template <typename F, uint N, uint R, typename V, typename S>
 inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint column, uint pitch,
                           thread V* q, thread float* scale) {
-  const uint count = F::ordered ? N : 1;
+  const uint count = F::has_g_idx ? N : 1;
   uint group[count], zeros[count];
-  if (F::ordered) {
+  if (F::has_g_idx) {
     load_words<count>((device const uint*)source.g_idx + column, group);
   } else {
     group[0] = group_of(column, source.groups);
@@ -139,8 +139,8 @@ inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint 
       set_offset(zero_point<F>(zeros[i % count], r, source.has_zeros), zero[i]);
     }
     unpack_less<F::bits, N>(row_words<F>(source, row + r), column - source.first_column, zero, q);
-    scale[r] = F::ordered ? 1.0f : float(scales[group[0]]);
-    if (F::ordered) {
+    scale[r] = F::has_g_idx ? 1.0f : float(scales[group[0]]);
+    if (F::has_g_idx) {
       for (uint i = 0; i < N; ++i) q[i] = q[i] * V(float(scales[group[i % count]]));
     }
     scales += source.groups_per_row;

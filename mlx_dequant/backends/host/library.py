@@ -36,27 +36,27 @@ LOOPS: dict[str, tuple[str, ...]] = {
 PRODUCTS = ("product", "product_transposed")
 
 
-def text(form: Format, loop: str, dtype: str, scales: str, ordered: bool = False) -> str:
+def text(form: Format, loop: str, dtype: str, scales: str, has_g_idx: bool = False) -> str:
     """The C++ of a program: what is compiled, and what names it in the cache."""
     kinds = [kind for _, kind in INPUTS[form.family]]
     scales_type = TYPES[scales]
     held = ", ".join(f"(const {scales_type if kind == 'S' else kind}*)p[{i}]" for i, kind in enumerate(kinds))
     given = [f"(const {kind}*)p[{len(kinds) + i}]" for i, kind in enumerate(LOOPS[loop])]
     out = f"({TYPES[dtype]}*)p[{len(kinds) + len(given)}]"
-    call = ", ".join([f"{form.family}<{struct(form, ordered)}>({held}, sizes)", *given, out, "sizes", "begin", "end"])
+    call = ", ".join([f"{form.family}<{struct(form, has_g_idx)}>({held}, sizes)", *given, out, "sizes", "begin", "end"])
     return f"""{inline([METAL / "prelude" / "cpu.h"])}
 {sources(form, FOLDER / f"{loop}.cpp")}
 extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end) {{
   using namespace mlx_dequant;
-  {loop}<{struct(form, ordered)}>({call});
+  {loop}<{struct(form, has_g_idx)}>({call});
 }}
 """
 
 
 @cache
-def _library(form: Format, loop: str, dtype: str, scales: str, ordered: bool) -> Run | None:
+def _library(form: Format, loop: str, dtype: str, scales: str, has_g_idx: bool) -> Run | None:
     name = f"{loop} {form.name}"
-    path = compiled(name, text(form, loop, dtype, scales, ordered), contract=loop in PRODUCTS)
+    path = compiled(name, text(form, loop, dtype, scales, has_g_idx), contract=loop in PRODUCTS)
     if path is None:
         return None
     try:
@@ -72,4 +72,4 @@ def _library(form: Format, loop: str, dtype: str, scales: str, ordered: bool) ->
 def library(weight: PackedWeight, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
     """A loop over `weight` that gives `dtype`, or None where it cannot be compiled."""
     names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
-    return _library(weight.format, loop, *names, weight.ordered)
+    return _library(weight.format, loop, *names, weight.has_g_idx)
