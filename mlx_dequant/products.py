@@ -48,7 +48,7 @@ def linear(x: mx.array, weight: PackedWeight, bias: mx.array | None = None) -> m
         raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
     if x.ndim == 0 or x.shape[-1] != weight.in_features:
         raise FormatError(f"x: found shape {x.shape}, expected a last axis of {weight.in_features} inputs")
-    y = product(weight, x, transposed=weight.by_inputs)
+    y = product(weight, x, transpose=not weight.by_inputs)
     if bias is None:
         return y
     if bias.shape != (weight.out_features,):
@@ -82,7 +82,7 @@ def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> 
 
     def look_up(ids: mx.array) -> mx.array:
         if backends.is_lazy() or has_value(ids):
-            rows = backends.take(weight, ids.reshape(-1), dtype, weight.by_inputs)
+            rows = backends.take(weight, ids.reshape(-1), dtype, int(weight.by_inputs))
         else:
             dense = weight.dequantize(dtype)
             rows = (dense.T if weight.by_inputs else dense)[ids.reshape(-1)]
@@ -93,30 +93,30 @@ def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> 
     return rule(ids)
 
 
-def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [..., columns] times the stored matrix transposed, or x [..., rows] times it.
+def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+    """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it.
 
     The gradient of one is the other, so no rule needs the unpacked weight.
     """
     if not is_traced(x):
         # A rule takes Python to make and, where values are needed at once, a thread's wake-up.
-        return backends.product(weight, x, transposed)
+        return backends.product(weight, x, transpose)
 
     def forward(x: mx.array) -> mx.array:
         if backends.is_lazy():
             # Or `mx.jvp` would ask for the kernel's own.
-            return backends.product(weight, mx.stop_gradient(x), transposed)
+            return backends.product(weight, mx.stop_gradient(x), transpose)
         if has_value(x):
-            return backends.product(weight, x, transposed)
+            return backends.product(weight, x, transpose)
         dense = weight.dequantize(mx.float32)
-        return (x.astype(mx.float32) @ (dense if transposed else dense.T)).astype(x.dtype)
+        return (x.astype(mx.float32) @ (dense.T if transpose else dense)).astype(x.dtype)
 
     def turn(inputs: Any, axes: Any) -> tuple[mx.array, int]:
-        return product(weight, mx.moveaxis(_only(inputs), _only(axes), 0), transposed), 0
+        return product(weight, mx.moveaxis(_only(inputs), _only(axes), 0), transpose), 0
 
     rule: Any = mx.custom_function(forward)
-    rule.vjp(lambda primals, cotangent, output: product(weight, cotangent, not transposed))
-    rule.jvp(lambda primals, tangents: product(weight, _only(tangents), transposed))
+    rule.vjp(lambda primals, cotangent, output: product(weight, cotangent, not transpose))
+    rule.jvp(lambda primals, tangents: product(weight, _only(tangents), transpose))
     rule.vmap(turn)
     return rule(x)
 

@@ -23,9 +23,9 @@ def test_the_limits():
     assert product.CHUNK * 4 <= MOST
 
 
-@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("dtype", [mx.float16, mx.float32], ids=str)
-def test_a_gpu_unpacks_parts(monkeypatch, dtype, transposed):
+def test_a_gpu_unpacks_parts(monkeypatch, dtype, transpose):
     """Each launch of the dense product, with zeros in the place of its result."""
     rows, columns = 8192, 12288
     weight = SimpleNamespace(rows=rows, columns=columns)
@@ -36,14 +36,14 @@ def test_a_gpu_unpacks_parts(monkeypatch, dtype, transposed):
         return mx.zeros((part.rows, part.columns), kind)
 
     monkeypatch.setattr(gpu, "region", region)
-    x = mx.zeros((1, rows if transposed else columns), dtype)
+    x = mx.zeros((1, columns if transpose else rows), dtype)
     mx.eval(x)
     mx.reset_peak_memory()
     before = mx.get_active_memory()
-    out = gpu._unpacked_product("metal", weight, x, transposed)
+    out = gpu._unpacked_product("metal", weight, x, transpose)
     mx.eval(out)
     assert mx.get_peak_memory() - before <= MOST + SLACK
-    assert out.shape == (1, columns if transposed else rows)
+    assert out.shape == (1, rows if transpose else columns)
     assert len(parts) > 2
     assert sum(part.rows * part.columns for part in parts) == rows * columns
     assert 2 * max(part.rows * part.columns for part in parts) * dtype.size <= MOST
@@ -56,13 +56,13 @@ def test_memory_that_is_freed_late_is_waited_for(monkeypatch, late):
     monkeypatch.setattr(mx, "synchronize", lambda: waits.append(1))
     monkeypatch.setattr(gpu, "region", lambda target, weight, kind, part: mx.zeros((part.rows, part.columns), kind))
     weight = SimpleNamespace(rows=8192, columns=12288)
-    mx.eval(gpu._unpacked_product("metal", weight, mx.zeros((1, 12288), mx.float16), transposed=False))
+    mx.eval(gpu._unpacked_product("metal", weight, mx.zeros((1, 12288), mx.float16), transpose=True))
     assert bool(waits) == late
 
 
 @pytest.mark.usefixtures("host")
-@pytest.mark.parametrize("transposed", [False, True])
-def test_the_host_unpacks_chunks(transposed):
+@pytest.mark.parametrize("transpose", [False, True])
+def test_the_host_unpacks_chunks(transpose):
     """NumPy's memory during a product of many vectors, its inputs and output aside."""
     rows, columns = 8192, 4096
     packed = mxd.GGUFWeight(mx.zeros((rows, columns // 32 * 18), mx.uint8), "Q4_0")
@@ -72,11 +72,11 @@ def test_the_host_unpacks_chunks(transposed):
     mx.eval(x, cotangent, packed.linear(x[:, :]))
     tracemalloc.start()
     try:
-        found = mx.vjp(packed.linear, [x], [cotangent])[1][0] if transposed else packed.linear(x)
+        found = packed.linear(x) if transpose else mx.vjp(packed.linear, [x], [cotangent])[1][0]
         mx.eval(found)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert found.shape == (product.MANY, columns if transposed else rows)
+    assert found.shape == (product.MANY, rows if transpose else columns)
     assert product.CHUNK * 4 < peak <= product.CHUNK * 4 + SLACK
     assert not np.array(found).any()

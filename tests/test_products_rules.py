@@ -19,14 +19,14 @@ NAMES = ("q4_k", "gptq4", "packed3", "f32")
 NEAR = 2e-5
 
 
-def plain_product(weight, x, transposed):
+def plain_product(weight, x, transpose):
     dense = mx.array(exact(weight).astype(np.float32))
-    y = (x.astype(mx.float32) @ (dense if transposed != weight.by_inputs else dense.T)).astype(x.dtype)
+    y = (x.astype(mx.float32) @ (dense if transpose == weight.by_inputs else dense.T)).astype(x.dtype)
     # A convolution has no jvp, as custom kernels have none.
     return mx.conv1d(y.reshape(1, -1, 1), mx.ones((1, 1, 1), y.dtype)).reshape(y.shape)
 
 
-def plain_take(weight, ids, dtype, transposed):
+def plain_take(weight, ids, dtype, axis):
     return mx.array(exact(weight).astype(np.float32))[ids].astype(dtype)
 
 

@@ -18,8 +18,8 @@ from . import cuda, host, metal, reference
 if TYPE_CHECKING:
     from ..weights.base import PackedWeight
 
-# Best first. Each has available(), dequantize(weight, dtype), product(weight, x, transposed) and
-# take(weight, ids, dtype, transposed).
+# Best first. Each has available(), dequantize(weight, dtype), product(weight, x, transpose) and
+# take(weight, ids, dtype, axis).
 _BACKENDS: dict[str, ModuleType] = {"metal": metal, "cuda": cuda, "host": host, "reference": reference}
 _LAZY = ("metal", "cuda")
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_backend", default=None)
@@ -83,24 +83,24 @@ def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
     return _BACKENDS[current_backend()].dequantize(weight, dtype)
 
 
-def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [..., columns] times the stored matrix transposed, or x [..., rows] times it."""
-    wide = weight.columns if transposed else weight.rows
+def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+    """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it."""
+    wide = weight.rows if transpose else weight.columns
     if weight.size == 0 or x.size == 0:
         return mx.zeros((*x.shape[:-1], wide), x.dtype)
     name = current_backend()
     if name in _LAZY:
-        return _BACKENDS[name].product(weight, x.reshape(-1, x.shape[-1]), transposed).reshape(*x.shape[:-1], wide)
+        return _BACKENDS[name].product(weight, x.reshape(-1, x.shape[-1]), transpose).reshape(*x.shape[:-1], wide)
     # An x with its value reshapes itself: MLX would take a thread's wake-up for it.
-    return _BACKENDS[name].product(weight, x, transposed)
+    return _BACKENDS[name].product(weight, x, transpose)
 
 
-def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
-    """[len(ids), columns] rows of the stored matrix, or [len(ids), rows] columns of it."""
-    length = weight.rows if transposed else weight.columns
+def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+    """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1)."""
+    length = weight.rows if axis else weight.columns
     if weight.size == 0 or ids.size == 0:
         return mx.zeros((ids.size, length), dtype)
-    return _BACKENDS[current_backend()].take(weight, ids, dtype, transposed)
+    return _BACKENDS[current_backend()].take(weight, ids, dtype, axis)
 
 
 def is_lazy() -> bool:

@@ -164,15 +164,15 @@ def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> 
     return _run(target, weight, DEQUANTIZE, [], sizes(weight, part, *divider(across)), tiles, shape, dtype)
 
 
-def take(target: str, weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
-    """[len(ids), columns] rows of the stored matrix, or [len(ids), rows] columns of it.
+def take(target: str, weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+    """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1).
 
     An id out of range gives NaN: a launch cannot see the values, nor raise.
     """
-    length = weight.rows if transposed else weight.columns
-    threads = ids.size * (length if transposed else -(-length // 8))
+    length = weight.rows if axis else weight.columns
+    threads = ids.size * (length if axis else -(-length // 8))
     numbers = sizes(weight, whole(weight), ids.size)
-    operation = TAKE_TRANSPOSED if transposed else TAKE
+    operation = TAKE_TRANSPOSED if axis else TAKE
     groups = -(-threads // THREADS)
     return _run(target, weight, operation, [_int32(ids)], numbers, groups, (ids.size, length), dtype)
 
@@ -186,17 +186,17 @@ def _int32(ids: mx.array) -> mx.array:
     return ids.astype(mx.int32)
 
 
-def product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [vectors, columns] times the stored matrix transposed, or x [vectors, rows] times it.
+def product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+    """x [vectors, columns] times the stored matrix transposed (`transpose`), or x [vectors, rows] times it.
 
     A weight with act-order is sorted by group once, where its groups allow it: otherwise each input looks up its scale.
     """
     found = weight.in_order()
     if found is None:
-        return _product(target, weight, x, transposed)
-    if transposed == weight.by_inputs:
-        return _product(target, found.weight, _reordered(target, x, found.inputs), transposed)
-    return _reordered(target, _product(target, found.weight, x, transposed), found.places)
+        return _product(target, weight, x, transpose)
+    if transpose != weight.by_inputs:
+        return _product(target, found.weight, _reordered(target, x, found.inputs), transpose)
+    return _reordered(target, _product(target, found.weight, x, transpose), found.places)
 
 
 def _reordered(target: str, x: mx.array, order: mx.array) -> mx.array:
@@ -207,27 +207,27 @@ def _reordered(target: str, x: mx.array, order: mx.array) -> mx.array:
     return _run(target, None, operation, [x, order], [vectors, inputs], groups, x.shape, x.dtype)
 
 
-def _product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+def _product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
     vectors = x.shape[0]
     way = crossover.way(target, x.dtype, vectors, weight)
     if way == "stored":
         dense = weight.dequantize(x.dtype)
-        return x @ (dense if transposed else dense.T)
+        return x @ (dense.T if transpose else dense)
     if way == "unpacked":
-        return _unpacked_product(target, weight, x, transposed)
+        return _unpacked_product(target, weight, x, transpose)
     if way == "tiled":
-        return _tiled_product(target, weight, x, transposed)
+        return _tiled_product(target, weight, x, transpose)
     most = COUNTS[-1]
-    parts = [_pass(target, weight, x[at : at + most], transposed) for at in range(0, vectors, most)]
+    parts = [_pass(target, weight, x[at : at + most], transpose) for at in range(0, vectors, most)]
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
 
-def _pass(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+def _pass(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
     """Of as many vectors as are multiplied in one pass over the packed weight."""
-    run = crossover.mma_run(target, x.dtype, x.shape[0], weight) if transposed == weight.by_inputs else 0
+    run = crossover.mma_run(target, x.dtype, x.shape[0], weight) if transpose != weight.by_inputs else 0
     if run:
         return _mma_product(target, weight, x, run)
-    return (_transposed_product if transposed else _packed_product)(target, weight, x)
+    return (_packed_product if transpose else _transposed_product)(target, weight, x)
 
 
 def _mma_product(target: str, weight: PackedWeight, x: mx.array, run: int) -> mx.array:
@@ -261,10 +261,10 @@ def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.ar
     return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, weight.columns))
 
 
-def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
     vectors = x.shape[0]
-    inputs, outputs = (weight.rows, weight.columns) if transposed else (weight.columns, weight.rows)
-    tile = crossover.tile(target, transposed, vectors, outputs, inputs)
+    inputs, outputs = (weight.columns, weight.rows) if transpose else (weight.rows, weight.columns)
+    tile = crossover.tile(target, not transpose, vectors, outputs, inputs)
     down = -(-vectors // tile.vectors)
     # Rounded up to whole tiles, in the order in which they are read.
     shape = (down * tile.vectors, -(-inputs // tile.step) * tile.step)
@@ -275,7 +275,7 @@ def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transposed: b
     splits = _splits(tiles, inputs // 256, crossover.TILED_GROUPS[tile.vectors])
     splits = -(-pairs // -(-pairs // splits)) if pairs else 1  # none is left without
     numbers = sizes(weight, whole(weight), vectors, splits)
-    operation = product_tiled(transposed, tile)
+    operation = product_tiled(not transpose, tile)
     return _split_product(target, weight, operation, arranged, numbers, tiles * splits, (vectors, outputs))
 
 
@@ -310,9 +310,9 @@ def _count(vectors: int) -> int:
     return next(count for count in COUNTS if count >= vectors)
 
 
-def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
+def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
     """Unpacks a bounded part of the weight at a time, in x's type, for MLX's own product."""
-    across, along = (weight.columns, weight.rows) if transposed else (weight.rows, weight.columns)
+    across, along = (weight.rows, weight.columns) if transpose else (weight.columns, weight.rows)
     most = DENSE // (along * x.dtype.size)
     step = next((most // whole * whole for whole in (1024, 128, 32) if most >= whole), 32)
     parts: list[mx.array] = []
@@ -321,9 +321,9 @@ def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transposed
     before = mx.get_active_memory()
     for at in range(0, across, step):
         end = min(at + step, across)
-        part = Region(0, along, at, end) if transposed else Region(at, end, 0, along)
+        part = Region(at, end, 0, along) if transpose else Region(0, along, at, end)
         dense = region(target, weight, x.dtype, part)
-        parts.append(x @ (dense if transposed else dense.T))
+        parts.append(x @ (dense.T if transpose else dense))
         del dense
         _wait(parts, before + end * x.shape[0] * x.dtype.size + DENSE + ROUNDING)
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)

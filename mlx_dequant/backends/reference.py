@@ -25,16 +25,16 @@ def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
     return rounded(exact, dtype).reshape(weight.shape)
 
 
-def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [..., columns] times the stored matrix transposed, or x [..., rows] times it."""
+def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+    """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it."""
     dense = numpy(dequantize(weight, mx.float32)).reshape(weight.rows, weight.columns)
-    return rounded(numpy(x).astype(np.float32) @ (dense if transposed else dense.T), x.dtype)
+    return rounded(numpy(x).astype(np.float32) @ (dense.T if transpose else dense), x.dtype)
 
 
-def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
-    """[len(ids), columns] rows of the stored matrix, or [len(ids), rows] columns of it."""
+def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+    """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1)."""
     dense = numpy(dequantize(weight, mx.float32)).reshape(weight.rows, weight.columns)
-    dense = dense.T if transposed else dense
+    dense = dense.T if axis else dense
     return rounded(np.ascontiguousarray(dense[checked_ids(ids, len(dense))]), dtype)
 
 

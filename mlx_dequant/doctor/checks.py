@@ -82,9 +82,9 @@ def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Found]]]:
             weight = samples.multiplied(form, height, way=way)
             exact = _reference(weight).astype(np.float64)
             for vectors, dtype in PRODUCTS:
-                for transposed in (False, True):
-                    what = f"{'transposed product' if transposed else 'product'} of {vectors} in {dtype}, {weight}"
-                    yield what, partial(_multiplied, weight, exact, vectors, dtype, transposed)
+                for transpose in (False, True):
+                    what = f"{'product' if transpose else 'product without transpose'} of {vectors} in {dtype}, {weight}"
+                    yield what, partial(_multiplied, weight, exact, vectors, dtype, transpose)
 
 
 def _reference(weight: PackedWeight) -> NDArray[np.float32]:
@@ -128,14 +128,14 @@ def _taken(weight: PackedWeight, exact: NDArray[np.float32]) -> Found:
 
 
 def _multiplied(
-    weight: PackedWeight, exact: NDArray[np.float64], vectors: int, dtype: mx.Dtype, transposed: bool
+    weight: PackedWeight, exact: NDArray[np.float64], vectors: int, dtype: mx.Dtype, transpose: bool
 ) -> Found:
     """Every sum within what float32 in any order allows, and one rounding of it; many vectors round weights too."""
-    matrix = exact if transposed else exact.T
+    matrix = exact.T if transpose else exact
     length = len(matrix)
     x = mx.array(np.random.default_rng(2).normal(size=(vectors, length)).astype(np.float32)).astype(dtype)
     value = _float32(x).astype(np.float64)
-    found = _float32(backends.product(weight, x, transposed))
+    found = _float32(backends.product(weight, x, transpose))
     expected, size = value @ matrix, np.abs(value) @ np.abs(matrix)
     part, least = ROUNDING[dtype]
     # The second term: factors, or products of them, that a GPU flushes.

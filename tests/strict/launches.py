@@ -125,9 +125,9 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
     for weight in weights(form):
         for dtype in dtypes:
             backend.dequantize(weight, dtype)
-            for transposed in (False, True):
-                width = weight.columns if transposed else weight.rows
-                backend.take(weight, mx.zeros(3, mx.int32), dtype, transposed)
+            for transpose in (False, True):
+                width = weight.rows if transpose else weight.columns
+                backend.take(weight, mx.zeros(3, mx.int32), dtype, int(transpose))
                 # Each as it is, and as if it were large; few and many show all that differs then.
                 cases = [(*one, False) for one in product(generations, VECTORS)]
                 cases += product(generations, (VECTORS[0], VECTORS[-1]), (True,))
@@ -137,7 +137,7 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
                         patch.object(crossover, "CLUSTERED", 0 if large else crossover.CLUSTERED),
                         patch.object(crossover, "LONG_ROWS", 0 if large else crossover.LONG_ROWS),
                     ):
-                        backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transposed)
+                        backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transpose)
     for dtype in dtypes:
         gpu._reordered(target, mx.zeros((3, 64), dtype), mx.zeros(64, mx.int32))
         for size in REORDER_WHOLE[target]:

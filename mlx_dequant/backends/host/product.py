@@ -25,37 +25,37 @@ MANY = 25
 CHUNK = 1 << 22
 
 
-def product(weight: PackedWeight, x: mx.array, transposed: bool) -> mx.array:
-    """x [..., columns] times the stored matrix transposed, or x [..., rows] times it."""
+def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+    """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it."""
     given = memory.floats(x).reshape(-1, x.shape[-1])
     if len(given) < MANY:
-        run = library(weight, "product_transposed" if transposed else "product")
-        out = None if run is None else _sliced(run, weight, given, transposed)
+        run = library(weight, "product" if transpose else "product_transposed")
+        out = None if run is None else _sliced(run, weight, given, transpose)
     else:
         run = library(weight, "dequantize")
-        out = None if run is None else _chunked(run, weight, given, transposed)
+        out = None if run is None else _chunked(run, weight, given, transpose)
     if out is None:
-        return reference.product(weight, x, transposed)
+        return reference.product(weight, x, transpose)
     return reference.rounded(out.reshape(*x.shape[:-1], -1), x.dtype)
 
 
-def _sliced(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:
+def _sliced(run: Run, weight: PackedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
     """As many vectors at a time as the loops are compiled for."""
     most = COUNTS[-1]
-    parts = [_packed(run, weight, x[at : at + most], transposed) for at in range(0, len(x), most)]
+    parts = [_packed(run, weight, x[at : at + most], transpose) for at in range(0, len(x), most)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _packed(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:
+def _packed(run: Run, weight: PackedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
     given = len(x)
     count = next(count for count in COUNTS if count >= given)
     if count > given:
         x = np.concatenate([x, np.zeros((count - given, x.shape[1]), np.float32)])
-    wide = weight.columns if transposed else weight.rows
+    wide = weight.rows if transpose else weight.columns
     out = np.empty((count, wide), np.float32)
     pointers = memory.pointers(weight, memory.address(x), memory.address(out))
     numbers = _numbers(weight, count)
-    steps, step = (-(-weight.columns // RUN), RUN * weight.rows) if transposed else (weight.rows, weight.columns)
+    steps, step = (weight.rows, weight.columns) if transpose else (-(-weight.columns // RUN), RUN * weight.rows)
     threads.split(steps, step, lambda begin, end: run(pointers, numbers, begin, end))
     return out[:given]
 
@@ -68,17 +68,17 @@ def _numbers(weight: PackedWeight, vectors: int) -> bytes:
     return kept[vectors]
 
 
-def _chunked(run: Run, weight: PackedWeight, x: np.ndarray, transposed: bool) -> np.ndarray:
+def _chunked(run: Run, weight: PackedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
     """Unpacks some rows at a time and multiplies with them."""
     step = max(CHUNK // weight.columns, 1)
     dense = np.empty((min(step, weight.rows), weight.columns), np.float32)
-    out = np.zeros((len(x), weight.columns if transposed else weight.rows), np.float32)
+    out = np.zeros((len(x), weight.rows if transpose else weight.columns), np.float32)
     for row in range(0, weight.rows, step):
         end = min(row + step, weight.rows)
         unpack(run, weight, Region(row, end, 0, weight.columns), dense.ctypes.data)
         part = dense[: end - row]
-        if transposed:
-            out += x[:, row:end] @ part
-        else:
+        if transpose:
             out[:, row:end] = x @ part.T
+        else:
+            out += x[:, row:end] @ part
     return out

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from ...weights.base import PackedWeight
 
 
-def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, transposed: bool) -> mx.array:
-    """[len(ids), columns] rows of the stored matrix, or [len(ids), rows] columns of it.
+def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+    """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1).
 
     Raises:
         IndexError: an id is out of range; negative ones count from the end.
     """
-    run = library(weight, "take_transposed" if transposed else "take", dtype)
+    run = library(weight, "take_transposed" if axis else "take", dtype)
     if run is None:
-        return reference.take(weight, ids, dtype, transposed)
-    picked = reference.checked_ids(ids, weight.columns if transposed else weight.rows)
-    length = weight.rows if transposed else weight.columns
+        return reference.take(weight, ids, dtype, axis)
+    picked = reference.checked_ids(ids, weight.columns if axis else weight.rows)
+    length = weight.rows if axis else weight.columns
     numbers = memory.numbers(sizes(weight, whole(weight)))
 
     def fill(address: int) -> None:
