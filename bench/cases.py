@@ -22,7 +22,7 @@ EMBEDDINGS = {
     "Llama-3-8B embed_tokens": (128256, 4096),
 }
 OPERATIONS = ("dequantize", "linear", "take", "to_mlx", "to_torch")
-FORMATS = ("q4_0", "q4_k", "q6_k", "q8_0", "mxfp4", "awq4", "gptq4", "packed4")
+FORMATS = ("q4_0", "q4_k", "q6_k", "q8_0", "mxfp4", "awq4", "gptq4", "ct4")
 VECTORS = (1, 8, 32, 512)
 DTYPES = ("float16", "bfloat16", "float32")
 CROSSINGS = (1, 64)  # MB

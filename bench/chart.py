@@ -55,7 +55,7 @@ def title_of(name: str) -> str:
     """A format's name as its tools print it."""
     base, _, variant = name.partition("-")
     title = formats()[base].title if base in formats() else base
-    return title.replace("compressed-tensors", "packed") + (f" {variant}" if variant else "")
+    return title.replace("compressed-tensors", "ct") + (f" {variant}" if variant else "")
 
 
 def colors(rows: Sequence[Row]) -> dict[str, int]:

@@ -30,7 +30,7 @@ class Data:
         tensor: a torch tensor that crosses, on torch's best device; None in other cases.
     """
 
-    weights: list[mxd.PackedWeight] = field(default_factory=list)
+    weights: list[mxd.QuantizedWeight] = field(default_factory=list)
     xs: list[mx.array] = field(default_factory=list)
     ids: list[np.ndarray] = field(default_factory=list)
     tensor: Any = None
@@ -60,7 +60,7 @@ def turns(nbytes: int) -> int:
     return min(max(-(-ROTATED[place] // max(nbytes, 1)), 2), MOST)
 
 
-def copied(w: mxd.PackedWeight) -> mxd.PackedWeight:
+def copied(w: mxd.QuantizedWeight) -> mxd.QuantizedWeight:
     """The same weight in memory of its own."""
     return w.replace(**{name: array + 0 for name, array in w.inputs.items() if array is not None})
 
@@ -72,7 +72,7 @@ def _tensor(case: Case) -> Any:
     return torch.randn(case.shape, generator=torch.Generator().manual_seed(0)).to(getattr(torch, case.dtype)).to(device)
 
 
-def part(w: mxd.PackedWeight, first: int, count: int) -> mxd.PackedWeight:
+def part(w: mxd.QuantizedWeight, first: int, count: int) -> mxd.QuantizedWeight:
     """Outputs `first` to `first + count` of a layer, multiples of 32, as a weight."""
     given = {name: array for name, array in w.inputs.items() if array is not None}
     end, bits = first + count, w.format.bits
@@ -88,4 +88,4 @@ def part(w: mxd.PackedWeight, first: int, count: int) -> mxd.PackedWeight:
         return mxd.GPTQWeight(codes, scales, given["qzeros"][:, words], given.get("g_idx"), size, bits)
     codes, scales = (given[name][first:end] for name in ("codes", "scales"))
     zeros = given["zeros"][words] if "zeros" in given else None
-    return mxd.PackQuantizedWeight(codes, scales, (count, w.columns), zeros, given.get("g_idx"), bits, size)
+    return mxd.CompressedTensorsWeight(codes, scales, (count, w.columns), zeros, given.get("g_idx"), bits, size)

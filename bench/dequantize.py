@@ -31,7 +31,7 @@ from .weights import names, weight
 ROWS_CHECKED = 64
 
 
-def check(w: mxd.PackedWeight, name: str, outputs: int, inputs: int) -> None:
+def check(w: mxd.QuantizedWeight, name: str, outputs: int, inputs: int) -> None:
     """A smaller weight of the same kind is unpacked right, to the bit."""
     small = weight(name, max(ROWS_CHECKED, 32), inputs, seed=1)
     got = small.dequantize(mx.float16)
@@ -65,7 +65,7 @@ def copy_rate(outputs: int, inputs: int) -> float:
     return 2 * size / seconds(lambda i: mx.negative(source_))
 
 
-def beside_copy(w: mxd.PackedWeight, rounds: int = 41) -> tuple[float, float]:
+def beside_copy(w: mxd.QuantizedWeight, rounds: int = 41) -> tuple[float, float]:
     """Seconds of unpacking on the host and of a copy of the result's size, turn by turn.
 
     Fresh memory comes at the machine's mood, slowly at first, so both take it in the same rounds.
@@ -86,7 +86,7 @@ def beside_copy(w: mxd.PackedWeight, rounds: int = 41) -> tuple[float, float]:
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def warm_seconds(w: mxd.PackedWeight) -> float:
+def warm_seconds(w: mxd.QuantizedWeight) -> float:
     """The decode alone, into memory that is there."""
     out = np.empty((w.rows, w.columns), np.float16)
     run = library(w, "dequantize", mx.float16)
@@ -94,7 +94,7 @@ def warm_seconds(w: mxd.PackedWeight) -> float:
     return median_seconds(lambda: unpack(run, w, whole(w), out.ctypes.data))
 
 
-def gguf_seconds(w: mxd.PackedWeight) -> float | None:
+def gguf_seconds(w: mxd.QuantizedWeight) -> float | None:
     """gguf-py's time for the whole weight, to float32, which is all it gives."""
     if w.format.family != "gguf":
         return None

@@ -35,7 +35,7 @@ def dense(path: Path, dtype: mx.Dtype) -> Any:
     model = empty_model(config)
     weights = gguf_tensors.weights(file, config, model)
     unpacked = [
-        (name, (weight.dequantize(mx.float32) if isinstance(weight, mxd.PackedWeight) else weight).astype(dtype))
+        (name, (weight.dequantize(mx.float32) if isinstance(weight, mxd.QuantizedWeight) else weight).astype(dtype))
         for name, weight in weights.items()
     ]
     model.load_weights(unpacked)

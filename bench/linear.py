@@ -25,7 +25,7 @@ from .dequantize import copy_rate
 from .timing import ON_GPU, environment, median_seconds, seconds
 from .weights import names, weight
 
-DEFAULT = ("q4_0", "q4_k", "q6_k", "q8_0", "awq4", "gptq4", "gptq4-act", "packed4")
+DEFAULT = ("q4_0", "q4_k", "q6_k", "q8_0", "awq4", "gptq4", "gptq4-act", "ct4")
 COPIES = 4  # weights in rotation on the host, so that caches do not flatter
 
 
@@ -47,7 +47,7 @@ def check(name: str, vectors: int) -> None:
         raise SystemExit(f"{name}: wrong results are not timed")
 
 
-def read_seconds(weights: list[mxd.PackedWeight]) -> float:
+def read_seconds(weights: list[mxd.QuantizedWeight]) -> float:
     """One pass over the packed bytes on the host: NumPy's sum of 64-bit words, all threads."""
     pool = ThreadPoolExecutor(threads.count())
     arrays = [
@@ -114,7 +114,7 @@ def _in_turn(product: Callable[[mx.array], mx.array], xs: list[mx.array]) -> Cal
     return make
 
 
-def _dense(w: mxd.PackedWeight) -> mx.array:
+def _dense(w: mxd.QuantizedWeight) -> mx.array:
     dense = w.dequantize(mx.float16)
     return dense if w.by_inputs else dense.T
 

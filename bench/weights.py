@@ -16,7 +16,7 @@ _F16_AT = {
 }  # fmt: skip
 
 # Names beside the formats' own: what a benchmark also tells apart.
-VARIANTS = ("gptq4-act", "gptq3-act", "packed4-act")
+VARIANTS = ("gptq4-act", "gptq3-act", "ct4-act")
 
 
 def names() -> list[str]:
@@ -24,7 +24,7 @@ def names() -> list[str]:
     return [*mxd.formats(), *VARIANTS]
 
 
-def weight(name: str, outputs: int, inputs: int, seed: int = 0) -> mxd.PackedWeight:
+def weight(name: str, outputs: int, inputs: int, seed: int = 0) -> mxd.QuantizedWeight:
     """A random weight of a linear layer, groups of 128, float16 scales.
 
     Args:
@@ -51,7 +51,7 @@ def weight(name: str, outputs: int, inputs: int, seed: int = 0) -> mxd.PackedWei
             order,
             bits=form.bits,
         )
-    return mxd.PackQuantizedWeight(
+    return mxd.CompressedTensorsWeight(
         _words(rng, outputs, inputs * form.bits // 32),
         _scales(rng, outputs, groups),
         (outputs, inputs),

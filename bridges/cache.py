@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..weights import PackedWeight
+from ..weights import QuantizedWeight
 
 # Tensors by which a layer's weights are found.
 NAMES = ("qweight", "scales", "qzeros", "g_idx", "weight")
@@ -21,7 +21,7 @@ _clock = count()
 
 @dataclass
 class _Entry:
-    weight: PackedWeight
+    weight: QuantizedWeight
     tensors: list[weakref.ref[torch.Tensor]]
     states: list[Hashable]
     used: int = field(default_factory=lambda: next(_clock))
@@ -52,7 +52,7 @@ class WeightCache:
         # without it: it happens inside the garbage collector, in whatever thread that runs.
         self._making = threading.RLock()
 
-    def get(self, kind: Hashable, tensors: list[torch.Tensor], make: Callable[[], PackedWeight]) -> PackedWeight:
+    def get(self, kind: Hashable, tensors: list[torch.Tensor], make: Callable[[], QuantizedWeight]) -> QuantizedWeight:
         """The weight of these tensors; `make` is called when there is none, `kind` says what else it depends on."""
         key = (kind, *map(id, tensors))
         found = self._entries.get(key)
@@ -65,7 +65,7 @@ class WeightCache:
         found.used = next(_clock)
         return found.weight
 
-    def _made(self, key: Hashable, tensors: list[torch.Tensor], make: Callable[[], PackedWeight]) -> _Entry:
+    def _made(self, key: Hashable, tensors: list[torch.Tensor], make: Callable[[], QuantizedWeight]) -> _Entry:
         states = [_state(tensor) for tensor in tensors]
         entries = self._entries
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import torch
 
 from ..errors import FormatError
-from ..weights import AWQWeight, GGUFWeight, GPTQWeight, PackedWeight
+from ..weights import AWQWeight, GGUFWeight, GPTQWeight, QuantizedWeight
 from . import torch as crossing
 from .cache import WEIGHTS
 
@@ -17,7 +17,7 @@ FLOATS = {torch.float16: mx.float16, torch.bfloat16: mx.bfloat16, torch.float32:
 BITS = (2, 3, 4, 8)
 
 
-def awq(qweight: Any, scales: Any, qzeros: Any, group_size: int) -> PackedWeight:
+def awq(qweight: Any, scales: Any, qzeros: Any, group_size: int) -> QuantizedWeight:
     """The weight of AWQ tensors, from the cache or across the bridge."""
     tensors = _together(qweight=qweight, scales=scales, qzeros=qzeros)
     size = integer("group_size", group_size)
@@ -26,7 +26,7 @@ def awq(qweight: Any, scales: Any, qzeros: Any, group_size: int) -> PackedWeight
 
 def gptq(
     qweight: Any, scales: Any, qzeros: Any, g_idx: Any, group_size: int, zero_points: str, bits: int = 4
-) -> PackedWeight:
+) -> QuantizedWeight:
     """The weight of GPTQ tensors, from the cache or across the bridge; `g_idx` may be None or empty."""
     named = {"qweight": qweight, "scales": scales, "qzeros": qzeros}
     if isinstance(g_idx, torch.Tensor) and g_idx.numel() == 0:
@@ -36,13 +36,13 @@ def gptq(
     tensors = _together(**named)
     size = integer("group_size", group_size)
 
-    def make() -> PackedWeight:
+    def make() -> QuantizedWeight:
         return GPTQWeight(*crossing.cross(tensors), group_size=size, bits=bits, zero_points=zero_points)
 
     return WEIGHTS.get(("gptq", size, bits, zero_points), tensors, make)
 
 
-def gguf(W: Any, quant_type: int, m: int, n: int) -> PackedWeight:
+def gguf(W: Any, quant_type: int, m: int, n: int) -> QuantizedWeight:
     """The weight of a GGUF tensor's bytes, from the cache or across the bridge."""
     tensors = _together(W=W)
     kind = integer("quant_type", quant_type)
@@ -50,7 +50,7 @@ def gguf(W: Any, quant_type: int, m: int, n: int) -> PackedWeight:
     return WEIGHTS.get(("gguf", kind, shape), tensors, lambda: GGUFWeight(crossing.to_mlx(W), kind, shape))
 
 
-def dense(weight: PackedWeight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The weight unpacked, in memory of its own on `like`'s device; in its own type by default."""
     if dtype is not None and dtype not in FLOATS:
         raise FormatError(f"dtype: found {dtype}, expected float16, bfloat16 or float32")
@@ -60,7 +60,7 @@ def dense(weight: PackedWeight, like: torch.Tensor, dtype: torch.dtype | None = 
     return out.clone() if weight.format.weights == 1 and wanted == weight.dtype else out
 
 
-def product(x: Any, weight: PackedWeight, bias: Any, like: torch.Tensor) -> torch.Tensor:
+def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> torch.Tensor:
     """x [..., in] through the layer: [..., out] in x's dtype, on its device, without gradients.
 
     Args:

@@ -1,38 +1,75 @@
-"""AWQ, GPTQ, compressed-tensors and GGUF weights on MLX: unpacked, multiplied with, and bridged to torch."""
+"""AWQ, GPTQ, compressed-tensors and GGUF weights on MLX: dequantized, multiplied with, and bridged to torch.
 
-try:
-    import mlx.core  # noqa: F401  # pyright: ignore[reportUnusedImport]
-except ImportError as error:
-    raise ImportError(
-        "mlx-dequant needs MLX with a backend. On Linux: pip install 'mlx-dequant[cpu]', "
-        "or [cuda12] or [cuda13] for an NVIDIA GPU."
-    ) from error
+Nothing here imports MLX before it is used: the formats, the dispatcher and the kernel sources work without it.
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._version import VERSION as __version__
-from .backends import available_backends, current_backend, use_backend
 from .errors import FormatError
-from .functions import dequantize_awq, dequantize_gguf, dequantize_gptq, dequantize_packed
-from .loading import Checkpoint, load
-from .products import linear, take
 from .registry import Format, formats
-from .weights import AWQWeight, GGUFWeight, GPTQWeight, PackedWeight, PackQuantizedWeight
+
+if TYPE_CHECKING:
+    from .backends import available_backends, current_backend, use_backend
+    from .functions import (
+        dequantize_awq,
+        dequantize_compressed_tensors,
+        dequantize_gguf,
+        dequantize_gptq,
+        dequantize_packed,
+    )
+    from .loading import Checkpoint, load
+    from .products import linear, take
+    from .weights import (
+        AWQWeight,
+        CompressedTensorsWeight,
+        GGUFWeight,
+        GPTQWeight,
+        PackQuantizedWeight,
+        QuantizedWeight,
+    )
+
+# What needs MLX, by the module that has it.
+_LAZY = {
+    "backends": ("available_backends", "current_backend", "use_backend"),
+    "functions": (
+        "dequantize_awq",
+        "dequantize_compressed_tensors",
+        "dequantize_gguf",
+        "dequantize_gptq",
+        "dequantize_packed",
+    ),
+    "loading": ("Checkpoint", "load"),
+    "products": ("linear", "take"),
+    "weights": (
+        "AWQWeight",
+        "CompressedTensorsWeight",
+        "GGUFWeight",
+        "GPTQWeight",
+        "PackQuantizedWeight",
+        "QuantizedWeight",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
+# Modules that are attributes of the package too. `lm` needs mlx-lm.
+_MODULES = ("backends", "bridges", "lm", "nn")
 
 __all__ = [
     "AWQWeight",
     "Checkpoint",
+    "CompressedTensorsWeight",
     "Format",
     "FormatError",
     "GGUFWeight",
     "GPTQWeight",
     "PackQuantizedWeight",
-    "PackedWeight",
+    "QuantizedWeight",
     "__version__",
     "available_backends",
     "current_backend",
     "dequantize_awq",
+    "dequantize_compressed_tensors",
     "dequantize_gguf",
     "dequantize_gptq",
     "dequantize_packed",
@@ -45,7 +82,19 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # These need more than mlx-dequant itself: mlx-lm, or time to import.
-    if name in ("lm", "nn"):
-        return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = name if name in _MODULES else _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import mlx.core  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise ImportError(
+            "mlx-dequant needs MLX with a backend. On Linux: pip install 'mlx-dequant[cpu]', "
+            "or [cuda12] or [cuda13] for an NVIDIA GPU."
+        ) from error
+    found = import_module(f".{module}", __name__)
+    return found if name == module else getattr(found, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

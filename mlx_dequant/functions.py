@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .weights import AWQWeight, GGUFWeight, GPTQWeight, PackQuantizedWeight
+from .weights import AWQWeight, GGUFWeight, GPTQWeight, CompressedTensorsWeight
 
 
 def dequantize_awq(
@@ -31,7 +31,7 @@ def dequantize_gptq(
     return GPTQWeight(qweight, scales, qzeros, g_idx, group_size, bits, zero_points).dequantize(dtype)
 
 
-def dequantize_packed(
+def dequantize_compressed_tensors(
     weight_packed: Any,
     weight_scale: Any,
     weight_shape: Sequence[int] | Any,
@@ -41,11 +41,15 @@ def dequantize_packed(
     group_size: int = 128,
     dtype: mx.Dtype | None = None,
 ) -> mx.array:
-    """[out, in] weights of a compressed-tensors layer; the arguments are those of `PackQuantizedWeight`."""
-    weight = PackQuantizedWeight(
+    """[out, in] weights of a compressed-tensors layer; the arguments are those of `CompressedTensorsWeight`."""
+    weight = CompressedTensorsWeight(
         weight_packed, weight_scale, weight_shape, weight_zero_point, weight_g_idx, bits, group_size
     )
     return weight.dequantize(dtype)
+
+
+# The name of the checkpoint's format, "pack-quantized".
+dequantize_packed = dequantize_compressed_tensors
 
 
 def dequantize_gguf(

@@ -16,14 +16,14 @@ from mlx.utils import tree_unflatten
 
 from .errors import FormatError
 from .products import has_value
-from .weights import PackedWeight
+from .weights import QuantizedWeight
 
 
 class _Packed(nn.Module):
     # mlx-lm counts weight.size * 32 // bits parameters in a layer with `bits`.
     bits = 32
 
-    def __init__(self, weight: PackedWeight):
+    def __init__(self, weight: QuantizedWeight):
         super().__init__()
         if len(weight.shape) != 2:
             raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
@@ -35,7 +35,7 @@ class _Packed(nn.Module):
                 super().__setitem__(name, mx.stop_gradient(array))
 
     @property
-    def weight(self) -> PackedWeight:
+    def weight(self) -> QuantizedWeight:
         """The weight that this layer's parameters make up."""
         return self._weight
 
@@ -69,7 +69,7 @@ class PackedLinear(_Packed):
         bias: [out], added in x's type.
     """
 
-    def __init__(self, weight: PackedWeight, bias: mx.array | None = None):
+    def __init__(self, weight: QuantizedWeight, bias: mx.array | None = None):
         super().__init__(weight)
         if bias is not None:
             if bias.shape != (weight.out_features,):
@@ -98,7 +98,7 @@ class PackedEmbedding(_Packed):
         dtype: type of the rows: float32, float16 or bfloat16; the weight's own by default.
     """
 
-    def __init__(self, weight: PackedWeight, dtype: mx.Dtype | None = None):
+    def __init__(self, weight: QuantizedWeight, dtype: mx.Dtype | None = None):
         super().__init__(weight)
         self.dtype = dtype
 
@@ -112,7 +112,7 @@ class PackedEmbedding(_Packed):
 
 
 def pack_model(
-    model: nn.Module, weights: Mapping[str, PackedWeight], strict: bool = True, dtype: mx.Dtype | None = None
+    model: nn.Module, weights: Mapping[str, QuantizedWeight], strict: bool = True, dtype: mx.Dtype | None = None
 ) -> nn.Module:
     """Puts packed weights in the place of a model's `nn.Linear` and `nn.Embedding` layers.
 

@@ -17,12 +17,12 @@ from .dtypes import FLOATS
 from .errors import FormatError
 
 if TYPE_CHECKING:
-    from .weights.base import PackedWeight
+    from .weights.base import QuantizedWeight
 
 INTEGERS = (mx.int32, mx.uint32, mx.int64, mx.uint64, mx.int16, mx.uint16, mx.int8, mx.uint8)
 
 
-def linear(x: mx.array, weight: PackedWeight, bias: mx.array | None = None) -> mx.array:
+def linear(x: mx.array, weight: QuantizedWeight, bias: mx.array | None = None) -> mx.array:
     """x through a linear layer whose weight stays packed.
 
     Differentiable in x and bias, under `mx.grad`, `mx.vmap`, `mx.jvp` and `mx.compile`. Not under
@@ -58,7 +58,7 @@ def linear(x: mx.array, weight: PackedWeight, bias: mx.array | None = None) -> m
     return y + bias.astype(x.dtype)
 
 
-def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+def take(weight: QuantizedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
     """Rows of the [out, in] matrix, as an embedding looks them up; exact to the bit.
 
     Not under `mx.vmap` on a GPU, as `linear`.
@@ -93,7 +93,7 @@ def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype | None = None) -> 
     return rule(ids)
 
 
-def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def product(weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it.
 
     The gradient of one is the other, so no rule needs the unpacked weight.
@@ -156,6 +156,6 @@ def has_value(array: mx.array) -> bool:
     return True
 
 
-def _check_matrix(weight: PackedWeight) -> None:
+def _check_matrix(weight: QuantizedWeight) -> None:
     if len(weight.shape) != 2:
         raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")

@@ -20,7 +20,7 @@ INPUTS: dict[str, tuple[tuple[str, str], ...]] = {
     "gguf": (("blocks", "uint8_t"),),
     "awq": (("qweight", "int"), ("qzeros", "int"), ("scales", "S")),
     "gptq": (("qweight", "int"), ("qzeros", "int"), ("scales", "S"), ("g_idx", "int")),
-    "packed": (("codes", "int"), ("scales", "S"), ("zeros", "int"), ("g_idx", "int")),
+    "compressed_tensors": (("codes", "int"), ("scales", "S"), ("zeros", "int"), ("g_idx", "int")),
 }
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
@@ -136,7 +136,7 @@ ATTRIBUTES = """#undef __global__
 COUNTS = (1, 2, 4, 8)
 
 # Rows that a thread unpacks; the sources say the same, and programs compare them.
-THREAD_ROWS = {"gguf": 1, "awq": 4, "gptq": 8, "packed": 4}
+THREAD_ROWS = {"gguf": 1, "awq": 4, "gptq": 8, "compressed_tensors": 4}
 
 DEQUANTIZE = Kernel("dequantize")
 TAKE = Kernel("take", ("ids",))
@@ -156,12 +156,12 @@ PRODUCT = {
 }
 # Columns that a lane takes of a transposed product of one or two vectors, checked like THREAD_ROWS; of more, 8.
 # A threadgroup has 128 lanes side by side.
-PRODUCT_COLUMNS = {"gguf": 8, "awq": 8, "gptq": 4, "packed": 8}
+PRODUCT_COLUMNS = {"gguf": 8, "awq": 8, "gptq": 4, "compressed_tensors": 8}
 # By vectors.
 PRODUCT_TRANSPOSED = {m: Kernel("product_transposed", ("x",), (m,), 8 * 256) for m in COUNTS}
 # By mma.sync, on CUDA: by vectors, by outputs that four lanes share, and by inputs of each of them. Of a threadgroup's
 # outputs there are 16 times as many.
-MMA_OUTPUTS = {"gguf": 8, "awq": 8, "gptq": 8, "packed": 4}
+MMA_OUTPUTS = {"gguf": 8, "awq": 8, "gptq": 8, "compressed_tensors": 4}
 PRODUCT_MMA = {
     (m, outputs, run): Kernel(
         "product_mma", ("x",), (m, outputs, run), 4 * 16 * outputs, prelude="pairs", near=True, resident=2
@@ -183,8 +183,8 @@ def mma_least(form: Format) -> dict[int, int]:
     """By inputs of a lane, the vectors from which `PRODUCT_MMA` was faster: eight take as long as one there."""
     if form.family == "gguf":
         return {run: 1 if form.name == "q1_0" else 3 for run, names in _MMA_GGUF.items() if form.name in names}
-    single = form.family == "gptq" or form.name == "packed2"
-    return {32: 1 if single else 2, 8: 3 if form.family == "packed" else 2}
+    single = form.family == "gptq" or form.name == "ct2"
+    return {32: 1 if single else 2, 8: 3 if form.family == "compressed_tensors" else 2}
 
 
 def mma_kernels(form: Format) -> set[Kernel]:

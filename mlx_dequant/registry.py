@@ -13,7 +13,7 @@ class Format:
 
     Attributes:
         name: the registry's key, and the struct's name in the shader ("q4_k", "gptq4").
-        family: "gguf", "awq", "gptq" or "packed" (compressed-tensors pack-quantized).
+        family: "gguf", "awq", "gptq" or "compressed_tensors" (pack-quantized).
         bits: bits of a code in a group format; 0 for GGUF.
         weights: weights of a GGUF block; 0 for the group formats.
         bytes: bytes of a GGUF block; 0 for the group formats.
@@ -34,7 +34,7 @@ class Format:
     @property
     def title(self) -> str:
         """The name its own tools print: "Q4_K", "GPTQ 4-bit"."""
-        families = {"awq": "AWQ", "gptq": "GPTQ", "packed": "compressed-tensors"}
+        families = {"awq": "AWQ", "gptq": "GPTQ", "compressed_tensors": "compressed-tensors"}
         if self.family == "gguf":
             return self.name.upper()
         return f"{families[self.family]} {self.bits}-bit"
@@ -93,9 +93,9 @@ _FORMATS: dict[str, Format] = {
     for name, weights, size, number in _ROWS
 }
 _FORMATS["awq4"] = Format("awq4", "awq", bits=4)
-for _family in ("gptq", "packed"):
+for _prefix, _family in (("gptq", "gptq"), ("ct", "compressed_tensors")):
     for _bits in (2, 3, 4, 8):
-        _FORMATS[f"{_family}{_bits}"] = Format(f"{_family}{_bits}", _family, bits=_bits)
+        _FORMATS[f"{_prefix}{_bits}"] = Format(f"{_prefix}{_bits}", _family, bits=_bits)
 
 _BY_GGML_TYPE = {row.ggml_type: row for row in _FORMATS.values() if row.family == "gguf"}
 

@@ -65,7 +65,7 @@ class Far:
         form, layout = self.corner.format, self.corner.layout
         if form.family == "gguf":
             return (columns // form.weights,)
-        return (*layout[:-1], columns // GROUP) if form.family == "packed" else layout
+        return (*layout[:-1], columns // GROUP) if form.family == "compressed_tensors" else layout
 
     def on_host(self) -> SimpleNamespace:
         """The weight as the host backend finds it."""

@@ -30,7 +30,7 @@ def assert_decodes(checkpoint, name: str) -> None:
     """The module `name` unpacks to what its tool unpacked, stored beside it as `.expected` [out, in]."""
     weight, expected = checkpoint.weights[name], checkpoint.weights[f"{name}.expected"]
     found = weight.dequantize()
-    if weight.format.family != "packed":
+    if weight.format.family != "compressed_tensors":
         found = found.T
     assert found.dtype == expected.dtype
     assert_same(found, bits(expected), name)

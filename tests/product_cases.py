@@ -34,7 +34,7 @@ TINY = {mx.float32: 2.0**-149, mx.float16: 2.0**-25, mx.bfloat16: 2.0**-134}
 
 
 @cache
-def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
+def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.QuantizedWeight:
     """A weight of the format as real ones are; with the second of `SIZES` it has act-order."""
     outputs, inputs = size
     form = FORMATS[name]
@@ -52,7 +52,7 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.PackedWeight:
 
 
 @cache
-def wide_groups(name: str) -> mxd.PackedWeight:
+def wide_groups(name: str) -> mxd.QuantizedWeight:
     """Whole groups of 128 inputs, or blocks as many, and where the format allows part of one; outputs past a tile."""
     if FORMATS[name].family == "gguf":
         return weight(name, (132, 1024))
@@ -68,7 +68,7 @@ SCALED = (*SCALE_AT, *(name for name, form in FORMATS.items() if form.family != 
 
 
 @cache
-def small_and_large(name: str) -> mxd.PackedWeight:
+def small_and_large(name: str) -> mxd.QuantizedWeight:
     """One of `SCALED`, with scales from float16's smallest up to 8, which no product of a weight overflows with."""
     packed = weight(name, (288, 672))  # whole tiles and pairs of steps, both ways
     rng = np.random.default_rng(9)
@@ -92,7 +92,7 @@ def small_and_large(name: str) -> mxd.PackedWeight:
 
 def shuffled(
     name: str, inputs: int = 320, outputs: int = 96, size: int = 32, group: np.ndarray | None = None
-) -> mxd.PackedWeight:
+) -> mxd.QuantizedWeight:
     """A weight whose inputs have been shuffled, groups of `size`; or of the groups given."""
     rng = np.random.default_rng(len(name) + inputs)
     packed = random_weights.groups(name, rng, inputs, outputs, size, wild=False, act_order=True)
@@ -101,7 +101,7 @@ def shuffled(
 
 
 @cache
-def exact(packed: mxd.PackedWeight) -> np.ndarray:
+def exact(packed: mxd.QuantizedWeight) -> np.ndarray:
     """[out, in] float64 of the weight, exact to the last bit."""
     with mxd.use_backend("reference"):
         dense = np.array(packed.dequantize(mx.float32)).astype(np.float64)
@@ -117,7 +117,7 @@ def wide(array: mx.array) -> np.ndarray:
     return np.array(array.astype(mx.float32)).astype(np.float64)
 
 
-def check_products(packed: mxd.PackedWeight, dtype: mx.Dtype, count: int, seed: int = 0) -> None:
+def check_products(packed: mxd.QuantizedWeight, dtype: mx.Dtype, count: int, seed: int = 0) -> None:
     """`linear` of `count` vectors and its gradient are as near to exact as `dtype` allows."""
     rng = np.random.default_rng(seed)
     x = numbers(rng, (count, packed.in_features), dtype)
@@ -146,7 +146,7 @@ def check_near(found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> No
     assert (error <= bound).all(), f"{what}: off by {error[worst]:.3g} at {worst}, allowed {bound[worst]:.3g}"
 
 
-def check_single_inputs(packed: mxd.PackedWeight, dtype: mx.Dtype, count: int) -> None:
+def check_single_inputs(packed: mxd.QuantizedWeight, dtype: mx.Dtype, count: int) -> None:
     """Vectors with a single 1 pick rows and columns of the weight, each weight rounded once."""
     rng = np.random.default_rng(count)
     dense = exact(packed).astype(np.float32)
@@ -157,7 +157,7 @@ def check_single_inputs(packed: mxd.PackedWeight, dtype: mx.Dtype, count: int) -
         same_values(call(mx.array(hot).astype(dtype)), matrix[picked], f"{packed} {dtype} {count}")
 
 
-def _transposed(packed: mxd.PackedWeight, cotangent: mx.array) -> mx.array:
+def _transposed(packed: mxd.QuantizedWeight, cotangent: mx.array) -> mx.array:
     x = mx.zeros((len(cotangent), packed.in_features), cotangent.dtype)
     return mx.vjp(packed.linear, [x], [cotangent])[1][0]
 

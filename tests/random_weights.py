@@ -40,7 +40,7 @@ def groups(
     wild: bool = True,
     act_order: bool = False,
     zeros: str = "v1",
-) -> mxd.PackedWeight:
+) -> mxd.QuantizedWeight:
     """A weight of a group format; `inputs` and `outputs` are rounded up to what it can have.
 
     Args:
@@ -49,7 +49,7 @@ def groups(
     form = mxd.formats()[name]
     bits = form.bits
     whole = 32 if bits == 3 else 32 // bits
-    if form.family != "packed":
+    if form.family != "compressed_tensors":
         outputs = -(-outputs // whole) * whole
     if form.family == "gptq":
         inputs = -(-inputs // whole) * whole
@@ -68,7 +68,7 @@ def groups(
             bits,
             zeros,
         )
-    return mxd.PackQuantizedWeight(
+    return mxd.CompressedTensorsWeight(
         _words(rng, outputs, -(-inputs * bits // 32)),
         _scales(rng, (outputs, count), scales, wild),
         (outputs, inputs),

@@ -41,7 +41,7 @@ def group_settings(name: str) -> dict:
     return config["quantization_config"]
 
 
-def group_fixture(name: str) -> tuple[mxd.PackedWeight, mx.array]:
+def group_fixture(name: str) -> tuple[mxd.QuantizedWeight, mx.array]:
     """The weight of a group set, and what its tool unpacked, in the weight's shape and dtype."""
     tensors = group_tensors(name)
     settings = group_settings(name)
@@ -49,7 +49,7 @@ def group_fixture(name: str) -> tuple[mxd.PackedWeight, mx.array]:
     if settings["quant_method"] == "compressed-tensors":
         scheme = settings["config_groups"]["group_0"]["weights"]
         size = scheme["group_size"] or -1
-        return mxd.PackQuantizedWeight(**tensors, bits=scheme["num_bits"], group_size=size), expected
+        return mxd.CompressedTensorsWeight(**tensors, bits=scheme["num_bits"], group_size=size), expected
     if settings["quant_method"] == "awq":
         return mxd.AWQWeight(**tensors, group_size=settings["group_size"]), expected.T
     version = "v2" if settings.get("checkpoint_format") == "gptq_v2" else "v1"

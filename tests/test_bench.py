@@ -17,7 +17,7 @@ from mlx_dequant.bench.contestants.ours import Ours
 
 UNPACK = Case("dequantize", "q4_k", "a small layer", (128, 256))
 PRODUCT = Case("linear", "q4_k", "a small layer", (128, 256), vectors=3)
-FORMATS = ("q4_0", "q4_1", "q8_0", "q4_k", "mxfp4", "awq4", "gptq4", "gptq8", "packed4", "packed2", "gptq4-act")
+FORMATS = ("q4_0", "q4_1", "q8_0", "q4_k", "mxfp4", "awq4", "gptq4", "gptq8", "ct4", "ct2", "gptq4-act")
 
 
 def measured(case, *contestants):
@@ -117,12 +117,12 @@ def test_every_contestant_unpacks_right(name, everyone):
     rows = measured(Case("dequantize", name, "a small layer", (96, 256)), *everyone)
     assert {name: row["note"] for name, row in rows.items() if row["status"] != "timed"} == {}
     assert set(rows) >= {f"mlx-dequant {backend}" for backend in mxd.available_backends()} | {"copy"}
-    if name in ("q4_0", "q4_1", "q8_0", "awq4", "gptq4", "gptq8", "packed4", "packed2", "mxfp4"):
+    if name in ("q4_0", "q4_1", "q8_0", "awq4", "gptq4", "gptq8", "ct4", "ct2", "mxfp4"):
         assert "MLX own" in rows
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
-@pytest.mark.parametrize("name", ["q4_k", "awq4", "packed4", "mxfp4"])
+@pytest.mark.parametrize("name", ["q4_k", "awq4", "ct4", "mxfp4"])
 def test_every_contestant_multiplies_right(name, dtype, everyone):
     rows = measured(Case("linear", name, "a small layer", (96, 256), dtype, 1), *everyone)
     wrong = {name: row["note"] for name, row in rows.items() if row["status"] != "timed"}

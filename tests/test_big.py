@@ -25,7 +25,7 @@ full = pytest.mark.full
 
 # 2^36 weights: more than 2^32 words of 3 bits, and of every GGUF type more than 2^32 bytes.
 ROWS, COLUMNS = 1 << 23, 1 << 13
-FEW = ("q8_0", "q4_k", "awq4", "gptq3", "packed3")
+FEW = ("q8_0", "q4_k", "awq4", "gptq3", "ct3")
 names = pytest.mark.parametrize("name", [name if name in FEW else pytest.param(name, marks=full) for name in FORMATS])
 
 
@@ -67,7 +67,7 @@ def test_a_kernel_reads_a_far_corner(name, monkeypatch):
     assert_same(found, rounded(far.expected(), mx.float16), name)
 
 
-@pytest.mark.parametrize("name", ["q4_0", "gptq4", "packed3"])
+@pytest.mark.parametrize("name", ["q4_0", "gptq4", "ct3"])
 def test_a_launch_of_too_many_threads_is_split(name):
     """A grid counts threads in 32 bits: here as if in 10."""
     rng = np.random.default_rng(1)

@@ -78,7 +78,7 @@ def test_groups(name, scales):
         weights += [
             random_weights.groups(name, rng, 64, 64, zeros=zeros, scales=scales) for zeros in ("v1-field", "v2")
         ]
-    if name.startswith("packed"):
+    if name.startswith("ct"):
         weights += [
             random_weights.groups(name, rng, *size, zeros="none", scales=scales)
             for size in ((1, 1), (5, 1), (13, 9), (263, 2), (520, 9))

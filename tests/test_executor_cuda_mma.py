@@ -17,7 +17,7 @@ from mlx_dequant.programs import mma_least
 
 pytestmark = needs_compiler
 
-FAST = ("awq4", "gptq4", "gptq3", "packed4", "q3_k", "q4_k")
+FAST = ("awq4", "gptq4", "gptq3", "ct4", "q3_k", "q4_k")
 LANES = {name: max(mma_least(form)) for name, form in FORMATS.items() if mma_least(form)}
 
 
@@ -62,7 +62,7 @@ def test_weights_are_exact(name):
             check_single_inputs(wide_groups(name), dtype, 4)
 
 
-@pytest.mark.parametrize(("name", "size"), [("awq4", (40, 77)), ("packed4", (37, 96))])
+@pytest.mark.parametrize(("name", "size"), [("awq4", (40, 77)), ("ct4", (37, 96))])
 def test_sizes_that_nothing_divides(name, size):
     packed = weight(name, size)
     assert run(packed, 3) == 8
@@ -72,13 +72,13 @@ def test_sizes_that_nothing_divides(name, size):
 
 @pytest.mark.full
 @pytest.mark.parametrize("order", executor.ORDERS)
-@pytest.mark.parametrize("name", ["awq4", "packed4"])
+@pytest.mark.parametrize("name", ["awq4", "ct4"])
 def test_every_order(name, order):
     with mma(order=order):
         check_products(wide_groups(name), mx.float16, 8)
 
 
-@pytest.mark.parametrize("name", mostly_full(LANES, fast="packed2"))
+@pytest.mark.parametrize("name", mostly_full(LANES, fast="ct2"))
 def test_no_read_leaves_a_buffer(name, watched):
     with mma(**watched):
         check_products(wide_groups(name), mx.float16, 3)
@@ -88,7 +88,7 @@ def test_what_is_not_for_mma():
     bfloats = random_weights.groups("gptq4", np.random.default_rng(7), 256, 64, 128, mx.bfloat16)
     others = [(wide_groups("iq3_s"), mx.bfloat16, 8), (wide_groups("gptq4"), mx.float32, 8), (bfloats, mx.float16, 8)]
     others += [(wide_groups("q6_k"), mx.float16, 8), (wide_groups("iq2_xs"), mx.float16, 2)]
-    others += [(weight("gptq4", SIZES[1]), mx.float16, 8), (weight("packed4", (40, 72)), mx.float16, 8)]
+    others += [(weight("gptq4", SIZES[1]), mx.float16, 8), (weight("ct4", (40, 72)), mx.float16, 8)]
     with patch.object(crossover, "generation", lambda target: 80):
         assert [crossover.mma_run("cuda", dtype, vectors, packed) for packed, dtype, vectors in others] == [0] * 7
     with patch.object(crossover, "generation", lambda target: 75):
@@ -99,9 +99,9 @@ def test_what_is_not_for_mma():
 MISTAKES = {
     "pairs of other inputs": ("gptq4", "? 0x5410 : 0x7632", "? 0x7632 : 0x5410"),
     "fields of another word": ("awq4", "shift / 8 * 0x1111 + 0x4400", "shift / 8 * 0x1111"),
-    "neighbours in another order": ("packed3", "pairs[i / 2 * stride] =", "pairs[(COUNT - 1 - i) / 2 * stride] ="),
+    "neighbours in another order": ("ct3", "pairs[i / 2 * stride] =", "pairs[(COUNT - 1 - i) / 2 * stride] ="),
     "another output's sums": ("awq4", "part[i / 2][i % 2 * 2 + k]", "part[i / 2][i % 2 + k]"),
-    "another output's scale": ("packed4", "by[i].scale * part", "by[0].scale * part"),
+    "another output's scale": ("ct4", "by[i].scale * part", "by[0].scale * part"),
     "another lane's vectors": ("gptq4", "lane % 4 == m / 2", "lane % 4 == m % 4"),
     "another output's min": ("q4_k", "by[i].min * all[k]", "by[0].min * all[k]"),
     "inputs twice": ("gptq4", "at += stride", "at += stride / 2"),

@@ -38,23 +38,23 @@ def tiles(instruction, groups=1, clustered=crossover.CLUSTERED, **options):
 
 @pytest.mark.parametrize("rows", mostly_full((17, 64, 100, 200), fast=17))
 @pytest.mark.parametrize("instruction", GENERATIONS)
-@pytest.mark.parametrize("name", ["q4_k", "gptq4", "awq4", "packed4"])
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", "awq4", "ct4"])
 def test_tiles(name, instruction, rows):
     with tiles(instruction, order="ahead"):
         check_products(weight(name, MANY), DTYPES[1 + rows % 2], rows)
 
 
-STAGED_FORMATS = ("q4_0", "q6_k", "q8_0", "mxfp4", "packed4", "packed3", "awq4", "gptq4", "gptq3")
+STAGED_FORMATS = ("q4_0", "q6_k", "q8_0", "mxfp4", "ct4", "ct3", "awq4", "gptq4", "gptq3")
 
 
 @pytest.mark.parametrize("name", mostly_full(STAGED_FORMATS, fast="awq4"))
 def test_tiles_of_256_vectors(name):
     with tiles("wgmma", order="ahead"):
-        check_products(weight(name, LONG), mx.bfloat16 if name == "packed3" else mx.float16, 200)
+        check_products(weight(name, LONG), mx.bfloat16 if name == "ct3" else mx.float16, 200)
 
 
 @pytest.mark.parametrize("rows", [17, 130])
-@pytest.mark.parametrize("name", mostly_full(("gptq4", "packed4"), fast="gptq4"))
+@pytest.mark.parametrize("name", mostly_full(("gptq4", "ct4"), fast="gptq4"))
 def test_tiles_of_inputs_in_no_order(name, rows):
     outputs, inputs = LONG
     packed = random_weights.groups(name, np.random.default_rng(5), inputs, outputs, 32, wild=False, act_order=True)
@@ -69,7 +69,7 @@ def test_threadgroups_share_inputs_by_pairs_of_steps():
 
 # Formats that have an arithmetic like another's, but for their bits.
 ALIKE = {"q4_0", "q5_0", "q8_0", "q1_0", "q2_0", "tq1_0", "tq2_0", "nvfp4", "iq1_s", "iq2_xxs", "iq2_xs", "iq2_s"}
-ALIKE |= {"iq3_xxs", "gptq2", "gptq4", "gptq8", "packed2", "packed3", "packed8"}
+ALIKE |= {"iq3_xxs", "gptq2", "gptq4", "gptq8", "ct2", "ct3", "ct8"}
 
 
 @pytest.mark.parametrize("dtype", mostly_full((mx.float16, mx.bfloat16), fast=mx.float16), ids=str)

@@ -82,7 +82,7 @@ def test_groups_of_random_bits(name, scales, dtype):
         check(random_weights.groups(name, rng, inputs, outputs, scales=scales), dtype)
 
 
-@pytest.mark.parametrize("name", [name for name in GROUP_FORMATS if name.startswith("packed")])
+@pytest.mark.parametrize("name", [name for name in GROUP_FORMATS if name.startswith("ct")])
 def test_packed_rows_of_any_length(name):
     rng = np.random.default_rng(4)
     for inputs, outputs in ((1, 1), (5, 1), (13, 9), (263, 2), (520, 9)):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to r
 
 # One of each way to read memory: bytes, half words, words, tables; act-order, streams that straddle.
 FEW_GGUF = ["q4_k", "q8_0", "mxfp4", "iq3_s"]
-FEW_GROUPS = ["awq4", "gptq3", "packed3"]
+FEW_GROUPS = ["awq4", "gptq3", "ct3"]
 full = pytest.mark.full
 
 
@@ -48,7 +48,7 @@ def test_groups(name):
             check(random_weights.groups(name, rng, inputs, outputs, group_size), mx.float16)
     if name != "awq4":
         check(random_weights.groups(name, rng, 70, 32, act_order=True), mx.float16)
-    if name.startswith("packed"):
+    if name.startswith("ct"):
         check(random_weights.groups(name, rng, 70, 9, zeros="none"), mx.float16)
 
 
@@ -81,12 +81,12 @@ def test_group_fixtures(name):
     check(weight, weight.dtype)
 
 
-@pytest.mark.parametrize("name", ["q4_k", "gptq4", pytest.param("packed3", marks=full)])
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", pytest.param("ct3", marks=full)])
 def test_no_two_threads_write_one_weight(name):
     rng = np.random.default_rng(5)
     if name in GGUF_FORMATS:
         weight = random_weights.gguf(name, rng, 16, 264)
     else:
-        shape = (264, 16) if name.startswith("packed") else (16, 264)
+        shape = (264, 16) if name.startswith("ct") else (16, 264)
         weight = random_weights.groups(name, rng, *shape)
     check(weight, mx.float16, "thread")

@@ -74,7 +74,7 @@ def test_packed_picture(width, symmetric, backend):
     scales = [[SCALES[(g + o) % 4] for g in range(3)] for o in range(5)]
     expected = [[(q[o][i] - z[i // 8][o]) * scales[o][i // 8] for i in range(21)] for o in range(5)]
     zeros = [stream([zero + offset for zero in line], width) for line in z]
-    weight = mxd.PackQuantizedWeight(
+    weight = mxd.CompressedTensorsWeight(
         np.array([stream([code + offset for code in line], width) for line in q], np.int32),
         np.array(scales, np.float16),
         (5, 21),
@@ -83,9 +83,9 @@ def test_packed_picture(width, symmetric, backend):
         group_size=8,
     )
     assert weight.shape == (5, 21)
-    assert_same(weight.dequantize(mx.float32), bits(np.array(expected, np.float32)), f"packed{width}")
+    assert_same(weight.dequantize(mx.float32), bits(np.array(expected, np.float32)), f"ct{width}")
 
 
 def test_every_group_format_has_a_picture():
     groups = {name for name, form in mxd.formats().items() if form.family != "gguf"}
-    assert groups == {"awq4", *(f"{family}{width}" for family in ("gptq", "packed") for width in (2, 3, 4, 8))}
+    assert groups == {"awq4", *(f"{family}{width}" for family in ("gptq", "ct") for width in (2, 3, 4, 8))}

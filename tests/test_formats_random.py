@@ -97,7 +97,7 @@ def test_packed(width, data, seed, outputs, inputs, size):
     groups = 1 if size == -1 else -(-inputs // size)
     zeros = some_words(rng, -(-outputs * width // 32), groups) if data.draw(st.booleans(), "asymmetric") else None
     index = rng.integers(0, groups, inputs).astype(np.int32) if data.draw(st.booleans(), "act order") else None
-    weight = mxd.PackQuantizedWeight(
+    weight = mxd.CompressedTensorsWeight(
         some_words(rng, outputs, -(-inputs * width // 32)),
         some_scales(rng, (outputs, groups), scales),
         (outputs, inputs),

@@ -60,7 +60,7 @@ def test_a_folder_computes_what_transformers_does(name, small, tokenizer):
     assert_close(ours, theirs)
     block = ours.model.layers[0]
     assert isinstance(block.mlp.up_proj, PackedLinear)
-    assert block.mlp.up_proj.weight.format.family in ("gptq", "awq", "packed")
+    assert block.mlp.up_proj.weight.format.family in ("gptq", "awq", "compressed_tensors")
     # Of another type than the activations: stays as it is.
     assert isinstance(ours.model.embed_tokens, PackedEmbedding)
     assert ours.model.embed_tokens.weight.format.name == "f16"

@@ -27,7 +27,7 @@ def q4_0(rows: int, columns: int, seed: int = 0) -> mxd.GGUFWeight:
     return mxd.GGUFWeight(blocks.reshape(rows, -1), "Q4_0")
 
 
-def dense(weight: mxd.PackedWeight) -> mx.array:
+def dense(weight: mxd.QuantizedWeight) -> mx.array:
     """float32 [out, in]."""
     unpacked = weight.dequantize(mx.float32)
     return unpacked.T if weight.by_inputs else unpacked
@@ -41,7 +41,7 @@ def every_family():
     return ["gguf", *chosen.values()]
 
 
-def weight_of(name: str) -> mxd.PackedWeight:
+def weight_of(name: str) -> mxd.QuantizedWeight:
     if name == "gguf":
         return mxd.GGUFWeight(gguf_fixture("q4_k")["real"][0], "Q4_K")
     return group_fixture(name)[0]
@@ -66,7 +66,7 @@ class Model(nn.Module):
         return self.words.as_linear(x + narrow(nn.gelu(wide(x))))
 
 
-def packed_weights() -> dict[str, mxd.PackedWeight]:
+def packed_weights() -> dict[str, mxd.QuantizedWeight]:
     return {"words": q4_0(96, 64, 1), "layers.0": q4_0(128, 64, 2), "layers.1": q4_0(64, 128, 3)}
 
 

@@ -55,7 +55,7 @@ def test_products(name, dtype, rows, few):
 
 
 @pytest.mark.parametrize(
-    "name", ["q4_k", "iq2_xs", pytest.param("packed3", marks=full), pytest.param("f16", marks=full)]
+    "name", ["q4_k", "iq2_xs", pytest.param("ct3", marks=full), pytest.param("f16", marks=full)]
 )
 def test_four_share_long_rows(name):
     """Rows that are no multiple of what four simdgroups take at once, and shorter ones."""
@@ -109,7 +109,7 @@ def test_splits_fill_a_gpu():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["q4_k", "awq4", pytest.param("packed3", marks=full)])
+@pytest.mark.parametrize("name", ["q4_k", "awq4", pytest.param("ct3", marks=full)])
 def test_unpacked_products_are_of_parts(name, dtype):
     """The weight is unpacked in parts, 32 rows or columns of it at a time."""
     with by("unpacked"), patch.object(gpu, "DENSE", 1), executor.metal():
@@ -117,7 +117,7 @@ def test_unpacked_products_are_of_parts(name, dtype):
 
 
 @pytest.mark.parametrize(("target", "generation"), [("metal", 0), ("cuda", 80), ("cuda", 90)])
-@pytest.mark.parametrize("name", ["q4_k", "q8_0", "gptq4", "packed4"])
+@pytest.mark.parametrize("name", ["q4_k", "q8_0", "gptq4", "ct4"])
 def test_ways(name, target, generation, monkeypatch):
     """Few vectors stay packed; float32 has no tiles; on Hopper weights in order stay with them."""
     monkeypatch.setattr(crossover, "generation", lambda target: generation)
@@ -130,7 +130,7 @@ def test_ways(name, target, generation, monkeypatch):
             assert least == {"packed": 1, "tiled": 10**9, "unpacked": 129}
             continue
         hopper = generation == 90
-        last = {"gptq4": 769 if hopper else 257, "packed4": 257}.get(name, 10**9 if hopper else 385)
+        last = {"gptq4": 769 if hopper else 257, "ct4": 257}.get(name, 10**9 if hopper else 385)
         assert least == {"packed": 1, "tiled": 17, "unpacked": last}
 
 
@@ -208,13 +208,13 @@ def test_another_order_under_sanitizers(device, inputs, sanitizer):
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        pytest.param(name, count, marks=() if (name, count) in (("gptq3", 17), ("packed8", 9)) else full)
-        for name in ("gptq4", "gptq3", "packed4", "packed8")
+        pytest.param(name, count, marks=() if (name, count) in (("gptq3", 17), ("ct8", 9)) else full)
+        for name in ("gptq4", "gptq3", "ct4", "ct8")
         for count in (1, 9, 17)
     ],
 )
 def test_products_of_sorted_weights(name, count):
-    packed = shuffled(name, 301 if name == "packed8" else 320)  # rows that are aligned and rows that are not
+    packed = shuffled(name, 301 if name == "ct8" else 320)  # rows that are aligned and rows that are not
     for device in (executor.metal, executor.cuda):
         with device():
             check_products(packed, DTYPES[count % 3], count)
@@ -226,11 +226,11 @@ def test_products_of_sorted_weights(name, count):
 def test_no_read_of_sorted_weights_leaves_a_buffer(inputs, watched):
     for device in (executor.metal, executor.cuda):
         with device(**watched):
-            check_products(shuffled("packed4", inputs), mx.float16, 3)
+            check_products(shuffled("ct4", inputs), mx.float16, 3)
 
 
 @pytest.mark.parametrize("few", SHARED)
-@pytest.mark.parametrize("name", ["q4_k", "gptq4", "packed3", "f32"])
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", "ct3", "f32"])
 def test_every_order_gives_one_result(name, few):
     packed = weight(name)
     x = mx.array(np.random.default_rng(1).normal(size=(4, packed.in_features)).astype(np.float32))
@@ -257,7 +257,7 @@ def test_every_order_gives_one_tiled_result(name):
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
 @pytest.mark.parametrize("few", SHARED)
-@pytest.mark.parametrize("name", ["q4_0", *(pytest.param(name, marks=full) for name in ("gptq4", "packed3", "f16"))])
+@pytest.mark.parametrize("name", ["q4_0", *(pytest.param(name, marks=full) for name in ("gptq4", "ct3", "f16"))])
 def test_products_under_sanitizers(name, few, sanitizer):
     obstacle = executor.obstacle(sanitizer)
     if obstacle:
@@ -290,7 +290,7 @@ def test_take(name, dtype):
             assert_same(packed.take(mx.array(ids), dtype), expected, f"{packed} {dtype}")
 
 
-@pytest.mark.parametrize("name", ["q8_0", "awq4", "packed3"])
+@pytest.mark.parametrize("name", ["q8_0", "awq4", "ct3"])
 def test_an_id_out_of_range_gives_nan(name):
     packed = weight(name)
     count = packed.out_features

@@ -15,7 +15,7 @@ import mlx_dequant as mxd
 from mlx_dequant import backends, products
 from mlx_dequant.backends.host.compiler import compiler
 
-NAMES = ("q4_k", "gptq4", "packed3", "f32")
+NAMES = ("q4_k", "gptq4", "ct3", "f32")
 NEAR = 2e-5
 
 

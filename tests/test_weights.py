@@ -17,7 +17,7 @@ def test_shapes_and_features():
         assert weight.shape == shape
         assert (weight.in_features, weight.out_features) == (576, 32)
         assert weight.dequantize().shape == shape
-    assert [weight.format.name for weight in (awq, gptq, packed)] == ["awq4", "gptq4", "packed4"]
+    assert [weight.format.name for weight in (awq, gptq, packed)] == ["awq4", "gptq4", "ct4"]
     blocks = mxd.GGUFWeight(gguf_fixture("q4_k")["real"][0], "Q4_K")
     assert (blocks.shape, blocks.in_features, blocks.out_features) == ((4, 1536), 1536, 4)
     assert blocks.format is mxd.formats()["q4_k"]
@@ -70,8 +70,8 @@ EMPTY = {
     "awq no outputs": lambda: mxd.AWQWeight(*words((128, 0), (1, 0), (1, 0))),
     "gptq no inputs": lambda: mxd.GPTQWeight(*words((0, 8), (0, 8), (0, 1))),
     "gptq no outputs": lambda: mxd.GPTQWeight(*words((16, 0), (1, 0), (1, 0))),
-    "packed no inputs": lambda: mxd.PackQuantizedWeight(*words((3, 0), (3, 0)), (3, 0)),
-    "packed no outputs": lambda: mxd.PackQuantizedWeight(*words((0, 16), (0, 1)), (0, 128)),
+    "packed no inputs": lambda: mxd.CompressedTensorsWeight(*words((3, 0), (3, 0)), (3, 0)),
+    "packed no outputs": lambda: mxd.CompressedTensorsWeight(*words((0, 16), (0, 1)), (0, 128)),
 }
 
 
@@ -149,7 +149,7 @@ def test_results_do_not_share_memory(backend):
 
 def test_functions_take_the_same_arguments(backend):
     """The one-call forms, and the type they give by default."""
-    for name, function in ((AWQ, mxd.dequantize_awq), (GPTQ, mxd.dequantize_gptq), (PACKED, mxd.dequantize_packed)):
+    for name, function in ((AWQ, mxd.dequantize_awq), (GPTQ, mxd.dequantize_gptq), (PACKED, mxd.dequantize_compressed_tensors)):
         tensors = group_tensors(name)
         expected = tensors.pop("expected")
         expected = expected if name == PACKED else expected.T

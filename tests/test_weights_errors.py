@@ -36,7 +36,7 @@ def gptq(**more):
 def packed(**more):
     """10 outputs, 100 inputs in four groups."""
     good = {"weight_packed": ints(10, 13), "weight_scale": halves(10, 4), "weight_shape": (10, 100), "group_size": 32}
-    return mxd.PackQuantizedWeight(**{**good, **more})
+    return mxd.CompressedTensorsWeight(**{**good, **more})
 
 
 def index(*groups):

@@ -9,7 +9,7 @@ from product_cases import FORMATS, check_products, exact, numbers, shuffled
 import mlx_dequant as mxd
 from mlx_dequant.backends.crossover import FEW_ROWS
 
-NAMES = [name for name, form in FORMATS.items() if form.family in ("gptq", "packed")]
+NAMES = [name for name, form in FORMATS.items() if form.family in ("gptq", "compressed_tensors")]
 UNEVEN = np.arange(128) % 3 % 2  # 86 of group 0, 42 of group 1
 
 
@@ -28,7 +28,7 @@ def test_sorted_weights_are_the_same(name, inputs):
 
 def test_parts_are_sorted_alike(monkeypatch):
     """Codes are unpacked a few outputs at a time."""
-    for name in ("gptq3", "packed4"):
+    for name in ("gptq3", "ct4"):
         whole = shuffled(name).in_order()
         monkeypatch.setattr("mlx_dequant.weights.in_order.UNPACKED", 4 * 320 * 7)
         parts = shuffled(name).in_order()
@@ -36,7 +36,7 @@ def test_parts_are_sorted_alike(monkeypatch):
         np.testing.assert_array_equal(exact(parts.weight), exact(whole.weight))
 
 
-@pytest.mark.parametrize("name", ["gptq4", "packed4"])
+@pytest.mark.parametrize("name", ["gptq4", "ct4"])
 @pytest.mark.parametrize(
     ("size", "group"),
     [(16, None), (64, UNEVEN), (64, np.zeros(128)), (64, np.ones(128))],
@@ -53,7 +53,7 @@ def test_what_cannot_be_sorted_stays(name, size, group):
 
 
 def test_weights_in_order_are_not_sorted():
-    for name in ("gptq4", "packed4", "awq4"):
+    for name in ("gptq4", "ct4", "awq4"):
         packed = random_weights.groups(name, np.random.default_rng(0), 128, 64, 32)
         assert packed.in_order() is None and not packed.derived
 
@@ -72,7 +72,7 @@ def test_sorted_weights_are_kept_and_nothing_else_changes():
 
 
 @pytest.mark.parametrize("backend", mxd.available_backends())
-@pytest.mark.parametrize("name", ["gptq4", "packed4"])
+@pytest.mark.parametrize("name", ["gptq4", "ct4"])
 def test_a_first_product_inside_compile(name, backend):
     packed = shuffled(name, 512, FEW_ROWS)
     x = numbers(np.random.default_rng(0), (3, packed.in_features), mx.float32)

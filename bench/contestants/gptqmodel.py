@@ -47,7 +47,7 @@ class GPTQModel:
         error = rounded_weights(case) if case.operation == "linear" else EXACT
         return Ready(call, synchronised(self.device), numpy, error)
 
-    def _layer(self, w: mxd.PackedWeight) -> Any:
+    def _layer(self, w: mxd.QuantizedWeight) -> Any:
         import torch
 
         from .torch_plain import tensors

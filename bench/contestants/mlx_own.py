@@ -57,7 +57,7 @@ class MLXOwn:
         return Ready(call, wait, numpy, error)
 
 
-def converted(w: mxd.PackedWeight, dtype: str) -> Any:
+def converted(w: mxd.QuantizedWeight, dtype: str) -> Any:
     """MLX's codes, scales and biases of a weight, and its settings; None where it has no such format."""
     if w.format.name == "mxfp4":
         blocks = np.asarray(w.inputs["blocks"]).reshape(w.rows, -1, w.format.bytes)
@@ -90,7 +90,7 @@ def fields(packed: np.ndarray, bits: int, axis: int) -> np.ndarray:
     return np.moveaxis(found.reshape(*octets.shape[:-1], -1), -1, axis)
 
 
-def affine(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int] | None:
+def affine(w: mxd.QuantizedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int] | None:
     """uint8 codes [out, in], scales and biases [out, groups], bits and group size, of weights scale * code + bias."""
     if w.format.family == "gguf":
         return _gguf(w)
@@ -98,7 +98,7 @@ def affine(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int
     if bits not in BITS or size not in (32, 64, 128) or w.inputs.get("g_idx") is not None:
         return None
     scales = plain(w.inputs["scales"]).astype(np.float32)
-    if w.format.family == "packed":
+    if w.format.family == "compressed_tensors":
         q = fields(plain(w.inputs["codes"]), bits, 1)
         zeros = w.inputs["zeros"]
         z = np.full(scales.shape, 1 << bits - 1) if zeros is None else fields(plain(zeros), bits, 0)
@@ -112,7 +112,7 @@ def affine(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int
     return np.ascontiguousarray(q.T), scales.T, (scales * -z.astype(np.float32)).T, bits, size
 
 
-def _gguf(w: mxd.PackedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int] | None:
+def _gguf(w: mxd.QuantizedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int] | None:
     if w.format.name not in ("q4_0", "q4_1", "q8_0"):
         return None
     blocks = np.asarray(w.inputs["blocks"]).reshape(w.rows, -1, w.format.bytes)

@@ -84,7 +84,7 @@ def q4_k(held: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype
 
 
 UNPACK: dict[str, Callable[..., torch.Tensor]] = {
-    "awq4": awq, "gptq4": gptq, "packed4": packed, "q8_0": q8_0, "q4_0": q4_0, "q4_k": q4_k,
+    "awq4": awq, "gptq4": gptq, "ct4": packed, "q8_0": q8_0, "q4_0": q4_0, "q4_k": q4_k,
 }  # fmt: skip
 
 
@@ -142,7 +142,7 @@ class TorchPlain:
         return Ready(call, synchronised(self.device), numpy, error)
 
 
-def tensors(w: mxd.PackedWeight, device: str) -> dict[str, torch.Tensor]:
+def tensors(w: mxd.QuantizedWeight, device: str) -> dict[str, torch.Tensor]:
     """The packed arrays on torch's device."""
     return {name: given(array, device) for name, array in w.inputs.items() if array is not None}
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 from . import cuda, host, metal, reference
 
 if TYPE_CHECKING:
-    from ..weights.base import PackedWeight
+    from ..weights.base import QuantizedWeight
 
 # Best first. Each has available(), dequantize(weight, dtype), product(weight, x, transpose) and
 # take(weight, ids, dtype, axis).
@@ -76,14 +76,14 @@ def _checked(name: str) -> str:
     return name
 
 
-def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
+def dequantize(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
     """`weight` unpacked by the backend in force."""
     if weight.size == 0:
         return mx.zeros(weight.shape, dtype)
     return _BACKENDS[current_backend()].dequantize(weight, dtype)
 
 
-def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def product(weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it."""
     wide = weight.rows if transpose else weight.columns
     if weight.size == 0 or x.size == 0:
@@ -95,7 +95,7 @@ def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
     return _BACKENDS[name].product(weight, x, transpose)
 
 
-def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+def take(weight: QuantizedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
     """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1)."""
     length = weight.rows if axis else weight.columns
     if weight.size == 0 or ids.size == 0:

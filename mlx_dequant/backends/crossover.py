@@ -12,7 +12,7 @@ from ..dtypes import is_stored
 from ..programs import NOT_BFLOAT16, REORDER, REORDER_WHOLE, TILES, Kernel, Tile, mma_least, reorder_whole
 
 if TYPE_CHECKING:
-    from ..weights.base import PackedWeight
+    from ..weights.base import QuantizedWeight
 
 # Ways to multiply and the vectors from which each is taken, best for many last. "packed" unpacks
 # into registers, 8 vectors a pass; "tiled" into matrices; "unpacked" a part of the weight, for MLX's
@@ -58,7 +58,7 @@ def generation(target: str) -> int:
     return int(re.sub(r"\D", "", str(said)) or 0)
 
 
-def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None = None) -> str:
+def way(target: str, dtype: mx.Dtype, vectors: int, weight: QuantizedWeight | None = None) -> str:
     """How to multiply: "packed", "tiled", "unpacked", or "stored" by MLX as it is. Without a weight, as most."""
     hopper = generation(target) == 90
     # Tiles have no room to bring weights of four bytes ahead.
@@ -72,7 +72,7 @@ def way(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight | None 
     return "stored" if stored and found != "packed" else found
 
 
-def _is_looked_up(weight: PackedWeight) -> bool:
+def _is_looked_up(weight: QuantizedWeight) -> bool:
     """Whether the 32 inputs that a lane of a tile takes may be of several groups."""
     return weight.has_g_idx or (weight.by_inputs and weight.layout[0] % 32 != 0)
 
@@ -82,7 +82,7 @@ def groups(family: str, vectors: int) -> int:
     return SINGLE_GROUPS.get(family, GROUPS) if vectors == 1 else GROUPS
 
 
-def mma_run(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight) -> int:
+def mma_run(target: str, dtype: mx.Dtype, vectors: int, weight: QuantizedWeight) -> int:
     """Inputs that a lane takes where up to 8 vectors are multiplied by mma.sync, or 0 where they are not.
 
     Four lanes' inputs have to share a scale, and codes have to be exact in float16 and in x's type. To make bfloat16 of
@@ -94,7 +94,7 @@ def mma_run(target: str, dtype: mx.Dtype, vectors: int, weight: PackedWeight) ->
     scaled = form.family == "gguf" or weight.scales_dtype == mx.float16
     # What a lane reads at once has to be there, and aligned.
     whole = weight.columns % 8 == 0 if weight.by_inputs else weight.rows >= 8
-    aligned = form.family != "packed" or weight.columns % 32 == 0
+    aligned = form.family != "compressed_tensors" or weight.columns % 32 == 0
     if generation(target) < 80 or weight.has_g_idx or not (exact and scaled and whole and aligned):
         return 0
     size = form.weights if form.family == "gguf" else weight.layout[0]

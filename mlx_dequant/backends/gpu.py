@@ -41,7 +41,7 @@ from . import crossover
 from .launch import Region, sizes, whole
 
 if TYPE_CHECKING:
-    from ..weights.base import PackedWeight
+    from ..weights.base import QuantizedWeight
 
 Launch = Callable[..., list[mx.array]]
 
@@ -83,7 +83,7 @@ def _stream_of_clusters() -> mx.ThreadLocalStream:
     return mx.new_thread_local_stream(mx.gpu)
 
 
-def held(weight: PackedWeight) -> list[mx.array]:
+def held(weight: QuantizedWeight) -> list[mx.array]:
     """The weight's arrays as the kernels want them: contiguous, and of 8 elements or more.
 
     Metal would get smaller ones in another address space. Absent ones are stood in for.
@@ -115,7 +115,7 @@ def _numbers(values: tuple[int, ...]) -> mx.array:
 
 def _run(
     target: str,
-    weight: PackedWeight | None,
+    weight: QuantizedWeight | None,
     operation: Kernel,
     inputs: list[mx.array],
     numbers: list[int],
@@ -146,11 +146,11 @@ def _run(
     return mx.stop_gradient(out)
 
 
-def dequantize(target: str, weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
+def dequantize(target: str, weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
     return region(target, weight, dtype, whole(weight)).reshape(weight.shape)
 
 
-def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> mx.array:
+def region(target: str, weight: QuantizedWeight, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights, unpacked."""
     rows = THREAD_ROWS[weight.format.family]
     across = -(-part.columns // 2048)
@@ -164,7 +164,7 @@ def region(target: str, weight: PackedWeight, dtype: mx.Dtype, part: Region) -> 
     return _run(target, weight, DEQUANTIZE, [], sizes(weight, part, *divider(across)), tiles, shape, dtype)
 
 
-def take(target: str, weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+def take(target: str, weight: QuantizedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
     """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1).
 
     An id out of range gives NaN: a launch cannot see the values, nor raise.
@@ -186,7 +186,7 @@ def _int32(ids: mx.array) -> mx.array:
     return ids.astype(mx.int32)
 
 
-def product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def product(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """x [vectors, columns] times the stored matrix transposed (`transpose`), or x [vectors, rows] times it.
 
     A weight with act-order is sorted by group once, where its groups allow it: otherwise each input looks up its scale.
@@ -207,7 +207,7 @@ def _reordered(target: str, x: mx.array, order: mx.array) -> mx.array:
     return _run(target, None, operation, [x, order], [vectors, inputs], groups, x.shape, x.dtype)
 
 
-def _product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def _product(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     vectors = x.shape[0]
     way = crossover.way(target, x.dtype, vectors, weight)
     if way == "stored":
@@ -222,7 +222,7 @@ def _product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) ->
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
 
-def _pass(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def _pass(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """Of as many vectors as are multiplied in one pass over the packed weight."""
     run = crossover.mma_run(target, x.dtype, x.shape[0], weight) if transpose != weight.by_inputs else 0
     if run:
@@ -230,7 +230,7 @@ def _pass(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx
     return (_packed_product if transpose else _transposed_product)(target, weight, x)
 
 
-def _mma_product(target: str, weight: PackedWeight, x: mx.array, run: int) -> mx.array:
+def _mma_product(target: str, weight: QuantizedWeight, x: mx.array, run: int) -> mx.array:
     vectors, inputs = x.shape
     outputs = weight.columns if weight.by_inputs else weight.rows
     shared = MMA_OUTPUTS[weight.format.family]
@@ -241,7 +241,7 @@ def _mma_product(target: str, weight: PackedWeight, x: mx.array, run: int) -> mx
     return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, outputs))
 
 
-def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
+def _packed_product(target: str, weight: QuantizedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
     count = _count(vectors)
     split = crossover.split(vectors, weight.rows, weight.columns)
@@ -251,7 +251,7 @@ def _packed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
     return _run(target, weight, operation, [x], numbers, groups, (vectors, weight.rows), x.dtype)
 
 
-def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.array:
+def _transposed_product(target: str, weight: QuantizedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
     family = weight.format.family
     tiles = -(-weight.columns // (128 * (PRODUCT_COLUMNS[family] if vectors <= 2 else 8)))
@@ -261,7 +261,7 @@ def _transposed_product(target: str, weight: PackedWeight, x: mx.array) -> mx.ar
     return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, weight.columns))
 
 
-def _tiled_product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def _tiled_product(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     vectors = x.shape[0]
     inputs, outputs = (weight.columns, weight.rows) if transpose else (weight.rows, weight.columns)
     tile = crossover.tile(target, not transpose, vectors, outputs, inputs)
@@ -290,7 +290,7 @@ def _splits(tiles: int, most: int, held: int) -> int:
 
 def _split_product(
     target: str,
-    weight: PackedWeight,
+    weight: QuantizedWeight,
     operation: Kernel,
     x: mx.array,
     numbers: list[int],
@@ -310,7 +310,7 @@ def _count(vectors: int) -> int:
     return next(count for count in COUNTS if count >= vectors)
 
 
-def _unpacked_product(target: str, weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def _unpacked_product(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """Unpacks a bounded part of the weight at a time, in x's type, for MLX's own product."""
     across, along = (weight.rows, weight.columns) if transpose else (weight.columns, weight.rows)
     most = DENSE // (along * x.dtype.size)

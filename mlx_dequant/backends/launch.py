@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..weights.base import PackedWeight
+    from ..weights.base import QuantizedWeight
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Region:
         return self.end_column - self.first_column
 
 
-def whole(weight: PackedWeight) -> Region:
+def whole(weight: QuantizedWeight) -> Region:
     """The region that is all of the weight."""
     return Region(0, weight.rows, 0, weight.columns)
 
 
-def sizes(weight: PackedWeight, part: Region, vectors: int = 0, splits: int = 1) -> list[int]:
+def sizes(weight: QuantizedWeight, part: Region, vectors: int = 0, splits: int = 1) -> list[int]:
     """The numbers of a launch; to unpack on a GPU, a divider in the place of vectors and splits."""
     place = [part.first_row, part.end_row, part.first_column, part.end_column]
     layout = [*weight.layout, 0, 0, 0, 0, 0][:5]

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..weights.base import PackedWeight
+    from ..weights.base import QuantizedWeight
 
 
 def available() -> bool:
@@ -20,18 +20,18 @@ def available() -> bool:
     return True
 
 
-def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
-    exact = {"gguf": _gguf, "awq": _awq, "gptq": _gptq, "packed": _packed}[weight.format.family](weight)
+def dequantize(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
+    exact = {"gguf": _gguf, "awq": _awq, "gptq": _gptq, "compressed_tensors": _compressed_tensors}[weight.format.family](weight)
     return rounded(exact, dtype).reshape(weight.shape)
 
 
-def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def product(weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it."""
     dense = numpy(dequantize(weight, mx.float32)).reshape(weight.rows, weight.columns)
     return rounded(numpy(x).astype(np.float32) @ (dense.T if transpose else dense), x.dtype)
 
 
-def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+def take(weight: QuantizedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
     """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1)."""
     dense = numpy(dequantize(weight, mx.float32)).reshape(weight.rows, weight.columns)
     dense = dense.T if axis else dense
@@ -79,7 +79,7 @@ def codes(words: np.ndarray, bits: int, axis: int, count: int) -> np.ndarray:
     return np.moveaxis(values, -1, axis)
 
 
-def _gguf(weight: PackedWeight) -> np.ndarray:
+def _gguf(weight: QuantizedWeight) -> np.ndarray:
     blocks = numpy(weight.inputs["blocks"])
     d = blocks.reshape(-1, weight.format.bytes)[:, :2].copy().view(np.float16).astype(np.float32)
     packed = blocks.reshape(-1, weight.format.bytes)[:, 2:]
@@ -99,12 +99,12 @@ def _scaled(q: np.ndarray, z: np.ndarray, s: np.ndarray) -> np.ndarray:
         return (q - z).astype(np.float32) * s.astype(np.float32)
 
 
-def _group(weight: PackedWeight, inputs: int) -> np.ndarray:
+def _group(weight: QuantizedWeight, inputs: int) -> np.ndarray:
     given = weight.inputs.get("g_idx")
     return np.arange(inputs) // weight.layout[0] if given is None else numpy(given)
 
 
-def _awq(weight: PackedWeight) -> np.ndarray:
+def _awq(weight: QuantizedWeight) -> np.ndarray:
     inputs, outputs = weight.shape
     place = np.array([0, 4, 1, 5, 2, 6, 3, 7])
     column = np.arange(outputs) // 8 * 8 + place[np.arange(outputs) % 8]
@@ -114,7 +114,7 @@ def _awq(weight: PackedWeight) -> np.ndarray:
     return _scaled(q, z[group], numpy(weight.inputs["scales"])[group])
 
 
-def _gptq(weight: PackedWeight) -> np.ndarray:
+def _gptq(weight: QuantizedWeight) -> np.ndarray:
     inputs, outputs = weight.shape
     bits = weight.format.bits
     *_, whole_word, by_field = weight.layout
@@ -130,7 +130,7 @@ def _gptq(weight: PackedWeight) -> np.ndarray:
     return _scaled(q, z[group], numpy(weight.inputs["scales"])[group])
 
 
-def _packed(weight: PackedWeight) -> np.ndarray:
+def _compressed_tensors(weight: QuantizedWeight) -> np.ndarray:
     outputs, inputs = weight.shape
     bits = weight.format.bits
     group = _group(weight, inputs)

@@ -15,7 +15,7 @@ from .. import backends
 from ..backends import crossover
 from ..cli.comparison import differences
 from ..registry import Format
-from ..weights import PackedWeight
+from ..weights import QuantizedWeight
 from . import samples
 
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -77,7 +77,7 @@ def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Found]]]:
         if weight.scales_dtype == mx.float16 or form.family == "gguf":
             yield f"take, {weight}", partial(_taken, weight, exact)
     for height in HEIGHTS:
-        ways = ("", "act-order", "uneven") if form.family in ("gptq", "packed") and height == HEIGHTS[0] else ("",)
+        ways = ("", "act-order", "uneven") if form.family in ("gptq", "compressed_tensors") and height == HEIGHTS[0] else ("",)
         for way in ways:
             weight = samples.multiplied(form, height, way=way)
             exact = _reference(weight).astype(np.float64)
@@ -87,7 +87,7 @@ def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Found]]]:
                     yield what, partial(_multiplied, weight, exact, vectors, dtype, transpose)
 
 
-def _reference(weight: PackedWeight) -> NDArray[np.float32]:
+def _reference(weight: QuantizedWeight) -> NDArray[np.float32]:
     """[rows, columns] of the weight as it is stored."""
     with backends.use_backend("reference"), np.errstate(all="ignore"):
         return np.array(weight.dequantize(mx.float32)).reshape(weight.rows, weight.columns)
@@ -113,12 +113,12 @@ def _compared(found: mx.array, expected: NDArray[np.float32]) -> Found:
     return expected.size, wrong, flushed, f"at {at} found {ours[at]:.9g}, expected {expected[at]:.9g}"
 
 
-def _unpacked(weight: PackedWeight, exact: NDArray[np.float32], dtype: mx.Dtype) -> Found:
+def _unpacked(weight: QuantizedWeight, exact: NDArray[np.float32], dtype: mx.Dtype) -> Found:
     found = weight.dequantize(dtype).reshape(exact.shape)
     return _compared(found, _rounded(exact, dtype))
 
 
-def _taken(weight: PackedWeight, exact: NDArray[np.float32]) -> Found:
+def _taken(weight: QuantizedWeight, exact: NDArray[np.float32]) -> Found:
     dense = exact.T if weight.by_inputs else exact
     ids = np.array([0, len(dense) - 1, -len(dense), -1, len(dense) // 2])
     found = weight.take(mx.array(ids), mx.float16)
@@ -128,7 +128,7 @@ def _taken(weight: PackedWeight, exact: NDArray[np.float32]) -> Found:
 
 
 def _multiplied(
-    weight: PackedWeight, exact: NDArray[np.float64], vectors: int, dtype: mx.Dtype, transpose: bool
+    weight: QuantizedWeight, exact: NDArray[np.float64], vectors: int, dtype: mx.Dtype, transpose: bool
 ) -> Found:
     """Every sum within what float32 in any order allows, and one rounding of it; many vectors round weights too."""
     matrix = exact.T if transpose else exact

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..backends import use_backend
 from ..registry import Format
-from ..weights import AWQWeight, GGUFWeight, GPTQWeight, PackedWeight, PackQuantizedWeight
+from ..weights import AWQWeight, GGUFWeight, GPTQWeight, QuantizedWeight, CompressedTensorsWeight
 
 # Two bytes that a float16 finds remarkable, and single ones: zeros of both signs, subnormals, the
 # largest, infinities, NaN; ends of a scale byte's range.
@@ -19,14 +19,14 @@ BYTES = (0x00, 0x01, 0x02, 0x7F, 0x80, 0xFE, 0xFF)
 LIMIT = 2.0**10  # of ordinary numbers; and one of a block is at least 1 over it
 
 
-def unpacked(form: Format) -> list[PackedWeight]:
+def unpacked(form: Format) -> list[QuantizedWeight]:
     """Weights whose unpacking is compared: any bits, scales that are no numbers among them."""
     rng = np.random.default_rng(0)
     if form.family == "gguf":
         columns = -(-263 // form.weights)
         random = rng.integers(0, 256, (33, columns * form.bytes), np.uint8)
         return [GGUFWeight(random, form.name), GGUFWeight(_edges(rng, form), form.name), multiplied(form)]
-    weights: list[PackedWeight] = []
+    weights: list[QuantizedWeight] = []
     for dtype in (mx.float16, mx.bfloat16, mx.float32):
         weights += [_group(form, rng, 96, 72, dtype, _any_scales, size, way) for size, way in _ways(form)]
     return [*weights, multiplied(form)]
@@ -37,12 +37,12 @@ def _ways(form: Format) -> list[tuple[int, str]]:
     ways = {
         "awq": [(16, ""), (-1, "")],
         "gptq": [(16, "v1"), (24, "v1-field"), (-1, "v2"), (16, "act-order")],
-        "packed": [(16, ""), (24, "no zeros"), (-1, ""), (16, "act-order")],
+        "compressed_tensors": [(16, ""), (24, "no zeros"), (-1, ""), (16, "act-order")],
     }
     return ways[form.family]
 
 
-def multiplied(form: Format, rows: int = 70, columns: int = 320, way: str = "") -> PackedWeight:
+def multiplied(form: Format, rows: int = 70, columns: int = 320, way: str = "") -> QuantizedWeight:
     """A weight of ordinary numbers, as it is stored: `rows` and `columns` are rounded up to what it can have."""
     rng = np.random.default_rng(1)
     if form.family != "gguf":
@@ -58,7 +58,7 @@ def multiplied(form: Format, rows: int = 70, columns: int = 320, way: str = "") 
 
 def _inputs_first(form: Format, rows: int, columns: int) -> tuple[int, int]:
     """Inputs and outputs of a matrix as its family stores it."""
-    return (columns, rows) if form.family == "packed" else (rows, columns)
+    return (columns, rows) if form.family == "compressed_tensors" else (rows, columns)
 
 
 def _edges(rng: np.random.Generator, form: Format) -> NDArray[np.uint8]:
@@ -105,9 +105,9 @@ def _group(
     scales: Any,
     group_size: int,
     way: str,
-) -> PackedWeight:
+) -> QuantizedWeight:
     bits = form.bits
-    if form.family != "packed":
+    if form.family != "compressed_tensors":
         outputs = -(-outputs // 32) * 32
     if form.family == "gptq":
         inputs = -(-inputs // 32) * 32
@@ -126,4 +126,4 @@ def _group(
     codes, zeros = _words(rng, outputs, -(-inputs * bits // 32)), _words(rng, -(-outputs * bits // 32), groups)
     stored = None if way == "no zeros" else zeros
     full = (outputs, inputs)
-    return PackQuantizedWeight(codes, scales(rng, (outputs, groups), dtype), full, stored, order, bits, group_size)
+    return CompressedTensorsWeight(codes, scales(rng, (outputs, groups), dtype), full, stored, order, bits, group_size)

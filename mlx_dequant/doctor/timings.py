@@ -12,7 +12,7 @@ from .. import backends
 from ..registry import formats
 from . import samples
 
-NAMES = ("q4_k", "q8_0", "iq3_s", "awq4", "gptq4", "packed4")
+NAMES = ("q4_k", "q8_0", "iq3_s", "awq4", "gptq4", "ct4")
 SIZE = 4096
 ROUNDS = 5
 

@@ -11,9 +11,9 @@ from mlx.utils import tree_flatten
 from ..dtypes import STORED, is_stored
 from ..errors import FormatError
 from ..nn import pack_model
-from ..weights import GGUFWeight, PackedWeight
+from ..weights import GGUFWeight, QuantizedWeight
 
-Weight = PackedWeight | mx.array
+Weight = QuantizedWeight | mx.array
 
 
 def build(model: nn.Module, weights: Mapping[str, Weight], dtype: mx.Dtype) -> None:
@@ -32,11 +32,11 @@ def build(model: nn.Module, weights: Mapping[str, Weight], dtype: mx.Dtype) -> N
     parameters = dict(tree_flatten(model.parameters()))
     _check_names(weights, parameters)
     layers = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Embedding))}
-    packed: dict[str, PackedWeight] = {}
+    packed: dict[str, QuantizedWeight] = {}
     dense: list[tuple[str, mx.array]] = []
     for name, weight in weights.items():
         weight = _as_stored(weight, dtype) if name in layers else _as_array(weight, dtype)
-        if isinstance(weight, PackedWeight):
+        if isinstance(weight, QuantizedWeight):
             packed[name.removesuffix(".weight")] = weight
         elif weight.shape != parameters[name].shape:
             raise FormatError(f"{name}: found shape {weight.shape}, expected {parameters[name].shape}")
@@ -58,12 +58,12 @@ def _check_names(weights: Mapping[str, Weight], parameters: Mapping[str, mx.arra
 
 def _as_stored(weight: Weight, dtype: mx.Dtype) -> Weight:
     """The matrix of a linear layer or an embedding: an array only if it is one of `dtype`."""
-    if isinstance(weight, PackedWeight):
+    if isinstance(weight, QuantizedWeight):
         return weight.dequantize() if is_stored(weight.format.name, dtype) else weight
     kind = next((name for name, own in STORED.items() if own == weight.dtype), None)
     return weight if kind is None or weight.dtype == dtype else GGUFWeight(weight.view(mx.uint8), kind)
 
 
 def _as_array(weight: Weight, dtype: mx.Dtype) -> mx.array:
-    array = weight.dequantize(mx.float32) if isinstance(weight, PackedWeight) else weight
+    array = weight.dequantize(mx.float32) if isinstance(weight, QuantizedWeight) else weight
     return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array

@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from ..errors import FormatError
 from ..loading import Checkpoint
-from ..weights import PackedWeight
+from ..weights import QuantizedWeight
 from .build import Weight
 
 # A type that no weight has: what mlx-lm computes from a stand-in, rather than renames, shows by it.
@@ -67,7 +67,7 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     """
     given = dict(checkpoint.weights)
     arrays = {name: weight for name, weight in given.items() if isinstance(weight, mx.array)}
-    packed = {f"{name}.weight": weight for name, weight in given.items() if isinstance(weight, PackedWeight)}
+    packed = {f"{name}.weight": weight for name, weight in given.items() if isinstance(weight, QuantizedWeight)}
     stand_ins = {name: mx.zeros((weight.out_features, weight.in_features), STAND_IN) for name, weight in packed.items()}
     named: dict[str, mx.array] = {**arrays, **stand_ins}
     if hasattr(model, "sanitize"):

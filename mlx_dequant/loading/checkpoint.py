@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..dtypes import STORED
 from ..errors import FormatError
-from ..weights import PackedWeight
+from ..weights import QuantizedWeight
 from ..weights.gptq import ZERO_POINTS
 from .folder import Folder
 from .gguf_file import GGUFFile
@@ -20,13 +20,13 @@ from .modules import find_zero_points, packed_modules, parts, read
 from .schemes import scheme
 
 
-class Weights(Mapping[str, "PackedWeight | mx.array"]):
+class Weights(Mapping[str, "QuantizedWeight | mx.array"]):
     """Weights by name. One is read from its file each time it is asked for, and not kept."""
 
-    def __init__(self, readers: dict[str, Callable[[], PackedWeight | mx.array]]):
+    def __init__(self, readers: dict[str, Callable[[], QuantizedWeight | mx.array]]):
         self._readers = readers
 
-    def __getitem__(self, name: str) -> PackedWeight | mx.array:
+    def __getitem__(self, name: str) -> QuantizedWeight | mx.array:
         weight = self._readers[name]()
         if isinstance(weight, mx.array):
             mx.eval(weight)  # a lazy array belongs to the thread that made it
@@ -58,7 +58,7 @@ class Checkpoint:
 
     path: Path
     format: str
-    weights: Mapping[str, PackedWeight | mx.array] = field(repr=False)
+    weights: Mapping[str, QuantizedWeight | mx.array] = field(repr=False)
     metadata: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
 
@@ -88,7 +88,7 @@ def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
 def _load_gguf(path: Path) -> Checkpoint:
     file = GGUFFile(path)
 
-    def reader(name: str) -> PackedWeight | mx.array:
+    def reader(name: str) -> QuantizedWeight | mx.array:
         weight = file.weight(name)
         return weight.dequantize() if weight.format.name in STORED else weight
 
@@ -107,7 +107,7 @@ def _load_folder(path: Path, zero_points: str | None) -> Checkpoint:
         raise FormatError(f"{path.name}: found no module packed as {found.format}")
     if found.format == "gptq" and zero_points is None:
         zero_points = find_zero_points(folder, modules, found.zero_points)
-    readers: dict[str, Callable[[], PackedWeight | mx.array]] = {
+    readers: dict[str, Callable[[], QuantizedWeight | mx.array]] = {
         module: partial(read, folder, found.format, module, settings, zero_points or "")
         for module, settings in modules.items()
     }

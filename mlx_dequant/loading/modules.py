@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import FormatError
-from ..weights import AWQWeight, GPTQWeight, PackedWeight, PackQuantizedWeight
+from ..weights import AWQWeight, GPTQWeight, QuantizedWeight, CompressedTensorsWeight
 from .folder import Folder
 from .schemes import Scheme
 from .settings import Settings
@@ -20,7 +20,7 @@ PARTS = {
     "gptq": (("qweight", "scales", "qzeros"), ("g_idx",)),
     "compressed-tensors": (("weight_packed", "weight_scale", "weight_shape"), ("weight_zero_point", "weight_g_idx")),
 }
-CLASSES = {"awq": AWQWeight, "gptq": GPTQWeight, "compressed-tensors": PackQuantizedWeight}
+CLASSES = {"awq": AWQWeight, "gptq": GPTQWeight, "compressed-tensors": CompressedTensorsWeight}
 
 
 def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Settings]:
@@ -51,7 +51,7 @@ def parts(format: str, modules: Iterable[str]) -> set[str]:
     return {_join(module, part) for module in modules for part in (*required, *optional)}
 
 
-def read(folder: Folder, format: str, module: str, settings: Settings, zero_points: str) -> PackedWeight:
+def read(folder: Folder, format: str, module: str, settings: Settings, zero_points: str) -> QuantizedWeight:
     """A packed module, read from its files."""
     required, optional = PARTS[format]
     present = [part for part in (*required, *optional) if _join(module, part) in folder.tensors]

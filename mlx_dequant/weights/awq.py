@@ -6,10 +6,10 @@ from typing import Any
 
 from ..registry import formats
 from . import check
-from .base import PackedWeight
+from .base import QuantizedWeight
 
 
-class AWQWeight(PackedWeight):
+class AWQWeight(QuantizedWeight):
     """W[i, o] = (q - z) * s, with input i in group i // group_size; shape [in, out].
 
     Args:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class PackedWeight(ABC):
+class QuantizedWeight(ABC):
     """A weight that stays packed. Checked once, when it is made, and immutable after.
 
     Attributes:

@@ -11,10 +11,10 @@ from .. import dtypes
 from ..errors import FormatError
 from ..registry import formats, gguf_format
 from . import check
-from .base import PackedWeight
+from .base import QuantizedWeight
 
 
-class GGUFWeight(PackedWeight):
+class GGUFWeight(QuantizedWeight):
     """A tensor of a GGUF file: [..., out, in] weights in blocks along `in`.
 
     Args:

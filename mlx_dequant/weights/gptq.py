@@ -7,14 +7,14 @@ from typing import Any
 from ..errors import FormatError
 from ..registry import formats
 from . import check
-from .base import PackedWeight
+from .base import QuantizedWeight
 
 # How a stored zero point becomes the real one: added to whole words, added to each field.
 WHOLE_WORD = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
 ZERO_POINTS = ("v1", "v1-field", "v2")
 
 
-class GPTQWeight(PackedWeight):
+class GPTQWeight(QuantizedWeight):
     """W[i, o] = (q - z) * s, with input i in group g_idx[i]; shape [in, out].
 
     Args:

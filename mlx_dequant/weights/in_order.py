@@ -11,7 +11,7 @@ import numpy as np
 from . import check
 
 if TYPE_CHECKING:
-    from .base import PackedWeight
+    from .base import QuantizedWeight
 
 # Bytes of codes that are unpacked at a time.
 UNPACKED = 32 << 20
@@ -28,17 +28,17 @@ class InOrder:
         places: int32 [in], where each input went.
     """
 
-    weight: PackedWeight
+    weight: QuantizedWeight
     inputs: mx.array
     places: mx.array
 
 
-def in_order(weight: PackedWeight) -> InOrder | None:
+def in_order(weight: QuantizedWeight) -> InOrder | None:
     """`weight` sorted by group, in arrays of its own; scales and zero points stay.
 
     None where that makes no ordinary weight: its groups are of several sizes, or of one that 32 does not divide.
     """
-    name = {"gptq": "qweight", "packed": "codes"}[weight.format.family]
+    name = {"gptq": "qweight", "compressed_tensors": "codes"}[weight.format.family]
     codes, scales, g_idx = (weight.inputs[key] for key in (name, "scales", "g_idx"))
     assert codes is not None and scales is not None and g_idx is not None
     groups = scales.size // weight.out_features

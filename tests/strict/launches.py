@@ -20,7 +20,7 @@ from mlx_dequant import backends
 from mlx_dequant.backends import crossover, gpu
 from mlx_dequant.programs import REORDER_WHOLE, Kernel, Program
 from mlx_dequant.registry import Format
-from mlx_dequant.weights import PackedWeight
+from mlx_dequant.weights import QuantizedWeight
 
 from .cuda import cuda_text
 
@@ -54,7 +54,7 @@ class Recorded:
         return [header + "\n".join(sorted(those)) for header, those in functions.items()]
 
 
-def weights(form: Format) -> Iterator[PackedWeight]:
+def weights(form: Format) -> Iterator[QuantizedWeight]:
     """Weights of few rows and of many, one with as few elements as there can be; with each type of scales."""
     if form.family == "gguf":
         for rows, blocks in ((1, 1), (256, -(-32 // form.weights)), (2048, 1)):
@@ -65,11 +65,11 @@ def weights(form: Format) -> Iterator[PackedWeight]:
         for inputs, outputs in ((least, least), (256, 64), (2048, 32), (32, 2048)):
             yield _group_weight(form, inputs, outputs, scales)
         yield _group_weight(form, 64, 32, scales, 32)
-        if form.family in ("gptq", "packed"):
+        if form.family in ("gptq", "compressed_tensors"):
             yield _g_idx_weight(form, scales)
 
 
-def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size: int = -1) -> PackedWeight:
+def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size: int = -1) -> QuantizedWeight:
     def words(count: int) -> int:
         return count * form.bits // 32
 
@@ -82,10 +82,10 @@ def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size
         codes = mx.zeros((words(inputs), outputs), mx.int32)
         return mxd.GPTQWeight(codes, scales, zeros, bits=form.bits, group_size=size)
     codes = mx.zeros((outputs, words(inputs)), mx.int32)
-    return mxd.PackQuantizedWeight(codes, scales.T, (outputs, inputs), zeros.T, bits=form.bits, group_size=size)
+    return mxd.CompressedTensorsWeight(codes, scales.T, (outputs, inputs), zeros.T, bits=form.bits, group_size=size)
 
 
-def _g_idx_weight(form: Format, scales: mx.Dtype) -> PackedWeight:
+def _g_idx_weight(form: Format, scales: mx.Dtype) -> QuantizedWeight:
     """One with act-order, which a kernel of its own reads."""
     inputs, outputs, groups = 64, 32, 4
     if form.family == "gptq":
@@ -94,7 +94,7 @@ def _g_idx_weight(form: Format, scales: mx.Dtype) -> PackedWeight:
         order = mx.arange(inputs) % groups
         return mxd.GPTQWeight(codes, mx.zeros((groups, outputs), scales), zeros, order, 16, form.bits)
     codes = mx.zeros((outputs, inputs * form.bits // 32), mx.int32)
-    return mxd.PackQuantizedWeight(
+    return mxd.CompressedTensorsWeight(
         codes, mx.zeros((outputs, groups), scales), (outputs, inputs), bits=form.bits, group_size=16
     )
 

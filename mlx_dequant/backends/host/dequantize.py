@@ -12,10 +12,10 @@ from . import memory, threads
 from .library import Run, library
 
 if TYPE_CHECKING:
-    from ...weights.base import PackedWeight
+    from ...weights.base import QuantizedWeight
 
 
-def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
+def dequantize(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
     run = library(weight, "dequantize", dtype)
     if run is None:
         return reference.dequantize(weight, dtype)
@@ -23,7 +23,7 @@ def dequantize(weight: PackedWeight, dtype: mx.Dtype) -> mx.array:
     return memory.filled(weight.shape, dtype, lambda address: unpack(run, weight, part, address))
 
 
-def unpack(run: Run, weight: PackedWeight, part: Region, address: int) -> None:
+def unpack(run: Run, weight: QuantizedWeight, part: Region, address: int) -> None:
     """Writes a region of the weight to `address`."""
     pointers = memory.pointers(weight, address)
     numbers = memory.numbers(sizes(weight, part))

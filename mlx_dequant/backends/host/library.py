@@ -16,7 +16,7 @@ from ...registry import Format
 from .compiler import compiled, warn_of_slowness
 
 if TYPE_CHECKING:
-    from ...weights.base import PackedWeight
+    from ...weights.base import QuantizedWeight
 
 # run(addresses of the arrays, sizes, begin, end) does part of a loop.
 Run = Callable[[bytes, bytes, int, int], None]
@@ -69,7 +69,7 @@ def _library(form: Format, loop: str, dtype: str, scales: str, has_g_idx: bool) 
     return run
 
 
-def library(weight: PackedWeight, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
+def library(weight: QuantizedWeight, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
     """A loop over `weight` that gives `dtype`, or None where it cannot be compiled."""
     names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
     return _library(weight.format, loop, *names, weight.has_g_idx)

@@ -19,7 +19,7 @@ import numpy as np
 from ...programs import INPUTS
 
 if TYPE_CHECKING:
-    from ...weights.base import PackedWeight
+    from ...weights.base import QuantizedWeight
 
 # Below this a copy into MLX is cheaper than having MLX allocate: measured, 1 MB in 30 us.
 SMALL = 1 << 21
@@ -59,7 +59,7 @@ def floats(array: mx.array) -> np.ndarray:
     return np.ascontiguousarray(view(array), np.float32)
 
 
-def addresses(weight: PackedWeight) -> list[int]:
+def addresses(weight: QuantizedWeight) -> list[int]:
     """Where the weight's arrays lie, zeros in place of absent ones; the weight keeps them alive."""
     kept = weight.derived.get("host")
     if kept is None:
@@ -75,7 +75,7 @@ def address(array: np.ndarray) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(array))  # pyright: ignore[reportArgumentType]
 
 
-def pointers(weight: PackedWeight, *more: int) -> bytes:
+def pointers(weight: QuantizedWeight, *more: int) -> bytes:
     """The weight's arrays, then others, as a program takes them."""
     all_of_them = [*addresses(weight), *more]
     return struct.pack(f"{len(all_of_them)}P", *all_of_them)

@@ -14,7 +14,7 @@ from .dequantize import unpack
 from .library import Run, library
 
 if TYPE_CHECKING:
-    from ...weights.base import PackedWeight
+    from ...weights.base import QuantizedWeight
 
 RUN = 32  # columns of a step of loops/product_transposed.cpp
 # Vectors that one pass over the packed weight serves: the loops are compiled for these counts.
@@ -25,7 +25,7 @@ MANY = 25
 CHUNK = 1 << 22
 
 
-def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
+def product(weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it."""
     given = memory.floats(x).reshape(-1, x.shape[-1])
     if len(given) < MANY:
@@ -39,14 +39,14 @@ def product(weight: PackedWeight, x: mx.array, transpose: bool) -> mx.array:
     return reference.rounded(out.reshape(*x.shape[:-1], -1), x.dtype)
 
 
-def _sliced(run: Run, weight: PackedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
+def _sliced(run: Run, weight: QuantizedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
     """As many vectors at a time as the loops are compiled for."""
     most = COUNTS[-1]
     parts = [_packed(run, weight, x[at : at + most], transpose) for at in range(0, len(x), most)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _packed(run: Run, weight: PackedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
+def _packed(run: Run, weight: QuantizedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
     given = len(x)
     count = next(count for count in COUNTS if count >= given)
     if count > given:
@@ -60,7 +60,7 @@ def _packed(run: Run, weight: PackedWeight, x: np.ndarray, transpose: bool) -> n
     return out[:given]
 
 
-def _numbers(weight: PackedWeight, vectors: int) -> bytes:
+def _numbers(weight: QuantizedWeight, vectors: int) -> bytes:
     """`sizes` of a product, kept: they would take as long as the rest of a small call."""
     kept = weight.derived.setdefault("host product", {})
     if vectors not in kept:
@@ -68,7 +68,7 @@ def _numbers(weight: PackedWeight, vectors: int) -> bytes:
     return kept[vectors]
 
 
-def _chunked(run: Run, weight: PackedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
+def _chunked(run: Run, weight: QuantizedWeight, x: np.ndarray, transpose: bool) -> np.ndarray:
     """Unpacks some rows at a time and multiplies with them."""
     step = max(CHUNK // weight.columns, 1)
     dense = np.empty((min(step, weight.rows), weight.columns), np.float32)

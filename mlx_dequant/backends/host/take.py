@@ -12,10 +12,10 @@ from . import memory, threads
 from .library import library
 
 if TYPE_CHECKING:
-    from ...weights.base import PackedWeight
+    from ...weights.base import QuantizedWeight
 
 
-def take(weight: PackedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+def take(weight: QuantizedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
     """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1).
 
     Raises:

@@ -10,10 +10,10 @@ import mlx.core as mx
 from ..errors import FormatError
 from ..registry import formats
 from . import check
-from .base import PackedWeight
+from .base import QuantizedWeight
 
 
-class PackQuantizedWeight(PackedWeight):
+class CompressedTensorsWeight(QuantizedWeight):
     """W[o, i] = (q - z) * s, with input i in its group; shape [out, in].
 
     Args:
@@ -71,7 +71,7 @@ class PackQuantizedWeight(PackedWeight):
             zeros = check.words("weight_zero_point", weight_zero_point)
             check.shape("weight_zero_point", zeros, (-(-outputs * bits // 32), groups), why)
         self._set(
-            format=formats()[f"packed{bits}"],
+            format=formats()[f"ct{bits}"],
             shape=full,
             in_features=inputs,
             out_features=outputs,

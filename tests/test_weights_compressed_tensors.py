@@ -36,7 +36,7 @@ def test_packed_shapes(width, outputs, inputs, size, symmetric, backend):
     if symmetric:
         z = np.full(z.shape, 1 << width - 1)
     shape = mx.array([outputs, inputs])
-    weight = mxd.PackQuantizedWeight(along(1, q, width), scales, shape, zeros, bits=width, group_size=size)
+    weight = mxd.CompressedTensorsWeight(along(1, q, width), scales, shape, zeros, bits=width, group_size=size)
     assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, group)))
 
 
@@ -44,14 +44,14 @@ def test_packed_shapes(width, outputs, inputs, size, symmetric, backend):
 def test_packed_act_order(width, backend):
     q, z, scales = packed(width, 5, 50, 4)
     group = np.random.default_rng(3).integers(0, 4, 50).astype(np.int32)
-    weight = mxd.PackQuantizedWeight(along(1, q, width), scales, (5, 50), along(0, z, width), group, width, 16)
+    weight = mxd.CompressedTensorsWeight(along(1, q, width), scales, (5, 50), along(0, z, width), group, width, 16)
     assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, group)))
 
 
 @pytest.mark.parametrize("index", [None, np.full(50, -1, np.int32), np.arange(50, dtype=np.int32) // 32])
 def test_packed_index_that_says_nothing_new(index, backend):
     q, z, scales = packed(4, 5, 50, 2)
-    weight = mxd.PackQuantizedWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), index, group_size=32)
+    weight = mxd.CompressedTensorsWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), index, group_size=32)
     assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, np.arange(50) // 32)))
     assert weight.inputs["g_idx"] is None
 
@@ -59,7 +59,7 @@ def test_packed_index_that_says_nothing_new(index, backend):
 @pytest.mark.parametrize("size", [1, 7, 16, 48])
 def test_packed_groups_that_end_inside_a_run(size, backend):
     q, z, scales = packed(4, 5, 50, -(-50 // size))
-    weight = mxd.PackQuantizedWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), group_size=size)
+    weight = mxd.CompressedTensorsWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), group_size=size)
     assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, np.arange(50) // size)))
 
 

@@ -23,7 +23,7 @@
 struct nothing;  // by_outputs.metal has it
 
 template <typename S>
-struct packed_source {
+struct compressed_tensors_source {
   enum { thread_rows = 4, product_rows = 8, product_columns = 8, by_inputs = 0 };
   template <uint N>
   using constants = nothing;
@@ -44,10 +44,10 @@ struct packed_source {
 };
 
 template <typename F, typename S>
-inline packed_source<S> packed(device const int* codes, device const S* scales,
+inline compressed_tensors_source<S> compressed_tensors(device const int* codes, device const S* scales,
                                device const int* zeros, device const int* g_idx,
                                device const uint* sizes) {
-  packed_source<S> source = {(device const uint*)codes,
+  compressed_tensors_source<S> source = {(device const uint*)codes,
                              scales,
                              (device const uint*)zeros,
                              g_idx,
@@ -61,53 +61,53 @@ inline packed_source<S> packed(device const int* codes, device const S* scales,
 }
 
 // has_g_idx: each input's group is looked up in g_idx (act-order). Else no group ends inside a run of 32.
-struct packed2 {
+struct ct2 {
   enum { bits = 2, run = 32, has_g_idx = 0 };
 };
-struct packed2_g_idx {
+struct ct2_g_idx {
   enum { bits = 2, run = 8, has_g_idx = 1 };
 };
-struct packed3 {
+struct ct3 {
   enum { bits = 3, run = 32, has_g_idx = 0 };
 };
-struct packed3_g_idx {
+struct ct3_g_idx {
   enum { bits = 3, run = 8, has_g_idx = 1 };
 };
-struct packed4 {
+struct ct4 {
   enum { bits = 4, run = 32, has_g_idx = 0 };
 };
-struct packed4_g_idx {
+struct ct4_g_idx {
   enum { bits = 4, run = 8, has_g_idx = 1 };
 };
-struct packed8 {
+struct ct8 {
   enum { bits = 8, run = 32, has_g_idx = 0 };
 };
-struct packed8_g_idx {
+struct ct8_g_idx {
   enum { bits = 8, run = 8, has_g_idx = 1 };
 };
 
 template <typename S, bool HAS_G_IDX>
-struct packed_scale {
+struct compressed_tensors_scale {
   typedef S type;
 };
 template <typename S>
-struct packed_scale<S, true> {
+struct compressed_tensors_scale<S, true> {
   typedef float type;
 };
 template <typename F, typename S>
-struct scale_of<F, packed_source<S>> {
-  typedef typename packed_scale<S, F::has_g_idx>::type type;
+struct scale_of<F, compressed_tensors_source<S>> {
+  typedef typename compressed_tensors_scale<S, F::has_g_idx>::type type;
 };
 
 template <typename F, typename S>
-inline device const uint* row_words(thread const packed_source<S>& source, uint row) {
+inline device const uint* row_words(thread const compressed_tensors_source<S>& source, uint row) {
   return source.codes + (row - source.first_row) * source.pitch;
 }
 
 // The zero points of a group in R rows, and which is row r's. has_zeros is 0 or 1: without a
 // branch, which compilers make two programs of.
 template <typename F, uint R, typename S>
-inline uint zero_bits(thread const packed_source<S>& source, uint group, uint row) {
+inline uint zero_bits(thread const compressed_tensors_source<S>& source, uint group, uint row) {
   uint has = source.has_zeros;
   return window_at<F::bits, R>(source.zeros + has * group, has * source.groups_per_row, row);
 }
@@ -121,7 +121,7 @@ inline uint zero_point(uint bits, uint r, uint has) {
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and scale[0] theirs; then of R - 1
 // rows more, `pitch` apart in q. R divides `row`, N F::run, and a word holds R zero points.
 template <typename F, uint N, uint R, typename V, typename S>
-inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint column, uint pitch,
+inline void codes_of_rows(thread const compressed_tensors_source<S>& source, uint row, uint column, uint pitch,
                           thread V* q, thread float* scale) {
   const uint count = F::has_g_idx ? N : 1;
   uint group[count], zeros[count];
@@ -150,7 +150,7 @@ inline void codes_of_rows(thread const packed_source<S>& source, uint row, uint 
 
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
 template <typename F, uint N, typename V, typename S>
-inline float codes(thread const packed_source<S>& source, uint row, uint column, thread V* q) {
+inline float codes(thread const compressed_tensors_source<S>& source, uint row, uint column, thread V* q) {
   float scale[1];
   codes_of_rows<F, N, 1>(source, row, column, N, q, scale);
   return scale[0];
@@ -158,7 +158,7 @@ inline float codes(thread const packed_source<S>& source, uint row, uint column,
 
 // As by_outputs.metal has it, but rows share groups and zero points. R divides `row`.
 template <typename F, uint N, uint R, typename S>
-inline void codes(thread const packed_source<S>& source, thread const nothing&, uint row,
+inline void codes(thread const compressed_tensors_source<S>& source, thread const nothing&, uint row,
                   uint column, thread float* q) {
   const uint run = N < F::run ? N : F::run;
   const uint rows = R < 4 ? R : 4;  // a word holds four zero points of 8 bits
@@ -175,21 +175,21 @@ inline void codes(thread const packed_source<S>& source, thread const nothing&, 
 }
 
 template <typename F, typename S>
-inline void prefetch_codes(thread const packed_source<S>& source, uint row, uint column) {
+inline void prefetch_codes(thread const compressed_tensors_source<S>& source, uint row, uint column) {
   prefetch(row_words<F>(source, row) + size_t(column) * F::bits / 32);
 }
 
 template <typename F, typename S>
-inline strips strips_of(thread const packed_source<S>& source, uint row, uint column) {
+inline strips strips_of(thread const compressed_tensors_source<S>& source, uint row, uint column) {
   device const uint* first = row_words<F>(source, row) + size_t(column) * F::bits / 32;
   strips result = {(device const uint8_t*)first, source.pitch * 4};
   return result;
 }
 
 template <typename F, typename S>
-inline packed_source<S> placed(thread const packed_source<S>& source, strips at, uint row,
+inline compressed_tensors_source<S> placed(thread const compressed_tensors_source<S>& source, strips at, uint row,
                                uint column) {
-  packed_source<S> result = source;
+  compressed_tensors_source<S> result = source;
   result.codes = (device const uint*)at.first;
   result.pitch = at.pitch / 4;
   result.first_row = row;
@@ -201,7 +201,7 @@ inline packed_source<S> placed(thread const packed_source<S>& source, strips at,
 
 // As by_outputs.metal has it, of whole words where there are some.
 template <typename F, uint N, uint R, typename S>
-inline void paired_codes(thread const packed_source<S>& source, uint row, uint column,
+inline void paired_codes(thread const compressed_tensors_source<S>& source, uint row, uint column,
                          thread scaling* by, thread uint* q) {
   const uint words = (R * F::bits + 31) / 32;
   uint group = group_of(column, source.groups);
