@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 import mlx_dequant as mxd
-from mlx_dequant.backends import crossover
+from mlx_dequant import dispatch
 from mlx_dequant.backends.host import threads
 
 from .dequantize import copy_rate
@@ -68,8 +68,8 @@ def measure(name: str, outputs: int, inputs: int, vectors: int) -> dict[str, Any
     count = 4 if not on_gpu else 50 if vectors < 256 else 8  # more than a GPU's cache holds
     xs = [mx.random.normal((vectors, inputs)).astype(mx.float16) for _ in range(count)]
     mx.eval(xs)
-    found = weights[0].in_order() if on_gpu else None
-    way = crossover.way(mxd.current_backend(), mx.float16, vectors, found.weight if found else weights[0])
+    found = weights[0].sort_by_group() if on_gpu else None
+    way = dispatch.way(mxd.current_backend(), mx.float16, vectors, found.weight if found else weights[0])
     built = on_gpu and way == "unpacked"
     taken = seconds(
         lambda i: weights[i % len(weights)].linear(xs[i % len(xs)]), rounds=9, chain=10 if built else 50, built=built

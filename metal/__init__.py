@@ -1,1 +1,1 @@
-"""The Metal sources: preludes, formats and kernels, read as text by `mlx_dequant.programs`."""
+"""The Metal sources: platforms, formats and kernels, read as text by `mlx_dequant.programs`."""

@@ -18,7 +18,7 @@ def is_stored(form: str, dtype: mx.Dtype) -> bool:
 
 
 def name(dtype: mx.Dtype) -> str:
-    """Its key in `programs.TYPES`: "float16" for `mx.float16`."""
+    """Its key in `kernel_source.TYPES`: "float16" for `mx.float16`."""
     return str(dtype).removeprefix("mlx.core.")
 
 

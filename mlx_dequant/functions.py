@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .weights import AWQWeight, GGUFWeight, GPTQWeight, CompressedTensorsWeight
+from .weights import AWQWeight, CompressedTensorsWeight, GGUFWeight, GPTQWeight
 
 
 def dequantize_awq(

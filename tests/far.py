@@ -13,7 +13,7 @@ import random_weights
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.launch import Region
-from mlx_dequant.programs import INPUTS
+from mlx_dequant.kernel_source import INPUTS
 
 GROUP = 32
 # Python 3.13 names it. macOS reserves nothing anyway.

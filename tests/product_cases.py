@@ -10,8 +10,7 @@ import random_weights
 from support import FIXTURES, gguf_fixture, rounded
 
 import mlx_dequant as mxd
-from mlx_dequant import backends
-from mlx_dequant.backends import crossover
+from mlx_dequant import backends, dispatch
 
 FORMATS = mxd.formats()
 ROWS = (1, 2, 7, 16, 17, 64, 100)
@@ -137,7 +136,7 @@ def check_near(found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> No
     expected = value @ dense
     size = np.abs(value) @ np.abs(dense)
     summed = length * 2.0**-24 / (1 - length * 2.0**-24) * size + length * TINY[mx.float32]
-    if backends.is_lazy() and crossover.way(backends.current_backend(), x.dtype, len(x)) != "packed":
+    if backends.is_lazy() and dispatch.way(backends.current_backend(), x.dtype, len(x)) != "packed":
         summed += UNIT[x.dtype] * size + TINY[x.dtype] * np.abs(value).sum(axis=1, keepdims=True)
     bound = summed + UNIT[x.dtype] * (np.abs(expected) + summed) + TINY[x.dtype]
     error = np.abs(wide(found) - expected)

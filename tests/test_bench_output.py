@@ -13,7 +13,7 @@ import pytest
 from bench_rows import products, report, row
 from rich.console import Console
 
-from mlx_dequant.bench import chart, command, compare, crossover, submit, tables
+from mlx_dequant.bench import chart, command, compare, submit, tables
 from mlx_dequant.bench import report as reports
 from mlx_dequant.bench.contestants import Ready
 from mlx_dequant.bench.contestants.ours import Ours
@@ -146,13 +146,13 @@ def test_a_comparison_names_what_broke_and_moved(old, tmp_path, capsys):
 
 
 def test_lines_that_meet():
-    (met,) = crossover.crossovers(ROWS)
+    (met,) = dispatch.crossovers(ROWS)
     assert (met["ours"], met["other"], met["faster"]) == ("mlx-dequant host", "torch dense cpu", "torch dense cpu")
     # On logarithmic scales: from a lead of 4 at 1 row to one of 5/8 at 8.
     assert met["vectors"] == pytest.approx(8 ** (math.log(4) / math.log(4 / 0.625)))
-    assert crossover.meetings([(1, 2.0), (8, 2.0)], [(1, 1.0), (8, 4.0)]) == [(pytest.approx(8**0.5), False)]
-    assert crossover.meetings([(1, 1.0), (8, 1.0)], [(1, 2.0), (8, 2.0)]) == []
-    assert crossover.meetings([(1, 1.0)], [(8, 2.0)]) == []
+    assert dispatch.meetings([(1, 2.0), (8, 2.0)], [(1, 1.0), (8, 4.0)]) == [(pytest.approx(8**0.5), False)]
+    assert dispatch.meetings([(1, 1.0), (8, 1.0)], [(1, 2.0), (8, 2.0)]) == []
+    assert dispatch.meetings([(1, 1.0)], [(8, 2.0)]) == []
 
 
 def test_the_text_to_submit_is_compact():

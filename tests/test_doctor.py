@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mlx_dequant as mxd
-from mlx_dequant import backends, programs
+from mlx_dequant import backends, kernel_source
 from mlx_dequant.backends.host import compiler
 from mlx_dequant.cli import doctor as command
 from mlx_dequant.cli import main
@@ -75,8 +75,8 @@ def test_a_program_that_does_not_compile_is_told(capsys, fresh, tmp_path, monkey
 
 def planted(monkeypatch, file, right, wrong):
     """A mistake in a file of the shaders, as if it were written there."""
-    read = programs._read
-    path = (programs.METAL / file).resolve()
+    read = kernel_source._read
+    path = (kernel_source.METAL / file).resolve()
     assert right in read(path)
     monkeypatch.setattr(programs, "_read", lambda at: read(at).replace(right, wrong) if at == path else read(at))
 
@@ -86,10 +86,10 @@ def metal(monkeypatch):
     """The executor as the Metal backend; programs are made anew."""
     if compiler.compiler() is None:
         pytest.skip("no C++ compiler to run kernels with")
-    programs.program.cache_clear()
+    kernel_source.program.cache_clear()
     with executor.metal():
         yield
-    programs.program.cache_clear()
+    kernel_source.program.cache_clear()
 
 
 @pytest.mark.usefixtures("quick")
@@ -110,13 +110,13 @@ def test_a_wrong_format_is_told(metal, capsys, monkeypatch):
 
 
 PLANTED = {
-    "product": ("kernels/product.metal", "out[size_t(m) * rows + row + r] = T(total)", "product of 1"),
+    "product": ("kernels/qmv.metal", "out[size_t(m) * rows + row + r] = T(total)", "product of 1"),
     "product_transposed": (
-        "kernels/product_transposed.metal",
+        "kernels/qvm.metal",
         "out[(size_t(split) * vectors + m) * columns + first + k] = T(total)",
         "product without transpose of 1",
     ),
-    "take": ("kernels/take.metal", "out[k] = T(w[k])", "take, "),
+    "take": ("kernels/gather_rows.metal", "out[k] = T(w[k])", "take, "),
 }
 
 

@@ -12,8 +12,8 @@ from cuda_programs import mostly_full, planted
 from executor_kernels import needs_compiler
 from product_cases import FORMATS, SIZES, check_products, check_single_inputs, small_and_large, weight, wide_groups
 
-from mlx_dequant.backends import crossover
-from mlx_dequant.programs import mma_least
+from mlx_dequant import dispatch
+from mlx_dequant.kernel_source import mma_least
 
 pytestmark = needs_compiler
 
@@ -23,14 +23,14 @@ LANES = {name: max(mma_least(form)) for name, form in FORMATS.items() if mma_lea
 
 @contextmanager
 def mma(**options):
-    with patch.object(crossover, "generation", lambda target: 80), executor.cuda(**options):
+    with patch.object(dispatch, "generation", lambda target: 80), executor.cuda(**options):
         yield
 
 
 def run(packed, vectors):
     """Inputs of a lane, of a product of so many."""
-    with patch.object(crossover, "generation", lambda target: 80):
-        return crossover.mma_run("cuda", mx.float16, vectors, packed)
+    with patch.object(dispatch, "generation", lambda target: 80):
+        return dispatch.mma_run("cuda", mx.float16, vectors, packed)
 
 
 HALVES = (mx.float16, mx.bfloat16)
@@ -89,10 +89,10 @@ def test_what_is_not_for_mma():
     others = [(wide_groups("iq3_s"), mx.bfloat16, 8), (wide_groups("gptq4"), mx.float32, 8), (bfloats, mx.float16, 8)]
     others += [(wide_groups("q6_k"), mx.float16, 8), (wide_groups("iq2_xs"), mx.float16, 2)]
     others += [(weight("gptq4", SIZES[1]), mx.float16, 8), (weight("ct4", (40, 72)), mx.float16, 8)]
-    with patch.object(crossover, "generation", lambda target: 80):
-        assert [crossover.mma_run("cuda", dtype, vectors, packed) for packed, dtype, vectors in others] == [0] * 7
-    with patch.object(crossover, "generation", lambda target: 75):
-        assert crossover.mma_run("cuda", mx.float16, 8, wide_groups("gptq4")) == 0
+    with patch.object(dispatch, "generation", lambda target: 80):
+        assert [dispatch.mma_run("cuda", dtype, vectors, packed) for packed, dtype, vectors in others] == [0] * 7
+    with patch.object(dispatch, "generation", lambda target: 75):
+        assert dispatch.mma_run("cuda", mx.float16, 8, wide_groups("gptq4")) == 0
 
 
 # What is planted, and of which format.

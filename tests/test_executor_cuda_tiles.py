@@ -13,8 +13,7 @@ from executor_kernels import needs_compiler
 from product_cases import LONG, MANY, SCALED, check_products, check_single_inputs, small_and_large, weight
 from support import DTYPES
 
-from mlx_dequant import programs
-from mlx_dequant.backends import crossover
+from mlx_dequant import dispatch, kernel_source
 
 pytestmark = needs_compiler
 full = pytest.mark.full
@@ -24,13 +23,13 @@ GENERATIONS = {"mma": (80, ()), "wgmma": (90, ("-D__CUDA_ARCH_FEAT_SM90_ALL",))}
 
 
 @contextmanager
-def tiles(instruction, groups=1, clustered=crossover.CLUSTERED, **options):
+def tiles(instruction, groups=1, clustered=dispatch.CLUSTERED, **options):
     """Tiles are by that instruction. Threadgroups share inputs to make up `groups`; 1: none do, and have many steps."""
     generation, flags = GENERATIONS[instruction]
     with (
-        patch.object(crossover, "CLUSTERED", clustered),
-        patch.object(crossover, "generation", lambda target: generation),
-        patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, groups)),
+        patch.object(dispatch, "CLUSTERED", clustered),
+        patch.object(dispatch, "generation", lambda target: generation),
+        patch.dict(dispatch.TILED_GROUPS, dict.fromkeys(dispatch.TILED_GROUPS, groups)),
         executor.cuda(flags=flags, **options),
     ):
         yield
@@ -103,8 +102,8 @@ def test_tiles_of_clusters(case, order):
 
 @pytest.mark.parametrize(("generation", "tiled"), [(0, False), (75, False), (80, True), (90, True)])
 def test_older_generations_have_no_tiles(generation, tiled):
-    with patch.object(crossover, "generation", lambda target: generation):
-        ways = {crossover.way("cuda", dtype, count) for dtype in DTYPES for count in (1, 16, 17, 384, 385, 5000)}
+    with patch.object(dispatch, "generation", lambda target: generation):
+        ways = {dispatch.way("cuda", dtype, count) for dtype in DTYPES for count in (1, 16, 17, 384, 385, 5000)}
     assert ways == {"packed", "unpacked", *(["tiled"] if tiled else [])}
 
 
@@ -271,7 +270,7 @@ def in_clusters(body, groups, **options):
             input_names=[],
             output_names=["out"],
             source=f"unsigned i = blockIdx.x * 64 + threadIdx.x;\n{body}",
-            header=programs.ATTRIBUTES.format("__cluster_dims__(2, 1, 1)"),
+            header=kernel_source.ATTRIBUTES.format("__cluster_dims__(2, 1, 1)"),
             shared_memory=64,
             ensure_row_contiguous=False,
         )

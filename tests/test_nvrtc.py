@@ -5,7 +5,7 @@ from strict import nvrtc
 from strict.cuda import cuda_faults
 from strict.launches import record
 
-from mlx_dequant.programs import kernels
+from mlx_dequant.kernel_source import kernels
 from mlx_dequant.registry import formats
 
 CLEAN = """

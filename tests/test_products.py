@@ -24,7 +24,7 @@ from product_cases import (
 from support import DTYPES
 
 import mlx_dequant as mxd
-from mlx_dequant.backends import crossover
+from mlx_dequant import dispatch
 
 full = pytest.mark.full
 names = pytest.mark.parametrize("name", FORMATS)
@@ -53,9 +53,9 @@ def test_products_of_many_vectors(name, dtype, backend):
     """Of tiles that are whole and of tiles that are not, with steps enough to fill their buffers in turn."""
     for rows in (17, 64, 100):
         check_products(weight(name, MANY), dtype, rows, seed=rows)
-    for clustered in (crossover.CLUSTERED, 0) if backend == "cuda" else (0,):
-        groups = patch.dict(crossover.TILED_GROUPS, dict.fromkeys(crossover.TILED_GROUPS, 1))
-        with groups, patch.object(crossover, "CLUSTERED", clustered):
+    for clustered in (dispatch.CLUSTERED, 0) if backend == "cuda" else (0,):
+        groups = patch.dict(dispatch.TILED_GROUPS, dict.fromkeys(dispatch.TILED_GROUPS, 1))
+        with groups, patch.object(dispatch, "CLUSTERED", clustered):
             check_products(weight(name, LONG), dtype, 300)
 
 

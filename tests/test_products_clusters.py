@@ -8,9 +8,9 @@ import pytest
 from product_cases import LONG, check_products, weight
 
 import mlx_dequant as mxd
-from mlx_dequant.backends import crossover
+from mlx_dequant import dispatch
 
-HERE = "cuda" in mxd.available_backends() and crossover.generation("cuda") == 90
+HERE = "cuda" in mxd.available_backends() and dispatch.generation("cuda") == 90
 
 pytestmark = [pytest.mark.full, pytest.mark.skipif(not HERE, reason="needs a CUDA device with clusters")]
 
@@ -25,7 +25,7 @@ def check_others(size):
 
 
 def test_other_work_is_unharmed():
-    with mxd.use_backend("cuda"), patch.object(crossover, "CLUSTERED", 0):
+    with mxd.use_backend("cuda"), patch.object(dispatch, "CLUSTERED", 0):
         for turn in range(12):
             check_products(weight(("q4_k", "awq4", "iq3_s")[turn % 3], LONG), mx.float16, (300, 40, 257, 2)[turn % 4])
             check_others(5 + 13 * turn)
@@ -37,7 +37,7 @@ def test_products_in_a_row():
     x = mx.random.normal((300, 512)).astype(mx.float16) * 0.05
     found = []
     for clustered in (0, 2**62):
-        with mxd.use_backend("cuda"), patch.object(crossover, "CLUSTERED", clustered):
+        with mxd.use_backend("cuda"), patch.object(dispatch, "CLUSTERED", clustered):
             y = x
             for _ in range(6):
                 y = mx.tanh(second.linear(mx.sin(first.linear(y))))

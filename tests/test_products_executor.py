@@ -9,15 +9,16 @@ import pytest
 from product_cases import FORMATS, ROWS, SIZES, TILED, check_products, check_single_inputs, exact, shuffled, weight
 from support import DTYPES, assert_same, rounded
 
-from mlx_dequant.backends import crossover, gpu
+from mlx_dequant import dispatch
+from mlx_dequant.backends import gpu
 from mlx_dequant.backends.host.compiler import compiler
-from mlx_dequant.programs import REORDER, reorder_whole
+from mlx_dequant.kernel_source import REORDER, reorder_whole
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 full = pytest.mark.full
 
 # Rows shared by eight simdgroups, as in small matrices, or each row one simdgroup's.
-SHARED = {"shared": crossover.FEW_ROWS, "alone": 0}
+SHARED = {"shared": dispatch.FEW_ROWS, "alone": 0}
 
 CASES = [(name, dtype, rows, few) for name in FORMATS for dtype in DTYPES for rows in ROWS for few in SHARED]
 
@@ -49,14 +50,12 @@ def exact_matmul():
 
 @pytest.mark.parametrize(("name", "dtype", "rows", "few"), list(cases()))
 def test_products(name, dtype, rows, few):
-    with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal():
+    with patch.object(dispatch, "FEW_ROWS", SHARED[few]), executor.metal():
         for size in SIZES:
             check_products(weight(name, size), dtype, rows, seed=rows)
 
 
-@pytest.mark.parametrize(
-    "name", ["q4_k", "iq2_xs", pytest.param("ct3", marks=full), pytest.param("f16", marks=full)]
-)
+@pytest.mark.parametrize("name", ["q4_k", "iq2_xs", pytest.param("ct3", marks=full), pytest.param("f16", marks=full)])
 def test_four_share_long_rows(name):
     """Rows that are no multiple of what four simdgroups take at once, and shorter ones."""
     few = patch.multiple(crossover, FEW_ROWS=0, LONG_ROWS=0)
@@ -80,7 +79,7 @@ def tiled_cases():
 
 def by(way):
     """Products take this way, however many vectors there are."""
-    return patch.object(crossover, "way", lambda *_: way)
+    return patch.object(dispatch, "way", lambda *_: way)
 
 
 @pytest.mark.parametrize(("name", "dtype", "rows", "size"), list(tiled_cases()))
@@ -95,7 +94,7 @@ def test_tiled_products_of_shared_inputs(name, splits):
     packed = weight(name, (192, 1280))
     held = {32: splits * 2}  # there are two tiles of 128 outputs
     assert gpu._splits(2, packed.in_features // 256, held[32]) == splits
-    with by("tiled"), patch.object(crossover, "TILED_GROUPS", held), executor.metal():
+    with by("tiled"), patch.object(dispatch, "TILED_GROUPS", held), executor.metal():
         check_products(packed, mx.float16, 3)
 
 
@@ -120,12 +119,12 @@ def test_unpacked_products_are_of_parts(name, dtype):
 @pytest.mark.parametrize("name", ["q4_k", "q8_0", "gptq4", "ct4"])
 def test_ways(name, target, generation, monkeypatch):
     """Few vectors stay packed; float32 has no tiles; on Hopper weights in order stay with them."""
-    monkeypatch.setattr(crossover, "generation", lambda target: generation)
+    monkeypatch.setattr(dispatch, "generation", lambda target: generation)
     packed = weight(name, SIZES[1])
     for dtype in DTYPES:
         least = dict.fromkeys(("packed", "tiled", "unpacked"), 10**9)
         for vectors in range(5000, 0, -1):
-            least[crossover.way(target, dtype, vectors, packed)] = vectors
+            least[dispatch.way(target, dtype, vectors, packed)] = vectors
         if dtype == mx.float32:
             assert least == {"packed": 1, "tiled": 10**9, "unpacked": 129}
             continue
@@ -163,8 +162,8 @@ def test_another_order_of_whole_vectors(device, inputs, dtype, monkeypatch):
     x = mx.array(bits, words).view(dtype)
     order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
     for least in (5, 6):
-        monkeypatch.setattr(crossover, "WHOLE_VECTORS", least)
-        assert (crossover.reorder(target, 5, inputs * dtype.size) == REORDER) == (least == 6)
+        monkeypatch.setattr(dispatch, "WHOLE_VECTORS", least)
+        assert (dispatch.reorder(target, 5, inputs * dtype.size) == REORDER) == (least == 6)
         with device():
             found = gpu._reordered(target, x, mx.array(order))
         assert np.array_equal(np.array(found.view(words)), bits[:, order])
@@ -177,10 +176,10 @@ def test_another_order_of_whole_vectors(device, inputs, dtype, monkeypatch):
 )
 def test_another_order_of_the_longest_vectors(device, generation, most, extra, dtype, monkeypatch):
     """Those that a device's threadgroups can hold, and one value more."""
-    monkeypatch.setattr(crossover, "generation", lambda target: generation)
-    monkeypatch.setattr(crossover, "WHOLE_VECTORS", 2)
+    monkeypatch.setattr(dispatch, "generation", lambda target: generation)
+    monkeypatch.setattr(dispatch, "WHOLE_VECTORS", 2)
     inputs = most * 1024 // dtype.size + extra
-    operation = crossover.reorder(device.__name__, 2, inputs * dtype.size)
+    operation = dispatch.reorder(device.__name__, 2, inputs * dtype.size)
     assert operation == (REORDER if extra else reorder_whole(most))
     x = mx.random.normal((2, inputs)).astype(dtype)
     order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
@@ -198,7 +197,7 @@ def test_another_order_under_sanitizers(device, inputs, sanitizer):
     obstacle = executor.obstacle(sanitizer)
     if obstacle:
         pytest.skip(obstacle)
-    x = mx.random.normal((crossover.WHOLE_VECTORS, inputs)).astype(mx.float16)
+    x = mx.random.normal((dispatch.WHOLE_VECTORS, inputs)).astype(mx.float16)
     order = mx.array(np.random.default_rng(0).permutation(inputs).astype(np.int32))
     with device(sanitizer=sanitizer, order="shuffled"):
         found = gpu._reordered(device.__name__, x, order)
@@ -218,7 +217,7 @@ def test_products_of_sorted_weights(name, count):
     for device in (executor.metal, executor.cuda):
         with device():
             check_products(packed, DTYPES[count % 3], count)
-    assert packed.in_order().weight.derived  # a backend has used it
+    assert packed.sort_by_group().weight.derived  # a backend has used it
 
 
 @full
@@ -237,7 +236,7 @@ def test_every_order_gives_one_result(name, few):
     cotangent = mx.array(np.random.default_rng(2).normal(size=(4, packed.out_features)).astype(np.float32))
     found = set()
     for order in executor.ORDERS:
-        with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal(order=order):
+        with patch.object(dispatch, "FEW_ROWS", SHARED[few]), executor.metal(order=order):
             values, gradients = mx.vjp(packed.linear, [x], [cotangent])
             found.add(np.array(values[0]).tobytes() + np.array(gradients[0]).tobytes())
     assert len(found) == 1
@@ -262,7 +261,7 @@ def test_products_under_sanitizers(name, few, sanitizer):
     obstacle = executor.obstacle(sanitizer)
     if obstacle:
         pytest.skip(obstacle)
-    with patch.object(crossover, "FEW_ROWS", SHARED[few]), executor.metal(sanitizer=sanitizer, order="shuffled"):
+    with patch.object(dispatch, "FEW_ROWS", SHARED[few]), executor.metal(sanitizer=sanitizer, order="shuffled"):
         check_products(weight(name, (9, 77)), mx.float16, 4)
 
 

@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 import mlx_dequant as mxd
-from mlx_dequant import programs
+from mlx_dequant import kernel_source
 from mlx_dequant.backends.host import compiler, library
 from mlx_dequant.registry import Format, gguf_format
 
@@ -16,7 +16,7 @@ FORMATS = mxd.formats()
 LINE = re.compile(r'#line (\d+) "(.+)"')
 FILES = {
     f"{path.parent.name}/{path.name}": path.read_text().splitlines()
-    for folder in (programs.METAL, library.FOLDER)
+    for folder in (kernel_source.METAL, library.FOLDER)
     for path in folder.rglob("*.*")
     if path.suffix in (".metal", ".h", ".cpp")
 }
@@ -24,25 +24,27 @@ FILES = {
 
 def every(target, form, kernels=None):
     """Every program of a format, built afresh."""
-    about_weights = (kernel for kernel in programs.kernels(target, form) if kernel.name not in ("add_parts", "arrange"))
+    about_weights = (
+        kernel for kernel in kernel_source.kernels(target, form) if kernel.name not in ("add_parts", "arrange")
+    )
     for kernel in kernels or about_weights:
-        for dtype in programs.TYPES:
-            for scales in ["float32"] if form.family == "gguf" else programs.TYPES:
-                yield programs.program.__wrapped__(target, form, kernel, dtype, scales)
+        for dtype in kernel_source.TYPES:
+            for scales in ["float32"] if form.family == "gguf" else kernel_source.TYPES:
+                yield kernel_source.program.__wrapped__(target, form, kernel, dtype, scales)
 
 
 def texts(name):
     """The text of a format's unpacking on every compiler."""
     form = FORMATS[name]
     for target in ("metal", "cuda"):
-        program = next(every(target, form, [programs.DEQUANTIZE]))
+        program = next(every(target, form, [kernel_source.DEQUANTIZE]))
         yield program.header + program.body
     yield library.text(form, "dequantize", "float32", "float32")
 
 
 def test_names_are_unique():
     names = [program.name for form in FORMATS.values() for program in every("metal", form)]
-    names += [program.name for form in FORMATS.values() for program in every("cuda", form, [programs.DEQUANTIZE])]
+    names += [program.name for form in FORMATS.values() for program in every("cuda", form, [kernel_source.DEQUANTIZE])]
     assert len(names) > 1000
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
@@ -50,11 +52,13 @@ def test_names_are_unique():
 
 def test_a_name_depends_on_the_text(monkeypatch):
     def name():
-        return programs.program.__wrapped__("metal", FORMATS["q4_0"], programs.DEQUANTIZE, "float32", "float32").name
+        return kernel_source.program.__wrapped__(
+            "metal", FORMATS["q4_0"], kernel_source.DEQUANTIZE, "float32", "float32"
+        ).name
 
     before = name()
     assert name() == before
-    read = programs._read
+    read = kernel_source._read
     monkeypatch.setattr(programs, "_read", lambda path: read(path) + "// other\n")
     assert name() != before
 
@@ -124,7 +128,7 @@ def test_formats_cannot_be_changed():
 
 
 def test_tables_are_what_make_writes(tmp_path, monkeypatch):
-    folder = programs.METAL / "formats" / "tables"
+    folder = kernel_source.METAL / "formats" / "tables"
     monkeypatch.setattr(sys, "argv", ["make.py", str(tmp_path)])
     runpy.run_path(str(folder / "make.py"), run_name="__main__")
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
@@ -133,21 +137,24 @@ def test_tables_are_what_make_writes(tmp_path, monkeypatch):
 
 def test_each_format_is_one_file_and_kernels_name_none():
     shared = {"source", "codes", "signs", "e2m1", "k_scales", "iq1_values"}
-    files = {path.stem for path in (programs.METAL / "formats" / "gguf").glob("*.metal")}
+    files = {path.stem for path in (kernel_source.METAL / "formats" / "gguf").glob("*.metal")}
     assert files - shared == {name for name, form in FORMATS.items() if form.family == "gguf"}
-    for path in (programs.METAL / "kernels").glob("*.metal"):
+    for path in (kernel_source.METAL / "kernels").glob("*.metal"):
         assert not set(re.findall(r"\w+", path.read_text())) & set(FORMATS), path.name
 
 
 def test_device_differences_live_in_the_prelude():
-    for path in [*(programs.METAL / "formats").rglob("*.metal"), *(programs.METAL / "kernels").glob("*.metal")]:
+    for path in [
+        *(kernel_source.METAL / "formats").rglob("*.metal"),
+        *(kernel_source.METAL / "kernels").glob("*.metal"),
+    ]:
         assert not re.search(r"CUDA|__device__|__global__|__shared__|__METAL|NVRTC", path.read_text()), path.name
 
 
 def test_a_name_tells_the_type_of_x():
     """Its type is in the text that MLX makes, and a name must not stand for two texts."""
     names = {
-        programs.program("metal", FORMATS["q4_0"], programs.PRODUCT[1, 1], "float32", given=given).name
+        kernel_source.program("metal", FORMATS["q4_0"], kernel_source.PRODUCT[1, 1], "float32", given=given).name
         for given in ("float16", "bfloat16", "float32")
     }
     assert len(names) == 3

@@ -7,7 +7,7 @@ import pytest
 from strict.check import check, check_launch
 from strict.launches import record, weights
 
-from mlx_dequant.programs import kernels
+from mlx_dequant.kernel_source import kernels
 from mlx_dequant.registry import formats
 
 

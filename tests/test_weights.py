@@ -149,7 +149,11 @@ def test_results_do_not_share_memory(backend):
 
 def test_functions_take_the_same_arguments(backend):
     """The one-call forms, and the type they give by default."""
-    for name, function in ((AWQ, mxd.dequantize_awq), (GPTQ, mxd.dequantize_gptq), (PACKED, mxd.dequantize_compressed_tensors)):
+    for name, function in (
+        (AWQ, mxd.dequantize_awq),
+        (GPTQ, mxd.dequantize_gptq),
+        (PACKED, mxd.dequantize_compressed_tensors),
+    ):
         tensors = group_tensors(name)
         expected = tensors.pop("expected")
         expected = expected if name == PACKED else expected.T

@@ -7,7 +7,7 @@ import random_weights
 from product_cases import FORMATS, check_products, exact, numbers, shuffled
 
 import mlx_dequant as mxd
-from mlx_dequant.backends.crossover import FEW_ROWS
+from mlx_dequant.dispatch import FEW_ROWS
 
 NAMES = [name for name, form in FORMATS.items() if form.family in ("gptq", "compressed_tensors")]
 UNEVEN = np.arange(128) % 3 % 2  # 86 of group 0, 42 of group 1
@@ -18,20 +18,20 @@ UNEVEN = np.arange(128) % 3 % 2  # 86 of group 0, 42 of group 1
 def test_sorted_weights_are_the_same(name, inputs):
     """Each input's weights, to the bit; the last group may be short."""
     packed = shuffled(name, inputs)
-    found = packed.in_order()
+    found = packed.sort_by_group()
     assert found is not None and not found.weight.has_g_idx and found.weight.format == packed.format
-    group = np.array(packed.inputs["g_idx"])[np.array(found.inputs)]
+    group = np.array(packed.inputs["g_idx"])[np.array(found.perm)]
     np.testing.assert_array_equal(group, np.arange(packed.in_features) // 32)
-    np.testing.assert_array_equal(exact(found.weight), exact(packed)[:, np.array(found.inputs)])
-    np.testing.assert_array_equal(exact(found.weight)[:, np.array(found.places)], exact(packed))
+    np.testing.assert_array_equal(exact(found.weight), exact(packed)[:, np.array(found.perm)])
+    np.testing.assert_array_equal(exact(found.weight)[:, np.array(found.inv_perm)], exact(packed))
 
 
 def test_parts_are_sorted_alike(monkeypatch):
     """Codes are unpacked a few outputs at a time."""
     for name in ("gptq3", "ct4"):
-        whole = shuffled(name).in_order()
-        monkeypatch.setattr("mlx_dequant.weights.in_order.UNPACKED", 4 * 320 * 7)
-        parts = shuffled(name).in_order()
+        whole = shuffled(name).sort_by_group()
+        monkeypatch.setattr("mlx_dequant.weights.act_order.UNPACKED", 4 * 320 * 7)
+        parts = shuffled(name).sort_by_group()
         monkeypatch.undo()
         np.testing.assert_array_equal(exact(parts.weight), exact(whole.weight))
 
@@ -44,7 +44,7 @@ def test_parts_are_sorted_alike(monkeypatch):
 )
 def test_what_cannot_be_sorted_stays(name, size, group):
     packed = shuffled(name, 128, size=size, group=group)
-    found = packed.in_order()
+    found = packed.sort_by_group()
     if group is not None and not group.any():
         assert found.weight.layout[0] == 128
         np.testing.assert_array_equal(exact(found.weight), exact(packed))
@@ -55,20 +55,20 @@ def test_what_cannot_be_sorted_stays(name, size, group):
 def test_weights_in_order_are_not_sorted():
     for name in ("gptq4", "ct4", "awq4"):
         packed = random_weights.groups(name, np.random.default_rng(0), 128, 64, 32)
-        assert packed.in_order() is None and not packed.derived
+        assert packed.sort_by_group() is None and not packed.derived
 
 
 def test_sorted_weights_are_kept_and_nothing_else_changes():
     packed = shuffled("gptq4")
     before = {key: np.array(array) for key, array in packed.inputs.items()}
-    found = packed.in_order()
-    assert packed.in_order() is found
+    found = packed.sort_by_group()
+    assert packed.sort_by_group() is found
     assert found.weight.inputs["scales"] is packed.inputs["scales"]
     assert packed.has_g_idx and packed.nbytes == sum(array.nbytes for array in before.values())
     for key, array in before.items():
         np.testing.assert_array_equal(np.array(packed.inputs[key]), array)
     other = packed.replace(scales=2 * packed.inputs["scales"])
-    np.testing.assert_array_equal(exact(other.in_order().weight), 2 * exact(found.weight))
+    np.testing.assert_array_equal(exact(other.sort_by_group().weight), 2 * exact(found.weight))
 
 
 @pytest.mark.parametrize("backend", mxd.available_backends())

@@ -106,8 +106,8 @@ def test_an_editable_install_sees_edits_of_shaders(checkout, tmp_path):
     environment = Environment(tmp_path / "environment")
     environment.install("--editable", checkout)
     header = """
-from mlx_dequant import formats, programs
-program = programs.program("metal", formats()["q8_0"], programs.DEQUANTIZE, "float32", "float32")
+from mlx_dequant import formats, kernel_source
+program = kernel_source.program("metal", formats()["q8_0"], kernel_source.DEQUANTIZE, "float32", "float32")
 print(program.name, "an edit" in program.header)
 """
     name, edited = environment.run(header).split()

@@ -12,15 +12,16 @@ inline grouping grouping_of(device const uint* layout) {
 
 // input / groups.size
 inline uint group_of(uint input, grouping groups) {
-  return divided(input, groups.multiplier, groups.shift);
+  return fast_div(input, groups.multiplier, groups.shift);
 }
 
 // The zero point z, to be taken off codes.
-inline void set_offset(uint z, thread float& offset) { offset = offset_of(z); }
+inline void set_zero_point(uint z, thread float& offset) { offset = as_zero_point(z); }
 
-// What N columns of a group share, as the type V of numbers; zero points as set_offset gives them.
+// What N columns of a group share, as the type V of numbers; zero points as set_zero_point gives
+// them.
 template <uint N, typename V = float>
-struct group_constants {
+struct group_params_of {
   V zero[N];
   V scale[N];
 };

@@ -17,12 +17,12 @@ struct has_min {
 };
 
 // What a format's codes are multiplied by, and nothing else. float16_t: one of those, or powers of
-// two for far_scales, and codes have at most 11 bits, their second scale included. short_scale: a
+// two for pow2_scale, and codes have at most 11 bits, their second scale included. wide_scale: a
 // number that fits 24 bits when it is multiplied by 128 + F::zero, and codes have 7 bits, less
 // F::zero. Else float.
-struct short_scale;
+struct wide_scale;
 template <typename F, typename S>
-struct scale_of {
+struct scale_traits {
   typedef float type;
 };
 
@@ -34,13 +34,13 @@ inline void multiply(thread const float* a, thread const float* b, thread float*
 
 // The scale of codes that have two, or they are multiplied by the second.
 template <uint N>
-inline float two_scales(float first, float second, thread float*) {
+inline float nested_scale(float first, float second, thread float*) {
   return first * second;
 }
 
 // The same of powers of two whose product may be too small for a GPU's floats.
 template <uint N>
-inline float far_scales(float first, float second, thread float* q) {
+inline float pow2_scale(float first, float second, thread float* q) {
   for (uint i = 0; i < N; ++i) q[i] *= first;
   return second;
 }

@@ -1,8 +1,8 @@
 // How codes lie in memory, for kernels that copy some of them
 //
-// A source's window<F, ROWS, COLUMNS> says how many strips of bytes hold so many weights, how long
+// A loader's window<F, ROWS, COLUMNS> says how many strips of bytes hold so many weights, how long
 // they are and what divides their addresses; strips_of, where those are that begin with a row and
-// a column; placed gives a source that reads such strips elsewhere. Its first_row and first_column
+// a column; placed gives a loader that reads such strips elsewhere. Its first_row and first_column
 // are those then, else 0.
 struct strips {
   device const uint8_t* first;

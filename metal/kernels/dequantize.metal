@@ -14,14 +14,14 @@ inline void put(device T* out, thread const float* w, bool aligned) {
 }
 
 template <typename F, typename T, typename S>
-inline void dequantize(thread const S& source, device T* out, device const uint* sizes,
+inline void dequantize(thread const S& loader, device T* out, device const uint* sizes,
                        uint threadgroup_index, uint thread_index) {
   const uint N = 8;
-  const uint R = S::thread_rows;
+  const uint R = S::rows_per_thread;
   region part = region_of(sizes);
   uint columns = part.end_column - part.first_column;
   uint across = (columns + 256 * N - 1) / (256 * N);
-  uint tile = divided(threadgroup_index, sizes[vectors_at], sizes[splits_at]);
+  uint tile = fast_div(threadgroup_index, sizes[vectors_at], sizes[splits_at]);
   uint row = part.first_row + tile * R;
   uint column = ((threadgroup_index - tile * across) * 256 + thread_index) * N;
   if (column >= columns) return;
@@ -30,14 +30,14 @@ inline void dequantize(thread const S& source, device T* out, device const uint*
   bool aligned = columns % N == 0;
   uint from = part.first_column + column;
   if (row % R == 0 && row + R <= part.end_row && column + N <= columns &&
-      share_group<F, R>(source)) {
-    typename S::template constants<N> shared;
-    load_constants<F, N>(source, group_at<F>(source, row), from, shared);
+      share_group<F, R>(loader)) {
+    typename S::template group_params<N> shared;
+    load_group_params<F, N>(loader, group_at<F>(loader, row), from, shared);
     float w[R * N];
-    codes<F, N, R>(source, shared, row, from, w);
+    codes<F, N, R>(loader, shared, row, from, w);
 #pragma unroll
     for (uint r = 0; r < R; ++r) {
-      scaled<N>(shared, w + r * N, w + r * N);
+      apply_scale<N>(shared, w + r * N, w + r * N);
       put<N>(out + size_t(r) * columns, w + r * N, aligned);
     }
     return;
@@ -46,12 +46,12 @@ inline void dequantize(thread const S& source, device T* out, device const uint*
   for (uint r = 0; r < rows; ++r, ++row, out += columns) {
     if (column + N <= columns) {
       float w[N];
-      decode<F, N>(source, row, from, w);
+      decode<F, N>(loader, row, from, w);
       put<N>(out, w, aligned);
     } else {
       for (uint i = 0; column + i < columns; ++i) {
         float w[1];
-        decode<F, 1>(source, row, from + i, w);
+        decode<F, 1>(loader, row, from + i, w);
         out[i] = T(w[0]);
       }
     }

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from .. import dtypes
-from ..division import divider
-from ..programs import (
+from .. import dispatch, dtypes
+from ..fast_divmod import fast_divmod
+from ..kernel_source import (
     ADD_PARTS,
     COUNTS,
     DEQUANTIZE,
@@ -37,7 +37,6 @@ from ..programs import (
     program,
 )
 from ..registry import Format
-from . import crossover
 from .launch import Region, sizes, whole
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ def region(target: str, weight: QuantizedWeight, dtype: mx.Dtype, part: Region) 
         return mx.concatenate([region(target, weight, dtype, each) for each in parts])
     tiles = -(-part.rows // rows) * across
     shape = (part.rows, part.columns)
-    return _run(target, weight, DEQUANTIZE, [], sizes(weight, part, *divider(across)), tiles, shape, dtype)
+    return _run(target, weight, DEQUANTIZE, [], sizes(weight, part, *fast_divmod(across)), tiles, shape, dtype)
 
 
 def take(target: str, weight: QuantizedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
@@ -191,25 +190,25 @@ def product(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) 
 
     A weight with act-order is sorted by group once, where its groups allow it: otherwise each input looks up its scale.
     """
-    found = weight.in_order()
+    found = weight.sort_by_group()
     if found is None:
         return _product(target, weight, x, transpose)
     if transpose != weight.by_inputs:
-        return _product(target, found.weight, _reordered(target, x, found.inputs), transpose)
-    return _reordered(target, _product(target, found.weight, x, transpose), found.places)
+        return _product(target, found.weight, _reordered(target, x, found.perm), transpose)
+    return _reordered(target, _product(target, found.weight, x, transpose), found.inv_perm)
 
 
 def _reordered(target: str, x: mx.array, order: mx.array) -> mx.array:
     """x [vectors, inputs] with its columns in that order."""
     vectors, inputs = x.shape
-    operation = crossover.reorder(target, vectors, inputs * x.dtype.size)
+    operation = dispatch.reorder(target, vectors, inputs * x.dtype.size)
     groups = vectors * -(-inputs // REORDER_PART) if operation is REORDER else vectors
     return _run(target, None, operation, [x, order], [vectors, inputs], groups, x.shape, x.dtype)
 
 
 def _product(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     vectors = x.shape[0]
-    way = crossover.way(target, x.dtype, vectors, weight)
+    way = dispatch.way(target, x.dtype, vectors, weight)
     if way == "stored":
         dense = weight.dequantize(x.dtype)
         return x @ (dense.T if transpose else dense)
@@ -224,7 +223,7 @@ def _product(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool)
 
 def _pass(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """Of as many vectors as are multiplied in one pass over the packed weight."""
-    run = crossover.mma_run(target, x.dtype, x.shape[0], weight) if transpose != weight.by_inputs else 0
+    run = dispatch.mma_run(target, x.dtype, x.shape[0], weight) if transpose != weight.by_inputs else 0
     if run:
         return _mma_product(target, weight, x, run)
     return (_packed_product if transpose else _transposed_product)(target, weight, x)
@@ -235,7 +234,7 @@ def _mma_product(target: str, weight: QuantizedWeight, x: mx.array, run: int) ->
     outputs = weight.columns if weight.by_inputs else weight.rows
     shared = MMA_OUTPUTS[weight.format.family]
     tiles = -(-outputs // (16 * shared))
-    splits = _splits(tiles, inputs // (16 * run), crossover.GROUPS)
+    splits = _splits(tiles, inputs // (16 * run), dispatch.GROUPS)
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = PRODUCT_MMA[1 if vectors == 1 else 8, shared, run]
     return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, outputs))
@@ -244,7 +243,7 @@ def _mma_product(target: str, weight: QuantizedWeight, x: mx.array, run: int) ->
 def _packed_product(target: str, weight: QuantizedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
     count = _count(vectors)
-    split = crossover.split(vectors, weight.rows, weight.columns)
+    split = dispatch.split(vectors, weight.rows, weight.columns)
     operation = PRODUCT[count, split]
     numbers = sizes(weight, whole(weight), vectors)
     groups = -(-weight.rows * split // (8 * PRODUCT_ROWS[count]))
@@ -255,7 +254,7 @@ def _transposed_product(target: str, weight: QuantizedWeight, x: mx.array) -> mx
     vectors = x.shape[0]
     family = weight.format.family
     tiles = -(-weight.columns // (128 * (PRODUCT_COLUMNS[family] if vectors <= 2 else 8)))
-    splits = max(1, min(-(-weight.rows // 64), crossover.groups(family, vectors) // tiles))
+    splits = max(1, min(-(-weight.rows // 64), dispatch.groups(family, vectors) // tiles))
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = PRODUCT_TRANSPOSED[_count(vectors)]
     return _split_product(target, weight, operation, x, numbers, tiles * splits, (vectors, weight.columns))
@@ -264,7 +263,7 @@ def _transposed_product(target: str, weight: QuantizedWeight, x: mx.array) -> mx
 def _tiled_product(target: str, weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     vectors = x.shape[0]
     inputs, outputs = (weight.columns, weight.rows) if transpose else (weight.rows, weight.columns)
-    tile = crossover.tile(target, not transpose, vectors, outputs, inputs)
+    tile = dispatch.tile(target, not transpose, vectors, outputs, inputs)
     down = -(-vectors // tile.vectors)
     # Rounded up to whole tiles, in the order in which they are read.
     shape = (down * tile.vectors, -(-inputs // tile.step) * tile.step)
@@ -272,7 +271,7 @@ def _tiled_product(target: str, weight: QuantizedWeight, x: mx.array, transpose:
     arranged = _run(target, None, arrange(tile), [x], [vectors, inputs], groups, shape, x.dtype)
     tiles = down * -(-outputs // (TILE_OUTPUTS * tile.cluster)) * tile.cluster
     pairs = -(-inputs // (2 * tile.step))  # of steps: no split has half of one
-    splits = _splits(tiles, inputs // 256, crossover.TILED_GROUPS[tile.vectors])
+    splits = _splits(tiles, inputs // 256, dispatch.TILED_GROUPS[tile.vectors])
     splits = -(-pairs // -(-pairs // splits)) if pairs else 1  # none is left without
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = product_tiled(not transpose, tile)

@@ -21,7 +21,9 @@ def available() -> bool:
 
 
 def dequantize(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
-    exact = {"gguf": _gguf, "awq": _awq, "gptq": _gptq, "compressed_tensors": _compressed_tensors}[weight.format.family](weight)
+    exact = {"gguf": _gguf, "awq": _awq, "gptq": _gptq, "compressed_tensors": _compressed_tensors}[
+        weight.format.family
+    ](weight)
     return rounded(exact, dtype).reshape(weight.shape)
 
 

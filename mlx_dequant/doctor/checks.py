@@ -11,8 +11,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import backends
-from ..backends import crossover
+from .. import backends, dispatch
 from ..cli.comparison import differences
 from ..registry import Format
 from ..weights import QuantizedWeight
@@ -77,13 +76,19 @@ def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Found]]]:
         if weight.scales_dtype == mx.float16 or form.family == "gguf":
             yield f"take, {weight}", partial(_taken, weight, exact)
     for height in HEIGHTS:
-        ways = ("", "act-order", "uneven") if form.family in ("gptq", "compressed_tensors") and height == HEIGHTS[0] else ("",)
+        ways = (
+            ("", "act-order", "uneven")
+            if form.family in ("gptq", "compressed_tensors") and height == HEIGHTS[0]
+            else ("",)
+        )
         for way in ways:
             weight = samples.multiplied(form, height, way=way)
             exact = _reference(weight).astype(np.float64)
             for vectors, dtype in PRODUCTS:
                 for transpose in (False, True):
-                    what = f"{'product' if transpose else 'product without transpose'} of {vectors} in {dtype}, {weight}"
+                    what = (
+                        f"{'product' if transpose else 'product without transpose'} of {vectors} in {dtype}, {weight}"
+                    )
                     yield what, partial(_multiplied, weight, exact, vectors, dtype, transpose)
 
 
@@ -140,7 +145,7 @@ def _multiplied(
     part, least = ROUNDING[dtype]
     # The second term: factors, or products of them, that a GPU flushes.
     summed = length * 2.0**-24 / (1 - length * 2.0**-24) * size + length * 2.0**-120
-    if backends.is_lazy() and crossover.way(backends.current_backend(), dtype, vectors) != "packed":
+    if backends.is_lazy() and dispatch.way(backends.current_backend(), dtype, vectors) != "packed":
         summed += part * size + least * np.abs(value).sum(axis=1, keepdims=True)
     bound = summed + part * (np.abs(expected) + summed) + least
     error = np.abs(found - expected)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..backends import use_backend
 from ..registry import Format
-from ..weights import AWQWeight, GGUFWeight, GPTQWeight, QuantizedWeight, CompressedTensorsWeight
+from ..weights import AWQWeight, CompressedTensorsWeight, GGUFWeight, GPTQWeight, QuantizedWeight
 
 # Two bytes that a float16 finds remarkable, and single ones: zeros of both signs, subnormals, the
 # largest, infinities, NaN; ends of a scale byte's range.

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import FormatError
-from ..weights import AWQWeight, GPTQWeight, QuantizedWeight, CompressedTensorsWeight
+from ..weights import AWQWeight, CompressedTensorsWeight, GPTQWeight, QuantizedWeight
 from .folder import Folder
 from .schemes import Scheme
 from .settings import Settings

@@ -14,7 +14,7 @@ from .. import backends, dtypes, products
 from ..dtypes import FLOATS
 from ..registry import Format
 from . import check
-from .in_order import InOrder, in_order
+from .act_order import SortedByGroup, sort_by_group
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,13 +37,15 @@ class QuantizedWeight(ABC):
     out_features: int
     dtype: mx.Dtype
 
-    # For the backends: the arrays by the names of `programs.INPUTS` (None where absent), the
+    # For the backends: the arrays by the names of `kernel_source.INPUTS` (None where absent), the
     # scales' type, the numbers that the family's source reads, and a place to keep what a backend
     # derives.
     inputs: Mapping[str, mx.array | None]
     scales_dtype: mx.Dtype
     layout: tuple[int, ...]
-    has_g_idx: bool = False  # whether inputs have a group index of their own (act-order), and the format's "_g_idx" struct reads it
+    has_g_idx: bool = (
+        False  # whether inputs have a group index of their own (act-order), and the format's "_g_idx" struct reads it
+    )
     derived: dict[str, Any]
 
     def _set(self, **values: Any) -> None:
@@ -136,10 +138,10 @@ class QuantizedWeight(ABC):
         copy._set(**{**vars(self), **values})
         return copy
 
-    def in_order(self) -> InOrder | None:
+    def sort_by_group(self) -> SortedByGroup | None:
         """For the backends: this weight sorted by group, kept with it; None where it is sorted or cannot be."""
         if self.has_g_idx and "in order" not in self.derived:
-            self.derived["in order"] = in_order(self)
+            self.derived["in order"] = sort_by_group(self)
         return self.derived.get("in order")
 
     def __repr__(self) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..division import divider
 from ..errors import FormatError
+from ..fast_divmod import fast_divmod
 
 LARGEST = 2**31 - 1
 
@@ -93,7 +93,7 @@ def grouping(size: int, groups: int) -> tuple[int, int, int]:
     One group has no boundary: its size is one that is never reached.
     """
     size = 2**31 if groups == 1 else size
-    return size, *divider(size)
+    return size, *fast_divmod(size)
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:

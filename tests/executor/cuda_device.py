@@ -100,7 +100,7 @@ def cpp(programs: Programs) -> str:
     spaces: dict[str, int] = {}
     functions: dict[str, str] = {}
     cases: list[str] = []
-    for at, ((header, function), name) in enumerate(programs.items()):
+    for at, ((header, function), name) in enumerate(kernel_source.items()):
         space = spaces.setdefault(header, len(spaces))
         functions[header] = functions.get(header, "") + f'#line 1 "body of {name}"\n' + function
         cases.append(f"case {at}: return executor::call(program_{space}::mlx::core::cu::custom_kernel_{name}, p + 1);")

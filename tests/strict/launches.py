@@ -16,9 +16,9 @@ import mlx.core as mx
 import numpy as np
 
 import mlx_dequant as mxd
-from mlx_dequant import backends
-from mlx_dequant.backends import crossover, gpu
-from mlx_dequant.programs import REORDER_WHOLE, Kernel, Program
+from mlx_dequant import backends, dispatch
+from mlx_dequant.backends import gpu
+from mlx_dequant.kernel_source import REORDER_WHOLE, Kernel, Program
 from mlx_dequant.registry import Format
 from mlx_dequant.weights import QuantizedWeight
 
@@ -105,7 +105,7 @@ def record(
     """What the package launches on `target`, "metal" or "cuda", for weights in a format; each program once.
 
     Args:
-        generations: of devices, as `crossover.generation` tells them; all that differ by default.
+        generations: of devices, as `dispatch.generation` tells them; all that differ by default.
     """
     with tempfile.TemporaryFile() as printed, _recording(target) as recorded:
         with _output_to(printed.fileno()):
@@ -133,17 +133,17 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
                 cases += product(generations, (VECTORS[0], VECTORS[-1]), (True,))
                 for generation, vectors, large in cases:
                     with (
-                        patch.object(crossover, "generation", lambda _, known=generation: known),
-                        patch.object(crossover, "CLUSTERED", 0 if large else crossover.CLUSTERED),
-                        patch.object(crossover, "LONG_ROWS", 0 if large else crossover.LONG_ROWS),
+                        patch.object(dispatch, "generation", lambda _, known=generation: known),
+                        patch.object(dispatch, "CLUSTERED", 0 if large else dispatch.CLUSTERED),
+                        patch.object(dispatch, "LONG_ROWS", 0 if large else dispatch.LONG_ROWS),
                     ):
                         backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transpose)
     for dtype in dtypes:
         gpu._reordered(target, mx.zeros((3, 64), dtype), mx.zeros(64, mx.int32))
         for size in REORDER_WHOLE[target]:
             inputs = 1024 * size // dtype.size
-            x, order = mx.zeros((crossover.WHOLE_VECTORS, inputs), dtype), mx.zeros(inputs, mx.int32)
-            with patch.object(crossover, "generation", lambda _: 80):
+            x, order = mx.zeros((dispatch.WHOLE_VECTORS, inputs), dtype), mx.zeros(inputs, mx.int32)
+            with patch.object(dispatch, "generation", lambda _: 80):
                 gpu._reordered(target, x, order)
     return mx.zeros(1)
 

@@ -18,10 +18,10 @@
 #include "../strips.metal"
 
 template <typename S>
-struct awq_source {
-  enum { thread_rows = 4, product_rows = 32, product_columns = 8, by_inputs = 1 };
+struct awq_loader {
+  enum { rows_per_thread = 4, qvm_rows = 32, qvm_columns = 8, layout_kn = 1 };
   template <uint N, typename V = float>
-  using constants = group_constants<N, V>;
+  using group_params = group_params_of<N, V>;
   template <typename F, uint ROWS, uint COLUMNS>
   struct window {
     enum { count = ROWS, bytes = COLUMNS / 2, align = 4 };
@@ -40,9 +40,9 @@ struct awq_source {
 };
 
 template <typename F, typename S>
-inline awq_source<S> awq(device const int* qweight, device const int* qzeros,
+inline awq_loader<S> awq(device const int* qweight, device const int* qzeros,
                          device const S* scales, device const uint* sizes) {
-  awq_source<S> source = {(device const uint*)qweight,
+  awq_loader<S> loader = {(device const uint*)qweight,
                           (device const uint*)qzeros,
                           scales,
                           sizes[1],
@@ -50,87 +50,87 @@ inline awq_source<S> awq(device const int* qweight, device const int* qzeros,
                           0,
                           0,
                           sizes[1] / 8};
-  return source;
+  return loader;
 }
 
 struct awq4 {
-  enum { bits = 4, run = 8, has_g_idx = 0 };
+  enum { bits = 4, scale_block = 8, has_g_idx = 0 };
 
   static inline uint shift(uint column) { return (column / 2 + column % 2 * 4) * 4; }
 };
 
 template <typename F, typename S>
-struct scale_of<F, awq_source<S>> {
+struct scale_traits<F, awq_loader<S>> {
   typedef S type;
 };
 
 // Whether R rows from a multiple of R on are of one group.
 template <typename F, uint R, typename S>
-inline bool share_group(thread const awq_source<S>& source) {
-  return source.groups.size % R == 0;
+inline bool share_group(thread const awq_loader<S>& loader) {
+  return loader.groups.size % R == 0;
 }
 
 template <typename F, typename S>
-inline uint group_at(thread const awq_source<S>& source, uint row) {
-  return group_of(row, source.groups);
+inline uint group_at(thread const awq_loader<S>& loader, uint row) {
+  return group_of(row, loader.groups);
 }
 
 template <typename F, uint N, typename V, typename S>
-inline void load_constants(thread const awq_source<S>& source, uint group, uint column,
-                           thread group_constants<N, V>& shared) {
+inline void load_group_params(thread const awq_loader<S>& loader, uint group, uint column,
+                              thread group_params_of<N, V>& shared) {
   const uint run = N < 8 ? N : 8;
-  size_t at = size_t(group) * source.columns + column;
-  load<N, N % 8 == 0>(source.scales + at, shared.scale);
+  size_t at = size_t(group) * loader.columns + column;
+  load<N, N % 8 == 0>(loader.scales + at, shared.scale);
   for (uint i = 0; i < N; i += run) {
     uint z[run];
-    split<run, F>(source.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
-    for (uint k = 0; k < run; ++k) set_offset(z[k], shared.zero[i + k]);
+    split<run, F>(loader.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
+    for (uint k = 0; k < run; ++k) set_zero_point(z[k], shared.zero[i + k]);
   }
 }
 
 // q[0..N) = q - z of `row` from `column` on, then of R - 1 rows more.
 template <typename F, uint N, uint R, typename V, typename S>
-inline void codes(thread const awq_source<S>& source, thread const group_constants<N, V>& shared,
+inline void codes(thread const awq_loader<S>& loader, thread const group_params_of<N, V>& shared,
                   uint row, uint column, thread V* q) {
   const uint run = N < 8 ? N : 8;
-  device const uint* words = source.qweight + (row - source.first_row) * source.pitch;
-  words += (column - source.first_column) / 8;
+  device const uint* words = loader.qweight + (row - loader.first_row) * loader.pitch;
+  words += (column - loader.first_column) / 8;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     for (uint i = 0; i < N; i += run) {
       uint word = N < 8 ? words[0] >> F::shift(column % 8) : words[i / 8];
-      split_less<run, F>(word, 15, 0, shared.zero + i, q + i);
+      split_subtract_zero<run, F>(word, 15, 0, shared.zero + i, q + i);
     }
-    words += source.pitch;
+    words += loader.pitch;
     q += N;
   }
 }
 
 template <typename F, uint N, uint R, typename V, typename S>
-inline void paired(thread const awq_source<S>& source, thread const group_constants<N, V>& shared,
+inline void paired(thread const awq_loader<S>& loader, thread const group_params_of<N, V>& shared,
                    uint row, uint column, thread uint* q) {
-  device const uint* words = source.qweight + row * source.pitch + column / 8;
+  device const uint* words = loader.qweight + row * loader.pitch + column / 8;
 #pragma unroll
   for (uint r = 0; r < R; r += 2) {
-    pair_words(F(), words[0], words[source.pitch], shared.zero, q + r / 2 * N);
-    words += 2 * source.pitch;
+    half2_words(F(), words[0], words[loader.pitch], shared.zero, q + r / 2 * N);
+    words += 2 * loader.pitch;
   }
 }
 
 // Nothing: every row would need one, which costs more than it saves.
 template <typename F, typename S>
-inline void prefetch_codes(thread const awq_source<S>&, uint, uint) {}
+inline void prefetch_codes(thread const awq_loader<S>&, uint, uint) {}
 
 template <typename F, typename S>
-inline strips strips_of(thread const awq_source<S>& source, uint row, uint column) {
-  device const uint* first = source.qweight + row * source.pitch + column / 8;
-  strips result = {(device const uint8_t*)first, source.pitch * 4};
+inline strips strips_of(thread const awq_loader<S>& loader, uint row, uint column) {
+  device const uint* first = loader.qweight + row * loader.pitch + column / 8;
+  strips result = {(device const uint8_t*)first, loader.pitch * 4};
   return result;
 }
 
 template <typename F, typename S>
-inline awq_source<S> placed(thread const awq_source<S>& source, strips at, uint row, uint column) {
-  awq_source<S> result = source;
+inline awq_loader<S> placed(thread const awq_loader<S>& loader, strips at, uint row, uint column) {
+  awq_loader<S> result = loader;
   result.qweight = (device const uint*)at.first;
   result.pitch = at.pitch / 4;
   result.first_row = row;
@@ -138,4 +138,4 @@ inline awq_source<S> placed(thread const awq_source<S>& source, strips at, uint 
   return result;
 }
 
-#include "../by_inputs.metal"
+#include "../layout_kn.metal"

@@ -17,18 +17,18 @@
 
 #include "../groups.metal"
 #include "../scales.metal"
-#include "../stream.metal"
+#include "../bitpack.metal"
 #include "../strips.metal"
 
-struct nothing;  // by_outputs.metal has it
+struct no_group_params;  // layout_nk.metal has it
 
 template <typename S>
-struct compressed_tensors_source {
-  enum { thread_rows = 4, product_rows = 8, product_columns = 8, by_inputs = 0 };
+struct compressed_tensors_loader {
+  enum { rows_per_thread = 4, qvm_rows = 8, qvm_columns = 8, layout_kn = 0 };
   template <uint N>
-  using constants = nothing;
+  using group_params = no_group_params;
   template <typename F, uint R>
-  using pairs = word_pairs<F::bits, R>;
+  using pairs = word_pair_stride<F::bits, R>;
   template <typename F, uint ROWS, uint COLUMNS>
   struct window {
     enum { count = ROWS, bytes = COLUMNS * F::bits / 8, align = 4 };
@@ -44,46 +44,49 @@ struct compressed_tensors_source {
 };
 
 template <typename F, typename S>
-inline compressed_tensors_source<S> compressed_tensors(device const int* codes, device const S* scales,
-                               device const int* zeros, device const int* g_idx,
-                               device const uint* sizes) {
-  compressed_tensors_source<S> source = {(device const uint*)codes,
-                             scales,
-                             (device const uint*)zeros,
-                             g_idx,
-                             grouping_of(sizes + layout_at),
-                             sizes[layout_at + 3],
-                             sizes[layout_at + 4],
-                             0,
-                             0,
-                             (size_t(sizes[1]) * F::bits + 31) / 32};
-  return source;
+inline compressed_tensors_loader<S> compressed_tensors(device const int* codes,
+                                                       device const S* scales,
+                                                       device const int* zeros,
+                                                       device const int* g_idx,
+                                                       device const uint* sizes) {
+  compressed_tensors_loader<S> loader = {(device const uint*)codes,
+                                         scales,
+                                         (device const uint*)zeros,
+                                         g_idx,
+                                         grouping_of(sizes + layout_at),
+                                         sizes[layout_at + 3],
+                                         sizes[layout_at + 4],
+                                         0,
+                                         0,
+                                         (size_t(sizes[1]) * F::bits + 31) / 32};
+  return loader;
 }
 
-// has_g_idx: each input's group is looked up in g_idx (act-order). Else no group ends inside a run of 32.
+// has_g_idx: each input's group is looked up in g_idx (act-order). Else no group ends inside a run
+// of 32.
 struct ct2 {
-  enum { bits = 2, run = 32, has_g_idx = 0 };
+  enum { bits = 2, scale_block = 32, has_g_idx = 0 };
 };
 struct ct2_g_idx {
-  enum { bits = 2, run = 8, has_g_idx = 1 };
+  enum { bits = 2, scale_block = 8, has_g_idx = 1 };
 };
 struct ct3 {
-  enum { bits = 3, run = 32, has_g_idx = 0 };
+  enum { bits = 3, scale_block = 32, has_g_idx = 0 };
 };
 struct ct3_g_idx {
-  enum { bits = 3, run = 8, has_g_idx = 1 };
+  enum { bits = 3, scale_block = 8, has_g_idx = 1 };
 };
 struct ct4 {
-  enum { bits = 4, run = 32, has_g_idx = 0 };
+  enum { bits = 4, scale_block = 32, has_g_idx = 0 };
 };
 struct ct4_g_idx {
-  enum { bits = 4, run = 8, has_g_idx = 1 };
+  enum { bits = 4, scale_block = 8, has_g_idx = 1 };
 };
 struct ct8 {
-  enum { bits = 8, run = 32, has_g_idx = 0 };
+  enum { bits = 8, scale_block = 32, has_g_idx = 0 };
 };
 struct ct8_g_idx {
-  enum { bits = 8, run = 8, has_g_idx = 1 };
+  enum { bits = 8, scale_block = 8, has_g_idx = 1 };
 };
 
 template <typename S, bool HAS_G_IDX>
@@ -95,21 +98,21 @@ struct compressed_tensors_scale<S, true> {
   typedef float type;
 };
 template <typename F, typename S>
-struct scale_of<F, compressed_tensors_source<S>> {
+struct scale_traits<F, compressed_tensors_loader<S>> {
   typedef typename compressed_tensors_scale<S, F::has_g_idx>::type type;
 };
 
 template <typename F, typename S>
-inline device const uint* row_words(thread const compressed_tensors_source<S>& source, uint row) {
-  return source.codes + (row - source.first_row) * source.pitch;
+inline device const uint* row_words(thread const compressed_tensors_loader<S>& loader, uint row) {
+  return loader.codes + (row - loader.first_row) * loader.pitch;
 }
 
 // The zero points of a group in R rows, and which is row r's. has_zeros is 0 or 1: without a
 // branch, which compilers make two programs of.
 template <typename F, uint R, typename S>
-inline uint zero_bits(thread const compressed_tensors_source<S>& source, uint group, uint row) {
-  uint has = source.has_zeros;
-  return window_at<F::bits, R>(source.zeros + has * group, has * source.groups_per_row, row);
+inline uint zero_bits(thread const compressed_tensors_loader<S>& loader, uint group, uint row) {
+  uint has = loader.has_zeros;
+  return read_bits_at<F::bits, R>(loader.zeros + has * group, has * loader.groups_per_row, row);
 }
 
 template <typename F>
@@ -119,48 +122,51 @@ inline uint zero_point(uint bits, uint r, uint has) {
 }
 
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and scale[0] theirs; then of R - 1
-// rows more, `pitch` apart in q. R divides `row`, N F::run, and a word holds R zero points.
+// rows more, `pitch` apart in q. R divides `row`, N F::scale_block, and a word holds R zero points.
 template <typename F, uint N, uint R, typename V, typename S>
-inline void codes_of_rows(thread const compressed_tensors_source<S>& source, uint row, uint column, uint pitch,
-                          thread V* q, thread float* scale) {
+inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
+                          uint pitch, thread V* q, thread float* scale) {
   const uint count = F::has_g_idx ? N : 1;
   uint group[count], zeros[count];
   if (F::has_g_idx) {
-    load_words<count>((device const uint*)source.g_idx + column, group);
+    load_words<count>((device const uint*)loader.g_idx + column, group);
   } else {
-    group[0] = group_of(column, source.groups);
+    group[0] = group_of(column, loader.groups);
   }
-  for (uint i = 0; i < count; ++i) zeros[i] = zero_bits<F, R>(source, group[i], row);
-  device const S* scales = source.scales + size_t(row) * source.groups_per_row;
+  for (uint i = 0; i < count; ++i) zeros[i] = zero_bits<F, R>(loader, group[i], row);
+  device const S* scales = loader.scales + size_t(row) * loader.groups_per_row;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     V zero[N];
     for (uint i = 0; i < N; ++i) {
-      set_offset(zero_point<F>(zeros[i % count], r, source.has_zeros), zero[i]);
+      set_zero_point(zero_point<F>(zeros[i % count], r, loader.has_zeros), zero[i]);
     }
-    unpack_less<F::bits, N>(row_words<F>(source, row + r), column - source.first_column, zero, q);
+    unpack_subtract_zero<F::bits, N>(row_words<F>(loader, row + r), column - loader.first_column,
+                                     zero, q);
     scale[r] = F::has_g_idx ? 1.0f : float(scales[group[0]]);
     if (F::has_g_idx) {
       for (uint i = 0; i < N; ++i) q[i] = q[i] * V(float(scales[group[i % count]]));
     }
-    scales += source.groups_per_row;
+    scales += loader.groups_per_row;
     q += pitch;
   }
 }
 
-// q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides F::run.
+// q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides
+// F::scale_block.
 template <typename F, uint N, typename V, typename S>
-inline float codes(thread const compressed_tensors_source<S>& source, uint row, uint column, thread V* q) {
+inline float codes(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
+                   thread V* q) {
   float scale[1];
-  codes_of_rows<F, N, 1>(source, row, column, N, q, scale);
+  codes_of_rows<F, N, 1>(loader, row, column, N, q, scale);
   return scale[0];
 }
 
-// As by_outputs.metal has it, but rows share groups and zero points. R divides `row`.
+// As layout_nk.metal has it, but rows share groups and zero points. R divides `row`.
 template <typename F, uint N, uint R, typename S>
-inline void codes(thread const compressed_tensors_source<S>& source, thread const nothing&, uint row,
-                  uint column, thread float* q) {
-  const uint run = N < F::run ? N : F::run;
+inline void codes(thread const compressed_tensors_loader<S>& loader, thread const no_group_params&,
+                  uint row, uint column, thread float* q) {
+  const uint run = N < F::scale_block ? N : F::scale_block;
   const uint rows = R < 4 ? R : 4;  // a word holds four zero points of 8 bits
 #pragma unroll
   for (uint r = 0; r < R; r += rows) {
@@ -168,28 +174,29 @@ inline void codes(thread const compressed_tensors_source<S>& source, thread cons
     for (uint i = 0; i < N; i += run) {
       thread float* w = q + r * N + i;
       float scale[rows];
-      codes_of_rows<F, run, rows>(source, row + r, column + i, N, w, scale);
+      codes_of_rows<F, run, rows>(loader, row + r, column + i, N, w, scale);
       for (uint k = 0; k < rows; ++k) scale_codes<F, run>(scaled_by(scale[k]), w + k * N);
     }
   }
 }
 
 template <typename F, typename S>
-inline void prefetch_codes(thread const compressed_tensors_source<S>& source, uint row, uint column) {
-  prefetch(row_words<F>(source, row) + size_t(column) * F::bits / 32);
+inline void prefetch_codes(thread const compressed_tensors_loader<S>& loader, uint row,
+                           uint column) {
+  prefetch(row_words<F>(loader, row) + size_t(column) * F::bits / 32);
 }
 
 template <typename F, typename S>
-inline strips strips_of(thread const compressed_tensors_source<S>& source, uint row, uint column) {
-  device const uint* first = row_words<F>(source, row) + size_t(column) * F::bits / 32;
-  strips result = {(device const uint8_t*)first, source.pitch * 4};
+inline strips strips_of(thread const compressed_tensors_loader<S>& loader, uint row, uint column) {
+  device const uint* first = row_words<F>(loader, row) + size_t(column) * F::bits / 32;
+  strips result = {(device const uint8_t*)first, loader.pitch * 4};
   return result;
 }
 
 template <typename F, typename S>
-inline compressed_tensors_source<S> placed(thread const compressed_tensors_source<S>& source, strips at, uint row,
-                               uint column) {
-  compressed_tensors_source<S> result = source;
+inline compressed_tensors_loader<S> placed(thread const compressed_tensors_loader<S>& loader,
+                                           strips at, uint row, uint column) {
+  compressed_tensors_loader<S> result = loader;
   result.codes = (device const uint*)at.first;
   result.pitch = at.pitch / 4;
   result.first_row = row;
@@ -197,30 +204,31 @@ inline compressed_tensors_source<S> placed(thread const compressed_tensors_sourc
   return result;
 }
 
-#include "../by_outputs.metal"
+#include "../layout_nk.metal"
 
-// As by_outputs.metal has it, of whole words where there are some.
+// As layout_nk.metal has it, of whole words where there are some.
 template <typename F, uint N, uint R, typename S>
-inline void paired_codes(thread const compressed_tensors_source<S>& source, uint row, uint column,
-                         thread scaling* by, thread uint* q) {
+inline void half2_codes(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
+                        thread scaling* by, thread uint* q) {
   const uint words = (R * F::bits + 31) / 32;
-  uint group = group_of(column, source.groups);
+  uint group = group_of(column, loader.groups);
 #pragma unroll
   for (uint i = 0; i < N; ++i) {
-    float16_t less[word_pairs<F::bits, R>::apart == 1 ? R : 1];
-    if (word_pairs<F::bits, R>::apart == 1) {
-      by[i] = scaled_by(codes<F, R>(source, row + i, column, less));
-      pair_neighbours(less, N, q + i);
+    float16_t less[word_pair_stride<F::bits, R>::apart == 1 ? R : 1];
+    if (word_pair_stride<F::bits, R>::apart == 1) {
+      by[i] = scaled_by(codes<F, R>(loader, row + i, column, less));
+      half2_neighbours(less, N, q + i);
       continue;
     }
     float16_t zero;
-    set_offset(zero_point<F>(zero_bits<F, 1>(source, group, row + i), 0, source.has_zeros), zero);
+    set_zero_point(zero_point<F>(zero_bits<F, 1>(loader, group, row + i), 0, loader.has_zeros),
+                   zero);
     uint word[words];
-    load_words<words>(row_words<F>(source, row + i) + column * F::bits / 32, word);
+    load_words<words>(row_words<F>(loader, row + i) + column * F::bits / 32, word);
 #pragma unroll
     for (uint k = 0; k < words; ++k) {
-      pair_fields(F(), word[k], zero, N, q + k * (16 / F::bits) * N + i);
+      half2_fields(F(), word[k], zero, N, q + k * (16 / F::bits) * N + i);
     }
-    by[i] = scaled_by(float(source.scales[size_t(row + i) * source.groups_per_row + group]));
+    by[i] = scaled_by(float(loader.scales[size_t(row + i) * loader.groups_per_row + group]));
   }
 }

@@ -5,7 +5,7 @@
 //        | bf16 |
 
 struct bf16 {
-  enum { weights = 1, bytes = 2, run = 4 };
+  enum { weights = 1, bytes = 2, scale_block = 4 };
 
   template <uint N>
   static inline float codes(device const uint8_t* block, uint, thread float* q) {

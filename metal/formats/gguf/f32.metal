@@ -5,7 +5,7 @@
 //        | f32 |
 
 struct f32 {
-  enum { weights = 1, bytes = 4, run = 4 };
+  enum { weights = 1, bytes = 4, scale_block = 4 };
 
   template <uint N>
   static inline float codes(device const uint8_t* block, uint, thread float* q) {

@@ -13,7 +13,7 @@
 #include "iq1_values.metal"
 
 struct iq1_m {
-  enum { weights = 256, bytes = 56, run = 8 };
+  enum { weights = 256, bytes = 56, scale_block = 8 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -27,11 +27,11 @@ struct iq1_m {
     uint high = block[32 + k / 2] >> (k % 2 * 4) & 15;
     uint index = block[k] | (high & 7) << 8;
     iq1_values<N>(index, N == 8 ? 0 : first % 8, high & 8, q);
-    return two_scales<N>(f16_of(d), float(2 * s + 1) * 0.125f, q);
+    return nested_scale<N>(f16_of(d), float(2 * s + 1) * 0.125f, q);
   }
 };
 
 template <>
-struct scale_of<iq1_m, gguf_source> {
+struct scale_traits<iq1_m, gguf_loader> {
   typedef float16_t type;
 };

@@ -14,7 +14,7 @@
 #include "iq1_values.metal"
 
 struct iq1_s {
-  enum { weights = 256, bytes = 50, run = 8 };
+  enum { weights = 256, bytes = 50, scale_block = 8 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -22,11 +22,11 @@ struct iq1_s {
     uint high = block[34 + k / 4 * 2] | uint(block[35 + k / 4 * 2]) << 8;
     uint index = block[2 + k] | (high >> (k % 4 * 3) & 7) << 8;
     iq1_values<N>(index, N == 8 ? 0 : first % 8, high >> 15, q);
-    return two_scales<N>(load_f16(block), float(2 * (high >> 12 & 7) + 1) * 0.125f, q);
+    return nested_scale<N>(load_f16(block), float(2 * (high >> 12 & 7) + 1) * 0.125f, q);
   }
 };
 
 template <>
-struct scale_of<iq1_s, gguf_source> {
+struct scale_traits<iq1_s, gguf_loader> {
   typedef float16_t type;
 };

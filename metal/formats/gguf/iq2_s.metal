@@ -13,7 +13,7 @@
 #include "signs.metal"
 
 struct iq2_s {
-  enum { weights = 256, bytes = 82, run = 8 };
+  enum { weights = 256, bytes = 82, scale_block = 8 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -23,14 +23,14 @@ struct iq2_s {
     uint s = block[74 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = (0.5f + float(s)) * 0.25f;
     uint signs = uint(block[34 + k]) >> at;
-    uint low = entry(iq2_s_grid, 2 * index);
-    uint high = entry(iq2_s_grid, 2 * index + 1);
-    signed_entry<N>(low, high, at, signs, q);
-    return two_scales<N>(load_f16(block), scale, q);
+    uint low = lut(iq2_s_grid, 2 * index);
+    uint high = lut(iq2_s_grid, 2 * index + 1);
+    signed_lut<N>(low, high, at, signs, q);
+    return nested_scale<N>(load_f16(block), scale, q);
   }
 };
 
 template <>
-struct scale_of<iq2_s, gguf_source> {
+struct scale_traits<iq2_s, gguf_loader> {
   typedef float16_t type;
 };

@@ -13,7 +13,7 @@
 #include "signs.metal"
 
 struct iq2_xs {
-  enum { weights = 256, bytes = 74, run = 8 };
+  enum { weights = 256, bytes = 74, scale_block = 8 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -23,14 +23,14 @@ struct iq2_xs {
     uint s = block[66 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = (0.5f + float(s)) * 0.25f;
     uint signs = even_signs(code[1] >> 1) >> at;
-    uint low = entry(iq2_xs_grid, 2 * index);
-    uint high = entry(iq2_xs_grid, 2 * index + 1);
-    signed_entry<N>(low, high, at, signs, q);
-    return two_scales<N>(load_f16(block), scale, q);
+    uint low = lut(iq2_xs_grid, 2 * index);
+    uint high = lut(iq2_xs_grid, 2 * index + 1);
+    signed_lut<N>(low, high, at, signs, q);
+    return nested_scale<N>(load_f16(block), scale, q);
   }
 };
 
 template <>
-struct scale_of<iq2_xs, gguf_source> {
+struct scale_traits<iq2_xs, gguf_loader> {
   typedef float16_t type;
 };

@@ -15,7 +15,7 @@
 #include "signs.metal"
 
 struct iq2_xxs {
-  enum { weights = 256, bytes = 66, run = 8 };
+  enum { weights = 256, bytes = 66, scale_block = 8 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -26,14 +26,14 @@ struct iq2_xxs {
     uint index = group[k];
     float scale = (0.5f + float(tail >> 28)) * 0.25f;
     uint signs = even_signs(tail >> (7 * k) & 127) >> at;
-    uint low = entry(iq2_xxs_grid, 2 * index);
-    uint high = entry(iq2_xxs_grid, 2 * index + 1);
-    signed_entry<N>(low, high, at, signs, q);
-    return two_scales<N>(load_f16(block), scale, q);
+    uint low = lut(iq2_xxs_grid, 2 * index);
+    uint high = lut(iq2_xxs_grid, 2 * index + 1);
+    signed_lut<N>(low, high, at, signs, q);
+    return nested_scale<N>(load_f16(block), scale, q);
   }
 };
 
 template <>
-struct scale_of<iq2_xxs, gguf_source> {
+struct scale_traits<iq2_xxs, gguf_loader> {
   typedef float16_t type;
 };

@@ -13,7 +13,7 @@
 #include "signs.metal"
 
 struct iq3_s {
-  enum { weights = 256, bytes = 110, run = 8 };
+  enum { weights = 256, bytes = 110, scale_block = 8 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -23,14 +23,14 @@ struct iq3_s {
     uint s = block[106 + first / 64] >> (first / 32 % 2 * 4) & 15;
     float scale = float(2 * s + 1);
     uint signs = uint(block[74 + k]) >> at;
-    uint low = entry(iq3_s_grid, block[2 + 2 * k] | (high_bits & 1) << 8);
-    uint high = entry(iq3_s_grid, block[3 + 2 * k] | (high_bits >> 1 & 1) << 8);
-    signed_entry<N>(low, high, at, signs, q);
-    return two_scales<N>(load_f16(block), scale, q);
+    uint low = lut(iq3_s_grid, block[2 + 2 * k] | (high_bits & 1) << 8);
+    uint high = lut(iq3_s_grid, block[3 + 2 * k] | (high_bits >> 1 & 1) << 8);
+    signed_lut<N>(low, high, at, signs, q);
+    return nested_scale<N>(load_f16(block), scale, q);
   }
 };
 
 template <>
-struct scale_of<iq3_s, gguf_source> {
+struct scale_traits<iq3_s, gguf_loader> {
   typedef float16_t type;
 };

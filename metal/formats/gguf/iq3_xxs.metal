@@ -15,7 +15,7 @@
 #include "signs.metal"
 
 struct iq3_xxs {
-  enum { weights = 256, bytes = 98, run = 8 };
+  enum { weights = 256, bytes = 98, scale_block = 8 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -24,14 +24,14 @@ struct iq3_xxs {
     uint tail = load_u32(block + 66 + k / 4 * 4);
     float scale = (0.5f + float(tail >> 28)) * 0.5f;
     uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
-    uint low = entry(iq3_xxs_grid, block[2 + 2 * k]);
-    uint high = entry(iq3_xxs_grid, block[3 + 2 * k]);
-    signed_entry<N>(low, high, at, signs, q);
-    return two_scales<N>(load_f16(block), scale, q);
+    uint low = lut(iq3_xxs_grid, block[2 + 2 * k]);
+    uint high = lut(iq3_xxs_grid, block[3 + 2 * k]);
+    signed_lut<N>(low, high, at, signs, q);
+    return nested_scale<N>(load_f16(block), scale, q);
   }
 };
 
 template <>
-struct scale_of<iq3_xxs, gguf_source> {
+struct scale_traits<iq3_xxs, gguf_loader> {
   typedef float16_t type;
 };

@@ -11,7 +11,7 @@
 #include "../tables/iq4.metal"
 
 struct iq4_nl {
-  enum { weights = 32, bytes = 18, run = 16 };
+  enum { weights = 32, bytes = 18, scale_block = 16 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -21,6 +21,6 @@ struct iq4_nl {
 };
 
 template <>
-struct scale_of<iq4_nl, gguf_source> {
+struct scale_traits<iq4_nl, gguf_loader> {
   typedef float16_t type;
 };

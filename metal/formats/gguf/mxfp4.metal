@@ -14,7 +14,7 @@
 #include "e2m1.metal"
 
 struct mxfp4 {
-  enum { weights = 32, bytes = 17, run = 16 };
+  enum { weights = 32, bytes = 17, scale_block = 16 };
 
   // 2^(x - 64)
   static inline float power(uint x) { return as_type<float>((x + 63) << 23); }
@@ -23,11 +23,11 @@ struct mxfp4 {
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint e = block[0];
     look_up<N>(load_fields<N, 1>(block + 1 + first % 16, first / 16 * 4, 15), twice_e2m1, q);
-    return far_scales<N>(power(e / 2), power(e - e / 2), q);
+    return pow2_scale<N>(power(e / 2), power(e - e / 2), q);
   }
 };
 
 template <>
-struct scale_of<mxfp4, gguf_source> {
+struct scale_traits<mxfp4, gguf_loader> {
   typedef float16_t type;
 };

@@ -12,7 +12,7 @@
 #include "e2m1.metal"
 
 struct nvfp4 {
-  enum { weights = 64, bytes = 36, run = 8 };
+  enum { weights = 64, bytes = 36, scale_block = 8 };
 
   // Half of a scale. Its bits are those of a float16 with the exponent 8 less.
   static inline float half_ue4m3(uint s) {
@@ -28,6 +28,6 @@ struct nvfp4 {
 };
 
 template <>
-struct scale_of<nvfp4, gguf_source> {
+struct scale_traits<nvfp4, gguf_loader> {
   typedef float16_t type;
 };

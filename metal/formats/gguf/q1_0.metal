@@ -9,7 +9,7 @@
 //   w = bit ? d : -d
 
 struct q1_0 {
-  enum { weights = 128, bytes = 18, run = 32 };
+  enum { weights = 128, bytes = 18, scale_block = 32 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -22,6 +22,6 @@ struct q1_0 {
 };
 
 template <>
-struct scale_of<q1_0, gguf_source> {
+struct scale_traits<q1_0, gguf_loader> {
   typedef float16_t type;
 };

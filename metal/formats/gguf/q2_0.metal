@@ -9,7 +9,7 @@
 //   w = d*(q - 1)
 
 struct q2_0 {
-  enum { weights = 64, bytes = 18, run = 16 };
+  enum { weights = 64, bytes = 18, scale_block = 16 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -20,6 +20,6 @@ struct q2_0 {
 };
 
 template <>
-struct scale_of<q2_0, gguf_source> {
+struct scale_traits<q2_0, gguf_loader> {
   typedef float16_t type;
 };

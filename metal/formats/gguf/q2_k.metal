@@ -12,7 +12,7 @@
 #include "codes.metal"
 
 struct q2_k {
-  enum { weights = 256, bytes = 84, run = 16 };
+  enum { weights = 256, bytes = 84, scale_block = 16 };
 
   template <uint N>
   static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {

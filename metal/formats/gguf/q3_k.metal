@@ -12,7 +12,7 @@
 //   w = d*(s - 32)*(q + 4*bit - 4)
 
 struct q3_k {
-  enum { weights = 256, bytes = 110, run = 16 };
+  enum { weights = 256, bytes = 110, scale_block = 16 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -24,11 +24,11 @@ struct q3_k {
         load_fields<N, 2>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
     fields<N> high = load_fields<N, 2>(block + first % 32, first / 32, 1);
     to_numbers<N>(join<N>(low, high, 2), 4, q);
-    return two_scales<N>(load_f16(block + 108), scale, q);
+    return nested_scale<N>(load_f16(block + 108), scale, q);
   }
 };
 
 template <>
-struct scale_of<q3_k, gguf_source> {
+struct scale_traits<q3_k, gguf_loader> {
   typedef float16_t type;
 };

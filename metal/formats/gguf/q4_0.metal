@@ -11,7 +11,7 @@
 #include "codes.metal"
 
 struct q4_0 {
-  enum { weights = 32, bytes = 18, run = 16 };
+  enum { weights = 32, bytes = 18, scale_block = 16 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -21,6 +21,6 @@ struct q4_0 {
 };
 
 template <>
-struct scale_of<q4_0, gguf_source> {
+struct scale_traits<q4_0, gguf_loader> {
   typedef float16_t type;
 };

@@ -10,7 +10,7 @@
 //   w = d*(q - 16)
 
 struct q5_0 {
-  enum { weights = 32, bytes = 22, run = 16 };
+  enum { weights = 32, bytes = 22, scale_block = 16 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -22,6 +22,6 @@ struct q5_0 {
 };
 
 template <>
-struct scale_of<q5_0, gguf_source> {
+struct scale_traits<q5_0, gguf_loader> {
   typedef float16_t type;
 };

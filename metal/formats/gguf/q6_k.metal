@@ -11,7 +11,7 @@
 //   w = d*s*(low + 16*high - 32)
 
 struct q6_k {
-  enum { weights = 256, bytes = 210, run = 16, zero = 32 };
+  enum { weights = 256, bytes = 210, scale_block = 16, zero = 32 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -26,6 +26,6 @@ struct q6_k {
 };
 
 template <>
-struct scale_of<q6_k, gguf_source> {
-  typedef short_scale type;
+struct scale_traits<q6_k, gguf_loader> {
+  typedef wide_scale type;
 };

@@ -7,7 +7,7 @@
 //   w = d*q
 
 struct q8_0 {
-  enum { weights = 32, bytes = 34, run = 32 };
+  enum { weights = 32, bytes = 34, scale_block = 32 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -20,6 +20,6 @@ struct q8_0 {
 };
 
 template <>
-struct scale_of<q8_0, gguf_source> {
+struct scale_traits<q8_0, gguf_loader> {
   typedef float16_t type;
 };

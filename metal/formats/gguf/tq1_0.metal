@@ -12,7 +12,7 @@
 TABLE uint8_t tq1_0_powers[5] = {1, 3, 9, 27, 81};
 
 struct tq1_0 {
-  enum { weights = 256, bytes = 54, run = 16 };
+  enum { weights = 256, bytes = 54, scale_block = 16 };
 
   // Digit k of each byte of a word, two bytes at a time.
   static inline uint digits(uint word, uint k) {
@@ -41,6 +41,6 @@ struct tq1_0 {
 };
 
 template <>
-struct scale_of<tq1_0, gguf_source> {
+struct scale_traits<tq1_0, gguf_loader> {
   typedef float16_t type;
 };

@@ -11,7 +11,7 @@
 #include "codes.metal"
 
 struct tq2_0 {
-  enum { weights = 256, bytes = 66, run = 32 };
+  enum { weights = 256, bytes = 66, scale_block = 32 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
@@ -21,6 +21,6 @@ struct tq2_0 {
 };
 
 template <>
-struct scale_of<tq2_0, gguf_source> {
+struct scale_traits<tq2_0, gguf_loader> {
   typedef float16_t type;
 };

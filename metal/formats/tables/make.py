@@ -32,7 +32,7 @@ def tables() -> dict[str, str]:
         entries = grid(getattr(quants, name.upper()))
         count, width = entries.shape
         per = "two words" if width == 8 else "a word"
-        comment = f"{count} entries of {width} values, a byte each, {per} an entry."
+        comment = f"{count} entries of {width} values, a byte each, {per} an lut."
         texts[name] = table(comment, f"uint {name}_grid", words(entries))
     ternary = ((grid(quants.IQ1_S) + 1) << (2 * np.arange(8))).sum(axis=1)
     comment = "2048 entries of 8 values -1, 0, 1, each plus one in two bits."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ... import dtypes
-from ...programs import INPUTS, METAL, TYPES, inline, sources, struct
+from ...kernel_source import INPUTS, METAL, TYPES, inline, sources, struct
 from ...registry import Format
 from .compiler import compiled, warn_of_slowness
 
@@ -26,14 +26,14 @@ FOLDER = Path(__file__).parent / "loops"
 # What each loop takes between the weight and `out`. Products are float32 throughout.
 LOOPS: dict[str, tuple[str, ...]] = {
     "dequantize": (),
-    "take": ("int",),
-    "take_transposed": ("int",),
-    "product": ("float",),
-    "product_transposed": ("float",),
+    "gather_rows": ("int",),
+    "gather_columns": ("int",),
+    "qmv": ("float",),
+    "qvm": ("float",),
 }
 
 # Their promise is an error bound, not bits, and unpacking is exact either way.
-PRODUCTS = ("product", "product_transposed")
+PRODUCTS = ("qmv", "qvm")
 
 
 def text(form: Format, loop: str, dtype: str, scales: str, has_g_idx: bool = False) -> str:
@@ -44,7 +44,7 @@ def text(form: Format, loop: str, dtype: str, scales: str, has_g_idx: bool = Fal
     given = [f"(const {kind}*)p[{len(kinds) + i}]" for i, kind in enumerate(LOOPS[loop])]
     out = f"({TYPES[dtype]}*)p[{len(kinds) + len(given)}]"
     call = ", ".join([f"{form.family}<{struct(form, has_g_idx)}>({held}, sizes)", *given, out, "sizes", "begin", "end"])
-    return f"""{inline([METAL / "prelude" / "cpu.h"])}
+    return f"""{inline([METAL / "platform" / "cpu.h"])}
 {sources(form, FOLDER / f"{loop}.cpp")}
 extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end) {{
   using namespace mlx_dequant;

@@ -16,7 +16,7 @@ from weakref import WeakSet
 import mlx.core as mx
 import numpy as np
 
-from ...programs import INPUTS
+from ...kernel_source import INPUTS
 
 if TYPE_CHECKING:
     from ...weights.base import QuantizedWeight

@@ -1,0 +1,196 @@
+// The types that weights of a product of many vectors are worked out in on CUDA: float, or one that
+// needs fewer instructions and gives the same weights.
+
+namespace mlx_dequant {
+
+// Two weights as X, in a word.
+__device__ inline uint rounded_pair(const float* w, float16_t) {
+  return as_type<uint>(__floats2half2_rn(w[0], w[1]));
+}
+
+__device__ inline uint rounded_pair(const float* w, bfloat16_t) {
+  return as_type<uint>(__floats2bfloat162_rn(w[0], w[1]));
+}
+
+// What weights for products with X are worked out in, where scales are S. A code of 11 significant
+// bits times a float16 scale, rounded once to float16, is the same by half arithmetic, which takes
+// two at a time.
+template <typename X, typename S>
+struct compute_type {
+  typedef float type;
+};
+template <>
+struct compute_type<float16_t, float16_t> {
+  typedef float16_t type;
+};
+
+struct wide_scale;  // scales.metal has it
+
+// A code of 7 bits as the float that is 128 more, for which a byte has to be put into place only.
+// Its scale takes 128 and F::zero off where it is multiplied, without an error if it times
+// 128 + F::zero fits 24 bits. An infinite scale gives NaN.
+struct raised {
+  float value;
+};
+template <typename X>
+struct compute_type<X, wide_scale> {
+  typedef raised type;
+};
+
+template <uint N>
+__device__ inline void to_numbers(fields<N> codes, uint, raised* q) {
+#pragma unroll
+  for (uint i = 0; i < N; ++i) {
+    uint bits = __byte_perm(codes.words[i / 4], 0x43000000, 0x7044 | i % 4 << 8);
+    q[i].value = as_type<float>(bits);
+  }
+}
+
+template <typename F, uint N, typename B>
+__device__ inline void scale_codes(B by, raised* q) {
+  float zero = by.scale * float(128 + F::zero);
+#pragma unroll
+  for (uint i = 0; i < N; ++i) q[i].value = __fmaf_rn(by.scale, q[i].value, -zero);
+}
+
+template <typename X>
+__device__ inline uint rounded_pair(const raised* w, X x) {
+  float pair[2] = {w[0].value, w[1].value};
+  return rounded_pair(pair, x);
+}
+
+// What formats and sources ask for by these names, for halves.
+
+__device__ inline __half2 pair_at(const float16_t* q) { return __halves2half2(q[0], q[1]); }
+
+__device__ inline void set_pair(__half2 pair, float16_t* q) {
+  q[0] = __low2half(pair);
+  q[1] = __high2half(pair);
+}
+
+__device__ inline uint rounded_pair(const float16_t* w, float16_t) {
+  return as_type<uint>(pair_at(w));
+}
+
+template <uint N>
+__device__ inline void multiply_all(float16_t* q, float by) {
+  __half2 scale = __float2half2_rn(by);
+#pragma unroll
+  for (uint i = 0; i < N; i += 2) set_pair(__hmul2(pair_at(q + i), scale), q + i);
+}
+
+// A number below 1024 becomes a half as the low bits of 1024.
+__device__ inline void set_zero_point(uint z, float16_t& offset) {
+  offset = __ushort_as_half(ushort(0x6400 | z));
+}
+
+// The fields of the halves of a word that `mask` has `low` and `high` bits up, less the numbers of
+// an offset.
+__device__ inline __half2 half2_subtract_zero(uint halves, uint mask, uint low, uint high,
+                                              __half2 offset) {
+  uint word;  // their and, or 1024 in both; compilers make two steps of it
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+      : "=r"(word)
+      : "r"(halves), "r"(mask << low | mask << (16 + high)), "r"(0x64006400u));
+  __half2 fields = as_type<__half2>(word);
+  if (low + high == 0) return __hsub2(fields, offset);
+  float2 part = make_float2(1.0f / (1 << low), 1.0f / (1 << high));
+  __half2 less = __floats2half2_rn(1024.0f - 1024.0f * part.x, 1024.0f - 1024.0f * part.y);
+  return __hfma2(fields, __floats2half2_rn(part.x, part.y), __hsub2(less, offset));
+}
+
+template <uint N, typename Shift>
+__device__ inline void split_subtract_zero(uint word, uint mask, uint first,
+                                           const float16_t* offset, float16_t* q) {
+#pragma unroll
+  for (uint i = 0; i < N; i += 2) {
+    uint low = Shift::shift(first + i), high = Shift::shift(first + i + 1);
+    uint halves = word >> low;
+    if (high == low + 16) {
+      low = high = 0;
+    } else if (mask == 7) {  // may straddle bytes
+      halves = (halves & mask) | (word >> high & mask) << 16;
+      low = high = 0;
+    } else {
+      halves = __byte_perm(word, 0, low / 8 + (high / 8 << 8));
+      low %= 8;
+      high %= 8;
+    }
+    set_pair(half2_subtract_zero(halves, mask, low, high, pair_at(offset + i)), q + i);
+  }
+}
+
+template <uint N>
+__device__ inline void fields_subtract_zero(const uint* words, uint shift, uint mask,
+                                            const float16_t* offset, float16_t* q) {
+  uint by = mask == 7 ? shift : 0;
+  uint byte = (shift - by) / 8, up = (shift - by) % 8;
+#pragma unroll
+  for (uint i = 0; i < N; i += 2) {
+    uint halves = __byte_perm(words[i] >> by, words[i + 1] >> by, 0x0400 + byte * 0x0101);
+    set_pair(half2_subtract_zero(halves, mask, up, up, pair_at(offset + i)), q + i);
+  }
+}
+
+// The fields of words, two bytes at a time.
+template <uint N>
+__device__ inline void to_numbers(fields<N> codes, uint number, float16_t* q) {
+  static_assert(N % 4 == 0, "whole words");
+  __half2 offset = as_type<__half2>(0x64006400 | number * 0x10001);
+#pragma unroll
+  for (uint i = 0; i < N; i += 2) {
+    uint pair = __byte_perm(codes.words[i / 4], 0x64646464, i % 4 == 0 ? 0x4140 : 0x4342);
+    set_pair(__hsub2(as_type<__half2>(pair), offset), q + i);
+  }
+}
+
+template <uint N>
+__device__ inline void signed_lut(uint low, uint high, uint, uint signs, float16_t* q) {
+  static_assert(N == 8, "all of an lut");
+#pragma unroll
+  for (uint i = 0; i < 8; i += 2) {
+    uint bytes = __byte_perm(i < 4 ? low : high, 0x64646464, i % 4 == 0 ? 0x4140 : 0x4342);
+    __half2 pair = __hsub2(as_type<__half2>(bytes), __float2half2_rn(1024.0f));
+    // Two sign bits at once: copies of them, 15 bits apart.
+    uint minus = (signs >> i & 3) * 0x40008000 & 0x80008000;
+    set_pair(as_type<__half2>(as_type<uint>(pair) ^ minus), q + i);
+  }
+}
+
+template <typename F, uint N, typename B>
+__device__ inline void scale_codes(B by, float16_t* q) {
+  multiply_all<N>(q, by.scale);
+}
+
+// Exact, as codes times their second scale are of up to 11 bits.
+template <uint N>
+__device__ inline float nested_scale(float first, float second, float16_t* q) {
+  multiply_all<N>(q, second);
+  return first;
+}
+
+// Of powers of two: the first takes codes no further than halves go, so that only the second
+// rounds. That is not infinite, as a code may be 0.
+template <uint N>
+__device__ inline float pow2_scale(float first, float second, float16_t* q) {
+  float both = first * second;
+  const float least = 1.0f / 16384, most = 32768.0f;
+  float near = both < least ? least : both < most ? both : most;
+  multiply_all<N>(q, near);
+  float rest = both * as_type<float>(0x7f000000 - as_type<uint>(near));
+  return rest < most ? rest : most;
+}
+
+template <uint N>
+__device__ inline void multiply(const float16_t* a, const float16_t* b, float16_t* c) {
+#pragma unroll
+  for (uint i = 0; i < N; i += 2) set_pair(__hmul2(pair_at(a + i), pair_at(b + i)), c + i);
+}
+
+template <uint N, bool ALIGNED>
+__device__ inline void load(const float16_t* x, float16_t* v) {
+#pragma unroll
+  for (uint i = 0; i < N; i += 2) set_pair(((const __half2*)x)[i / 2], v + i);
+}
+
+}  // namespace mlx_dequant

@@ -1,0 +1,230 @@
+// The host's C++ compiler: the format files under plain row loops, one weight run at a time.
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#define device
+#define thread
+#define constant const
+#define TABLE static const
+#define inline inline __attribute__((always_inline))
+
+typedef unsigned int uint;
+typedef unsigned short ushort;
+typedef _Float16 float16_t;
+
+namespace mlx_dequant {
+
+template <typename A, typename B>
+inline A as_type(B b) {
+  static_assert(sizeof(A) == sizeof(B), "as_type keeps the size");
+  A a;
+  memcpy(&a, &b, sizeof a);
+  return a;
+}
+
+inline uint popcount(uint x) { return uint(__builtin_popcount(x)); }
+
+inline uint mulhi(uint a, uint b) { return uint(uint64_t(a) * b >> 32); }
+
+struct bfloat16_t {
+  uint16_t bits;
+  bfloat16_t() = default;
+  // To nearest even; a NaN keeps its high bits and becomes quiet.
+  inline explicit bfloat16_t(float value) {
+    uint u = as_type<uint>(value);
+    uint rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    uint quiet = (u >> 16) | 0x40;
+    bits = uint16_t((u & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
+  }
+  inline operator float() const { return as_type<float>(uint(bits) << 16); }
+};
+
+inline float f16_of(uint bits) { return float(as_type<_Float16>(ushort(bits))); }
+
+inline float load_f16(const uint8_t* p) {
+  _Float16 h;
+  memcpy(&h, p, 2);
+  return float(h);
+}
+
+// Fields of N bytes, as one vector: compilers make a poor job of loops over bytes.
+template <uint N>
+struct fields {
+  typedef uint vector __attribute__((vector_size((N + 3) / 4 * 4)));
+  vector words;
+};
+
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+template <uint N, uint ALIGN>
+inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
+  fields<N> result = {};
+  memcpy(&result, p, N);
+  result.words = result.words >> shift & mask * 0x01010101;
+  return result;
+}
+
+// Low bits and, from bit `up` on, high ones.
+template <uint N>
+inline fields<N> join(fields<N> low, fields<N> high, uint up) {
+  low.words |= high.words << up;
+  return low;
+}
+
+// Bit i of `bits` as field i.
+template <uint N>
+inline fields<N> spread(uint bits) {
+  fields<N> result;
+  for (uint i = 0; i < (N + 3) / 4; ++i) result.words[i] = bits >> (4 * i);
+  result.words = (result.words & 15) * 0x00204081 & 0x01010101;
+  return result;
+}
+
+// Bits 2*i and 2*i + 1 of `bits` as field i.
+template <uint N>
+inline fields<N> spread_pairs(uint bits) {
+  fields<N> result;
+  for (uint i = 0; i < (N + 3) / 4; ++i) result.words[i] = bits >> (8 * i);
+  result.words = (result.words & 255) * 0x1001 & 0x000f000f;
+  result.words = result.words * 0x41 & 0x03030303;
+  return result;
+}
+
+// q less the number whose as_zero_point is given; both are whole numbers below 2^22. Such a number
+// becomes a float as the low bits of 2^23.
+inline float as_zero_point(uint number) { return as_type<float>(number | 0x4b000000); }
+inline float subtract_zero(uint q, float offset) { return as_zero_point(q) - offset; }
+
+// The masked bits of a word from `shift` on, less the number of an offset.
+inline float field_subtract_zero(uint word, uint shift, uint mask, float offset) {
+  return subtract_zero(word >> shift & mask, offset);
+}
+
+// Entry i of a table of a format's.
+template <typename T>
+inline uint lut(const T* table, uint i) {
+  return table[i];
+}
+
+// Byte k of a word.
+inline float byte_of(uint word, uint k) { return float(int(word >> (8 * k) & 255)); }
+
+// Signed bytes as floats. g++ widens bytes in many steps unless asked by name.
+template <uint N>
+inline void bytes_to_floats(const int8_t* bytes, float* q) {
+  uint i = 0;
+#ifdef __AVX512F__
+  for (; i + 16 <= N; i += 16) {
+    const __m128i some = _mm_loadu_si128((const __m128i*)(bytes + i));
+    _mm512_storeu_ps(q + i, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some)));
+  }
+#endif
+#ifdef __AVX2__
+  for (; i + 8 <= N; i += 8) {
+    const __m128i some = _mm_loadl_epi64((const __m128i*)(bytes + i));
+    _mm256_storeu_ps(q + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some)));
+  }
+#endif
+  for (; i < N; ++i) q[i] = float(bytes[i]);
+}
+
+// q[i] = field i less a number, which fits a signed byte.
+template <uint N>
+inline void to_numbers(fields<N> codes, uint number, float* q) {
+  typedef uint8_t vector __attribute__((vector_size((N + 3) / 4 * 4)));
+  const vector bytes = vector(codes.words) - uint8_t(number);
+  bytes_to_floats<N>((const int8_t*)&bytes, q);
+}
+
+// q[i] = the table's value for field i, of 4 bits.
+template <uint N>
+inline void look_up(fields<N> codes, const int8_t* table, float* q) {
+  int8_t values[N];
+  memcpy(values, &codes, N);
+  uint i = 0;
+#ifdef __SSSE3__
+  for (; i + 16 <= N; i += 16) {
+    const __m128i found = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table),
+                                           _mm_loadu_si128((const __m128i*)(values + i)));
+    _mm_storeu_si128((__m128i*)(values + i), found);
+  }
+#endif
+  for (; i < N; ++i) values[i] = table[values[i]];
+  bytes_to_floats<N>(values, q);
+}
+
+inline uint load_u32(const uint8_t* p) {
+  uint word;
+  memcpy(&word, p, 4);
+  return word;
+}
+
+// The masked bits of `word` from bit Shift::shift(first + i) on, as one vector: compilers make a
+// poor job of a loop of constant shifts.
+template <uint N, typename Shift>
+inline auto split(uint word, uint mask, uint first) {
+  typedef uint vector __attribute__((vector_size(N * sizeof(uint))));
+  uint shifts[N];
+  for (uint i = 0; i < N; ++i) shifts[i] = Shift::shift(first + i);
+  vector by;
+  memcpy(&by, shifts, sizeof by);
+  return ((vector{} + word) >> by) & mask;
+}
+
+template <uint N, typename Shift>
+inline void split(uint word, uint mask, uint first, uint* q) {
+  const auto fields = split<N, Shift>(word, mask, first);
+  memcpy(q, &fields, sizeof fields);
+}
+
+// q[i] = the same, less the number of offset[i].
+template <uint N, typename Shift>
+inline void split_subtract_zero(uint word, uint mask, uint first, const float* offset, float* q) {
+  typedef float vector __attribute__((vector_size(N * sizeof(float))));
+  vector offsets;
+  memcpy(&offsets, offset, sizeof offsets);
+  const vector result = vector(split<N, Shift>(word, mask, first) | 0x4b000000) - offsets;
+  memcpy(q, &result, sizeof result);
+}
+
+template <uint N>
+inline void load_words(const uint* p, uint* q) {
+  memcpy(q, p, N * sizeof(uint));
+}
+
+template <uint N, bool ALIGNED, typename T>
+inline void load(const T* x, float* v) {
+  for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
+}
+
+template <uint N, typename T>
+inline void store(T* out, const float* w) {
+  for (uint i = 0; i < N; ++i) out[i] = T(w[i]);
+}
+
+#ifdef __F16C__
+// Compilers convert float16 one at a time unless they are asked by name.
+template <uint N, bool ALIGNED>
+inline void load(const float16_t* x, float* v) {
+  uint i = 0;
+  for (; i + 8 <= N; i += 8) {
+    _mm256_storeu_ps(v + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + i))));
+  }
+  for (; i < N; ++i) v[i] = float(x[i]);
+}
+
+template <uint N>
+inline void store(float16_t* out, const float* w) {
+  uint i = 0;
+  for (; i + 8 <= N; i += 8) {
+    _mm_storeu_si128((__m128i*)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(w + i), 0));
+  }
+  for (; i < N; ++i) out[i] = float16_t(w[i]);
+}
+#endif
+
+}  // namespace mlx_dequant

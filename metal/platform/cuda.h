@@ -1,0 +1,285 @@
+// CUDA through NVRTC. CUDA's own headers contain the token "device", so they come first.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+typedef unsigned char uint8_t;
+typedef signed char int8_t;
+typedef unsigned short uint16_t;
+typedef unsigned short ushort;
+typedef unsigned int uint;
+typedef __half float16_t;
+typedef __nv_bfloat16 bfloat16_t;
+
+#define threadgroup_position_in_grid blockIdx
+#define thread_position_in_threadgroup threadIdx
+// Of a launch's shared memory, which may be more than a declaration may ask for.
+#define SCRATCH(type, name, count) extern __shared__ __align__(1024) type name[]
+#define threadgroup
+#define device
+#define thread
+#define constant const
+// Lanes look up different entries: global memory caches that, constant memory serialises it.
+#define TABLE alignas(16) __device__ const
+
+namespace mlx_dequant {
+
+template <typename A, typename B>
+__device__ inline A as_type(B b) {
+  static_assert(sizeof(A) == sizeof(B), "as_type keeps the size");
+  union {
+    B b;
+    A a;
+  } bits = {b};
+  return bits.a;
+}
+
+__device__ inline uint popcount(uint x) { return __popc(x); }
+
+__device__ inline uint mulhi(uint a, uint b) { return __umulhi(a, b); }
+
+__device__ inline float f16_of(uint bits) { return __half2float(__ushort_as_half(ushort(bits))); }
+
+__device__ inline float load_f16(const uint8_t* p) { return f16_of(*(const ushort*)p); }
+
+// N words, at an address aligned to four or two of them where N is a multiple.
+template <uint N>
+__device__ inline void load_words(const uint* p, uint* q) {
+  if (N % 4 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) {
+      uint4 words = ((const uint4*)p)[i];
+      q[4 * i] = words.x;
+      q[4 * i + 1] = words.y;
+      q[4 * i + 2] = words.z;
+      q[4 * i + 3] = words.w;
+    }
+  } else if (N % 2 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 2; ++i) {
+      uint2 words = ((const uint2*)p)[i];
+      q[2 * i] = words.x;
+      q[2 * i + 1] = words.y;
+    }
+  } else {
+#pragma unroll
+    for (uint i = 0; i < N; ++i) q[i] = p[i];
+  }
+}
+
+#include "fields.h"
+
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+template <uint N, uint ALIGN>
+__device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
+  fields<N> result;
+  if (N % 4 != 0) {
+    result.words[0] = p[0] >> shift & mask;
+    return result;
+  }
+  uint* to = result.words;
+  if (ALIGN % 16 == 0) {
+    load_words<N / 4>((const uint*)p, to);
+  } else if (ALIGN % 8 == 0 && N % 8 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 4; i += 2) load_words<2>((const uint*)p + i, to + i);
+  } else if (ALIGN % 4 == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) to[i] = ((const uint*)p)[i];
+  } else {
+    // Of unaligned bytes, the aligned words that hold them, shifted: half the loads.
+    uint skipped = uint(size_t(p) % 4);
+    const uint* words = (const uint*)(p - skipped);
+    uint low = words[0];
+#pragma unroll
+    for (uint i = 0; i < N / 4; ++i) {
+      uint high = i + 1 < N / 4 || skipped != 0 ? words[i + 1] : 0;
+      to[i] = __funnelshift_r(low, high, skipped * 8 + shift) & mask * 0x01010101;
+      low = high;
+    }
+    return result;
+  }
+#pragma unroll
+  for (uint i = 0; i < N / 4; ++i) to[i] = to[i] >> shift & mask * 0x01010101;
+  return result;
+}
+
+// q less the number whose as_zero_point is given; both are whole numbers below 2^22. Such a number
+// becomes a float as the low bits of 2^23, which is quicker than a conversion.
+__device__ inline float as_zero_point(uint number) { return as_type<float>(number | 0x4b000000); }
+__device__ inline float subtract_zero(uint q, float offset) { return as_zero_point(q) - offset; }
+
+// Byte k of a word, less the number of an offset.
+__device__ inline float byte_subtract_zero(uint word, uint k, float offset) {
+  return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + k)) - offset;
+}
+
+// The masked bits of a word from `shift` on, less the number of an offset. Fields that keep within
+// bytes are masked four at a time, once where they are asked for one after another.
+__device__ inline float field_subtract_zero(uint word, uint shift, uint mask, float offset) {
+  // 3 bits straddle bytes.
+  if (mask == 7) return subtract_zero(word >> shift & mask, offset);
+  return byte_subtract_zero(word >> (shift % 8) & mask * 0x01010101, shift / 8, offset);
+}
+
+// Byte k of a word.
+__device__ inline float byte_of(uint word, uint k) {
+  return byte_subtract_zero(word, k, as_zero_point(0));
+}
+
+// q[i] = field i less a number.
+template <uint N>
+__device__ inline void to_numbers(fields<N> codes, uint number, float* q) {
+#pragma unroll
+  for (uint i = 0; i < N; ++i)
+    q[i] = byte_subtract_zero(codes.words[i / 4], i % 4, as_zero_point(number));
+}
+
+// Bytes 4*i and on of a table, each 128 more.
+__device__ inline uint table_word(const int8_t* table, uint i) {
+  uint word = 0;
+#pragma unroll
+  for (uint k = 0; k < 4; ++k) word |= (uint8_t(table[4 * i + k]) ^ 128u) << (8 * k);
+  return word;
+}
+
+// q[i] = the table's value for field i, of 4 bits. A permutation looks four up in eight bytes.
+template <uint N, typename V>
+__device__ inline void look_up(fields<N> codes, const int8_t* table, V* q) {
+#pragma unroll
+  for (uint i = 0; i < N; i += 4) {
+    uint code = codes.words[i / 4];
+    uint pairs = code | code >> 4;
+    uint selector = __byte_perm(pairs, 0, 0x4420) & 0x7777;
+    uint low = __byte_perm(table_word(table, 0), table_word(table, 1), selector);
+    uint high = __byte_perm(table_word(table, 2), table_word(table, 3), selector);
+    uint second = (code >> 3 & 0x01010101) * 255;
+    codes.words[i / 4] = (low & ~second) | (high & second);
+  }
+  to_numbers<N>(codes, 128, q);
+}
+
+__device__ inline uint load_u32(const uint8_t* p) {
+  return uint(((const ushort*)p)[0]) | uint(((const ushort*)p)[1]) << 16;
+}
+
+template <uint N, typename Shift>
+__device__ inline void split(uint word, uint mask, uint first, uint* q) {
+#pragma unroll
+  for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
+}
+
+// q[i] = the same, less the number of offset[i].
+template <uint N, typename Shift>
+__device__ inline void split_subtract_zero(uint word, uint mask, uint first, const float* offset,
+                                           float* q) {
+#pragma unroll
+  for (uint i = 0; i < N; ++i) {
+    q[i] = field_subtract_zero(word, Shift::shift(first + i), mask, offset[i]);
+  }
+}
+
+// Entry i of a table of a format's, or of its copy where a program has one: lanes that look up
+// different entries of global memory take turns.
+template <typename T>
+__device__ inline uint lut(const T* table, uint i) {
+#ifdef SHARED_LUT
+  extern __shared__ __align__(1024) uint lut_in_shared[];
+  return ((const T*)lut_in_shared)[i];
+#else
+  return table[i];
+#endif
+}
+
+// Copies so many words of a table to the beginning of shared memory.
+template <uint WORDS, typename T>
+__device__ inline void load_lut(const T* table, uint thread_index) {
+  static_assert(WORDS % 256 == 0, "what follows in shared memory is aligned to 1024 bytes");
+  extern __shared__ __align__(1024) uint lut_in_shared[];
+  for (uint i = thread_index; i < WORDS / 4; i += 256) {
+    ((uint4*)lut_in_shared)[i] = ((const uint4*)table)[i];
+  }
+  __syncthreads();
+}
+
+// Asks for what lies there, which a later load will want.
+__device__ inline void prefetch(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
+}
+
+struct mem_flags {
+  enum { mem_threadgroup };
+};
+
+__device__ inline void threadgroup_barrier(int) { __syncthreads(); }
+
+__device__ inline void simdgroup_barrier(int) { __syncwarp(); }
+
+__device__ inline float simd_sum(float v) {
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2) v += __shfl_xor_sync(0xffffffff, v, lane);
+  return v;
+}
+
+__device__ inline uint min(uint a, uint b) { return a < b ? a : b; }
+__device__ inline uint max(uint a, uint b) { return a > b ? a : b; }
+
+// Whether load may take 16 bytes at a time.
+template <typename T>
+__device__ inline bool is_aligned(const T* x) {
+  return size_t(x) % 16 == 0;
+}
+
+template <uint N, bool ALIGNED, typename T>
+__device__ inline void load(const T* x, float* v) {
+  const uint count = 16 / sizeof(T);
+  if (ALIGNED && N % count == 0) {
+#pragma unroll
+    for (uint i = 0; i < N / count; ++i) {
+      uint4 words = ((const uint4*)x)[i];
+      const T* values = (const T*)&words;
+#pragma unroll
+      for (uint k = 0; k < count; ++k) v[count * i + k] = float(values[k]);
+    }
+  } else {
+#pragma unroll
+    for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
+  }
+}
+
+template <uint N>
+__device__ inline void store(float* out, const float* w) {
+#pragma unroll
+  for (uint i = 0; i < N; i += 4) {
+    ((float4*)out)[i / 4] = make_float4(w[i], w[i + 1], w[i + 2], w[i + 3]);
+  }
+}
+
+// Two-byte results leave in words of eight.
+template <uint N, typename T, typename V>
+__device__ inline void store(T* out, const V* w) {
+  static_assert(sizeof(T) == 2 && N % 8 == 0, "eight two-byte results a store");
+#pragma unroll
+  for (uint i = 0; i < N; i += 8) {
+    uint word[4];
+#pragma unroll
+    for (uint k = 0; k < 4; ++k) {
+      T low = T(w[i + 2 * k]);
+      T high = T(w[i + 2 * k + 1]);
+      word[k] = uint(as_type<ushort>(low)) | uint(as_type<ushort>(high)) << 16;
+    }
+    ((uint4*)out)[i / 8] = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+}
+
+// Copies `count` values to threadgroup memory, by all threads of a threadgroup.
+template <typename T>
+__device__ inline void bring(const T* from, uint count, T* to, uint thread_index) {
+  const uint word = 16 / sizeof(T);
+  uint words = is_aligned(from) ? count / word : 0;
+#pragma unroll 4
+  for (uint i = thread_index; i < words; i += 256) ((uint4*)to)[i] = ((const uint4*)from)[i];
+  for (uint i = words * word + thread_index; i < count; i += 256) to[i] = from[i];
+}
+
+}  // namespace mlx_dequant

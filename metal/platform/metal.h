@@ -1,0 +1,124 @@
+// Metal. MLX puts <metal_stdlib>, `using namespace metal` and bfloat16_t before this.
+
+#define TABLE constant
+#define SCRATCH(type, name, count) alignas(16) threadgroup type name[count]
+
+namespace mlx_dequant {
+
+// The float16 in the low bits.
+inline float f16_of(uint bits) { return float(as_type<half>(ushort(bits))); }
+
+// A float16 at a 2-byte aligned address.
+inline float load_f16(device const uint8_t* p) { return float(*(device const half*)p); }
+
+#include "fields.h"
+
+// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+template <uint N, uint ALIGN>
+inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
+  fields<N> result;
+  if (N % 4 != 0) {
+    result.words[0] = p[0] >> shift & mask;
+    return result;
+  }
+  for (uint i = 0; i < N / 4; ++i) {
+    uint word;
+    if (ALIGN % 4 == 0) {
+      word = ((device const uint*)p)[i];
+    } else if (ALIGN % 2 == 0) {
+      word = ((device const ushort*)p)[2 * i] | uint(((device const ushort*)p)[2 * i + 1]) << 16;
+    } else {
+      word =
+          p[4 * i] | uint(p[4 * i + 1]) << 8 | uint(p[4 * i + 2]) << 16 | uint(p[4 * i + 3]) << 24;
+    }
+    result.words[i] = word >> shift & mask * 0x01010101;
+  }
+  return result;
+}
+
+// q less the number whose as_zero_point is given; both are whole numbers below 2^22.
+inline float as_zero_point(uint number) { return float(int(number)); }
+inline float subtract_zero(uint q, float offset) { return float(int(q)) - offset; }
+
+// The masked bits of a word from `shift` on, less the number of an offset.
+inline float field_subtract_zero(uint word, uint shift, uint mask, float offset) {
+  return subtract_zero(word >> shift & mask, offset);
+}
+
+// Entry i of a table of a format's.
+template <typename T>
+inline uint lut(constant T* table, uint i) {
+  return table[i];
+}
+
+// Byte k of a word.
+inline float byte_of(uint word, uint k) { return float(word >> (8 * k) & 255); }
+
+// q[i] = field i less a number.
+template <uint N>
+inline void to_numbers(fields<N> codes, uint number, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = byte_of(codes.words[i / 4], i % 4) - float(number);
+}
+
+// q[i] = the table's value for field i, of 4 bits.
+template <uint N>
+inline void look_up(fields<N> codes, constant int8_t* table, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = float(table[codes.words[i / 4] >> (8 * (i % 4)) & 15]);
+}
+
+// A little-endian 32-bit word at a 2-byte aligned address.
+inline uint load_u32(device const uint8_t* p) {
+  return uint(((device const ushort*)p)[0]) | uint(((device const ushort*)p)[1]) << 16;
+}
+
+// q[i] = the masked bits of `word` from bit Shift::shift(first + i) on.
+template <uint N, typename Shift>
+inline void split(uint word, uint mask, uint first, thread uint* q) {
+  for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
+}
+
+// q[i] = the same, less the number of offset[i].
+template <uint N, typename Shift>
+inline void split_subtract_zero(uint word, uint mask, uint first, thread const float* offset,
+                                thread float* q) {
+  for (uint i = 0; i < N; ++i) {
+    q[i] = field_subtract_zero(word, Shift::shift(first + i), mask, offset[i]);
+  }
+}
+
+// N words, at an address aligned to four or two of them where N is a multiple.
+template <uint N>
+inline void load_words(device const uint* p, thread uint* q) {
+  for (uint i = 0; i < N; ++i) q[i] = p[i];
+}
+
+// Asks for what lies there, which Metal has no way to say.
+inline void prefetch(device const void*) {}
+
+// Whether load may take wide words: it does not here.
+template <typename T>
+inline bool is_aligned(device const T*) {
+  return true;
+}
+
+// N consecutive values, as float; ALIGNED as is_aligned says of their address.
+template <uint N, bool ALIGNED, typename T>
+inline void load(device const T* x, thread float* v) {
+  for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
+}
+
+// N consecutive results to an address aligned to N of them.
+template <uint N, typename T, typename V>
+inline void store(device T* out, thread const V* w) {
+  for (uint i = 0; i < N; i += 4) {
+    *(device vec<T, 4>*)(out + i) = vec<T, 4>(T(w[i]), T(w[i + 1]), T(w[i + 2]), T(w[i + 3]));
+  }
+}
+
+// Copies `count` values to threadgroup memory, by all threads of a threadgroup.
+template <typename T>
+inline void bring(device const T* from, uint count, threadgroup T* to, uint thread_index) {
+  for (uint i = thread_index; i < count; i += 256) to[i] = from[i];
+}
+
+}  // namespace mlx_dequant

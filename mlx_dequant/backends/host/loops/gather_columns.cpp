@@ -1,0 +1,14 @@
+// out[i, rows] = column ids[i] of the matrix, for i from begin to end - 1.
+
+template <typename F, typename T, typename S>
+static inline void gather_columns(const S& loader, const int* ids, T* __restrict out,
+                                  const uint* sizes, size_t begin, size_t end) {
+  const uint rows = sizes[0];
+  for (size_t i = begin; i < end; ++i) {
+    for (uint row = 0; row < rows; ++row) {
+      float w;
+      decode<F, 1>(loader, row, uint(ids[i]), &w);
+      out[i * rows + row] = T(w);
+    }
+  }
+}

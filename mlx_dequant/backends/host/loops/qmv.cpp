@@ -1,0 +1,74 @@
+// out[vectors, rows] = x[vectors, columns] times the matrix transposed: this call does rows begin
+// to end - 1. Accumulated in float32, in 32 partial sums a result, or 16 where there are many.
+
+#include "lanes.h"
+
+static inline float total(lanes sums) {
+  float part[16];
+  memcpy(part, &sums, sizeof part);
+  for (uint half = 8; half > 0; half /= 2) {
+    for (uint i = 0; i < half; ++i) part[i] += part[i + half];
+  }
+  return part[0];
+}
+
+// sum[m] += the 32 weights of `row` from `column` on, times those of vector m.
+template <uint M, uint HALVES, typename F, typename S>
+static inline void add_run(const S& loader, uint row, uint column, const float* x, uint columns,
+                           lanes (&sum)[M][HALVES]) {
+  float w[32];
+  decode<F, 32>(loader, row, column, w);
+  const lanes first = load_lanes(w);
+  const lanes second = load_lanes(w + 16);
+#pragma GCC unroll 8
+  for (uint m = 0; m < M; ++m) {
+    const float* from = x + size_t(m) * columns + column;
+    sum[m][0] += first * load_lanes(from);
+    sum[m][HALVES - 1] += second * load_lanes(from + 16);
+  }
+}
+
+template <uint M, typename F, typename S>
+static inline void qmv_of(const S& loader, const float* x, float* __restrict out, const uint* sizes,
+                          size_t begin, size_t end) {
+  const uint halves = M > 4 ? 1 : 2;
+  const uint runs = M > 1 ? 1 : 8;  // the largest blocks', which share what is worked out once
+  const uint columns = sizes[1];
+  for (size_t row = begin; row < end; ++row) {
+    lanes sum[M][halves] = {};
+    for (uint part = 0; part < columns / (32 * runs); ++part) {
+#pragma GCC unroll 8
+      for (uint run = 0; run < runs; ++run) {
+        add_run<M, halves, F>(loader, uint(row), (part * runs + run) * 32, x, columns, sum);
+      }
+    }
+    uint column = columns / (32 * runs) * (32 * runs);
+    for (; column + 32 <= columns; column += 32) {
+      add_run<M, halves, F>(loader, uint(row), column, x, columns, sum);
+    }
+    float tail[M] = {};
+    for (; column < columns; ++column) {
+      float w;
+      decode<F, 1>(loader, uint(row), column, &w);
+      for (uint m = 0; m < M; ++m) tail[m] += w * x[size_t(m) * columns + column];
+    }
+    for (uint m = 0; m < M; ++m) {
+      const lanes both = halves == 2 ? sum[m][0] + sum[m][1] : sum[m][0];
+      out[size_t(m) * sizes[0] + row] = tail[m] + total(both);
+    }
+  }
+}
+
+// x has 1, 4 or 8 vectors; the caller pads it with zeros.
+template <typename F, typename S>
+static inline void qmv(const S& loader, const float* x, float* out, const uint* sizes, size_t begin,
+                       size_t end) {
+  switch (sizes[vectors_at]) {
+    case 1:
+      return qmv_of<1, F>(loader, x, out, sizes, begin, end);
+    case 4:
+      return qmv_of<4, F>(loader, x, out, sizes, begin, end);
+    case 8:
+      return qmv_of<8, F>(loader, x, out, sizes, begin, end);
+  }
+}
