@@ -57,9 +57,9 @@ def fresh(tmp_path, monkeypatch):
 @pytest.fixture
 def watched():
     """Options under which AddressSanitizer sees every read, where it can."""
-    import executor  # not everything that runs tests has what it needs
+    import emulator  # not everything that runs tests has what it needs
 
-    obstacle = executor.obstacle("address")
+    obstacle = emulator.obstacle("address")
     if obstacle:
         pytest.skip(obstacle)
     return {"sanitizer": "address"}

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-
-from .support import assert_same, bits, group_tensors
+from support import assert_same, bits, group_tensors
 
 DOWN = "model.layers.0.mlp.down_proj"
 KEY = "model.layers.0.self_attn.k_proj"

@@ -8,8 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-
-from .support import FIXTURES, group_settings
+from support import FIXTURES, group_settings
 
 # By name: the group set whose config the tool wrote.
 FOLDERS = {

@@ -11,12 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from lm_models import halves_apart
 
 from mlx_dequant.backends.host.compiler import cache_folder
 from mlx_dequant.cli.fetch_demo_model import MODEL, SIZE
 from mlx_dequant.loading import GGUFFile
-
-from .lm_models import halves_apart
 
 HEADS, KEY_HEADS, LAYERS = 9, 3, 30
 PROMPTS = (

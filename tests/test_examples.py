@@ -23,7 +23,7 @@ def output(script: str, *arguments: object) -> list[str]:
 def test_a_gguf_file_on_mlx(tmp_path):
     pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
     pytest.importorskip("torch", reason="torch is not installed")
-    from .lm_models import transformers_model, write_gguf
+    from lm_models import transformers_model, write_gguf
 
     write_gguf(tmp_path / "model.gguf", "llama", transformers_model("llama"))
     assert "".join(output("mlx_gguf.py", tmp_path / "model.gguf", "the rain?"))
@@ -32,7 +32,7 @@ def test_a_gguf_file_on_mlx(tmp_path):
 def test_smollm2_on_mlx():
     pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
     pytest.importorskip("torch", reason="torch is not installed")
-    from .lm_smollm2 import model_file
+    from lm_smollm2 import model_file
 
     answer = output("mlx_gguf.py", model_file(), "What is the capital of France?")
     assert answer == ["The capital of France is Paris."]
@@ -40,7 +40,7 @@ def test_smollm2_on_mlx():
 
 @pytest.mark.parametrize("name", ["gptq", "gptq act-order", "awq", "compressed-tensors"])
 def test_a_folder_on_mlx(name, tmp_path):
-    from .lm_folders import write_folder
+    from lm_folders import write_folder
 
     rng = np.random.default_rng(0)
     shapes = {"gate_proj": (192, 128), "up_proj": (192, 128), "down_proj": (128, 192)}

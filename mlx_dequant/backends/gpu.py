@@ -20,15 +20,15 @@ from ..kernel_source import (
     INPUTS,
     MMA_OUTPUTS,
     PRODUCT,
-    PRODUCT_COLUMNS,
     PRODUCT_MMA,
     PRODUCT_ROWS,
     PRODUCT_TRANSPOSED,
+    QVM_COLUMNS,
     REORDER,
     REORDER_PART,
+    ROWS_PER_THREAD,
     TAKE,
     TAKE_TRANSPOSED,
-    THREAD_ROWS,
     THREADS,
     TILE_OUTPUTS,
     Kernel,
@@ -151,7 +151,7 @@ def dequantize(target: str, weight: QuantizedWeight, dtype: mx.Dtype) -> mx.arra
 
 def region(target: str, weight: QuantizedWeight, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights, unpacked."""
-    rows = THREAD_ROWS[weight.format.family]
+    rows = ROWS_PER_THREAD[weight.format.family]
     across = -(-part.columns // 2048)
     most = MOST_THREADS // THREADS // across * rows
     if part.rows > most:
@@ -253,7 +253,7 @@ def _packed_product(target: str, weight: QuantizedWeight, x: mx.array) -> mx.arr
 def _transposed_product(target: str, weight: QuantizedWeight, x: mx.array) -> mx.array:
     vectors = x.shape[0]
     family = weight.format.family
-    tiles = -(-weight.columns // (128 * (PRODUCT_COLUMNS[family] if vectors <= 2 else 8)))
+    tiles = -(-weight.columns // (128 * (QVM_COLUMNS[family] if vectors <= 2 else 8)))
     splits = max(1, min(-(-weight.rows // 64), dispatch.groups(family, vectors) // tiles))
     numbers = sizes(weight, whole(weight), vectors, splits)
     operation = PRODUCT_TRANSPOSED[_count(vectors)]

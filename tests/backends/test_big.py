@@ -1,0 +1,124 @@
+"""Weights past 2^31 and 2^32: nothing wraps. Memory that was never written takes no room."""
+
+from unittest.mock import patch
+
+import emulator
+import mlx.core as mx
+import numpy as np
+import pytest
+import random_weights
+from emulator import device, launch
+from product_cases import FORMATS
+from sparse_weights import SparseWeight, sparse
+from support import DTYPES, assert_same, bits, rounded
+
+import mlx_dequant as mxd
+from mlx_dequant.backends import gpu
+from mlx_dequant.backends.host import memory
+from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.backends.host.dequantize import unpack
+from mlx_dequant.backends.host.library import library
+from mlx_dequant.backends.launch import sizes, whole
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler was found")
+full = pytest.mark.full
+
+# 2^36 weights: more than 2^32 words of 3 bits, and of every GGUF type more than 2^32 bytes.
+ROWS, COLUMNS = 1 << 23, 1 << 13
+FEW = ("q8_0", "q4_k", "awq4", "gptq3", "ct3")
+names = pytest.mark.parametrize("name", [name if name in FEW else pytest.param(name, marks=full) for name in FORMATS])
+
+
+@names
+def test_the_host_reads_a_far_corner(name):
+    sparse_weight = SparseWeight(name, ROWS, COLUMNS)
+    weight = sparse_weight.on_host()
+    out = np.empty((sparse_weight.region.rows, sparse_weight.region.columns), np.float16)
+    unpack(library(weight, "dequantize", mx.float16), weight, sparse_weight.region, out.ctypes.data)
+    assert_same(mx.array(out), rounded(sparse_weight.expected(), mx.float16), name)
+
+
+@names
+def test_the_host_writes_a_far_corner(name):
+    """The last rows of unpacking it all, into an output of 2^34 weights that is never written whole."""
+    sparse_weight = SparseWeight(name, ROWS // 4, COLUMNS)
+    weight = sparse_weight.on_host()
+    out = sparse((weight.rows, weight.columns), np.float16)
+    run = library(weight, "dequantize", mx.float16)
+    pointers, numbers = memory.pointers(weight, out.ctypes.data), memory.numbers(sizes(weight, whole(weight)))
+    run(pointers, numbers, weight.rows - sparse_weight.region.rows, weight.rows)
+    corner = out[sparse_weight.region.first_row :, sparse_weight.region.first_column :]
+    assert_same(mx.array(corner), rounded(sparse_weight.expected(), mx.float16), name)
+
+
+@names
+def test_a_kernel_reads_a_far_corner(name, monkeypatch):
+    """A launch of the corner alone; the emulator hands the kernel the large arrays as they are."""
+    sparse_weight = SparseWeight(name, ROWS, COLUMNS)
+    argument, margins = device._argument, launch._margins
+    large = {id(array) for array in sparse_weight.arrays.values()}
+    monkeypatch.setattr(
+        device,
+        "_argument",
+        lambda key, given: sparse_weight.arrays[key] if key in sparse_weight.arrays else argument(key, given),
+    )
+    monkeypatch.setattr(launch, "_margins", lambda buffer: () if id(buffer) in large else margins(buffer))
+    with emulator.metal():
+        sparse_weight.weight.derived["gpu"] = gpu.held(sparse_weight.corner)
+        found = gpu.region("metal", sparse_weight.weight, mx.float16, sparse_weight.region)
+    assert_same(found, rounded(sparse_weight.expected(), mx.float16), name)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "gptq4", "ct3"])
+def test_a_launch_of_too_many_threads_is_split(name):
+    """A grid counts threads in 32 bits: here as if in 10."""
+    rng = np.random.default_rng(1)
+    weight = random_weights.gguf(name, rng, 21, 64) if name == "q4_0" else random_weights.groups(name, rng, 64, 64)
+    with mxd.use_backend("reference"), np.errstate(all="ignore"):
+        expected = bits(weight.dequantize(mx.float16))
+    with patch.object(gpu, "MOST_THREADS", 1024), emulator.metal():
+        assert_same(weight.dequantize(mx.float16), expected, name)
+
+
+def test_a_launch_that_cannot_be_split_is_refused():
+    weight = random_weights.gguf("q4_0", np.random.default_rng(1), 21, 64)
+    with patch.object(gpu, "MOST_THREADS", 1024), emulator.metal(), pytest.raises(ValueError, match="2048 threads"):
+        weight.take(mx.zeros(256, mx.int32))
+
+
+@full
+@pytest.mark.usefixtures("host")
+def test_a_real_one():
+    """2^31 weights in 302 MB, through the package's own functions: look-ups, a product, and a stack of matrices."""
+    rows, columns = 1 << 16, 1 << 15
+    form = FORMATS["q1_0"]
+    rng = np.random.default_rng(2)
+    blocks = np.zeros((rows, columns // form.weights * form.bytes), np.uint8)
+    written = [0, 1, rows // 2, rows - 2, rows - 1]
+    some = rng.integers(0, 256, (len(written), columns // form.weights, form.bytes), np.uint8)
+    some[:, :, :2] = np.array(rng.normal(size=some.shape[:2]), np.float16)[..., None].view(np.uint8)
+    blocks[written] = some.reshape(len(written), -1)
+    few = mxd.GGUFWeight(blocks[written], "Q1_0")
+    with mxd.use_backend("reference"):
+        expected = np.array(few.dequantize(mx.float32))
+    packed = mx.array(blocks)
+    del blocks
+    weight = mxd.GGUFWeight(packed, "Q1_0")
+    assert weight.size == 1 << 31
+    for dtype in DTYPES:
+        assert_same(weight.take(mx.array(written), dtype), rounded(expected, dtype), "take")
+    hot = np.zeros((1, columns), np.float32)
+    hot[0, -1] = 1
+    found = np.array(weight.linear(mx.array(hot)))[0]
+    assert np.array_equal(found[written], expected[:, -1])
+    assert not np.delete(found, written).any()
+
+    stack = mxd.GGUFWeight(packed, "Q1_0", shape=(4, rows // 4, columns))
+    assert (stack.rows, stack.columns, stack.size) == (rows, columns, 1 << 31)
+    run = library(stack, "dequantize", mx.float16)
+    out = sparse(stack.shape, np.float16)
+    pointers, numbers = memory.pointers(stack, out.ctypes.data), memory.numbers(sizes(stack, whole(stack)))
+    for at, row in enumerate(written):
+        run(pointers, numbers, row, row + 1)
+        found = out[row // (rows // 4), row % (rows // 4)]
+        assert_same(mx.array(found), rounded(expected[at], mx.float16), f"row {row}")

@@ -1,0 +1,45 @@
+"""What the page for torch users shows runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the bridge needs torch")
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "torch.md").read_text(), re.DOTALL)
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_has_its_three_programs():
+    assert len(BLOCKS) == 3
+
+
+def test_a_layer_through_the_functions():
+    (program,) = [block for block in BLOCKS if "awq_dequant_matmul(" in block]
+    assert run("-c", program) == "torch.Size([1, 256]) torch.float16\n"
+
+
+def test_tensors_across():
+    (program,) = [block for block in BLOCKS if "to_mlx(tensor)" in block]
+    run("-c", f"import torch\ntensor = torch.ones(3)\n{program}\nassert tensor.tolist() == [1, 1, 1]")
+
+
+def test_install_and_uninstall():
+    (program,) = [block for block in BLOCKS if "uninstall()" in block]
+    program = "".join(line for line in program.splitlines(True) if "patch=True" not in line)
+    run("-c", f"{program}\nimport sys\nassert 'dequant_int4' not in sys.modules")
+
+
+def test_the_example():
+    printed = run("examples/torch_swap.py")
+    assert "plain torch" in printed
+    assert "MLX, packed" in printed

@@ -1,0 +1,198 @@
+"""The doctor finds this machine well, and would tell if it were not."""
+
+import json
+import re
+from pathlib import Path
+
+import emulator
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_dequant as mxd
+from mlx_dequant import backends, kernel_source
+from mlx_dequant.backends.host import compiler
+from mlx_dequant.cli import doctor as command
+from mlx_dequant.cli import main
+from mlx_dequant.doctor import checks, environment, samples, timings
+
+needs_compiler = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler was found")
+FORMATS = mxd.formats()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small timings, and few rows."""
+    monkeypatch.setattr(timings, "SIZE", 256)
+    monkeypatch.setattr(checks, "HEIGHTS", (70,))
+
+
+def run(capsys, *arguments):
+    """The exit status and the text of `mlx-dequant doctor`."""
+    status = main(["doctor", *arguments])
+    return status, capsys.readouterr().out
+
+
+@needs_compiler
+def test_a_report(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(timings, "SIZE", 256)
+    result = tmp_path / "result.json"
+    status, text = run(capsys, "--backend", "host", "--format", "q4_k", "--format", "gptq3", "--json", str(result))
+    assert status == 0, text
+    assert re.search(r"\nhost: 2 formats, \d+ checks, [\d,]+ numbers, 0 checks failed\n", text)
+    assert "WRONG" not in text and "all is well" in text
+    assert re.search(r"q4_k +256 x 256: unpacked in \d", text)
+    report = json.loads(result.read_text())
+    assert report["failed"] == 0
+    assert {check["format"] for check in report["backends"]["host"]["checks"]} == {"q4_k", "gptq3"}
+    assert [timing["format"] for timing in report["backends"]["host"]["timings"]] == ["q4_k"]
+    assert all(check["results"] > 0 for check in report["backends"]["host"]["checks"])
+
+
+def test_the_environment_says_what_matters_and_not_who(monkeypatch):
+    monkeypatch.setenv("MLX_DEQUANT_CACHE", str(Path.home() / "kept"))
+    facts = environment.environment()
+    assert facts["mlx-dequant"] == mxd.__version__
+    assert facts["cache"] == str(Path("~") / "kept")
+    assert "MLX_DEQUANT_CACHE=~" in facts["settings"]
+    assert facts["backends"].split(", ") == mxd.available_backends()
+    assert str(Path.home()) not in str(facts)
+    assert all("\n" not in fact and fact for fact in facts.values())
+
+
+@needs_compiler
+@pytest.mark.usefixtures("quick")
+def test_a_program_that_does_not_compile_is_told(capsys, fresh, tmp_path, monkeypatch):
+    fake = tmp_path / "broken"
+    fake.write_text("#!/bin/sh\n[ $1 = --version ] && echo broken 1.0 && exit 0\necho no memory >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    status, text = run(capsys, "--backend", "host", "--format", "q4_0")
+    assert status == 1
+    assert re.search(r"WRONG q4_0 dequantize to float32, .*: RuntimeWarning: .*could not be compiled", text)
+    assert "checks FAILED" in text and "unpacked in" not in text
+
+
+def planted(monkeypatch, file, right, wrong):
+    """A mistake in a file of the shaders, as if it were written there."""
+    read = kernel_source._read
+    path = (kernel_source.METAL / file).resolve()
+    assert right in read(path)
+    monkeypatch.setattr(kernel_source, "_read", lambda at: read(at).replace(right, wrong) if at == path else read(at))
+
+
+@pytest.fixture
+def metal(monkeypatch):
+    """The emulator as the Metal backend; programs are made anew."""
+    if compiler.compiler() is None:
+        pytest.skip("no C++ compiler to run kernels with")
+    kernel_source.program.cache_clear()
+    with emulator.metal():
+        yield
+    kernel_source.program.cache_clear()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["q4_0", "gptq4"])
+def test_right_kernels_are_found_right(name, metal, capsys):
+    results = list(checks.checks(FORMATS[name]))
+    assert results and not [check for check in results if check.problem]
+    assert {check.what.partition(" ")[0] for check in results} == {"dequantize", "take,", "product"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_wrong_format_is_told(metal, capsys, monkeypatch):
+    planted(monkeypatch, "formats/gguf/q4_0.metal", "block + 2 + first % 16", "block + 1 + first % 16")
+    status, text = run(capsys, "--backend", "metal", "--format", "q4_0")
+    assert status == 1
+    assert re.search(r"WRONG q4_0 dequantize to float32, .*: [\d,]+ of [\d,]+, at \(0, \d+\) found .*, expected", text)
+    assert re.search(r"\d+ checks FAILED", text)
+
+
+PLANTED = {
+    "product": ("kernels/qmv.metal", "out[size_t(m) * rows + row + r] = T(total)", "product of 1"),
+    "product_transposed": (
+        "kernels/qvm.metal",
+        "out[(size_t(split) * vectors + m) * columns + first + k] = T(total)",
+        "product without transpose of 1",
+    ),
+    "take": ("kernels/gather_rows.metal", "out[k] = T(w[k])", "take, "),
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kernel", PLANTED)
+def test_a_wrong_kernel_is_told(kernel, metal, monkeypatch):
+    """Results a thousandth too large, in one kernel: its checks fail, and no others."""
+    file, right, what = PLANTED[kernel]
+    planted(
+        monkeypatch, file, right, right.replace("T(total)", "T(total * 1.001f)").replace("T(w[k])", "T(w[k] * 1.001f)")
+    )
+    wrong = [check.what for check in checks.checks(FORMATS["q8_0"]) if check.problem]
+    kind = what.rpartition(" ")[0].partition(" of")[0]
+    assert any(found.startswith(what) for found in wrong)
+    assert all(found.startswith(kind) for found in wrong)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_mistake_of_the_text_is_told(metal, monkeypatch):
+    planted(monkeypatch, "formats/gguf/q4_0.metal", "return load_f16(block);", "return nowhere;")
+    results = list(checks.checks(FORMATS["q4_0"]))
+    assert all("BuildError" in check.problem for check in results)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("quick")
+def test_flushed_subnormals_are_counted_apart(capsys, monkeypatch):
+    monkeypatch.setattr(timings, "NAMES", ())
+    with emulator.metal(flush=True):
+        status, text = run(capsys, "--backend", "metal", "--format", "mxfp4")
+    assert status == 0, text
+    assert re.search(r"[1-9][\d,]* subnormal numbers came as zeros", text)
+
+
+def test_a_zero_for_a_subnormal_is_wrong_elsewhere(monkeypatch):
+    monkeypatch.setattr(backends, "current_backend", lambda: "host")
+    assert checks._compared(mx.array([0.0]), np.array([1e-40], np.float32))[1] == 1
+    monkeypatch.setattr(backends, "current_backend", lambda: "metal")
+    assert checks._compared(mx.array([0.0]), np.array([1e-40], np.float32))[1:3] == (0, 1)
+    assert checks._compared(mx.array([0.0]), np.array([1e-37], np.float32))[1:3] == (1, 0)
+
+
+def test_a_bridge_that_fails_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(command, "_backends", lambda asked: [])
+    monkeypatch.setattr(
+        command, "_bridge", lambda: [("It crosses", False, "stale numbers"), ("It shares", True, "on cpu")]
+    )
+    status, text = run(capsys)
+    assert status == 1
+    assert "WRONG  It crosses: stale numbers" in text and "holds  It shares: on cpu" in text
+    assert "1 checks FAILED" in text
+
+
+def test_nothing_to_examine(capsys, monkeypatch):
+    monkeypatch.setattr(command, "_backends", lambda asked: [])
+    monkeypatch.setattr(command, "_bridge", lambda: [])
+    status, text = run(capsys)
+    assert status == 2
+    assert "nothing to examine" in text
+
+
+@pytest.mark.parametrize(("argument", "name"), [("--format", "q9"), ("--backend", "reference")])
+def test_what_cannot_be_examined(argument, name, capsys):
+    assert main(["doctor", argument, name]) == 2
+    assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_samples_are_what_they_say(name):
+    """Ordinary numbers are ordinary; and zeros, infinities and NaNs are there, which NVFP4 has none of."""
+    form = FORMATS[name]
+    plain = samples.multiplied(form)
+    with mxd.use_backend("reference"), np.errstate(all="ignore"):
+        values = np.array(plain.dequantize(mx.float32))
+        every = np.concatenate([np.array(w.dequantize(mx.float32)).ravel() for w in samples.unpacked(form)])
+    assert np.isfinite(values).all() and 0 < np.abs(values).max() < 2000
+    assert plain.rows >= 70 and plain.columns >= 320
+    assert name == "nvfp4" or not np.isfinite(every).all()
+    assert (every == 0).any()

@@ -1,0 +1,87 @@
+"""The command `generate`: text as it comes, tokens a second, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from mlx_dequant.cli import main
+
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
+pytest.importorskip("torch", reason="torch is not installed")
+
+from lm_models import transformers_model, write_gguf
+from lm_smollm2 import model_file
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "llama", transformers_model("llama"))
+    return str(path)
+
+
+def test_it_prints_text_and_how_fast(model, capsys):
+    assert main(["generate", model, "-p", "the rain", "--max-tokens", "7"]) == 0
+    out, err = capsys.readouterr()
+    *_, prompt, answer, memory = out.splitlines()
+    assert prompt.startswith("prompt: ") and prompt.endswith(" tokens/s")
+    assert answer.startswith("answer: 7 tokens, ")
+    assert memory.startswith("loaded in ") and "peak memory: " in memory
+    assert err == ""
+
+
+def test_json_holds_the_text(model, capsys):
+    assert main(["generate", model, "--prompt", "the rain", "--max-tokens", "7", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["prompt"] == "the rain"
+    assert result["tokens"] == 7
+    assert result["finish_reason"] == "length"
+    assert min(result[key] for key in ("tps", "prompt_tps", "prompt_tokens", "peak_memory", "load_seconds")) > 0
+    assert result["text"].split("\n")[0].strip() in err
+
+
+def test_temperature_changes_the_text(model, capsys):
+    texts = []
+    for temperature in ("0", "0", "5"):
+        assert main(["generate", model, "-p", "x", "--max-tokens", "24", "--temp", temperature, "--json", "-"]) == 0
+        texts.append(json.loads(capsys.readouterr().out)["text"])
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_smollm2_answers(capsys):
+    assert main(["generate", str(model_file()), "-p", "What is the capital of France?"]) == 0
+    assert capsys.readouterr().out.startswith("The capital of France is Paris.\n\nprompt: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temp", "-1"], "--temp: found '-1', expected a number from 0 on"),
+        (["--temp", "hot"], "--temp: found 'hot', expected a number from 0 on"),
+        (["--max-tokens", "0"], "--max-tokens: found '0', expected a positive integer"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "model.gguf", "-p", "x", *arguments])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_model(tmp_path, capsys):
+    (tmp_path / "model.gguf").write_bytes(b"text")
+    assert main(["generate", str(tmp_path / "model.gguf"), "-p", "x"]) == 2
+    assert capsys.readouterr().err.startswith("mlx-dequant: model.gguf: found b'text' at the start")
+
+
+def test_without_mlx_lm_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mlx_lm", None)
+    for name in [name for name in sys.modules if name.startswith("mlx_dequant.lm")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("mlx_dequant.lm", raising=False)
+    assert main(["generate", "model.gguf", "-p", "x"]) == 2
+    assert capsys.readouterr().err == "mlx-dequant: mlx_dequant.lm needs mlx-lm: pip install 'mlx-dequant[lm]'\n"

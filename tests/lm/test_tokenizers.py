@@ -1,0 +1,155 @@
+"""Tokenizers from GGUF files, against transformers' own conversion of the same files."""
+
+from __future__ import annotations
+
+import gguf
+import pytest
+
+import mlx_dequant as mxd
+from mlx_dequant.loading import GGUFFile
+
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch", reason="torch is not installed")
+
+from lm_models import write_vocabulary  # noqa: E402
+from lm_smollm2 import TEXT, model_file  # noqa: E402
+
+from mlx_dequant.lm.gguf_tokenizer import tokenizer  # noqa: E402
+
+TEXTS = (
+    "the rain",
+    "  The cat's 12345 toys, isn't it?\n\n\tYes!  ",
+    "naïve café 東京 🙂 ",
+    "<|im_start|>user\nHello<|im_end|>\n<think>hm</think>",
+    "x = [1, 2]\r\n    return  x\n\n\n",
+    "",
+    TEXT,
+)
+
+
+def theirs(path):
+    return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def assert_same(ours, expected, texts=TEXTS) -> None:
+    for text in texts:
+        ids = ours.encode(text)
+        assert ids == expected.encode(text), text
+        assert ours.decode(ids) == expected.decode(ids)
+
+
+def streamed(wrapped, ids) -> str:
+    detokenizer = wrapped.detokenizer
+    for id in ids:
+        detokenizer.add_token(id)
+    detokenizer.finalize()
+    return detokenizer.text
+
+
+def test_smollm2s():
+    path = model_file()
+    ours = tokenizer(GGUFFile(path))
+    expected = theirs(path)
+    assert_same(ours, expected)
+    messages = [{"role": "user", "content": "Hello"}]
+    text = ours.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert text == expected.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+    assert ours.eos_token_ids == {0, 2}
+    assert (ours.bos_token, ours.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert streamed(ours, ours.encode(TEXT)) == TEXT
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file that holds a tokenizer, and gives its path."""
+
+    def written(fill, architecture="llama", **keys):
+        path = tmp_path / "model.gguf"
+        writer = gguf.GGUFWriter(path, architecture)
+        fill(writer)
+        for key, value in keys.items():
+            (writer.add_bool if isinstance(value, bool) else writer.add_string)(f"tokenizer.ggml.{key}", value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return written
+
+
+def test_byte_level_vocabularies(write):
+    path = write(write_vocabulary)
+    ours = tokenizer(GGUFFile(path))
+    assert_same(ours, theirs(path))
+    pieces = ours.convert_ids_to_tokens(ours.encode("rain the<think>"))
+    assert pieces == ["r", "a", "in", "Ġthe", "<think>"]
+    assert streamed(ours, ours.encode(TEXT)) == TEXT
+
+
+PIECES = [*"▁the", "▁t", "he", "▁the", *"rain", "in", "▁r", "ain", "rain", "s", "▁ra", "▁rain", "é", "▁▁"]
+
+
+def sentence_pieces(writer, scores=None, last="<turn>") -> None:
+    """A vocabulary in the order of scores, as SentencePiece makes them."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES, last]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores or [0.0] * 259 + [-float(rank) for rank in range(len(PIECES) + 1)])
+    writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * len(PIECES) + [4])
+    for add, number in ((writer.add_unk_token_id, 0), (writer.add_bos_token_id, 1), (writer.add_eos_token_id, 2)):
+        add(number)
+
+
+def test_sentence_piece_vocabularies(write):
+    path = write(sentence_pieces)
+    ours = tokenizer(GGUFFile(path))
+    assert ours.convert_ids_to_tokens(ours.encode("the rains")) == ["<s>", "▁the", "▁rain", "s"]
+    assert ours.encode("é東")[1:] == [259, 259 + PIECES.index("é"), 3 + 0xE6, 3 + 0x9D, 3 + 0xB1]
+    assert ours.convert_ids_to_tokens(ours.encode("the<turn>the"))[2] == "<turn>"
+    assert ours.decode(ours.encode("the rains 東"), skip_special_tokens=True) == "the rains 東"
+    assert streamed(ours, ours.encode("the rains é東")[1:]) == "the rains é東"
+    expected = theirs(path)
+    for text in ("the rain", "rains in the rain", "the  é 東京"):
+        assert ours.encode(text) == expected.encode(text), text
+
+
+def test_gemmas_order_is_that_of_its_tokens(write):
+    """Its scores say nothing, and its runs of spaces are spelled as such."""
+
+    def fill(writer):
+        sentence_pieces(writer, scores=[0.0] * (260 + len(PIECES)), last="  ")
+
+    ours = tokenizer(GGUFFile(write(fill, "gemma3", add_space_prefix=False)))
+    assert ours.convert_ids_to_tokens(ours.encode("the  the rain")) == ["<s>", "t", "he", "  ", "t", "he", "▁rain"]
+
+
+def test_a_file_says_what_stands_around_a_text(write):
+    path = write(sentence_pieces, add_bos_token=False, add_eos_token=True, add_space_prefix=False)
+    ours = tokenizer(GGUFFile(path))
+    assert ours.convert_ids_to_tokens(ours.encode("the rain")) == ["t", "he", "▁rain", "</s>"]
+    assert streamed(ours, ours.encode(" the rain")[:-1]) == " the rain"
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "pieces"),
+    [
+        ("gpt-2", "12345 ab\n\n x", ["12345", "Ġab", "ĊĊ", "Ġx"]),
+        ("smollm", "12345 ab\n\n x", ["1", "2", "3", "4", "5", "Ġab", "ĊĊ", "Ġx"]),
+        ("llama-bpe", "12345 ab!\n\n x", ["123", "45", "Ġab", "!ĊĊ", "Ġx"]),
+        ("qwen2", "12345 ab!\n\n x", ["1", "2", "3", "4", "5", "Ġab", "!ĊĊ", "Ġx"]),
+        ("tekken", "12 CamelCase/\n", ["1", "2", "ĠCamel", "Case", "/Ċ"]),
+    ],
+)
+def test_how_text_is_cut(pre, text, pieces):
+    from mlx_dequant.lm.vocabularies import byte_level
+
+    cut = byte_level(["a"], {"pre": pre, "merges": []}).pre_tokenizer
+    assert [piece for piece, _ in cut.pre_tokenize_str(text)] == pieces
+
+
+def test_a_file_without_a_tokenizer_is_refused(write):
+    with pytest.raises(mxd.FormatError, match=r"tokenizer.ggml.model: found None, expected gpt2 or llama"):
+        tokenizer(GGUFFile(write(lambda writer: None)))

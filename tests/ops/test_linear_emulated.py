@@ -1,0 +1,302 @@
+"""The kernels of products and look-ups, executed as Metal would run them, in every format."""
+
+from unittest.mock import patch
+
+import emulator
+import mlx.core as mx
+import numpy as np
+import pytest
+from product_cases import FORMATS, ROWS, SIZES, TILED, check_products, check_single_inputs, exact, shuffled, weight
+from support import DTYPES, assert_same, rounded
+
+from mlx_dequant import dispatch
+from mlx_dequant.backends import gpu
+from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.kernel_source import REORDER, reorder_whole
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
+full = pytest.mark.full
+
+# Rows shared by eight simdgroups, as in small matrices, or each row one simdgroup's.
+SHARED = {"shared": dispatch.FEW_ROWS, "alone": 0}
+
+CASES = [(name, dtype, rows, few) for name in FORMATS for dtype in DTYPES for rows in ROWS for few in SHARED]
+
+
+def is_fast(at, name, dtype, rows, few):
+    """For each format a type and a way to share; for each of those a number of rows."""
+    return (dtype, few) == (DTYPES[at % 3], [*SHARED][at % 2]) and rows == ROWS[at // 3 % 4]
+
+
+def cases():
+    places = {name: at for at, name in enumerate(FORMATS)}
+    for case in CASES:
+        fast = is_fast(places[case[0]], *case)
+        label = "-".join(str(part).removeprefix("mlx.core.") for part in case)
+        yield pytest.param(*case, id=label, marks=() if fast else full)
+
+
+@pytest.fixture(autouse=True)
+def exact_matmul():
+    """MLX's dense product sums in float32, as on a GPU: on the CPU it sums in half precision."""
+    plain = mx.array.__matmul__
+
+    def matmul(a, b):
+        return plain(a.astype(mx.float32), b.astype(mx.float32)).astype(a.dtype)
+
+    with patch.object(mx.array, "__matmul__", matmul):
+        yield
+
+
+@pytest.mark.parametrize(("name", "dtype", "rows", "few"), list(cases()))
+def test_products(name, dtype, rows, few):
+    with patch.object(dispatch, "FEW_ROWS", SHARED[few]), emulator.metal():
+        for size in SIZES:
+            check_products(weight(name, size), dtype, rows, seed=rows)
+
+
+@pytest.mark.parametrize("name", ["q4_k", "iq2_xs", pytest.param("ct3", marks=full), pytest.param("f16", marks=full)])
+def test_four_share_long_rows(name):
+    """Rows that are no multiple of what four simdgroups take at once, and shorter ones."""
+    few = patch.multiple(dispatch, FEW_ROWS=0, LONG_ROWS=0)
+    for device in (emulator.metal, emulator.cuda):
+        with few, device():
+            for inputs in (4352, 1024):
+                check_products(weight(name, (33, inputs)), mx.float16, 1)
+
+
+def tiled_cases():
+    """All formats with the smallest tile, some with all tiles and all sizes; the rest is `full`."""
+    for at, name in enumerate(FORMATS):
+        for dtype in (mx.float16, mx.bfloat16):
+            for rows in (17, 64, 100):
+                for size in (TILED, *SIZES):
+                    varied = name in ("q4_k", "gptq3") or (rows, size) == (17, TILED)
+                    fast = varied and dtype == (mx.float16, mx.bfloat16)[(at + rows) % 2]
+                    label = f"{name}-{str(dtype).removeprefix('mlx.core.')}-{rows}-{size[0]}x{size[1]}"
+                    yield pytest.param(name, dtype, rows, size, id=label, marks=() if fast else full)
+
+
+def by(way):
+    """Products take this way, however many vectors there are."""
+    return patch.object(dispatch, "way", lambda *_: way)
+
+
+@pytest.mark.parametrize(("name", "dtype", "rows", "size"), list(tiled_cases()))
+def test_tiled_products(name, dtype, rows, size):
+    with by("tiled"), emulator.metal():
+        check_products(weight(name, size), dtype, rows, seed=rows)
+
+
+@pytest.mark.parametrize(("name", "splits"), [("q8_0", 5), ("gptq4", 2)])
+def test_tiled_products_of_shared_inputs(name, splits):
+    """Threadgroups share the inputs, evenly or not."""
+    packed = weight(name, (192, 1280))
+    held = {32: splits * 2}  # there are two tiles of 128 outputs
+    assert gpu._splits(2, packed.in_features // 256, held[32]) == splits
+    with by("tiled"), patch.object(dispatch, "TILED_GROUPS", held), emulator.metal():
+        check_products(packed, mx.float16, 3)
+
+
+def test_splits_fill_a_gpu():
+    assert gpu._splits(64, 100, 264) == 4
+    assert gpu._splits(192, 100, 264) == 4
+    assert gpu._splits(256, 100, 264) == 1
+    assert gpu._splits(500, 100, 264) == 1
+    assert gpu._splits(1, 0, 264) == 1
+    assert gpu._splits(1, 16, 264) == 16
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["q4_k", "awq4", pytest.param("ct3", marks=full)])
+def test_unpacked_products_are_of_parts(name, dtype):
+    """The weight is unpacked in parts, 32 rows or columns of it at a time."""
+    with by("unpacked"), patch.object(gpu, "DENSE", 1), emulator.metal():
+        check_products(weight(name, (130, 130)), dtype, 9)
+
+
+@pytest.mark.parametrize(("target", "generation"), [("metal", 0), ("cuda", 80), ("cuda", 90)])
+@pytest.mark.parametrize("name", ["q4_k", "q8_0", "gptq4", "ct4"])
+def test_ways(name, target, generation, monkeypatch):
+    """Few vectors stay packed; float32 has no tiles; on Hopper weights in order stay with them."""
+    monkeypatch.setattr(dispatch, "generation", lambda target: generation)
+    packed = weight(name, SIZES[1])
+    for dtype in DTYPES:
+        least = dict.fromkeys(("packed", "tiled", "unpacked"), 10**9)
+        for vectors in range(5000, 0, -1):
+            least[dispatch.way(target, dtype, vectors, packed)] = vectors
+        if dtype == mx.float32:
+            assert least == {"packed": 1, "tiled": 10**9, "unpacked": 129}
+            continue
+        hopper = generation == 90
+        last = {"gptq4": 769 if hopper else 257, "ct4": 257}.get(name, 10**9 if hopper else 385)
+        assert least == {"packed": 1, "tiled": 17, "unpacked": last}
+
+
+@pytest.mark.parametrize("name", ["q5_k", "gptq4", pytest.param("awq4", marks=full), pytest.param("iq2_s", marks=full)])
+def test_single_inputs_pick_exact_weights(name):
+    with emulator.metal():
+        for dtype in DTYPES:
+            check_single_inputs(weight(name), dtype, 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("inputs", [16384 + 8, 16384 + 7])
+@pytest.mark.parametrize("device", [emulator.metal, emulator.cuda])
+def test_another_order(device, inputs, dtype):
+    """Of vectors that several threadgroups share, aligned or not."""
+    x = mx.random.normal((2, inputs)).astype(dtype)
+    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
+    with device():
+        found = gpu._reordered(device.__name__, x, mx.array(order))
+    assert mx.array_equal(found, x[:, mx.array(order)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("inputs", [1, 40, 2047, 2052, 2304, 4096])
+@pytest.mark.parametrize("device", [emulator.metal, emulator.cuda])
+def test_another_order_of_whole_vectors(device, inputs, dtype, monkeypatch):
+    """Vectors in threadgroup memory come out as parts of vectors do, bit by bit, NaNs of every kind too."""
+    target, words = device.__name__, mx.uint32 if dtype == mx.float32 else mx.uint16
+    bits = np.random.default_rng(1).integers(0, 2 ** (8 * dtype.size), (5, inputs))
+    x = mx.array(bits, words).view(dtype)
+    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
+    for least in (5, 6):
+        monkeypatch.setattr(dispatch, "WHOLE_VECTORS", least)
+        assert (dispatch.reorder(target, 5, inputs * dtype.size) == REORDER) == (least == 6)
+        with device():
+            found = gpu._reordered(target, x, mx.array(order))
+        assert np.array_equal(np.array(found.view(words)), bits[:, order])
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16], ids=str)
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize(
+    ("device", "generation", "most"), [(emulator.metal, 0, 28), (emulator.cuda, 0, 44), (emulator.cuda, 80, 99)]
+)
+def test_another_order_of_the_longest_vectors(device, generation, most, extra, dtype, monkeypatch):
+    """Those that a device's threadgroups can hold, and one value more."""
+    monkeypatch.setattr(dispatch, "generation", lambda target: generation)
+    monkeypatch.setattr(dispatch, "WHOLE_VECTORS", 2)
+    inputs = most * 1024 // dtype.size + extra
+    operation = dispatch.reorder(device.__name__, 2, inputs * dtype.size)
+    assert operation == (REORDER if extra else reorder_whole(most))
+    x = mx.random.normal((2, inputs)).astype(dtype)
+    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
+    with device():
+        found = gpu._reordered(device.__name__, x, mx.array(order))
+    assert mx.array_equal(found, x[:, mx.array(order)])
+
+
+@pytest.mark.parametrize("inputs", [4096, 4091])
+@pytest.mark.parametrize(
+    ("device", "sanitizer"), [(emulator.metal, "thread"), (emulator.metal, "address"), (emulator.cuda, "address")]
+)
+def test_another_order_under_sanitizers(device, inputs, sanitizer):
+    """The smallest threadgroup memory, filled, or nearly."""
+    obstacle = emulator.obstacle(sanitizer)
+    if obstacle:
+        pytest.skip(obstacle)
+    x = mx.random.normal((dispatch.WHOLE_VECTORS, inputs)).astype(mx.float16)
+    order = mx.array(np.random.default_rng(0).permutation(inputs).astype(np.int32))
+    with device(sanitizer=sanitizer, order="shuffled"):
+        found = gpu._reordered(device.__name__, x, order)
+    assert mx.array_equal(found, x[:, order])
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        pytest.param(name, count, marks=() if (name, count) in (("gptq3", 17), ("ct8", 9)) else full)
+        for name in ("gptq4", "gptq3", "ct4", "ct8")
+        for count in (1, 9, 17)
+    ],
+)
+def test_products_of_sorted_weights(name, count):
+    packed = shuffled(name, 301 if name == "ct8" else 320)  # rows that are aligned and rows that are not
+    for device in (emulator.metal, emulator.cuda):
+        with device():
+            check_products(packed, DTYPES[count % 3], count)
+    assert packed.sort_by_group().weight.derived  # a backend has used it
+
+
+@full
+@pytest.mark.parametrize("inputs", [301, 320])
+def test_no_read_of_sorted_weights_leaves_a_buffer(inputs, watched):
+    for device in (emulator.metal, emulator.cuda):
+        with device(**watched):
+            check_products(shuffled("ct4", inputs), mx.float16, 3)
+
+
+@pytest.mark.parametrize("few", SHARED)
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", "ct3", "f32"])
+def test_every_order_gives_one_result(name, few):
+    packed = weight(name)
+    x = mx.array(np.random.default_rng(1).normal(size=(4, packed.in_features)).astype(np.float32))
+    cotangent = mx.array(np.random.default_rng(2).normal(size=(4, packed.out_features)).astype(np.float32))
+    found = set()
+    for order in emulator.ORDERS:
+        with patch.object(dispatch, "FEW_ROWS", SHARED[few]), emulator.metal(order=order):
+            values, gradients = mx.vjp(packed.linear, [x], [cotangent])
+            found.add(np.array(values[0]).tobytes() + np.array(gradients[0]).tobytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", pytest.param("awq4", marks=full)])
+def test_every_order_gives_one_tiled_result(name):
+    packed = weight(name, TILED)
+    rng = np.random.default_rng(1)
+    x = mx.array(rng.normal(size=(33, packed.in_features)).astype(np.float16))
+    found = set()
+    for order in emulator.ORDERS:
+        with by("tiled"), emulator.metal(order=order):
+            found.add(np.array(packed.linear(x)).tobytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address"])
+@pytest.mark.parametrize("few", SHARED)
+@pytest.mark.parametrize("name", ["q4_0", *(pytest.param(name, marks=full) for name in ("gptq4", "ct3", "f16"))])
+def test_products_under_sanitizers(name, few, sanitizer):
+    obstacle = emulator.obstacle(sanitizer)
+    if obstacle:
+        pytest.skip(obstacle)
+    with patch.object(dispatch, "FEW_ROWS", SHARED[few]), emulator.metal(sanitizer=sanitizer, order="shuffled"):
+        check_products(weight(name, (9, 77)), mx.float16, 4)
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address"])
+@pytest.mark.parametrize("rows", [3, pytest.param(40, marks=full)])
+@pytest.mark.parametrize("name", ["gptq4", *(pytest.param(name, marks=full) for name in ("q4_0", "awq4", "f16"))])
+def test_tiled_products_under_sanitizers(name, rows, sanitizer):
+    obstacle = emulator.obstacle(sanitizer)
+    if obstacle:
+        pytest.skip(obstacle)
+    with by("tiled"), emulator.metal(sanitizer=sanitizer, order="shuffled"):
+        check_products(weight(name, (130, 64)), mx.float16, rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "name", [name if at % 5 == 0 else pytest.param(name, marks=full) for at, name in enumerate(FORMATS)]
+)
+def test_take(name, dtype):
+    with emulator.metal():
+        for size in SIZES:
+            packed = weight(name, size)
+            ids = np.array([[1, -1, 3], [3, 0, -packed.out_features]])
+            expected = rounded(exact(packed)[ids].astype(np.float32), dtype)
+            assert_same(packed.take(mx.array(ids), dtype), expected, f"{packed} {dtype}")
+
+
+@pytest.mark.parametrize("name", ["q8_0", "awq4", "ct3"])
+def test_an_id_out_of_range_gives_nan(name):
+    packed = weight(name)
+    count = packed.out_features
+    outside = [count, -count - 1, 2**31 - 1, -(2**31), 2**31, 2**32 - 1, 2**32 + 1, -(2**32)]
+    with emulator.metal():
+        found = np.array(packed.take(mx.array([1, *outside], mx.int64), mx.float32))
+        unsigned = np.array(packed.take(mx.array([1, 2**32 - 1], mx.uint32), mx.float32))
+    for rows in (found, unsigned):
+        assert np.array_equal(rows[0], exact(packed)[1].astype(np.float32))
+        assert np.isnan(rows[1:]).all()

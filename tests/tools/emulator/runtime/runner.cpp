@@ -1,0 +1,104 @@
+// A process of its own for a sanitizer: loads a program, maps its buffers between guard pages
+// and runs the grid.
+//
+//   runner PROGRAM ORDER SEED FLUSH GRID(3) THREADGROUP(3) CLUSTER FILE ...
+//
+// Each file is a buffer, written back afterwards.
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "fiber.h"
+#include "grid.h"
+
+extern "C" void __asan_poison_memory_region(const volatile void* address, size_t bytes);
+
+namespace {
+
+[[noreturn]] void give_up(const char* what) {
+  fprintf(stderr, "runner: %s: %s\n", what, strerror(errno));
+  exit(2);
+}
+
+// Begins at a multiple of 16 as on Metal, and ends at a guard page, but for less than 16 bytes
+// that only AddressSanitizer watches.
+class Buffer {
+ public:
+  explicit Buffer(const char* path) : path_(path) {
+    FILE* file = fopen(path, "rb");
+    if (!file || fseek(file, 0, SEEK_END)) give_up(path);
+    bytes_ = size_t(ftell(file));
+    rewind(file);
+    size_t page = size_t(getpagesize());
+    size_t pages = (bytes_ + page - 1) / page + 2;
+    char* area =
+        (char*)mmap(nullptr, pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    if (area == MAP_FAILED) give_up("mmap");
+    char* end = area + (pages - 1) * page;
+    data_ = end - (bytes_ + 15) / 16 * 16;
+    if (fread(data_, 1, bytes_, file) != bytes_) give_up(path);
+    fclose(file);
+    mprotect(area, page, PROT_NONE);
+    mprotect(end, page, PROT_NONE);
+#ifdef EXECUTOR_ADDRESS
+    __asan_poison_memory_region(area, size_t(data_ - area));
+    __asan_poison_memory_region(data_ + bytes_, size_t(end - data_) - bytes_ + page);
+#endif
+  }
+
+  void write_back() const {
+    FILE* file = fopen(path_, "wb");
+    if (!file || fwrite(data_, 1, bytes_, file) != bytes_ || fclose(file)) give_up(path_);
+  }
+
+  char* data() const { return data_; }
+
+ private:
+  const char* path_;
+  size_t bytes_;
+  char* data_;
+};
+
+// Whether all went well; if not, says why.
+bool run(char** words, int count) {
+  emulator::Unwatched here;
+  void* program = dlopen(words[1], RTLD_NOW | RTLD_LOCAL);
+  if (!program) give_up(dlerror());
+  uint32_t numbers[10];
+  for (int i = 0; i < 10; ++i) numbers[i] = uint32_t(strtoul(words[2 + i], nullptr, 10));
+  std::vector<Buffer> buffers;
+  std::vector<void*> addresses;
+  for (int i = 12; i < count; ++i) {
+    buffers.emplace_back(words[i]);
+    addresses.push_back(buffers.back().data());
+  }
+  emulator::Launch launch = {(emulator::Bind)dlsym(program, "emulator_bind"),
+                             (emulator::Body)dlsym(program, "emulator_run"),
+                             addresses.data(),
+                             numbers + 3,
+                             numbers + 6,
+                             numbers[9],
+                             emulator::Order(numbers[0]),
+                             numbers[1],
+                             numbers[2] != 0};
+  std::string error = emulator::run(launch);
+  if (error.empty()) {
+    for (const Buffer& buffer : buffers) buffer.write_back();
+  }
+  fprintf(stderr, "%s", error.c_str());
+  return error.empty();
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count < 12) give_up("runner: too few words");
+  return run(words, count) ? 0 : 1;
+}

@@ -1,0 +1,49 @@
+"""Every Metal program that the package can launch passes the strict check (tests/strict)."""
+
+import re
+
+import mlx.core as mx
+import pytest
+from msl_check.check import check, check_launch
+from msl_check.launches import record, weights
+
+from mlx_dequant.kernel_source import kernels
+from mlx_dequant.registry import formats
+
+
+@pytest.mark.parametrize("name", formats())
+def test_programs_are_metal(name):
+    recorded = record("metal", formats()[name])
+    assert recorded.kernels == kernels("metal", formats()[name])
+    for text in recorded.texts():
+        assert check(text) == []
+    for one in recorded.launches:
+        assert check_launch(one.grid, one.threadgroup) == []
+
+
+@pytest.mark.parametrize("name", formats())
+def test_some_inputs_are_small(name):
+    # MLX passes arrays of fewer than 8 elements in another address space.
+    sizes = [array.size for weight in weights(formats()[name]) for array in weight.inputs.values() if array is not None]
+    assert min(sizes) < 8 or formats()[name].bytes >= 8
+
+
+def test_text_is_what_mlx_prints():
+    recorded = record("metal", formats()["q8_0"], (mx.float16,))
+    (launch,) = [one for one in recorded.launches if "custom_kernel_dequantize_" in one.function]
+    assert launch.function.startswith("[[kernel]] void custom_kernel_dequantize_q8_0_float16")
+    assert "const device uint8_t* blocks [[buffer(0)]]" in launch.function
+    assert "mlx_dequant::dequantize<mlx_dequant::q8_0, float16_t>" in launch.function
+    assert launch.header.startswith('#line 1 "prelude/metal.h"')
+
+
+def test_no_address_space_can_be_left_out():
+    recorded = record("metal", formats()["iq2_xs"], (mx.float16,))
+    launch = next(one for one in recorded.launches if "mlx_dequant::product<" in one.function)
+    code = re.sub("//.*", "", launch.header)
+    words = list(re.finditer(r"\b(device|constant|threadgroup|thread) ", code))
+    assert len(words) > 30
+    for word in words:
+        without = code[: word.start()] + code[word.end() :]
+        line = code.count("\n", 0, word.start())
+        assert check(without + launch.function) != [], code.splitlines()[line]

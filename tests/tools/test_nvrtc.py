@@ -1,0 +1,65 @@
+"""Every CUDA program that the package can launch compiles: with clang here, with NVRTC where its wheels are."""
+
+import pytest
+from msl_check import nvrtc
+from msl_check.cuda import cuda_faults
+from msl_check.launches import record
+
+from mlx_dequant.kernel_source import kernels
+from mlx_dequant.registry import formats
+
+CLEAN = """
+#include "mlx/backend/cuda/device/utils.cuh"
+inline float twice(const float* x) { return 2.0f * x[0]; }
+__global__ void custom_kernel_k(const __half* x, float* out) {
+  __shared__ float shared[32];
+  shared[threadIdx.x % 32] = float(x[threadIdx.x]);
+  __syncthreads();
+  out[threadIdx.x] = twice(shared) + __shfl_xor_sync(0xffffffff, shared[1], 16);
+}
+"""
+MUTATIONS = {
+    "unknown name": ("float(x[threadIdx.x])", "float(x[thread_index])"),
+    "half times float is ambiguous": ("float(x[threadIdx.x])", "x[threadIdx.x] * 2.0f"),
+    "input written": ("float(x[threadIdx.x])", "(x[0] = x[1], 1.0f)"),
+    "shared memory with a value": ("shared[32];", "shared[32] = {1.0f};"),
+    "missing semicolon": ("__syncthreads();", "__syncthreads()"),
+}
+# Devices and what NVRTC is told of them; Hopper's has a macro that tiles ask for.
+ARCHITECTURES = {80: "sm_80", 90: "sm_90a"}
+HOPPER = "__CUDA_ARCH_FEAT_SM90_ALL"
+
+needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
+
+
+@pytest.mark.parametrize("name", formats())
+def test_programs_pass_clang(name):
+    recorded = record("cuda", formats()[name])
+    assert recorded.kernels == kernels("cuda", formats()[name])
+    for text in recorded.texts():
+        assert cuda_faults(text) == []
+    for text in record("cuda", formats()[name], generations=(90,)).texts():
+        assert HOPPER not in text or cuda_faults(text, (f"-D{HOPPER}",)) == []
+
+
+@pytest.mark.full
+@needs_nvrtc
+@pytest.mark.parametrize("generation", ARCHITECTURES)
+@pytest.mark.parametrize("name", formats())
+def test_programs_pass_nvrtc(name, generation):
+    for text in record("cuda", formats()[name], generations=(generation,)).texts():
+        assert nvrtc.compiled(text, ARCHITECTURES[generation]) == ""
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_clang_sees_mistake(name):
+    assert cuda_faults(CLEAN) == []
+    assert cuda_faults(CLEAN.replace(*MUTATIONS[name])) != []
+
+
+@pytest.mark.full
+@needs_nvrtc
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_nvrtc_sees_mistake(name):
+    assert nvrtc.compiled(CLEAN) == ""
+    assert "error" in nvrtc.compiled(CLEAN.replace(*MUTATIONS[name]))
