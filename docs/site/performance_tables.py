@@ -1,0 +1,162 @@
+"""Fills the tables of performance.md from bench/results, one row a format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import mkdocs_gen_files
+
+from mlx_dequant import formats
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A timed row of a results file: all that the tables need, whatever the file's schema is.
+
+    Attributes:
+        format: "Q4_K"; "GPTQ 4-bit, act-order" where the weight has a g_idx.
+        operation: "dequantize" or "linear".
+        rows: rows of x; 0 when dequantizing.
+        provider: who computed it: "mlx-dequant host", "torch dense cpu".
+        seconds: one call.
+        gbps: bytes read and written a second, / 1e9.
+        copy_share: gbps of that of a copy in the same run; 0 where none was timed.
+        others: seconds of what was timed beside it, by name.
+        times_gguf_py: seconds that gguf-py took over ours; 0 where it was not timed.
+    """
+
+    format: str
+    operation: str
+    rows: int
+    provider: str
+    seconds: float
+    gbps: float
+    copy_share: float
+    others: dict[str, float]
+    times_gguf_py: float
+
+
+def read(name: str) -> list[Measurement]:
+    """The measurements of a results file: the only code here that knows its schema."""
+    found = json.loads((RESULTS / name).read_text())
+    rows = found if isinstance(found, list) else found["rows"]
+    return [_measurement(row) for row in rows if row["seconds"]]
+
+
+def _measurement(row: dict[str, Any]) -> Measurement:
+    return Measurement(
+        format=_title(row["format"]),
+        operation=row["operation"],
+        rows=row.get("vectors") or 0,
+        provider=row.get("contestant") or f"mlx-dequant {row['backend']}",
+        seconds=row["seconds"],
+        gbps=row["gbps"],
+        copy_share=row.get("copy_share") or 0.0,
+        others=row.get("baselines") or {},
+        times_gguf_py=row.get("times_gguf_py") or 0.0,
+    )
+
+
+def _title(name: str) -> str:
+    base, _, variant = name.partition("-")
+    form = formats().get(base) or formats().get(base.replace("packed", "ct"))
+    return (form.title if form else base) + (", act-order" if variant == "act" else "")
+
+
+def table(heads: list[str], lines: dict[str, list[str]]) -> str:
+    """Markdown: the formats in the registry's order, then the other lines."""
+    order = [form.title for form in formats().values()]
+    order = [name for title in order for name in (title, f"{title}, act-order")]
+    names = [name for name in order if name in lines] + [name for name in lines if name not in order]
+    head = f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}"
+    return "\n".join([head, *(f"| {' | '.join([name, *lines[name]])} |" for name in names), ""])
+
+
+def h100_dequantize() -> str:
+    heads = ["format", "GB/s", "share of the copy"]
+    rows = read("h100-dequantize.json")
+    return table(heads, {row.format: [f"{row.gbps:,.0f}", f"{row.copy_share:.2f}"] for row in rows})
+
+
+def h100_decode() -> str:
+    counts = (1, 2, 4, 8)
+    rows = read("h100-linear-1.json") + read("h100-linear-few.json")
+    lines: dict[str, list[str]] = {}
+    for name, found in _by_format(rows).items():
+        single = f"{found[1].copy_share:.2f}" if 1 in found else ""
+        lines[name] = [_us(found[count].seconds) if count in found else "" for count in counts] + [single]
+    for name in ("dense", "mlx 4-bit", "mlx 8-bit"):
+        beside = [[row.others[name] for row in rows if row.rows == count and name in row.others] for count in counts]
+        label = {"dense": "MLX dense, float16", "mlx 4-bit": "MLX's own 4-bit", "mlx 8-bit": "MLX's own 8-bit"}[name]
+        lines[label] = [_us(median(seconds)) if seconds else "" for seconds in beside] + [""]
+    rows_of_x = ["1 row, us", "2 rows, us", "4 rows, us", "8 rows, us"]
+    return table(["format", *rows_of_x, "1 row, share of the copy"], lines)
+
+
+def h100_prefill() -> str:
+    counts = (32, 128, 512)
+    rows = [row for row in read("h100-linear-many.json") if "dense" in row.others and row.rows in counts]
+    lines = {
+        name: [f"{found[m].seconds / found[m].others['dense']:.2f}" if m in found else "" for m in counts]
+        for name, found in _by_format(rows).items()
+    }
+    return table(["format", *(f"{count} rows" for count in counts)], lines)
+
+
+def cpu_dequantize() -> str:
+    clang, gcc = read("cpu-dequantize-clang.json"), read("cpu-dequantize-gcc.json")
+    shares = {row.format: f"{row.copy_share:.2f}" for row in gcc}
+    heads = ["format", "clang++ 19, share of a copy", "g++ 12, share of a copy", "clang++ 19, times gguf-py's speed"]
+    # gguf-py returns F32 as a view: it dequantizes nothing there.
+    times = {row.format: f"{row.times_gguf_py:.0f}" if row.times_gguf_py >= 1 else "" for row in clang}
+    lines = {r.format: [f"{r.copy_share:.2f}", shares.get(r.format, ""), times[r.format]] for r in clang}
+    return table(heads, lines)
+
+
+def cpu_linear() -> str:
+    counts = (1, 8, 32, 512)
+    rows = [row for row in read("cpu.json") if row.operation == "linear"]
+    ours, torch = (_by_format([r for r in rows if r.provider == name]) for name in ("mlx-dequant host", "torch dense cpu"))
+    heads = ["format"] + [f"{count} {'row' if count == 1 else 'rows'}, {who}, ms" for count in counts for who in ("ours", "torch")]
+    lines = {
+        name: [f"{of[name][m].seconds * 1e3:.2f}" if m in of.get(name, {}) else "" for m in counts for of in (ours, torch)]
+        for name in ours
+    }
+    return table(heads, lines)
+
+
+def _by_format(rows: list[Measurement]) -> dict[str, dict[int, Measurement]]:
+    found: dict[str, dict[int, Measurement]] = {}
+    for row in rows:
+        found.setdefault(row.format, {})[row.rows] = row
+    return found
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    made.__name__.replace("_", "-"): made
+    for made in (h100_dequantize, h100_decode, h100_prefill, cpu_dequantize, cpu_linear)
+}
+
+
+def filled(page: str) -> Iterator[str]:
+    """The page's lines, with a table in the place of each `<!-- table: NAME -->` and of the line that stands for it."""
+    for part in page.split("\n"):
+        name = part.removeprefix("<!-- table: ").removesuffix(" -->")
+        yield TABLES[name]() if name != part else part
+
+
+with mkdocs_gen_files.open("performance.md") as file:
+    text = file.read()
+with mkdocs_gen_files.open("performance.md", "w") as file:
+    file.write("\n".join(filled(text)))
