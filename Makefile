@@ -35,7 +35,7 @@ format: $(VENV)/test
 	$(SHADERS) | xargs -0 $(BIN)/clang-format -i
 
 docs: $(VENV)/docs
-	$(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
 	@echo build/docs/index.html
 
 clean:

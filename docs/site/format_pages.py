@@ -1,22 +1,16 @@
-"""Makes formats/*.md: a page for each shader of a format, which shows the picture in its first comment."""
+"""A hook of mkdocs that makes formats/*.md: a page for each shader, which shows the picture in its first comment."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-
-import mkdocs_gen_files
+from typing import Any
 
 from mlx_dequant import Format, formats
 
 METAL = Path(__file__).parents[2] / "metal"
 REPOSITORY = "https://github.com/mlx-dequant/mlx-dequant/blob/main/metal"
-TYPE = {
-    "awq": "int32 words and a scale for each group",
-    "gptq": "int32 words and a scale for each group",
-    "gguf": "blocks of bytes",
-}
 
 
 def first_comment(shader: Path) -> str:
@@ -46,8 +40,8 @@ def page(source: str, forms: list[Format]) -> str:
     for comment in (picture, *others):
         lines += ["```text", comment, "```", ""]
     lines += [
-        f"`w` is the weight and `q` its code. Bytes are counted from the start of a block, and words are little-endian. "
-        f"This text is the first comment of [metal/{source}]({REPOSITORY}/{source}), which decodes the format.",
+        "`w` is the weight and `q` its code. Bytes count from the start of a block, and words are little-endian. This",
+        f"text is the first comment of [metal/{source}]({REPOSITORY}/{source}), which decodes the format.",
         "",
     ]
     return "\n".join(lines)
@@ -64,23 +58,35 @@ def table(forms: list[Format]) -> list[str]:
     return head + [f"| {' | '.join(map(str, row))} |" for row in rows]
 
 
-def index(pages: dict[str, list[Format]]) -> str:
+def index(by_shader: dict[str, list[Format]]) -> str:
     """The table of all formats."""
-    lines = ["# Formats", "", "Each page shows where the bits of a format are. Scales and zero points are counted in", ""]
-    lines[-2] = "Each page shows where the bits of a format are, and the formula that makes weights of them."
+    lines = [
+        "# Formats",
+        "",
+        "A format's page shows where its bits are, and the formula that makes weights of them.",
+        "",
+    ]
     lines += ["| format | family | bits a weight |", "|---|---|---|"]
-    for source, forms in pages.items():
+    for source, forms in by_shader.items():
         for form in forms:
-            bits = f"{8 * form.bytes / form.weights:g}" if form.weights else f"{form.bits}, scales and zero points aside"
+            bits = f"{8 * form.bytes / form.weights:g}" if form.weights else f"{form.bits}, and those of scales"
             lines.append(f"| [{form.title}]({Path(source).stem}.md) | {form.family} | {bits} |")
     return "\n".join([*lines, ""])
 
 
-by_shader: dict[str, list[Format]] = {}
-for form in formats().values():
-    by_shader.setdefault(form.source, []).append(form)
-for source, forms in by_shader.items():
-    with mkdocs_gen_files.open(f"formats/{Path(source).stem}.md", "w") as file:
-        file.write(page(source, forms))
-with mkdocs_gen_files.open("formats/index.md", "w") as file:
-    file.write(index(by_shader))
+def pages() -> dict[str, str]:
+    """All pages, by their path in the site."""
+    by_shader: dict[str, list[Format]] = {}
+    for form in formats().values():
+        by_shader.setdefault(form.source, []).append(form)
+    made = {f"formats/{Path(source).stem}.md": page(source, forms) for source, forms in by_shader.items()}
+    return made | {"formats/index.md": index(by_shader)}
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """mkdocs calls this when it has found the pages that are files."""
+    from mkdocs.structure.files import File
+
+    for path, content in pages().items():
+        files.append(File.generated(config, path, content=content))
+    return files

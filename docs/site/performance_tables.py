@@ -1,15 +1,14 @@
-"""Fills the tables of performance.md from bench/results, one row a format."""
+"""A hook of mkdocs that fills the tables of a page from bench/results, one row a format."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import mkdocs_gen_files
 
 from mlx_dequant import formats
 
@@ -92,22 +91,22 @@ def h100_decode() -> str:
     for name, found in _by_format(rows).items():
         single = f"{found[1].copy_share:.2f}" if 1 in found else ""
         lines[name] = [_us(found[count].seconds) if count in found else "" for count in counts] + [single]
-    for name in ("dense", "mlx 4-bit", "mlx 8-bit"):
-        beside = [[row.others[name] for row in rows if row.rows == count and name in row.others] for count in counts]
-        label = {"dense": "MLX dense, float16", "mlx 4-bit": "MLX's own 4-bit", "mlx 8-bit": "MLX's own 8-bit"}[name]
-        lines[label] = [_us(median(seconds)) if seconds else "" for seconds in beside] + [""]
+    others = {"MLX dense, float16": "dense", "MLX's own 4-bit": "mlx 4-bit", "MLX's own 8-bit": "mlx 8-bit"}
+    for label, name in others.items():
+        lines[label] = [*(_beside(rows, count, name) for count in counts), ""]
     rows_of_x = ["1 row, us", "2 rows, us", "4 rows, us", "8 rows, us"]
     return table(["format", *rows_of_x, "1 row, share of the copy"], lines)
 
 
 def h100_prefill() -> str:
     counts = (32, 128, 512)
-    rows = [row for row in read("h100-linear-many.json") if "dense" in row.others and row.rows in counts]
+    rows = [row for row in read("h100-linear-many.json") if row.rows in counts]
     lines = {
-        name: [f"{found[m].seconds / found[m].others['dense']:.2f}" if m in found else "" for m in counts]
+        name: [_us(found[count].seconds) if count in found else "" for count in counts]
         for name, found in _by_format(rows).items()
     }
-    return table(["format", *(f"{count} rows" for count in counts)], lines)
+    lines["MLX dense, float16"] = [_beside(rows, count, "dense") for count in counts]
+    return table(["format", *(f"{count} rows, us" for count in counts)], lines)
 
 
 def cpu_dequantize() -> str:
@@ -123,10 +122,16 @@ def cpu_dequantize() -> str:
 def cpu_linear() -> str:
     counts = (1, 8, 32, 512)
     rows = [row for row in read("cpu.json") if row.operation == "linear"]
-    ours, torch = (_by_format([r for r in rows if r.provider == name]) for name in ("mlx-dequant host", "torch dense cpu"))
-    heads = ["format"] + [f"{count} {'row' if count == 1 else 'rows'}, {who}, ms" for count in counts for who in ("ours", "torch")]
+    ours, torch = (
+        _by_format([r for r in rows if r.provider == name]) for name in ("mlx-dequant host", "torch dense cpu")
+    )
+    heads = ["format"] + [
+        f"{count} {'row' if count == 1 else 'rows'}, {who}, ms" for count in counts for who in ("ours", "torch")
+    ]
     lines = {
-        name: [f"{of[name][m].seconds * 1e3:.2f}" if m in of.get(name, {}) else "" for m in counts for of in (ours, torch)]
+        name: [
+            f"{of[name][m].seconds * 1e3:.2f}" if m in of.get(name, {}) else "" for m in counts for of in (ours, torch)
+        ]
         for name in ours
     }
     return table(heads, lines)
@@ -139,6 +144,12 @@ def _by_format(rows: list[Measurement]) -> dict[str, dict[int, Measurement]]:
     return found
 
 
+def _beside(rows: list[Measurement], count: int, name: str) -> str:
+    """What was timed beside each row, in the middle: now and then another program disturbed it."""
+    seconds = [row.others[name] for row in rows if row.rows == count and name in row.others]
+    return _us(median(seconds)) if seconds else ""
+
+
 def _us(seconds: float) -> str:
     return f"{seconds * 1e6:.0f}"
 
@@ -149,14 +160,6 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def filled(page: str) -> Iterator[str]:
-    """The page's lines, with a table in the place of each `<!-- table: NAME -->` and of the line that stands for it."""
-    for part in page.split("\n"):
-        name = part.removeprefix("<!-- table: ").removesuffix(" -->")
-        yield TABLES[name]() if name != part else part
-
-
-with mkdocs_gen_files.open("performance.md") as file:
-    text = file.read()
-with mkdocs_gen_files.open("performance.md", "w") as file:
-    file.write("\n".join(filled(text)))
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """mkdocs calls this for each page: a table takes the place of each `<!-- table: NAME -->`."""
+    return re.sub("<!-- table: (.+) -->", lambda found: TABLES[found[1]](), markdown)
