@@ -1,4 +1,4 @@
-"""The README and the pages under docs/: links lead somewhere, Python compiles and runs, and names are those there are."""
+"""The README and the pages under docs/: links lead somewhere, programs run, and names are those of the package."""
 
 from __future__ import annotations
 

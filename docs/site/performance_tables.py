@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from mlx_dequant import formats
@@ -145,9 +144,9 @@ def _by_format(rows: list[Measurement]) -> dict[str, dict[int, Measurement]]:
 
 
 def _beside(rows: list[Measurement], count: int, name: str) -> str:
-    """What was timed beside each row, in the middle: now and then another program disturbed it."""
+    """The best of what was timed beside each row: now and then another program disturbed it."""
     seconds = [row.others[name] for row in rows if row.rows == count and name in row.others]
-    return _us(median(seconds)) if seconds else ""
+    return _us(min(seconds)) if seconds else ""
 
 
 def _us(seconds: float) -> str:
