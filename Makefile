@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LINUX := $(filter Linux,$(shell uname -s))
 SHADERS = find metal mlx_dequant/backends tests \( -name '*.metal' -o -name '*.h' -o -name '*.cpp' \) -print0
 
-.PHONY: demo test test-full lint format clean
+.PHONY: demo test test-full lint format docs clean
 
 demo: $(VENV)/demo
 	model=$$($(BIN)/mlx-dequant fetch-demo-model) && $(BIN)/mlx-dequant verify --rounds 3 "$$model" && \
@@ -34,6 +34,10 @@ format: $(VENV)/test
 	$(BIN)/ruff format .
 	$(SHADERS) | xargs -0 $(BIN)/clang-format -i
 
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
+	@echo build/docs/index.html
+
 clean:
 	rm -rf $(VENV) build
 
@@ -48,4 +52,8 @@ $(VENV)/demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/test: pyproject.toml $(VENV)/demo
 	$(PIP) -e '.[torch,test]' $(TORCH)
+	touch $@
+
+$(VENV)/docs: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[docs]' $(if $(LINUX),'mlx[cpu]')
 	touch $@

@@ -6,7 +6,7 @@ __all__ = ["install", "invalidate", "uninstall"]
 
 
 def install(patch: bool = False) -> None:
-    """Lets vLLM's MPS path find MLX: registers the modules `dequant_int4` and `dequant_gguf`.
+    """Lets the MPS path of vLLM pull request 36523 find MLX: registers `dequant_int4` and `dequant_gguf`.
 
     Installed packages of those names are left alone. Where vLLM's `mps_dequant` module is loaded and
     remembers that its imports failed, it forgets.
@@ -17,7 +17,7 @@ def install(patch: bool = False) -> None:
             runs on a kernel.
 
     Raises:
-        ImportError: `patch` is asked for and vLLM's module cannot be imported.
+        ImportError: `patch` is asked for, and vLLM's module cannot be imported or has none of the functions.
     """
     from .vllm import install as run
 

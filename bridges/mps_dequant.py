@@ -1,8 +1,8 @@
-"""vLLM's `vllm.model_executor.layers.quantization.utils.mps_dequant`, on MLX.
+"""`vllm.model_executor.layers.quantization.utils.mps_dequant` of vLLM pull request 36523, on MLX.
 
-The same names, parameters, results and devices, with three things done better: weights cross the
-bridge once and are multiplied while packed; bfloat16 and float32 scales and activations work; every
-GGUF type, group_size=-1 and GPTQ of 2, 3 and 8 bits work.
+No released vLLM has that module. The names, parameters, results and devices are the same, and three
+things are done better: weights cross the bridge once and are multiplied while packed; bfloat16 and
+float32 scales and activations work; every GGUF type, group_size=-1 and GPTQ of 2, 3 and 8 bits work.
 """
 
 from __future__ import annotations

@@ -24,12 +24,17 @@ FUNCTIONS = (
     "gguf_dequant_on_mps",
 )
 
+ONLY_THERE = (
+    "expected that of vLLM pull request 36523, which no released vLLM has. "
+    "Without vLLM, call the functions of mlx_dequant.bridges.mps_dequant yourself"
+)
+
 _registered: set[str] = set()
 _replaced: dict[str, Any] = {}
 
 
 def install(patch: bool = False) -> None:
-    theirs = importlib.import_module(VLLM) if patch else sys.modules.get(VLLM)
+    theirs = _to_patch() if patch else sys.modules.get(VLLM)
     for name, module in MODULES.items():
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             sys.modules[name] = module
@@ -41,6 +46,17 @@ def install(patch: bool = False) -> None:
         _replaced.update({name: getattr(theirs, name) for name in FUNCTIONS if hasattr(theirs, name)})
         for name in _replaced:
             setattr(theirs, name, getattr(mps_dequant, name))
+
+
+def _to_patch() -> ModuleType:
+    """vLLM's module, with at least one of the functions that can be replaced."""
+    try:
+        theirs = importlib.import_module(VLLM)
+    except ImportError as error:
+        raise ImportError(f"install(patch=True) found no module {VLLM} ({error}), {ONLY_THERE}") from error
+    if not any(hasattr(theirs, name) for name in FUNCTIONS):
+        raise ImportError(f"install(patch=True) found none of {', '.join(FUNCTIONS)} in {VLLM}, {ONLY_THERE}")
+    return theirs
 
 
 def uninstall() -> None:

@@ -201,7 +201,7 @@ def test_real_packages_are_never_shadowed(run, tmp_path):
     )
 
 
-def test_a_patch_without_vllm_says_so(run):
+def test_a_patch_without_vllm_names_what_it_looked_for(run):
     run(
         GLOBALS,
         """
@@ -209,7 +209,24 @@ def test_a_patch_without_vllm_says_so(run):
         try:
             bridges.install(patch=True)
         except ImportError as error:
-            assert "vllm" in str(error)
+            assert "vllm.model_executor.layers.quantization.utils.mps_dequant" in str(error)
+            assert "pull request 36523" in str(error)
+            assert "dequant_int4" not in sys.modules
+        else:
+            raise AssertionError
+        """,
+    )
+
+
+def test_a_patch_of_a_module_without_the_functions_names_them(run):
+    run(
+        "def something_else(): pass",
+        """
+        try:
+            bridges.install(patch=True)
+        except ImportError as error:
+            assert "awq_dequant_matmul" in str(error) and "gguf_dequant_on_mps" in str(error)
+            assert "pull request 36523" in str(error)
             assert "dequant_int4" not in sys.modules
         else:
             raise AssertionError

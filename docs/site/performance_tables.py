@@ -1,0 +1,164 @@
+"""A hook of mkdocs that fills the tables of a page from bench/results, one row a format."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_dequant import formats
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A timed row of a results file: all that the tables need, whatever the file's schema is.
+
+    Attributes:
+        format: "Q4_K"; "GPTQ 4-bit, act-order" where the weight has a g_idx.
+        operation: "dequantize" or "linear".
+        rows: rows of x; 0 when dequantizing.
+        provider: who computed it: "mlx-dequant host", "torch dense cpu".
+        seconds: one call.
+        gbps: bytes read and written a second, / 1e9.
+        copy_share: gbps of that of a copy in the same run; 0 where none was timed.
+        others: seconds of what was timed beside it, by name.
+        times_gguf_py: seconds that gguf-py took over ours; 0 where it was not timed.
+    """
+
+    format: str
+    operation: str
+    rows: int
+    provider: str
+    seconds: float
+    gbps: float
+    copy_share: float
+    others: dict[str, float]
+    times_gguf_py: float
+
+
+def read(name: str) -> list[Measurement]:
+    """The measurements of a results file: the only code here that knows its schema."""
+    found = json.loads((RESULTS / name).read_text())
+    rows = found if isinstance(found, list) else found["rows"]
+    return [_measurement(row) for row in rows if row["seconds"]]
+
+
+def _measurement(row: dict[str, Any]) -> Measurement:
+    return Measurement(
+        format=_title(row["format"]),
+        operation=row["operation"],
+        rows=row.get("vectors") or 0,
+        provider=row.get("contestant") or f"mlx-dequant {row['backend']}",
+        seconds=row["seconds"],
+        gbps=row["gbps"],
+        copy_share=row.get("copy_share") or 0.0,
+        others=row.get("baselines") or {},
+        times_gguf_py=row.get("times_gguf_py") or 0.0,
+    )
+
+
+def _title(name: str) -> str:
+    base, _, variant = name.partition("-")
+    form = formats().get(base) or formats().get(base.replace("packed", "ct"))
+    return (form.title if form else base) + (", act-order" if variant == "act" else "")
+
+
+def table(heads: list[str], lines: dict[str, list[str]]) -> str:
+    """Markdown: the formats in the registry's order, then the other lines."""
+    order = [form.title for form in formats().values()]
+    order = [name for title in order for name in (title, f"{title}, act-order")]
+    names = [name for name in order if name in lines] + [name for name in lines if name not in order]
+    head = f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}"
+    return "\n".join([head, *(f"| {' | '.join([name, *lines[name]])} |" for name in names), ""])
+
+
+def h100_dequantize() -> str:
+    heads = ["format", "GB/s", "share of the copy"]
+    rows = read("h100-dequantize.json")
+    return table(heads, {row.format: [f"{row.gbps:,.0f}", f"{row.copy_share:.2f}"] for row in rows})
+
+
+def h100_decode() -> str:
+    counts = (1, 2, 4, 8)
+    rows = read("h100-linear-1.json") + read("h100-linear-few.json")
+    lines: dict[str, list[str]] = {}
+    for name, found in _by_format(rows).items():
+        single = f"{found[1].copy_share:.2f}" if 1 in found else ""
+        lines[name] = [_us(found[count].seconds) if count in found else "" for count in counts] + [single]
+    others = {"MLX dense, float16": "dense", "MLX's own 4-bit": "mlx 4-bit", "MLX's own 8-bit": "mlx 8-bit"}
+    for label, name in others.items():
+        lines[label] = [*(_beside(rows, count, name) for count in counts), ""]
+    rows_of_x = ["1 row, us", "2 rows, us", "4 rows, us", "8 rows, us"]
+    return table(["format", *rows_of_x, "1 row, share of the copy"], lines)
+
+
+def h100_prefill() -> str:
+    counts = (32, 128, 512)
+    rows = [row for row in read("h100-linear-many.json") if row.rows in counts]
+    lines = {
+        name: [_us(found[count].seconds) if count in found else "" for count in counts]
+        for name, found in _by_format(rows).items()
+    }
+    lines["MLX dense, float16"] = [_beside(rows, count, "dense") for count in counts]
+    return table(["format", *(f"{count} rows, us" for count in counts)], lines)
+
+
+def cpu_dequantize() -> str:
+    clang, gcc = read("cpu-dequantize-clang.json"), read("cpu-dequantize-gcc.json")
+    shares = {row.format: f"{row.copy_share:.2f}" for row in gcc}
+    heads = ["format", "clang++ 19, share of a copy", "g++ 12, share of a copy", "clang++ 19, times gguf-py's speed"]
+    # gguf-py returns F32 as a view: it dequantizes nothing there.
+    times = {row.format: f"{row.times_gguf_py:.0f}" if row.times_gguf_py >= 1 else "" for row in clang}
+    lines = {r.format: [f"{r.copy_share:.2f}", shares.get(r.format, ""), times[r.format]] for r in clang}
+    return table(heads, lines)
+
+
+def cpu_linear() -> str:
+    counts = (1, 8, 32, 512)
+    rows = [row for row in read("cpu.json") if row.operation == "linear"]
+    ours, torch = (
+        _by_format([r for r in rows if r.provider == name]) for name in ("mlx-dequant host", "torch dense cpu")
+    )
+    heads = ["format"] + [
+        f"{count} {'row' if count == 1 else 'rows'}, {who}, ms" for count in counts for who in ("ours", "torch")
+    ]
+    lines = {
+        name: [
+            f"{of[name][m].seconds * 1e3:.2f}" if m in of.get(name, {}) else "" for m in counts for of in (ours, torch)
+        ]
+        for name in ours
+    }
+    return table(heads, lines)
+
+
+def _by_format(rows: list[Measurement]) -> dict[str, dict[int, Measurement]]:
+    found: dict[str, dict[int, Measurement]] = {}
+    for row in rows:
+        found.setdefault(row.format, {})[row.rows] = row
+    return found
+
+
+def _beside(rows: list[Measurement], count: int, name: str) -> str:
+    """The best of what was timed beside each row: now and then another program disturbed it."""
+    seconds = [row.others[name] for row in rows if row.rows == count and name in row.others]
+    return _us(min(seconds)) if seconds else ""
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    made.__name__.replace("_", "-"): made
+    for made in (h100_dequantize, h100_decode, h100_prefill, cpu_dequantize, cpu_linear)
+}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """mkdocs calls this for each page: a table takes the place of each `<!-- table: NAME -->`."""
+    return re.sub("<!-- table: (.+) -->", lambda found: TABLES[found[1]](), markdown)
