@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-import test_formats_iq
+from formats.test_iq import LAYOUTS as IQ_LAYOUTS
 from layout import Block
 from support import assert_same, bits
 
@@ -204,7 +204,5 @@ def test_picture(layout, backend):
 
 
 def test_every_type_has_a_picture():
-    drawn = {layout.__name__ for layout in LEGACY + K + OTHERS} | {
-        layout.__name__ for layout in test_formats_iq.LAYOUTS
-    }
+    drawn = {layout.__name__ for layout in LEGACY + K + OTHERS} | {layout.__name__ for layout in IQ_LAYOUTS}
     assert drawn == {name for name, form in mxd.formats().items() if form.family == "gguf"}

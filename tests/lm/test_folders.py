@@ -14,10 +14,9 @@ from mlx_dequant.nn import PackedEmbedding, PackedLinear
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+import lm_smollm2 as smollm2  # noqa: E402
 from lm_folders import FOLDERS, fixture_config, write_folder  # noqa: E402
 from lm_models import transformers_model, write_gguf  # noqa: E402
-
-import lm_smollm2 as smollm2  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 288, (2, 24))
 # Groups of 64 and words of 3-bit codes divide them; mlx-lm scales Gemma's embeddings by the root of
