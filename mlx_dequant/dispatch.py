@@ -15,11 +15,14 @@ from .fast_divmod import fast_divmod
 from .kernel_source import has_view
 from .kernels import BLOCK_OUTPUTS, PERMUTE_CHUNK, THREADS, KernelSpec
 from .registry import Format
-from .tuning import PASS_ROWS, Device, Route, tuning as column_of
+from .tuning import PASS_ROWS, Device, Route
+from .tuning import tuning as column_of
 
 MAX_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 # Bytes of a dequantized part of a matrix, for MLX's own product: a layer of a usual model fits.
 DENSE_BYTES = 512 << 20
+# Rows of x up to which products keep the weights' own values; with more they round them to x's type, as dense layers do.
+EXACT_ROWS = 16
 
 # x @ W.T and x @ W for the stored matrix W.
 MATMUL_T, MATMUL = "matmul_t", "matmul"
@@ -209,7 +212,7 @@ def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int
     # To make bfloat16 of codes costs more, so that begins a row of x later.
     least = _mma_from(matrix)
     return next(
-        (tk for tk in (32, 8) if exact_block % (4 * tk) == 0 and M >= least[tk] + (dtype == "bfloat16")),
+        (tk for tk in (32, 8) if exact_block % (4 * tk) == 0 and least[tk] + (dtype == "bfloat16") <= M),
         0,
     )
 
@@ -284,7 +287,7 @@ def permutation(device: Device, M: int, columns: int, dtype: str, operand: str =
     column = column_of(device)
     size = columns * (4 if dtype == "float32" else 2)
     kilobytes = next((each for each in column.permute_kilobytes if size <= 1024 * each), 0)
-    whole = M >= column.permute_whole_rows and kilobytes
+    whole = column.permute_whole_rows <= M and kilobytes
     threadgroups = M if whole else M * -(-columns // PERMUTE_CHUNK)
     spec = kernels.permute_columns(kilobytes if whole else 0)
     return Launch(spec, LaunchParams(columns=columns, M=M), threadgroups, (M, columns), dtype, operand)
@@ -301,11 +304,6 @@ def _regions(matrix: EncodedMatrix, dtype: str, transpose: bool) -> tuple[Region
 
 def _pass_rows(M: int) -> int:
     return next(count for count in PASS_ROWS if count >= M)
-
-
-def rounds_weights(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> bool:
-    """Whether a product rounds the weights to x's type, as dense layers have them."""
-    return route(device, matrix, M, dtype).name != "gemv"
 
 
 def every_spec(platform: str, form: Format) -> set[KernelSpec]:

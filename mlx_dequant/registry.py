@@ -55,7 +55,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         row.name: row
         for row in (
             Family("gguf", "GGUF", "NK", (("blocks", "uint8_t"),)),
-            Family("awq", "AWQ", "KN", (("qweight", "int"), ("qzeros", "int"), ("scales", "S")), "qweight", "awq", (4,)),
+            Family(
+                "awq", "AWQ", "KN", (("qweight", "int"), ("qzeros", "int"), ("scales", "S")), "qweight", "awq", (4,)
+            ),
             Family(
                 "gptq",
                 "GPTQ",

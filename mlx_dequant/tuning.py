@@ -88,7 +88,9 @@ def _route(M: int, name: str, when: str, reason: str) -> Route:
 #   looked up        inputs that a lane of qmm takes may be of several groups
 #   looked up by two the same, for two outputs at once (layout KN)
 #   float32 weights  F32
-_GEMV = _route(1, "gemv", "", "one pass over the packed matrix serves 8 rows of x, with float32's error; 16 keep that promise")
+_GEMV = _route(
+    1, "gemv", "", "one pass over the packed matrix serves 8 rows of x, with float32's error; 16 keep that promise"
+)
 _NO_UNITS = (
     _route(129, "dequantize_then_gemm", "float32 x", "MLX's product may use TF32, so it waits until it saves much"),
     _route(1, "gemv", "float32 x", "matrix units multiply two-byte types"),
@@ -106,10 +108,14 @@ _UNMEASURED = (
 )
 _HOPPER_ROUTES = (
     *_NO_UNITS,
-    _route(769, "dequantize_then_gemm", "looked up by two", "measured: two outputs share a look-up, so fused lasts longer"),
+    _route(
+        769, "dequantize_then_gemm", "looked up by two", "measured: two outputs share a look-up, so fused lasts longer"
+    ),
     _route(17, "fused_gemm", "looked up by two", "measured: matrix units, though each input looks its scale up"),
     *_LOOKED_UP,
-    _route(385, "dequantize_then_gemm", "float32 weights", "weights of four bytes take longer to bring than to convert"),
+    _route(
+        385, "dequantize_then_gemm", "float32 weights", "weights of four bytes take longer to bring than to convert"
+    ),
     _route(1024, "dequantize_then_gemm", "", "measured: 1.02 to 1.27 of the dense product, where fused takes more"),
     _route(17, "fused_gemm", "", "measured: the packed matrix is read once a block, decoded in registers"),
     _GEMV,

@@ -12,9 +12,9 @@ __device__ inline uint rounded_pair(const float* w, bfloat16_t) {
   return as_type<uint>(__floats2bfloat162_rn(w[0], w[1]));
 }
 
-// The type that weights are computed in for fragments of X, where scale_traits say S. A code of 11 significant
-// bits times a float16 scale, rounded once to float16, is the same by half arithmetic, which takes
-// two at a time.
+// The type that weights are computed in for fragments of X, where scale_traits say S. A code of 11
+// significant bits times a float16 scale, rounded once to float16, is the same by half arithmetic,
+// which takes two at a time.
 template <typename X, typename S>
 struct compute_type {
   typedef float type;
@@ -100,8 +100,8 @@ __device__ inline __half2 half2_subtract_zero(uint halves, uint mask, uint low, 
 }
 
 template <uint N, typename Shift>
-__device__ inline void split_subtract_zero(uint word, uint mask, uint first,
-                                           const float16_t* zero, float16_t* q) {
+__device__ inline void split_subtract_zero(uint word, uint mask, uint first, const float16_t* zero,
+                                           float16_t* q) {
 #pragma unroll
   for (uint i = 0; i < N; i += 2) {
     uint low = Shift::shift(first + i), high = Shift::shift(first + i + 1);

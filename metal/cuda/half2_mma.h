@@ -1,5 +1,5 @@
-// Codes as pairs of halves, one word each, and products with them by mma.sync: what qmv_mma.metal and
-// the views of formats (views/) are made of.
+// Codes as pairs of halves, one word each, and products with them by mma.sync: what qmv_mma.metal
+// and the views of formats (views/) are made of.
 
 #include "half2_math.h"
 
@@ -48,8 +48,7 @@ __device__ inline void to_pair_stride(uint* pairs) {
 
 // The fields of two words of a format, less zero points, as pairs.
 template <typename F>
-__device__ inline void half2_words(F, uint first, uint second, const float16_t* zero,
-                                   uint* pairs) {
+__device__ inline void half2_words(F, uint first, uint second, const float16_t* zero, uint* pairs) {
 #pragma unroll
   for (uint i = 0; i < F::scale_block; ++i) {
     uint shift = F::shift(i);

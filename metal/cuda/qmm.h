@@ -15,7 +15,8 @@ struct weight_fragment {
 
 // N of a lane's inputs from `first` on.
 template <uint N, typename V, typename T, uint TK>
-__device__ inline void round_to(const V* w, uint output, uint first, weight_fragment<T, TK>& weights) {
+__device__ inline void round_to(const V* w, uint output, uint first,
+                                weight_fragment<T, TK>& weights) {
 #pragma unroll
   for (uint i = 0; i < N / 2; ++i) {
     weights.pairs[output][first / 2 + i] = rounded_pair(w + 2 * i, T());

@@ -3,8 +3,8 @@
 
 namespace mlx_dequant {
 
-// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it. A tile is parts of 16
-// inputs of each lane, 128 bytes for a row of x. The odd rows have neighbours swapped, so
+// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it. A tile is parts
+// of 16 inputs of each lane, 128 bytes for a row of x. The odd rows have neighbours swapped, so
 // that eight lanes that load never meet in a bank.
 enum { swizzle_width = 8 };
 template <uint BM, uint TK>
@@ -52,16 +52,16 @@ __device__ inline void wait_for_tile(workspace<T>&, uint) {
 template <typename T>
 __device__ inline void release_tile(workspace<T>&, uint) {}
 
-#define MULTIPLY_ADD(type, name)                                                            \
-  template <uint TK>                                                                       \
+#define MULTIPLY_ADD(type, name)                                                                  \
+  template <uint TK>                                                                              \
   __device__ inline void multiply_add_slice(float* sum, const weight_fragment<type, TK>& weights, \
-                                            uint k_slice, uint low, uint high) {            \
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                              \
-        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"              \
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                            \
-        : "r"(weights.pairs[0][2 * k_slice]), "r"(weights.pairs[1][2 * k_slice]),           \
-          "r"(weights.pairs[0][2 * k_slice + 1]), "r"(weights.pairs[1][2 * k_slice + 1]),   \
-          "r"(low), "r"(high));                                                             \
+                                            uint k_slice, uint low, uint high) {                  \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                    \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                    \
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                  \
+        : "r"(weights.pairs[0][2 * k_slice]), "r"(weights.pairs[1][2 * k_slice]),                 \
+          "r"(weights.pairs[0][2 * k_slice + 1]), "r"(weights.pairs[1][2 * k_slice + 1]),         \
+          "r"(low), "r"(high));                                                                   \
   }
 MULTIPLY_ADD(float16_t, "f16")
 MULTIPLY_ADD(bfloat16_t, "bf16")
@@ -81,8 +81,7 @@ __device__ inline void multiply_add(workspace<T>&, accumulator<BM>& sum,
 #pragma unroll
       for (uint i = 0; i < 4; ++i) {
         uint row = (eighth + i) * 8 + lane / 4;
-        x[i] = *(const uint4*)(tile +
-                               swizzled_offset<BM, TK>(row, lane % 4 * TK + k_slice * 4));
+        x[i] = *(const uint4*)(tile + swizzled_offset<BM, TK>(row, lane % 4 * TK + k_slice * 4));
       }
 #pragma unroll
       for (uint i = 0; i < 4; ++i) {

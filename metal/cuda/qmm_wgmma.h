@@ -3,8 +3,8 @@
 
 namespace mlx_dequant {
 
-// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it. A tile is parts of
-// four k_slices, 128 bytes for a row of x. Words of 16 bytes are swapped within a row as the
+// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it. A tile is parts
+// of four k_slices, 128 bytes for a row of x. Words of 16 bytes are swapped within a row as the
 // descriptor below says.
 enum { swizzle_width = 2 };
 template <uint BM, uint TK>
@@ -109,8 +109,9 @@ __device__ inline void release_tile(workspace<T>& space, uint buffer) {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
   "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define MULTIPLY_ADD(type, name, vectors, count, factors)                                          \
-  template <uint TK>                                                                              \
-  __device__ inline void multiply_add_slice(float (&d)[count], const weight_fragment<type, TK>& weights, \
+  template <uint TK>                                                                               \
+  __device__ inline void multiply_add_slice(float (&d)[count],                                     \
+                                            const weight_fragment<type, TK>& weights,              \
                                             uint k_slice, unsigned long long x) {                  \
     asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" vectors  \
                  "k16.f32." name "." name " {" NAMES_##count "}, " factors ", p, 1, 1, 0; }"       \
@@ -119,9 +120,9 @@ __device__ inline void release_tile(workspace<T>& space, uint buffer) {
                    "r"(weights.pairs[0][2 * k_slice + 1]), "r"(weights.pairs[1][2 * k_slice + 1]), \
                    "l"(x));                                                                        \
   }
-#define MULTIPLY_ADDS(type, name)                                  \
-  MULTIPLY_ADD(type, name, "32", 16, "{%16, %17, %18, %19}, %20")  \
-  MULTIPLY_ADD(type, name, "64", 32, "{%32, %33, %34, %35}, %36")  \
+#define MULTIPLY_ADDS(type, name)                                 \
+  MULTIPLY_ADD(type, name, "32", 16, "{%16, %17, %18, %19}, %20") \
+  MULTIPLY_ADD(type, name, "64", 32, "{%32, %33, %34, %35}, %36") \
   MULTIPLY_ADD(type, name, "128", 64, "{%64, %65, %66, %67}, %68")
 MULTIPLY_ADDS(float16_t, "f16")
 MULTIPLY_ADDS(bfloat16_t, "bf16")
@@ -147,8 +148,7 @@ __device__ inline void multiply_add(workspace<T>&, accumulator<BM>& sum,
   if (HALF == 0) asm volatile("wgmma.fence.sync.aligned;" : : : "memory");
 #pragma unroll
   for (uint k_slice = HALF * TK / 8; k_slice < (HALF + 1) * TK / 8; ++k_slice) {
-    multiply_add_slice(sum.part, weights, k_slice,
-                       x + k_slice / 4 * (BM * 8) + k_slice % 4 * 2);
+    multiply_add_slice(sum.part, weights, k_slice, x + k_slice / 4 * (BM * 8) + k_slice % 4 * 2);
   }
   if (HALF == 1) asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");
 }

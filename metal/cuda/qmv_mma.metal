@@ -78,8 +78,8 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
   uint parts = p.split_k * deep;
   const X* mine = x + size_t(BM == 1 ? 0 : min(lane / 4, M - 1)) * inputs + input;
   if (inputs % 8 == 0 && is_aligned(x)) {
-    add_chunks<F, BN, TK, V, true>(loader, mine, output, input, part * chunk, parts * chunk,
-                                   inputs, sum);
+    add_chunks<F, BN, TK, V, true>(loader, mine, output, input, part * chunk, parts * chunk, inputs,
+                                   sum);
   } else {
     add_chunks<F, BN, TK, V, false>(loader, mine, output, input, part * chunk, parts * chunk,
                                     inputs, sum);

@@ -42,7 +42,7 @@ inline void unpack(device const uint* words, size_t first, uint add, thread uint
   uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
   for (uint i = 0; i < N; i += count) {
     split<count, bitpack<BITS>>(read_bits<BITS, count>(words, 1, start + i * BITS, add),
-                              (1u << BITS) - 1, 0, q + i);
+                                (1u << BITS) - 1, 0, q + i);
   }
 }
 
@@ -56,6 +56,6 @@ inline void unpack_subtract_zero(device const uint* words, size_t first, thread 
   uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
   for (uint i = 0; i < N; i += count) {
     split_subtract_zero<count, bitpack<BITS>>(read_bits<BITS, count>(words, 1, start + i * BITS, 0),
-                                            (1u << BITS) - 1, 0, zero + i, q + i);
+                                              (1u << BITS) - 1, 0, zero + i, q + i);
   }
 }

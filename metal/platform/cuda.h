@@ -202,7 +202,6 @@ __device__ inline void load_lut(const T* table, uint thread_index) {
   __syncthreads();
 }
 
-
 struct mem_flags {
   enum { mem_threadgroup };
 };

@@ -92,7 +92,6 @@ inline void load_words(device const uint* p, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = p[i];
 }
 
-
 // Whether load may take wide words: it does not here.
 template <typename T>
 inline bool is_aligned(device const T*) {
@@ -115,7 +114,8 @@ inline void store(device T* out, thread const V* w) {
 
 // Copies `count` values to threadgroup memory, by all threads of a threadgroup.
 template <typename T>
-inline void copy_to_threadgroup(device const T* from, uint count, threadgroup T* to, uint thread_index) {
+inline void copy_to_threadgroup(device const T* from, uint count, threadgroup T* to,
+                                uint thread_index) {
   for (uint i = thread_index; i < count; i += 256) to[i] = from[i];
 }
 

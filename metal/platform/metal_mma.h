@@ -55,8 +55,8 @@ inline void store_sums(thread accumulator<BM>& sum, uint eighth, threadgroup flo
   }
 }
 
-// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it: k_slice by k_slice, 8
-// x 8 blocks as matrices are loaded.
+// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it: k_slice by
+// k_slice, 8 x 8 blocks as matrices are loaded.
 enum { swizzle_width = 4 };
 template <uint BM, uint TK>
 inline uint swizzled_offset(uint row, uint input) {

@@ -1,5 +1,6 @@
 // How a family's codes come as pairs of halves, for qmv_mma.metal. Each family has a view here that
-// gives half2_codes, decode_outputs and, where words pair other inputs than neighbours, half2_layout.
+// gives half2_codes, decode_outputs and, where words pair other inputs than neighbours,
+// half2_layout.
 
 // How far apart the two inputs of a pair are, of R inputs.
 template <typename F, typename S, uint R>

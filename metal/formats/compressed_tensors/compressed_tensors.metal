@@ -112,7 +112,8 @@ inline uint zero_point(uint bits, uint r, uint has) {
 }
 
 // q[0..N) = codes of `row` from `column` on, a multiple of N, and scale[0] theirs; then of R - 1
-// rows more, `stride` apart in q. R divides `row`, N F::scale_block, and a word holds R zero points.
+// rows more, `stride` apart in q. R divides `row`, N F::scale_block, and a word holds R zero
+// points.
 template <typename F, uint N, uint R, typename V, typename S>
 inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
                           uint stride, thread V* q, thread float* scale) {
@@ -131,8 +132,7 @@ inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uin
     for (uint i = 0; i < N; ++i) {
       set_zero_point(zero_point<F>(zeros[i % count], r, loader.has_zeros), zero[i]);
     }
-    unpack_subtract_zero<F::bits, N>(row_words<F>(loader, row + r), column,
-                                     zero, q);
+    unpack_subtract_zero<F::bits, N>(row_words<F>(loader, row + r), column, zero, q);
     scale[r] = F::has_g_idx ? 1.0f : float(scales[group[0]]);
     if (F::has_g_idx) {
       for (uint i = 0; i < N; ++i) q[i] = q[i] * V(float(scales[group[i % count]]));

@@ -14,7 +14,14 @@
 #include "iq1_values.metal"
 
 struct iq1_m {
-  enum { weights = 256, bytes = 56, scale_block = 8, exact_block = 256, exact_bits = 8, lut_words = 1024 };
+  enum {
+    weights = 256,
+    bytes = 56,
+    scale_block = 8,
+    exact_block = 256,
+    exact_bits = 8,
+    lut_words = 1024
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

@@ -2,12 +2,12 @@
 // Where rows of a group share scales, columns go in blocks whose scales are loaded once a group.
 
 template <typename F, typename T, typename S>
-static inline void dequantize(const S& loader, T* __restrict out, const LaunchParams& p, size_t begin,
-                              size_t end) {
+static inline void dequantize(const S& loader, T* __restrict out, const LaunchParams& p,
+                              size_t begin, size_t end) {
   const uint N = 32;
   typedef typename S::template group_params<N> group_params;
   const uint held = sizeof(group_params) > 1 ? 64 : 1;
-  
+
   const uint columns = p.end_column - p.first_column;
   const uint whole = columns / N;
   const uint block = held > 1 ? held : whole + 1;

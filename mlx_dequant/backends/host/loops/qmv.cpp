@@ -29,8 +29,8 @@ static inline void add_run(const S& loader, uint row, uint column, const float* 
 }
 
 template <uint M, typename F, typename S>
-static inline void qmv_of(const S& loader, const float* x, float* __restrict out, const LaunchParams& p,
-                          size_t begin, size_t end) {
+static inline void qmv_of(const S& loader, const float* x, float* __restrict out,
+                          const LaunchParams& p, size_t begin, size_t end) {
   const uint halves = M > 4 ? 1 : 2;
   const uint runs = M > 1 ? 1 : 8;  // the largest blocks', which share what is worked out once
   const uint columns = p.columns;
@@ -61,8 +61,8 @@ static inline void qmv_of(const S& loader, const float* x, float* __restrict out
 
 // x has 1, 4 or 8 rows; the caller pads it with zeros.
 template <typename F, typename S>
-static inline void qmv(const S& loader, const float* x, float* out, const LaunchParams& p, size_t begin,
-                       size_t end) {
+static inline void qmv(const S& loader, const float* x, float* out, const LaunchParams& p,
+                       size_t begin, size_t end) {
   switch (p.M) {
     case 1:
       return qmv_of<1, F>(loader, x, out, p, begin, end);

@@ -36,7 +36,7 @@ static inline void add_codes(const S& loader, const C& shared, const uint* some,
 
 // sum[m] += part[m] times its scales; part[m] = 0.
 template <uint M, uint WIDTH, typename C>
-static inline void add_scaled(const C& shared, float* part, float* sum) {
+static inline void flush_group(const C& shared, float* part, float* sum) {
 #pragma GCC unroll 8
   for (uint m = 0; m < M; ++m) {
     float w[32];
@@ -47,8 +47,8 @@ static inline void add_scaled(const C& shared, float* part, float* sum) {
 }
 
 template <uint M, typename F, typename S>
-static inline void qvm_of(const S& loader, const float* x, float* __restrict out, const LaunchParams& p,
-                          size_t begin, size_t end) {
+static inline void qvm_of(const S& loader, const float* x, float* __restrict out,
+                          const LaunchParams& p, size_t begin, size_t end) {
   const uint N = 32;
   const uint block = M > 1 ? 16 : 64;  // runs whose sums stay in the first cache
   const uint most = block * N;
@@ -92,7 +92,7 @@ static inline void qvm_of(const S& loader, const float* x, float* __restrict out
       if (done == before) continue;
 #pragma clang loop vectorize(disable)
       for (uint i = 0; i < whole; ++i) {
-        add_apply_scale<M, most>(shared[i], part + i * N, sum + i * N);
+        flush_group<M, most>(shared[i], part + i * N, sum + i * N);
       }
     }
     for (uint at = whole * N; at < width; ++at) {
@@ -110,8 +110,8 @@ static inline void qvm_of(const S& loader, const float* x, float* __restrict out
 
 // x has 1, 4 or 8 rows; the caller pads it with zeros.
 template <typename F, typename S>
-static inline void qvm(const S& loader, const float* x, float* out, const LaunchParams& p, size_t begin,
-                       size_t end) {
+static inline void qvm(const S& loader, const float* x, float* out, const LaunchParams& p,
+                       size_t begin, size_t end) {
   switch (p.M) {
     case 1:
       return qvm_of<1, F>(loader, x, out, p, begin, end);
