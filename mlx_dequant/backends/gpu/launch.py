@@ -10,10 +10,10 @@ from typing import Any
 import mlx.core as mx
 
 from ... import dtypes
-from ...dispatch import MAX_THREADS, Launch
 from ...encoded import EncodedMatrix
 from ...kernel_source import kernel_source
 from ...kernels import THREADS, KernelSpec
+from ...launches import MAX_THREADS, Launch
 from ...registry import FAMILIES, Format
 from ...tuning import Device
 

@@ -7,8 +7,9 @@ from contextlib import suppress
 import mlx.core as mx
 
 from ... import dispatch, dtypes
-from ...dispatch import DENSE_BYTES, MATMUL, MATMUL_T, Launch, Plan
+from ...dispatch import DENSE_BYTES, MATMUL, MATMUL_T, Plan
 from ...encoded import EncodedMatrix
+from ...launches import Launch
 from .act_order import sort_by_group
 from .launch import device, run
 from .unpacked import dequantize, region

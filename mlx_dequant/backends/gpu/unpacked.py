@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ... import dispatch, dtypes
+from ... import dispatch, dtypes, launches
 from ...encoded import EncodedMatrix, Region
 from .launch import device, run
 
@@ -16,8 +16,7 @@ def dequantize(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.arra
 
 def region(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights."""
-    launches = dispatch.dequantize(matrix, dtypes.name(dtype), part)
-    parts = [run(platform, matrix, launch) for launch in launches]
+    parts = [run(platform, matrix, launch) for launch in launches.dequantize(matrix, dtypes.name(dtype), part)]
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
 
