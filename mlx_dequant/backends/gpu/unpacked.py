@@ -16,7 +16,11 @@ def dequantize(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.arra
 
 def region(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights."""
-    parts = [bind(platform, matrix, launch)() for launch in launches.dequantize(matrix, dtypes.name(dtype), part)]
+    bound = matrix.cache.setdefault("regions", {})
+    key = (platform, dtype, part)
+    if key not in bound:
+        bound[key] = [bind(platform, matrix, one) for one in launches.dequantize(matrix, dtypes.name(dtype), part)]
+    parts = [run() for run in bound[key]]
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
 
