@@ -120,8 +120,8 @@ def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int
 def _mma_from(form: Format) -> dict[int, int]:
     """By inputs of a lane, the rows of x from which qmv_mma is faster: eight take as long as one there."""
     family = FAMILIES[form.family]
-    if form.code_bits <= 2 and not form.lut:
-        return {32: 1, 8: 3}  # few bytes: decoding is what one row of x waits for
+    if form.code_bits <= 2 and form.traits["scale_block"] == 32:
+        return {32: 1, 8: 3}  # few bytes, and decoded 32 at once: one row of x waits for decoding
     if not form.bits:
         return {32: 3, 8: 3}
     if family.layout == "KN":
