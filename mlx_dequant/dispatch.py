@@ -6,6 +6,7 @@ knows no array library.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,7 +22,6 @@ EXACT_ROWS = 16
 
 # x @ W.T and x @ W for the stored matrix W.
 MATMUL_T, MATMUL = "matmul_t", "matmul"
-OPERATIONS = (MATMUL_T, MATMUL, "dequantize", "gather_rows", "gather_columns")
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,18 @@ def plan(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation: s
     Args:
         M: rows of x, or ids of a look-up; any number for "dequantize".
         dtype: "float32", "float16" or "bfloat16": of x, or of the result of a look-up or of "dequantize".
-        operation: one of `OPERATIONS`.
+        operation: a key of `RULES`.
     """
-    if operation == "dequantize":
-        parts = launches.dequantize(matrix, dtype, matrix.whole)
-        return Plan(operation, "", tuple(Pass(0, 0, (launch,)) for launch in parts))
-    if operation in ("gather_rows", "gather_columns"):
-        return Plan(operation, "", (Pass(0, M, (launches.gather(matrix, M, dtype, operation),)),))
-    if operation not in (MATMUL_T, MATMUL):
-        raise ValueError(f"operation: found {operation!r}, expected one of {', '.join(OPERATIONS)}")
-    return _matmul(device, matrix, M, dtype, operation)
+    return RULES[operation](device, matrix, M, dtype, operation)
+
+
+def _dequantize(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation: str) -> Plan:
+    parts = launches.dequantize(matrix, dtype, matrix.whole)
+    return Plan(operation, "each weight once", tuple(Pass(0, 0, (launch,)) for launch in parts))
+
+
+def _gather(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation: str) -> Plan:
+    return Plan(operation, "each id once", (Pass(0, M, (launches.gather(matrix, M, dtype, operation),)),))
 
 
 def route(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> Route:
@@ -84,7 +86,6 @@ def _conditions(matrix: EncodedMatrix, dtype: str) -> frozenset[str]:
         "float32 x": dtype == "float32",
         "looked up": looked_up,
         "looked up by two": matrix.has_g_idx and matrix.layout == "KN",
-        "float32 weights": matrix.format.stored == "float32",
     }
     return frozenset(name for name, holds in facts.items() if holds)
 
@@ -119,3 +120,15 @@ def _regions(matrix: EncodedMatrix, dtype: str, transpose: bool) -> tuple[Region
     step = next((most // whole * whole for whole in (1024, 128, 32) if most >= whole), 32)
     edges = pairwise([*range(0, outputs, step), outputs])
     return tuple(Region(at, end, 0, inputs) if transpose else Region(0, inputs, at, end) for at, end in edges)
+
+
+Rule = Callable[[Device, EncodedMatrix, int, str, str], Plan]
+
+# A row an operation.
+RULES: dict[str, Rule] = {
+    MATMUL_T: _matmul,
+    MATMUL: _matmul,
+    "dequantize": _dequantize,
+    "gather_rows": _gather,
+    "gather_columns": _gather,
+}

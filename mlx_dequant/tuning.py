@@ -85,7 +85,6 @@ def _route(M: int, name: str, when: str, reason: str) -> Route:
 #   float32 x        matrix units multiply two-byte types
 #   looked up        inputs that a lane of qmm takes may be of several groups
 #   looked up by two the same, for two outputs at once (layout KN)
-#   float32 weights  F32
 _GEMV = _route(1, "gemv", "", "one pass over the matrix serves 8 rows of x, with float32's error")
 _NO_UNITS = (
     _route(129, "dequantize_then_gemm", "float32 x", "MLX's product may use TF32, so it waits until it saves much"),
@@ -107,7 +106,6 @@ _HOPPER_ROUTES = (
     _route(769, "dequantize_then_gemm", "looked up by two", "measured: two outputs share a look-up"),
     _route(17, "fused_gemm", "looked up by two", "measured: matrix units, though each input looks its scale up"),
     *_LOOKED_UP,
-    _route(385, "dequantize_then_gemm", "float32 weights", "four bytes a weight: reading takes longest"),
     _route(256, "dequantize_then_gemm", "", "measured: 0.74 to 0.98 of the time of the fused kernel from here on"),
     _route(17, "fused_gemm", "", "measured: the packed matrix is read once a block, decoded in registers"),
     _GEMV,
