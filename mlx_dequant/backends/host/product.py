@@ -16,7 +16,7 @@ from .library import Run, library
 if TYPE_CHECKING:
     from ...weights.base import QuantizedWeight
 
-RUN = 32  # columns of a step of loops/product_transposed.cpp
+RUN = 32  # columns of a step of loops/qvm.cpp
 # Vectors that one pass over the packed weight serves: the loops are compiled for these counts.
 COUNTS = (1, 4, 8)
 # From this many vectors on, unpacking for the machine's BLAS is faster (bench/NOTES.md).
@@ -29,7 +29,7 @@ def product(weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it."""
     given = memory.floats(x).reshape(-1, x.shape[-1])
     if len(given) < MANY:
-        run = library(weight, "product" if transpose else "product_transposed")
+        run = library(weight, "qmv" if transpose else "qvm")
         out = None if run is None else _sliced(run, weight, given, transpose)
     else:
         run = library(weight, "dequantize")
