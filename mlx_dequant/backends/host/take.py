@@ -21,7 +21,7 @@ def take(weight: QuantizedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> 
     Raises:
         IndexError: an id is out of range; negative ones count from the end.
     """
-    run = library(weight, "take_transposed" if axis else "take", dtype)
+    run = library(weight, "gather_columns" if axis else "gather_rows", dtype)
     if run is None:
         return reference.take(weight, ids, dtype, axis)
     picked = reference.checked_ids(ids, weight.columns if axis else weight.rows)
