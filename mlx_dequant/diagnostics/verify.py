@@ -1,10 +1,9 @@
-"""Unpacks the tensors of a GGUF file on the backend in force, and with gguf-py, and compares."""
+"""What `mlx-dequant verify` does: dequantizes a GGUF file's tensors here and with gguf-py, and compares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any
 
 import gguf
@@ -16,8 +15,10 @@ from ..backends.host.library import library
 from ..loading.gguf_file import GGUFFile
 from ..registry import Format
 from ..weights import GGUFWeight
+from .compare import Comparison, same_bits
+from .timing import Call, interleaved
 
-PART = 1 << 24  # weights unpacked at once: 64 MB of float32, whatever the tensor's size
+PART = 1 << 24  # weights dequantized at once: 64 MB of float32, whatever the tensor's size
 
 FLOATS = np.ndarray[Any, np.dtype[np.float32]]
 TIMES = np.ndarray[Any, np.dtype[np.float64]]
@@ -34,7 +35,7 @@ class Row:
         differing: names of the tensors with wrong weights.
         compiled: False where the host could not compile its program, so that the reference ran and
             was compared with itself.
-        seconds: to unpack them, to unpack them with gguf-py, and for NumPy to copy the float32
+        seconds: to dequantize them, to do so with gguf-py, and for NumPy to copy the float32
             result into fresh arrays.
     """
 
@@ -50,7 +51,7 @@ class Row:
 
     @property
     def in_place(self) -> bool:
-        """Whether there is nothing to unpack: the bytes are float32."""
+        """Whether there is nothing to dequantize: the bytes are float32."""
         return self.format.name == "f32"
 
 
@@ -96,29 +97,36 @@ def _parts(blocks: BLOCKS, form: Format) -> Iterator[BLOCKS]:
 
 def _compare_part(row: Row, blocks: BLOCKS, rounds: int) -> int:
     weight = GGUFWeight(blocks, row.format.name)
-    times: list[TIMES] = []
-    counts: list[tuple[int, int]] = []
-    for _ in range(rounds):
-        at = [perf_counter()]
-        found = weight.dequantize(mx.float32)
-        mx.eval(found)
-        at.append(perf_counter())
-        expected = _expected(weight, blocks)
-        at.append(perf_counter())
-        np.copyto(np.empty_like(expected), expected)
-        at.append(perf_counter())
-        times.append(np.diff(at))
-        counts.append(differences(np.asarray(found), expected, flushes=backends.current_backend() == "metal"))
-    wrong, flushed = max(counts)
-    row.wrong += wrong
-    row.flushed += flushed
+    results: dict[str, Any] = {}
+
+    def ours(_: int) -> None:
+        results["found"] = weight.dequantize(mx.float32)
+        mx.eval(results["found"])
+
+    def gguf_py(_: int) -> None:
+        results["expected"] = _expected(weight, blocks)
+
+    def copy(_: int) -> None:
+        np.copyto(np.empty(weight.shape, np.float32), source)
+
+    source = np.ones(weight.shape, np.float32)
+    calls = {"ours": Call(ours), "gguf-py": Call(gguf_py), "copy": Call(copy)}
+    best, worst = np.full(len(calls), np.inf), Comparison(0)
+    flushes = backends.current_backend() == "metal"
+    for turn in range(rounds):
+        taken = interleaved(calls, rounds=1, warm=False, seed=turn)
+        best = np.minimum(best, [taken[name].seconds[0] for name in calls])
+        found = same_bits(np.asarray(results["found"]), results["expected"], flushes)
+        worst = max(worst, found, key=lambda one: (one.wrong, one.flushed))
+    row.wrong += worst.wrong
+    row.flushed += worst.flushed
     row.weights += weight.size
-    row.seconds += np.min(times, axis=0)
+    row.seconds += best
     return weight.size
 
 
 def _expected(weight: GGUFWeight, blocks: BLOCKS) -> FLOATS:
-    """gguf-py's result; for the types it cannot unpack, the reference's."""
+    """gguf-py's result; for the types it cannot read, the reference's."""
     try:
         kind = gguf.GGMLQuantizationType(weight.format.ggml_type)
         with np.errstate(all="ignore"):
@@ -126,17 +134,3 @@ def _expected(weight: GGUFWeight, blocks: BLOCKS) -> FLOATS:
     except (ValueError, NotImplementedError):
         with backends.use_backend("reference"):
             return np.asarray(weight.dequantize(mx.float32))
-
-
-def differences(found: FLOATS, expected: FLOATS, flushes: bool = False) -> tuple[int, int]:
-    """How many weights differ in any bit, and how many are zeros in place of subnormals.
-
-    Any NaN equals any other. Without `flushes` a zero in place of a subnormal is a difference.
-    """
-    wrong = found.view(np.uint32) != expected.view(np.uint32)
-    if not wrong.any():
-        return 0, 0
-    wrong &= ~(np.isnan(found) & np.isnan(expected))
-    subnormal = (expected != 0) & (np.abs(expected) < np.finfo(np.float32).tiny)
-    flushed = wrong & (found == 0) & subnormal & flushes
-    return int(np.count_nonzero(wrong & ~flushed)), int(np.count_nonzero(flushed))
