@@ -92,7 +92,7 @@ static inline void qvm_of(const S& loader, const float* x, float* __restrict out
       if (done == before) continue;
 #pragma clang loop vectorize(disable)
       for (uint i = 0; i < whole; ++i) {
-        add_apply_scale<M, most>(shared[i], part + i * N, sum + i * N);
+        add_scaled<M, most>(shared[i], part + i * N, sum + i * N);
       }
     }
     for (uint at = whole * N; at < width; ++at) {
