@@ -36,7 +36,12 @@ EXACT = Allowance()
 
 
 def matmul_bound(
-    x: F64, dense: F64, dtype: mx.Dtype, rounds: bool = False, allowance: Allowance = EXACT
+    x: F64,
+    dense: F64,
+    dtype: mx.Dtype,
+    rounds: bool = False,
+    allowance: Allowance = EXACT,
+    bias: F64 | None = None,
 ) -> tuple[F64, F64]:
     """x [M, K] @ dense [K, N] in float64, and the bound of each element's error.
 
@@ -45,6 +50,7 @@ def matmul_bound(
     Args:
         rounds: the weights are rounded to `dtype` first.
         allowance: what else is rounded.
+        bias: [N], added to what was rounded, and the sum rounded again.
     """
     expected, size, length = x @ dense, np.abs(x) @ np.abs(dense), len(dense)
     summed = length * 2.0**-24 / (1 - length * 2.0**-24) * size + length * 2.0**-120
@@ -54,7 +60,15 @@ def matmul_bound(
         summed += allowance.weight * np.abs(dense).max() * np.abs(x).sum(axis=1, keepdims=True)
     if allowance.x:
         summed += allowance.x * np.abs(x).max() * np.abs(dense).sum(axis=0)
-    return expected, summed + UNIT[dtype] * (np.abs(expected) + summed) + TINY[dtype]
+    bound = _rounded(expected, summed, UNIT[dtype], TINY[dtype])
+    if bias is None:
+        return expected, bound
+    return expected + bias, _rounded(expected + bias, bound, max(UNIT[dtype], 2.0**-24), TINY[dtype])
+
+
+def _rounded(expected: F64, bound: F64, unit: float, tiny: float) -> F64:
+    """The bound of what is within `bound` of `expected` and then rounded."""
+    return bound + unit * (np.abs(expected) + bound) + tiny
 
 
 def rounds_weights(backend: str, dtype: mx.Dtype, M: int) -> bool:
