@@ -75,9 +75,9 @@ def cases(options: argparse.Namespace) -> list[Case]:
 
 def _layers(parts: Sequence[str]) -> dict[str, tuple[int, int]]:
     sizes = {part: re.fullmatch(r"(\d+)x(\d+)", part) for part in parts}
-    given = {part: (int(size[1]), int(size[2])) for part, size in sizes.items() if size}
+    sized = {part: (int(size[1]), int(size[2])) for part, size in sizes.items() if size}
     names = [part for part, size in sizes.items() if not size]
     named = {name: LAYERS[name] for name in LAYERS if any(part.lower() in name.lower() for part in names)}
-    if not named and not given:
+    if not named and not sized:
         raise ValueError(f"--layers: found {', '.join(parts)}, expected OUTxIN or parts of {', '.join(LAYERS)}")
-    return named | given
+    return named | sized

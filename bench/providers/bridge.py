@@ -16,7 +16,7 @@ from ...diagnostics.bounds import EXACT, rounded_weights, rounds_weights
 from ..cases import Case
 from ..data import Data
 from . import Provider, Ready
-from .torch_plain import given, plus_one, synchronised, tensors
+from .torch_plain import plus_one, synchronised, tensors, to_torch
 
 
 class Bridge:
@@ -32,7 +32,7 @@ class Bridge:
         if (form.family, case.case) not in (("gguf", "dequantize"), ("awq", "linear"), ("gptq", "linear")):
             return None
         layers = [SimpleNamespace(**tensors(weight, self.device)) for weight in data.weights]
-        xs = [given(x, self.device) for x in data.xs]
+        xs = [to_torch(x, self.device) for x in data.xs]
         config = SimpleNamespace(group_size=128, bits=form.bits)
         if form.family == "gptq":
             for layer in layers:  # the bridge lets no carry go: hand over zero points as they are

@@ -106,9 +106,9 @@ class GGML:
         return Ready(call, done, lambda result: result.astype(np.float32), EXACT)
 
     def _linear(self, case: Case, data: Data) -> Ready:
-        outputs, inputs = case.shape
+        N, K = case.shape
         nbytes = sum(w.nbytes for w in data.weights)
-        room = nbytes + 4 * case.M * (inputs + outputs) * len(data.weights) + (64 << 20)
+        room = nbytes + 4 * case.M * (K + N) * len(data.weights) + (64 << 20)
         context = _function(self.base, "ggml_init", POINTER, Room)(Room(room, None, False))
         matrix = _function(self.base, "ggml_new_tensor_2d", POINTER, POINTER, ctypes.c_int, LONG, LONG)
         address = _function(self.base, "ggml_get_data", POINTER, POINTER)
@@ -121,15 +121,15 @@ class GGML:
         for i, w in enumerate(data.weights):
             held = np.asarray(w.inputs["blocks"])
             x = as_float32(data.xs[i % len(data.xs)])
-            a = matrix(context, w.format.ggml_type, inputs, outputs)
-            b = matrix(context, 0, inputs, case.M)
+            a = matrix(context, w.format.ggml_type, K, N)
+            b = matrix(context, 0, K, case.M)
             ctypes.memmove(address(a), held.ctypes.data, held.nbytes)
             ctypes.memmove(address(b), x.ctypes.data, x.nbytes)
             product = multiply(context, a, b)
             graph = _function(self.base, "ggml_new_graph", POINTER, POINTER)(context)
             expand(graph, product)
-            memory = (ctypes.c_float * (case.M * outputs)).from_address(address(product))
-            graphs.append((graph, np.frombuffer(memory, np.float32).reshape(case.M, outputs)))
+            memory = (ctypes.c_float * (case.M * N)).from_address(address(product))
+            graphs.append((graph, np.frombuffer(memory, np.float32).reshape(case.M, N)))
 
         def call(i: int) -> np.ndarray:
             graph, out = graphs[i % len(graphs)]

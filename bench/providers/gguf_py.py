@@ -32,10 +32,10 @@ class GGUFPy:
         kind = gguf.GGMLQuantizationType(form.ggml_type)
 
         def call(i: int) -> Any:
-            given = blocks[i % len(blocks)]
+            rows = blocks[i % len(blocks)]
             if case.case == "take":
-                given = given[data.ids[i % len(data.ids)]]
-            return gguf.quants.dequantize(given, kind).astype(dtype, copy=False)
+                rows = rows[data.ids[i % len(data.ids)]]
+            return gguf.quants.dequantize(rows, kind).astype(dtype, copy=False)
 
         return Ready(call, done, lambda result: result.astype(np.float32))
 

@@ -28,10 +28,10 @@ class GPTQModel:
             return None
         import torch
 
-        from .torch_plain import given, synchronised
+        from .torch_plain import synchronised, to_torch
 
         layers = [self._layer(w) for w in data.weights]
-        xs = [given(x, self.device) for x in data.xs]
+        xs = [to_torch(x, self.device) for x in data.xs]
 
         def call(i: int) -> Any:
             layer = layers[i % len(layers)]
@@ -56,10 +56,10 @@ class GPTQModel:
             in_features=w.in_features, out_features=w.out_features, bias=False, pack_dtype=torch.int32,
         )  # fmt: skip
         # Its kernel reads zero points as they are: ours less one, the carry let go, as its loader has it.
-        held = tensors(w, "cpu")
-        held["qzeros"] = held["qzeros"] + plus_one(w.format.bits)
-        held["g_idx"] = torch.arange(w.in_features, dtype=torch.int32) // size
-        for name, tensor in held.items():
+        arrays = tensors(w, "cpu")
+        arrays["qzeros"] = arrays["qzeros"] + plus_one(w.format.bits)
+        arrays["g_idx"] = torch.arange(w.in_features, dtype=torch.int32) // size
+        for name, tensor in arrays.items():
             setattr(layer, name, tensor)
         layer = layer.to(self.device).eval()
         layer.post_init()

@@ -43,15 +43,15 @@ class MLXOwn:
         copies += [[array + 0 for array in arrays[i % 2]] for i in range(len(data.weights) - 2)]
         mx.eval(copies)
         settings = how[0]
-        ids = [mx.array(given) for given in data.ids]
+        ids = [mx.array(each) for each in data.ids]
 
         def call(i: int) -> Any:
-            held = copies[i % len(copies)]
+            arrays = copies[i % len(copies)]
             if case.case == "linear":
-                return mx.quantized_matmul(data.xs[i % len(data.xs)], *held, **settings)
+                return mx.quantized_matmul(data.xs[i % len(data.xs)], *arrays, **settings)
             if case.case == "take":
-                held = [array[ids[i % len(ids)]] for array in held]
-            return mx.dequantize(*held, **settings, dtype=getattr(mx, case.dtype))
+                arrays = [array[ids[i % len(ids)]] for array in arrays]
+            return mx.dequantize(*arrays, **settings, dtype=getattr(mx, case.dtype))
 
         allowance = Allowance(weight=ROUNDS * SLACK[case.dtype], why=f"works in {case.dtype}")
         return Ready(call, wait, as_float32, allowance)
@@ -61,15 +61,15 @@ def converted(w: mxd.QuantizedWeight, dtype: str) -> Any:
     """MLX's codes, scales and biases of a weight, and its settings; None where it has no such format."""
     if w.format.name == "mxfp4":
         blocks = np.asarray(w.inputs["blocks"]).reshape(w.out_features, -1, w.format.bytes)
-        held = [mx.array(words(halves(blocks[:, :, 1:]), 4)), mx.array(blocks[:, :, 0])]
-        return held, {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+        arrays = [mx.array(words(halves(blocks[:, :, 1:]), 4)), mx.array(blocks[:, :, 0])]
+        return arrays, {"group_size": 32, "bits": 4, "mode": "mxfp4"}
     found = affine(w)
     if found is None:
         return None
     q, scales, biases, bits, size = found
     kind = getattr(mx, dtype)
-    held = [mx.array(words(q, bits)), mx.array(scales).astype(kind), mx.array(biases).astype(kind)]
-    return held, {"group_size": size, "bits": bits}
+    arrays = [mx.array(words(q, bits)), mx.array(scales).astype(kind), mx.array(biases).astype(kind)]
+    return arrays, {"group_size": size, "bits": bits}
 
 
 def words(q: np.ndarray, bits: int) -> np.ndarray:

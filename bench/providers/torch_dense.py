@@ -12,7 +12,7 @@ from ..cases import Case
 from ..data import Data
 from . import Provider, Ready, torch_devices
 from .dense import dequantized
-from .torch_plain import given, synchronised
+from .torch_plain import synchronised, to_torch
 
 
 class TorchDense:
@@ -23,8 +23,8 @@ class TorchDense:
         self.name = f"torch dense {device}"
 
     def prepare(self, case: Case, data: Data) -> Ready | None:
-        weights = [given(w, self.device) for w in dequantized(case, data)]
-        xs = [given(x, self.device) for x in data.xs]
+        weights = [to_torch(w, self.device) for w in dequantized(case, data)]
+        xs = [to_torch(x, self.device) for x in data.xs]
 
         def call(i: int) -> torch.Tensor:
             return linear(xs[i % len(xs)], weights[i % len(weights)])

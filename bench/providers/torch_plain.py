@@ -30,16 +30,16 @@ SHIFTS = (0, 4, 8, 12, 16, 20, 24, 28)
 
 def grouped(codes: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """[in, out] codes less their group's zero point, times its scale."""
-    groups, outputs = scales.shape
-    q = codes.view(groups, -1, outputs)
-    return ((q - zeros.view(groups, 1, outputs)) * scales.view(groups, 1, outputs)).view(-1, outputs)
+    groups, out_features = scales.shape
+    q = codes.view(groups, -1, out_features)
+    return ((q - zeros.view(groups, 1, out_features)) * scales.view(groups, 1, out_features)).view(-1, out_features)
 
 
-def awq(held: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def awq(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[in, out] weights of AWQ tensors."""
-    codes = held["qweight"].unsqueeze(-1) >> shifts & 15
-    zeros = held["qzeros"].unsqueeze(-1) >> shifts & 15
-    return grouped(codes.flatten(1), zeros.flatten(1), held["scales"].to(dtype))
+    codes = arrays["qweight"].unsqueeze(-1) >> shifts & 15
+    zeros = arrays["qzeros"].unsqueeze(-1) >> shifts & 15
+    return grouped(codes.flatten(1), zeros.flatten(1), arrays["scales"].to(dtype))
 
 
 def plus_one(bits: int) -> int:
@@ -48,40 +48,40 @@ def plus_one(bits: int) -> int:
     return word - (word >> 31 << 32)
 
 
-def gptq(held: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def gptq(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[in, out] weights of GPTQ tensors of 4 bits, zero points stored less one, whole words at a time."""
-    codes = held["qweight"].unsqueeze(1) >> shifts.view(1, -1, 1) & 15
-    zeros = (held["qzeros"] + plus_one(4)).unsqueeze(-1) >> shifts & 15
-    return grouped(codes.flatten(0, 1), zeros.flatten(1), held["scales"].to(dtype))
+    codes = arrays["qweight"].unsqueeze(1) >> shifts.view(1, -1, 1) & 15
+    zeros = (arrays["qzeros"] + plus_one(4)).unsqueeze(-1) >> shifts & 15
+    return grouped(codes.flatten(0, 1), zeros.flatten(1), arrays["scales"].to(dtype))
 
 
-def packed(held: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def compressed_tensors(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[out, in] weights of compressed-tensors of 4 bits with zero points."""
-    scales = held["scales"].to(dtype)
-    outputs, groups = scales.shape
-    codes = (held["codes"].unsqueeze(-1) >> shifts & 15).view(outputs, groups, -1)
-    zeros = (held["zeros"].unsqueeze(1) >> shifts.view(1, -1, 1) & 15).view(outputs, groups, 1)
+    scales = arrays["scales"].to(dtype)
+    out_features, groups = scales.shape
+    codes = (arrays["codes"].unsqueeze(-1) >> shifts & 15).view(out_features, groups, -1)
+    zeros = (arrays["zeros"].unsqueeze(1) >> shifts.view(1, -1, 1) & 15).view(out_features, groups, 1)
     return ((codes - zeros) * scales.unsqueeze(-1)).flatten(1)
 
 
-def q8_0(held: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def q8_0(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[out, in] weights of Q8_0 blocks."""
-    blocks = held["blocks"].unflatten(1, (-1, 34))
+    blocks = arrays["blocks"].unflatten(1, (-1, 34))
     d = blocks[:, :, :2].view(torch.float16).to(dtype)
     return (blocks[:, :, 2:].view(torch.int8) * d).flatten(1)
 
 
-def q4_0(held: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def q4_0(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[out, in] weights of Q4_0 blocks."""
-    blocks = held["blocks"].unflatten(1, (-1, 18))
+    blocks = arrays["blocks"].unflatten(1, (-1, 18))
     d = blocks[:, :, :2].view(torch.float16).to(dtype)
     codes = torch.cat([blocks[:, :, 2:] & 15, blocks[:, :, 2:] >> 4], 2).view(torch.int8)
     return ((codes - 8) * d).flatten(1)
 
 
-def q4_k(held: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def q4_k(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[out, in] weights of Q4_K blocks: scales and offsets of 6 bits, products in float32."""
-    blocks = held["blocks"].unflatten(1, (-1, 144))
+    blocks = arrays["blocks"].unflatten(1, (-1, 144))
     outer = blocks[:, :, :4].view(torch.float16).float()
     low, middle, high = blocks[:, :, 4:16].unflatten(2, (3, 4)).unbind(2)
     scales = torch.cat([low & 63, (high & 15) | (low >> 6) << 4], 2) * outer[:, :, :1]
@@ -92,11 +92,11 @@ def q4_k(held: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype
 
 
 DEQUANTIZE: dict[str, Callable[..., torch.Tensor]] = {
-    "awq4": awq, "gptq4": gptq, "ct4": packed, "q8_0": q8_0, "q4_0": q4_0, "q4_k": q4_k,
+    "awq4": awq, "gptq4": gptq, "ct4": compressed_tensors, "q8_0": q8_0, "q4_0": q4_0, "q4_k": q4_k,
 }  # fmt: skip
 
 
-def given(array: mx.array, device: str) -> torch.Tensor:
+def to_torch(array: mx.array, device: str) -> torch.Tensor:
     """A copy of MLX's array, on torch's device."""
     if array.dtype == mx.bfloat16:
         words = np.array(array.view(mx.uint16)).view(np.int16)
@@ -126,11 +126,11 @@ class TorchPlain:
         weights = [tensors(w, self.device) for w in data.weights]
         shifts = torch.tensor(AWQ_SHIFTS if case.format == "awq4" else SHIFTS, dtype=torch.int32, device=self.device)
         dequantize, dtype, in_out = DEQUANTIZE[case.format], getattr(torch, case.dtype), is_in_out(data.weights[0])
-        xs = [given(x, self.device) for x in data.xs]
+        xs = [to_torch(x, self.device) for x in data.xs]
 
-        def work(held: dict[str, torch.Tensor], x: torch.Tensor | None) -> torch.Tensor:
+        def work(arrays: dict[str, torch.Tensor], x: torch.Tensor | None) -> torch.Tensor:
             # The products of a scale and a code are float32's, but for float16, which rounds once anyway.
-            dense = dequantize(held, shifts, dtype if dtype == torch.float16 else torch.float32).to(dtype)
+            dense = dequantize(arrays, shifts, dtype if dtype == torch.float16 else torch.float32).to(dtype)
             return dense if x is None else x @ (dense if in_out else dense.T)
 
         # A graph for each case: torch may forget the others.
@@ -152,7 +152,7 @@ class TorchPlain:
 
 def tensors(w: mxd.QuantizedWeight, device: str) -> dict[str, torch.Tensor]:
     """The packed arrays on torch's device."""
-    return {name: given(array, device) for name, array in w.inputs.items() if array is not None}
+    return {name: to_torch(array, device) for name, array in w.inputs.items() if array is not None}
 
 
 def found() -> list[Provider]:
