@@ -68,7 +68,7 @@ def turns(nbytes: int) -> int:
 
 def _copied(weight: mxd.QuantizedWeight) -> mxd.QuantizedWeight:
     """The same weight in memory of its own."""
-    return weight.replace(**{name: array + 0 for name, array in weight.inputs.items() if array is not None})
+    return weight.replace(**{name: array + 0 for name, array in weight.arrays.items() if array is not None})
 
 
 def xs(case: Case) -> list[mx.array]:

@@ -83,7 +83,7 @@ def leaves_alone(where: str) -> str:
 def multiplies(where: str) -> str:
     """A matmul with a packed layer is right, with one wait each way"""
     weight = sample_weights.layer("awq4", 64, 256, group_size=64)
-    arrays = {name: array for name, array in weight.inputs.items() if array is not None}
+    arrays = {name: array for name, array in weight.arrays.items() if array is not None}
     layer = SimpleNamespace(**{name: to_torch(array, where) for name, array in arrays.items()})
     config = SimpleNamespace(group_size=64, pack_factor=8)
     x = (torch.arange(256) % 7 - 3).half()[None]

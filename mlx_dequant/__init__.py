@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         dequantize_packed,
     )
     from .loading import Checkpoint, load
-    from .products import linear, take
+    from .ops import linear, take
     from .weights import (
         AWQWeight,
         CompressedTensorsWeight,
@@ -41,7 +41,7 @@ _LAZY = {
         "dequantize_packed",
     ),
     "loading": ("Checkpoint", "load"),
-    "products": ("linear", "take"),
+    "ops": ("linear", "take"),
     "weights": (
         "AWQWeight",
         "CompressedTensorsWeight",

@@ -1,29 +1,33 @@
-"""The float types that weights unpack to and scales come in."""
+"""The float types that weights dequantize to and scales come in, by name: "float16" for `mx.float16`."""
 
 from __future__ import annotations
 
-import mlx.core as mx
+from typing import Any
 
 from .errors import FormatError
 
-FLOATS = (mx.float32, mx.float16, mx.bfloat16)
-
-# Of formats that are no codes, what they hold.
-STORED = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
+FLOATS = ("float32", "float16", "bfloat16")
 
 
-def is_stored(form: str, dtype: mx.Dtype) -> bool:
-    """Whether a format, by name, holds weights as values of that type."""
-    return form in STORED and STORED[form] == dtype
-
-
-def name(dtype: mx.Dtype) -> str:
-    """Its key in `kernel_source.TYPES`: "float16" for `mx.float16`."""
+def name(dtype: Any) -> str:
+    """The name of an MLX type."""
     return str(dtype).removeprefix("mlx.core.")
 
 
-def checked(dtype: mx.Dtype) -> mx.Dtype:
+def of(name: str) -> Any:
+    """The MLX type of a name."""
+    import mlx.core as mx
+
+    return getattr(mx, name)
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether an MLX type is one of `FLOATS`."""
+    return name(dtype) in FLOATS
+
+
+def checked(dtype: Any) -> Any:
     """`dtype`, one of `FLOATS`."""
-    if dtype not in FLOATS:
+    if not is_float(dtype):
         raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
     return dtype

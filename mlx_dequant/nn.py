@@ -1,4 +1,4 @@
-"""Layers whose weights stay packed, for models written with `mlx.nn`.
+"""Layers whose weights stay quantized, for models written with `mlx.nn`.
 
 A layer's parameters are the packed arrays, by the names their files give them ("blocks"; "qweight",
 "scales", ...), so that counting bytes, saving and loading work as for any layer. They are never
@@ -15,7 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from .errors import FormatError
-from .products import has_value
+from .ops.transforms import has_value
 from .weights import QuantizedWeight
 
 
@@ -30,7 +30,7 @@ class _Packed(nn.Module):
         self._weight = weight
         # Arrays of the same memory, but others than the weight's: MLX refuses to compile a function
         # whose graph holds arrays that it was given as state too.
-        for name, array in weight.inputs.items():
+        for name, array in weight.arrays.items():
             if array is not None:
                 super().__setitem__(name, mx.stop_gradient(array))
 
@@ -41,9 +41,9 @@ class _Packed(nn.Module):
 
     def __setitem__(self, name: str, value: Any) -> None:
         # While `mx.compile` traces, it may put stand-ins without a value in an array's place.
-        if name in self._weight.inputs and has_value(value):
+        if name in self._weight.arrays and has_value(value):
             self._weight = self._weight.replace(**{name: value})
-            array: Any = self._weight.inputs[name]
+            array: Any = self._weight.arrays[name]
             value = mx.stop_gradient(array)
         super().__setitem__(name, value)
 

@@ -1,15 +1,84 @@
-"""The formats: one row each. The sizes stand here and in the shader's struct; programs compare them."""
+"""The formats and their families: one row each.
+
+The sizes stand here and in the shader's struct; kernel sources compare them. What kernels need to know of a format
+besides is a trait in its shader file, which `Format.traits` reads.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
 from types import MappingProxyType
+
+METAL = Path(__file__).parent / "metal"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Formats whose weights are held by the same arrays and read by the same loader.
+
+    Attributes:
+        name: its folder below `metal/formats`, and its loader's function.
+        title: the name its own tools print.
+        layout: "KN" where a stored row is an input, "NK" where it is an output.
+        arrays: name and element type of each array, in the loader's order; S is the scales' type.
+        codes: the array that holds codes input by input, for families with groups; "" for none.
+        prefix: what a format's name begins with, before its bits.
+        bits: the bits of its formats; () where formats have rows of their own.
+    """
+
+    name: str
+    title: str
+    layout: str
+    arrays: tuple[tuple[str, str], ...]
+    codes: str = ""
+    prefix: str = ""
+    bits: tuple[int, ...] = ()
+
+    @cached_property
+    def traits(self) -> Mapping[str, int]:
+        """The numbers of the loader's struct: rows_per_thread, qvm_rows, qvm_columns, layout_kn."""
+        file = "loader" if self.name == "gguf" else self.name
+        return _traits(METAL / "formats" / self.name / f"{file}.metal", f"{self.name}_loader")
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            Family("gguf", "GGUF", "NK", (("blocks", "uint8_t"),)),
+            Family(
+                "awq", "AWQ", "KN", (("qweight", "int"), ("qzeros", "int"), ("scales", "S")), "qweight", "awq", (4,)
+            ),
+            Family(
+                "gptq",
+                "GPTQ",
+                "KN",
+                (("qweight", "int"), ("qzeros", "int"), ("scales", "S"), ("g_idx", "int")),
+                "qweight",
+                "gptq",
+                (2, 3, 4, 8),
+            ),
+            Family(
+                "compressed_tensors",
+                "compressed-tensors",
+                "NK",
+                (("codes", "int"), ("scales", "S"), ("zeros", "int"), ("g_idx", "int")),
+                "codes",
+                "ct",
+                (2, 3, 4, 8),
+            ),
+        )
+    }
+)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to pack weights, as its own tool defines it.
+    """A way to quantize weights, as its own tool defines it.
 
     Attributes:
         name: the registry's key, and the struct's name in the shader ("q4_k", "gptq4").
@@ -18,8 +87,7 @@ class Format:
         weights: weights of a GGUF block; 0 for the group formats.
         bytes: bytes of a GGUF block; 0 for the group formats.
         ggml_type: GGUF's number of the type; -1 for the group formats.
-        table: what the shader calls the table that codes are looked up in, if it is a large one.
-        table_words: its words of 32 bits, a multiple of 256.
+        stored: the float type that it holds as it is ("float16" for F16); "" for codes.
     """
 
     name: str
@@ -28,24 +96,44 @@ class Format:
     weights: int = 0
     bytes: int = 0
     ggml_type: int = -1
-    table: str = ""
-    table_words: int = 0
+    stored: str = ""
 
     @property
     def title(self) -> str:
         """The name its own tools print: "Q4_K", "GPTQ 4-bit"."""
-        families = {"awq": "AWQ", "gptq": "GPTQ", "compressed_tensors": "compressed-tensors"}
-        if self.family == "gguf":
-            return self.name.upper()
-        return f"{families[self.family]} {self.bits}-bit"
+        return self.name.upper() if self.family == "gguf" else f"{FAMILIES[self.family].title} {self.bits}-bit"
 
     @property
     def source(self) -> str:
         """The shader file below `metal/` that decodes it."""
         return f"formats/{self.family}/{self.name if self.family == 'gguf' else self.family}.metal"
 
+    @property
+    def code_bits(self) -> float:
+        """Bits a weight takes, without the scales of groups."""
+        return self.bits or 8 * self.bytes / self.weights
 
-_ROWS = (
+    @cached_property
+    def traits(self) -> Mapping[str, int]:
+        """The numbers of the shader's struct: scale_block, exact_block, lut_words, ..."""
+        return _traits(METAL / self.source, self.name)
+
+    @cached_property
+    def lut(self) -> str:
+        """The shader's name of the table that its codes are looked up in, if it is a large one; else ""."""
+        found = re.search(r'^#include "\.\./tables/(\w+)\.metal"$', (METAL / self.source).read_text(), re.MULTILINE)
+        return f"{found[1]}_grid" if found and "lut_words" in self.traits else ""
+
+
+def _traits(file: Path, struct: str) -> Mapping[str, int]:
+    """The first enum of a struct in a shader file, by name."""
+    found = re.search(rf"struct {struct} \{{[^}}]*?enum \{{(.*?)\}}", file.read_text(), re.DOTALL)
+    if found is None:
+        raise ValueError(f"{file.name}: found no enum in struct {struct}")
+    return MappingProxyType({name: int(value) for name, value in re.findall(r"(\w+) = (\d+)", found[1])})
+
+
+_GGUF = (
     # name, weights a block, bytes a block, ggml type
     ("f32", 1, 4, 0),
     ("f16", 1, 2, 1),
@@ -77,27 +165,20 @@ _ROWS = (
     ("q2_0", 64, 18, 42),
 )
 
-# Tables of the shaders that are worth a copy in threadgroup memory.
-_TABLES: dict[str, tuple[str, int]] = {
-    "iq1_s": ("iq1_grid", 1024),
-    "iq1_m": ("iq1_grid", 1024),
-    "iq2_xxs": ("iq2_xxs_grid", 512),
-    "iq2_xs": ("iq2_xs_grid", 1024),
-    "iq2_s": ("iq2_s_grid", 2048),
-    "iq3_xxs": ("iq3_xxs_grid", 256),
-    "iq3_s": ("iq3_s_grid", 512),
-}
+# The types that are no codes.
+_STORED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 _FORMATS: dict[str, Format] = {
-    name: Format(name, "gguf", 0, weights, size, number, *_TABLES.get(name, ("", 0)))
-    for name, weights, size, number in _ROWS
+    **{
+        name: Format(name, "gguf", 0, weights, size, number, _STORED.get(name, ""))
+        for name, weights, size, number in _GGUF
+    },
+    **{
+        f"{family.prefix}{bits}": Format(f"{family.prefix}{bits}", family.name, bits)
+        for family in FAMILIES.values()
+        for bits in family.bits
+    },
 }
-_FORMATS["awq4"] = Format("awq4", "awq", bits=4)
-for _prefix, _family in (("gptq", "gptq"), ("ct", "compressed_tensors")):
-    for _bits in (2, 3, 4, 8):
-        _FORMATS[f"{_prefix}{_bits}"] = Format(f"{_prefix}{_bits}", _family, bits=_bits)
-
-_BY_GGML_TYPE = {row.ggml_type: row for row in _FORMATS.values() if row.family == "gguf"}
 
 
 def formats() -> Mapping[str, Format]:
@@ -105,9 +186,14 @@ def formats() -> Mapping[str, Format]:
     return MappingProxyType(_FORMATS)
 
 
+@cache
+def _by_ggml_type() -> dict[int, Format]:
+    return {row.ggml_type: row for row in _FORMATS.values() if row.family == "gguf"}
+
+
 def gguf_format(kind: str | int) -> Format | None:
     """The GGUF format of a name in any case ("Q4_K"), a `gguf.GGMLQuantizationType` or its number."""
     if isinstance(kind, str):
         row = _FORMATS.get(kind.lower())
         return row if row and row.family == "gguf" else None
-    return _BY_GGML_TYPE.get(kind)
+    return _by_ggml_type().get(kind)

@@ -47,7 +47,7 @@ def _layer(name, inputs, outputs, group_size, dtype, seed, g_idx=""):
     """A sample weight's tensors; scales of 0, -3 and a subnormal, and extreme zero points, are planted."""
     rng = np.random.default_rng(seed)
     weight = sample_weights.groups(name, rng, inputs, outputs, group_size, mx.float32, plain=True, g_idx=g_idx)
-    arrays = {key: torch.from_numpy(np.array(array)) for key, array in weight.inputs.items() if array is not None}
+    arrays = {key: torch.from_numpy(np.array(array)) for key, array in weight.arrays.items() if array is not None}
     arrays |= {key: arrays[key].view(torch.int32) for key in ("qweight", "qzeros")}
     arrays["scales"][0, :3] = torch.tensor([0.0, -3.0, 6e-8])
     arrays["qzeros"][0, :2] = torch.tensor([0, -1])
@@ -79,7 +79,7 @@ def assert_product(found, x, dense, bias=None):
     """`found` is x @ dense + bias in x's dtype; `dense` is exact (made with scales in double)."""
     dtype = getattr(mx, str(x.dtype).removeprefix("torch."))
     rows = x.double().reshape(-1, x.shape[-1]).cpu().numpy()
-    rounds = bounds.rounds_weights(current_backend(), dtype, len(rows))
+    rounds = bounds.rounds_weights(current_backend(), len(rows))
     added = None if bias is None else bias.double().cpu().numpy()
     expected = bounds.matmul_bound(rows, dense.double().cpu().numpy(), dtype, rounds, bias=added)
     assert (found.dtype, found.shape) == (x.dtype, (*x.shape[:-1], dense.shape[-1]))

@@ -69,7 +69,7 @@ def small_and_large(name: str) -> mxd.QuantizedWeight:
     packed = weight(name, (288, 672))  # whole tiles and pairs of steps, both ways
     rng = np.random.default_rng(9)
     key = "blocks" if name in SCALE_AT else "scales"
-    array = np.array(packed.inputs[key])
+    array = np.array(packed.arrays[key])
     blocks = array.reshape(-1, packed.format.bytes) if name in SCALE_AT else array.reshape(-1, 1).view(np.uint8)
     at = SCALE_AT.get(name, 0)
     scales = rng.integers(0, 0x4800, len(blocks), np.uint16) | rng.integers(0, 2, len(blocks), np.uint16) << 15
@@ -123,7 +123,7 @@ def check_products(packed: mxd.QuantizedWeight, dtype: mx.Dtype, count: int, see
 def check_near(found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> None:
     """`found` is x @ dense within the bound of a matmul."""
     assert found.dtype == x.dtype
-    rounds = bounds.rounds_weights(backends.current_backend(), x.dtype, len(x))
+    rounds = bounds.rounds_weights(backends.current_backend(), len(x))
     result = compare.within(wide(found), *bounds.matmul_bound(wide(x), dense, x.dtype, rounds))
     assert not result.wrong, f"{what}: {result}"
 

@@ -32,7 +32,7 @@ def result(case: Case) -> tuple[int, int]:
 
 def check(case: Case, data: Data, turn: int, found: F32, allowance: Allowance) -> str:
     """Every bit of every row, or what the provider says it rounds."""
-    blocks = data.weights[turn].inputs["blocks"]
+    blocks = data.weights[turn].arrays["blocks"]
     assert blocks is not None
     true = exact(mxd.GGUFWeight(blocks[mx.array(data.ids[turn])], case.format))
     expected, bound = rounded(true, getattr(mx, case.dtype)), allowance.weight * np.abs(true).max()

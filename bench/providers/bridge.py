@@ -51,7 +51,7 @@ class Bridge:
             return result.float().cpu().numpy()
 
         kind = getattr(mx, case.dtype)
-        allowance = rounded_weights(kind) if rounds_weights(mxd.current_backend(), kind, case.M) else EXACT
+        allowance = rounded_weights(kind) if rounds_weights(mxd.current_backend(), case.M) else EXACT
         return Ready(call, synchronised(self.device), numpy, allowance)
 
 

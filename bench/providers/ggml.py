@@ -77,7 +77,7 @@ class GGML:
         fast = hasattr(self.cpu, "ggml_cpu_fp32_to_fp16")
         library, conversion = (self.cpu, "ggml_cpu_fp32_to_fp16") if fast else (self.base, "ggml_fp32_to_fp16_row")
         rounded = _function(library, conversion, None, POINTER, POINTER, LONG)
-        blocks = [np.asarray(w.inputs["blocks"]) for w in data.weights]
+        blocks = [np.asarray(w.arrays["blocks"]) for w in data.weights]
         width, half = blocks[0].shape[1], case.dtype == "float16"
 
         # Several rows a call: Python's share of the time is ours, not ggml's.
@@ -119,7 +119,7 @@ class GGML:
         _function(self.cpu, "ggml_backend_cpu_set_n_threads", None, POINTER, ctypes.c_int)(backend, threads.count())
         graphs: list[tuple[Any, np.ndarray]] = []
         for i, w in enumerate(data.weights):
-            held = np.asarray(w.inputs["blocks"])
+            held = np.asarray(w.arrays["blocks"])
             x = as_float32(data.xs[i % len(data.xs)])
             a = matrix(context, w.format.ggml_type, K, N)
             b = matrix(context, 0, K, case.M)

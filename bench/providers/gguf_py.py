@@ -28,7 +28,7 @@ class GGUFPy:
         kinds = {int(kind) for kind in gguf.quants._type_traits}
         if form.family != "gguf" or form.ggml_type not in kinds:
             return None
-        blocks = [np.asarray(w.inputs["blocks"]) for w in data.weights]
+        blocks = [np.asarray(w.arrays["blocks"]) for w in data.weights]
         kind = gguf.GGMLQuantizationType(form.ggml_type)
 
         def call(i: int) -> Any:

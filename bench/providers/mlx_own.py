@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 import mlx_dequant as mxd
-from mlx_dequant.backends.reference import numpy as plain
+from mlx_dequant.backends.arrays import numpy as plain
 
 from ...diagnostics.bounds import Allowance
 from ...diagnostics.compare import as_float32
@@ -60,7 +60,7 @@ class MLXOwn:
 def converted(w: mxd.QuantizedWeight, dtype: str) -> Any:
     """MLX's codes, scales and biases of a weight, and its settings; None where it has no such format."""
     if w.format.name == "mxfp4":
-        blocks = np.asarray(w.inputs["blocks"]).reshape(w.out_features, -1, w.format.bytes)
+        blocks = np.asarray(w.arrays["blocks"]).reshape(w.out_features, -1, w.format.bytes)
         arrays = [mx.array(words(halves(blocks[:, :, 1:]), 4)), mx.array(blocks[:, :, 0])]
         return arrays, {"group_size": 32, "bits": 4, "mode": "mxfp4"}
     found = affine(w)
@@ -95,16 +95,16 @@ def affine(w: mxd.QuantizedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     if w.format.family == "gguf":
         return _gguf(w)
     bits, size = w.format.bits, 128  # of every sample layer
-    if bits not in BITS or w.inputs.get("g_idx") is not None:
+    if bits not in BITS or w.arrays.get("g_idx") is not None:
         return None
-    scales = plain(w.inputs["scales"]).astype(np.float32)
+    scales = plain(w.arrays["scales"]).astype(np.float32)
     if w.format.family == "compressed_tensors":
-        q = fields(plain(w.inputs["codes"]), bits, 1)
-        zeros = w.inputs["zeros"]
+        q = fields(plain(w.arrays["codes"]), bits, 1)
+        zeros = w.arrays["zeros"]
         z = np.full(scales.shape, 1 << bits - 1) if zeros is None else fields(plain(zeros), bits, 0)
         return q, scales, scales * -z.astype(np.float32), bits, size
-    q = fields(plain(w.inputs["qweight"]), bits, int(w.format.family == "awq"))
-    stored = plain(w.inputs["qzeros"]).view(np.uint32)
+    q = fields(plain(w.arrays["qweight"]), bits, int(w.format.family == "awq"))
+    stored = plain(w.arrays["qzeros"]).view(np.uint32)
     plus_one = np.uint32(sum(1 << at for at in range(0, 32, bits)))
     z = fields(stored + plus_one if w.format.family == "gptq" else stored, bits, 1)
     if w.format.family == "awq":
@@ -116,7 +116,7 @@ def affine(w: mxd.QuantizedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 def _gguf(w: mxd.QuantizedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int] | None:
     if w.format.name not in ("q4_0", "q4_1", "q8_0"):
         return None
-    blocks = np.asarray(w.inputs["blocks"]).reshape(w.out_features, -1, w.format.bytes)
+    blocks = np.asarray(w.arrays["blocks"]).reshape(w.out_features, -1, w.format.bytes)
     d = blocks[:, :, :2].copy().view(np.float16)[..., 0].astype(np.float32)
     if w.format.name == "q8_0":
         return (blocks[:, :, 2:] ^ 0x80).reshape(w.out_features, -1), d, -128 * d, 8, 32

@@ -46,7 +46,7 @@ class Ours:
             with mxd.use_backend(self.backend):
                 return work(i)
 
-        rounds = case.case == "linear" and rounds_weights(self.backend, dtype, case.M)
+        rounds = case.case == "linear" and rounds_weights(self.backend, case.M)
         turned = case.case == "dequantize" and is_in_out(data.weights[0])
         allowance = rounded_weights(dtype) if rounds else EXACT
         return Ready(call, wait, lambda result: as_float32(result.T if turned else result), allowance)

@@ -152,7 +152,7 @@ class TorchPlain:
 
 def tensors(w: mxd.QuantizedWeight, device: str) -> dict[str, torch.Tensor]:
     """The packed arrays on torch's device."""
-    return {name: to_torch(array, device) for name, array in w.inputs.items() if array is not None}
+    return {name: to_torch(array, device) for name, array in w.arrays.items() if array is not None}
 
 
 def found() -> list[Provider]:

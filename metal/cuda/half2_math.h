@@ -1,5 +1,5 @@
-// The types that weights of a product of many vectors are worked out in on CUDA: float, or one that
-// needs fewer instructions and gives the same weights.
+// The types that weights are computed in on CUDA for matrix units: float, or one that needs fewer
+// instructions and gives the same weights.
 
 namespace mlx_dequant {
 
@@ -12,9 +12,9 @@ __device__ inline uint rounded_pair(const float* w, bfloat16_t) {
   return as_type<uint>(__floats2bfloat162_rn(w[0], w[1]));
 }
 
-// What weights for products with X are worked out in, where scales are S. A code of 11 significant
-// bits times a float16 scale, rounded once to float16, is the same by half arithmetic, which takes
-// two at a time.
+// The type that weights are computed in for fragments of X, where scale_traits say S. A code of 11
+// significant bits times a float16 scale, rounded once to float16, is the same by half arithmetic,
+// which takes two at a time.
 template <typename X, typename S>
 struct compute_type {
   typedef float type;
@@ -80,28 +80,28 @@ __device__ inline void multiply_all(float16_t* q, float by) {
 }
 
 // A number below 1024 becomes a half as the low bits of 1024.
-__device__ inline void set_zero_point(uint z, float16_t& offset) {
-  offset = __ushort_as_half(ushort(0x6400 | z));
+__device__ inline void set_zero_point(uint z, float16_t& zero) {
+  zero = __ushort_as_half(ushort(0x6400 | z));
 }
 
-// The fields of the halves of a word that `mask` has `low` and `high` bits up, less the numbers of
-// an offset.
+// The fields of the halves of a word that `mask` has `low` and `high` bits up, less zero
+// points.
 __device__ inline __half2 half2_subtract_zero(uint halves, uint mask, uint low, uint high,
-                                              __half2 offset) {
+                                              __half2 zero) {
   uint word;  // their and, or 1024 in both; compilers make two steps of it
   asm("lop3.b32 %0, %1, %2, %3, 0xea;"
       : "=r"(word)
       : "r"(halves), "r"(mask << low | mask << (16 + high)), "r"(0x64006400u));
   __half2 fields = as_type<__half2>(word);
-  if (low + high == 0) return __hsub2(fields, offset);
+  if (low + high == 0) return __hsub2(fields, zero);
   float2 part = make_float2(1.0f / (1 << low), 1.0f / (1 << high));
   __half2 less = __floats2half2_rn(1024.0f - 1024.0f * part.x, 1024.0f - 1024.0f * part.y);
-  return __hfma2(fields, __floats2half2_rn(part.x, part.y), __hsub2(less, offset));
+  return __hfma2(fields, __floats2half2_rn(part.x, part.y), __hsub2(less, zero));
 }
 
 template <uint N, typename Shift>
-__device__ inline void split_subtract_zero(uint word, uint mask, uint first,
-                                           const float16_t* offset, float16_t* q) {
+__device__ inline void split_subtract_zero(uint word, uint mask, uint first, const float16_t* zero,
+                                           float16_t* q) {
 #pragma unroll
   for (uint i = 0; i < N; i += 2) {
     uint low = Shift::shift(first + i), high = Shift::shift(first + i + 1);
@@ -116,19 +116,19 @@ __device__ inline void split_subtract_zero(uint word, uint mask, uint first,
       low %= 8;
       high %= 8;
     }
-    set_pair(half2_subtract_zero(halves, mask, low, high, pair_at(offset + i)), q + i);
+    set_pair(half2_subtract_zero(halves, mask, low, high, pair_at(zero + i)), q + i);
   }
 }
 
 template <uint N>
 __device__ inline void fields_subtract_zero(const uint* words, uint shift, uint mask,
-                                            const float16_t* offset, float16_t* q) {
+                                            const float16_t* zero, float16_t* q) {
   uint by = mask == 7 ? shift : 0;
   uint byte = (shift - by) / 8, up = (shift - by) % 8;
 #pragma unroll
   for (uint i = 0; i < N; i += 2) {
     uint halves = __byte_perm(words[i] >> by, words[i + 1] >> by, 0x0400 + byte * 0x0101);
-    set_pair(half2_subtract_zero(halves, mask, up, up, pair_at(offset + i)), q + i);
+    set_pair(half2_subtract_zero(halves, mask, up, up, pair_at(zero + i)), q + i);
   }
 }
 
@@ -136,11 +136,11 @@ __device__ inline void fields_subtract_zero(const uint* words, uint shift, uint 
 template <uint N>
 __device__ inline void to_numbers(fields<N> codes, uint number, float16_t* q) {
   static_assert(N % 4 == 0, "whole words");
-  __half2 offset = as_type<__half2>(0x64006400 | number * 0x10001);
+  __half2 zero = as_type<__half2>(0x64006400 | number * 0x10001);
 #pragma unroll
   for (uint i = 0; i < N; i += 2) {
     uint pair = __byte_perm(codes.words[i / 4], 0x64646464, i % 4 == 0 ? 0x4140 : 0x4342);
-    set_pair(__hsub2(as_type<__half2>(pair), offset), q + i);
+    set_pair(__hsub2(as_type<__half2>(pair), zero), q + i);
   }
 }
 

@@ -1,4 +1,5 @@
-// Codes as pairs of halves, one word each, and products with them by mma.sync.
+// Codes as pairs of halves, one word each, and products with them by mma.sync: what qmv_mma.metal
+// and the views of formats (views/) are made of.
 
 #include "half2_math.h"
 
@@ -34,43 +35,40 @@ __device__ inline void convert_half2(uint (&pairs)[COUNT], bfloat16_t type) {
 // Makes pairs of neighbours ones of every value and that `BY` further on, 2 * BY values at a time.
 template <uint N, uint BY>
 __device__ inline void to_pair_stride(uint* pairs) {
-  uint apart[N / 2];
+  uint moved[N / 2];
 #pragma unroll
   for (uint i = 0; i < N / 2; ++i) {
     uint first = i / BY * 2 * BY + i % BY;
     uint halves = first % 2 == 0 ? 0x5410 : 0x7632;
-    apart[i] = BY == 1 ? pairs[i] : __byte_perm(pairs[first / 2], pairs[(first + BY) / 2], halves);
+    moved[i] = BY == 1 ? pairs[i] : __byte_perm(pairs[first / 2], pairs[(first + BY) / 2], halves);
   }
 #pragma unroll
-  for (uint i = 0; i < N / 2; ++i) pairs[i] = apart[i];
+  for (uint i = 0; i < N / 2; ++i) pairs[i] = moved[i];
 }
 
-// What formats ask for. Their files are there without this one too, so they name no template of it.
-
-// The fields of two words of a format, less the numbers of offsets, as pairs.
+// The fields of two words of a format, less zero points, as pairs.
 template <typename F>
-__device__ inline void half2_words(F, uint first, uint second, const float16_t* offset,
-                                   uint* pairs) {
+__device__ inline void half2_words(F, uint first, uint second, const float16_t* zero, uint* pairs) {
 #pragma unroll
   for (uint i = 0; i < F::scale_block; ++i) {
     uint shift = F::shift(i);
     uint halves = __byte_perm(first, second, shift / 8 * 0x1111 + 0x4400);
-    __half2 both = __halves2half2(offset[i], offset[i]);
-    __half2 less = half2_subtract_zero(halves, (1u << F::bits) - 1, shift % 8, shift % 8, both);
-    pairs[i] = as_type<uint>(less);
+    __half2 both = __halves2half2(zero[i], zero[i]);
+    __half2 codes = half2_subtract_zero(halves, (1u << F::bits) - 1, shift % 8, shift % 8, both);
+    pairs[i] = as_type<uint>(codes);
   }
 }
 
-// Each field of a word and the one 16 bits further, less the number of an offset, `stride` apart.
+// Each field of a word and the one 16 bits further, less a zero point, `stride` apart.
 template <typename F>
-__device__ inline void half2_fields(F, uint word, float16_t offset, uint stride, uint* pairs) {
+__device__ inline void half2_fields(F, uint word, float16_t zero, uint stride, uint* pairs) {
 #pragma unroll
   for (uint i = 0; i < 16 / F::bits; ++i) {
     uint shift = i * F::bits;
     uint halves = word >> shift / 8 * 8;
-    __half2 both = __halves2half2(offset, offset);
-    __half2 less = half2_subtract_zero(halves, (1u << F::bits) - 1, shift % 8, shift % 8, both);
-    pairs[i * stride] = as_type<uint>(less);
+    __half2 both = __halves2half2(zero, zero);
+    __half2 codes = half2_subtract_zero(halves, (1u << F::bits) - 1, shift % 8, shift % 8, both);
+    pairs[i * stride] = as_type<uint>(codes);
   }
 }
 
@@ -92,7 +90,7 @@ __device__ inline void half2_neighbours(const float16_t (&q)[COUNT], uint stride
 }
 
 // sum += a * x of four lanes: a of two outputs, the first pair of each and then the second, and two
-// pairs of x. Of each output a lane has the sums for vectors 2 * (lane % 4) and the next.
+// pairs of x. Of each output a lane has the sums for rows 2 * (lane % 4) and the next.
 #define MULTIPLY_ADD(type, name)                                                                 \
   __device__ inline void multiply_add(float* sum, uint a, uint b, uint c, uint d, const uint* x, \
                                       type) {                                                    \
@@ -106,7 +104,7 @@ MULTIPLY_ADD(bfloat16_t, "bf16")
 #undef MULTIPLY_ADD
 
 // sum += pairs [R / 2, N] times x's [R / 2]. Four lanes share N outputs and have R inputs each, in
-// whatever order, of those and of vector lane / 4.
+// whatever order, of those and of row lane / 4 of x.
 template <uint N, uint R, typename T>
 __device__ inline void multiply_half2(const uint* pairs, const uint* x, float (*sum)[4], T type) {
 #pragma unroll
@@ -119,7 +117,7 @@ __device__ inline void multiply_half2(const uint* pairs, const uint* x, float (*
   }
 }
 
-// The sums of x alone, for vectors 2 * (lane % 4) and the next.
+// The sums of x alone, for rows 2 * (lane % 4) and the next.
 template <uint COUNT, typename T>
 __device__ inline void sum_half2(const uint (&x)[COUNT], float* sum, T type) {
   const float one[2] = {1.0f, 1.0f};

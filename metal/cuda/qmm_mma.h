@@ -3,27 +3,21 @@
 
 namespace mlx_dequant {
 
-// Where an input of a vector lies in a tile of x, and `together` next to it. A tile is parts of 16
-// inputs of each lane, a row of 128 bytes for a vector. The odd rows have neighbours swapped, so
+// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it. A tile is parts
+// of 16 inputs of each lane, 128 bytes for a row of x. The odd rows have neighbours swapped, so
 // that eight lanes that load never meet in a bank.
-enum { together = 8 };
-template <uint VECTORS, uint RUN>
-__device__ inline uint swizzled_offset(uint vector, uint input) {
-  uint part = input % RUN / 16;
-  uint octet = input / RUN * 2 + input % 16 / 8;
-  return (part * VECTORS + vector) * 64 + (octet ^ vector % 2) * 8;
+enum { swizzle_width = 8 };
+template <uint BM, uint TK>
+__device__ inline uint swizzled_offset(uint row, uint input) {
+  uint part = input % TK / 16;
+  uint octet = input / TK * 2 + input % 16 / 8;
+  return (part * BM + row) * 64 + (octet ^ row % 2) * 8;
 }
 
 template <typename T>
 __device__ inline void store_swizzled(const float* v, T* to) {
   store<8>(to, v);
 }
-
-// No room for weights of steps to come.
-template <uint VECTORS, typename W>
-struct stage {
-  enum { fits = 0 };
-};
 
 // Room for lanes of a warp to exchange weights.
 template <typename T>
@@ -58,40 +52,36 @@ __device__ inline void wait_for_tile(workspace<T>&, uint) {
 template <typename T>
 __device__ inline void release_tile(workspace<T>&, uint) {}
 
-template <typename T>
-__device__ inline void finish(workspace<T>&) {}
-
-#define MULTIPLY_ADD(type, name)                                                            \
-  template <uint RUN>                                                                       \
-  __device__ inline void multiply_add_slice(float* sum, const fragment<type, RUN>& weights, \
-                                            uint k_slice, uint low, uint high) {            \
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                              \
-        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"              \
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                            \
-        : "r"(weights.pairs[0][2 * k_slice]), "r"(weights.pairs[1][2 * k_slice]),           \
-          "r"(weights.pairs[0][2 * k_slice + 1]), "r"(weights.pairs[1][2 * k_slice + 1]),   \
-          "r"(low), "r"(high));                                                             \
+#define MULTIPLY_ADD(type, name)                                                                  \
+  template <uint TK>                                                                              \
+  __device__ inline void multiply_add_slice(float* sum, const weight_fragment<type, TK>& weights, \
+                                            uint k_slice, uint low, uint high) {                  \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                    \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                    \
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                  \
+        : "r"(weights.pairs[0][2 * k_slice]), "r"(weights.pairs[1][2 * k_slice]),                 \
+          "r"(weights.pairs[0][2 * k_slice + 1]), "r"(weights.pairs[1][2 * k_slice + 1]),         \
+          "r"(low), "r"(high));                                                                   \
   }
 MULTIPLY_ADD(float16_t, "f16")
 MULTIPLY_ADD(bfloat16_t, "bf16")
 #undef MULTIPLY_ADD
 
-// Adds weights times a tile to the sums, half of the k_slices. 32 vectors at once, so that no sum
+// Adds weights times a tile to the sums, half of the k_slices. 32 rows of x at once, so that no sum
 // waits for itself.
-template <uint HALF, uint VECTORS, uint RUN, typename T>
-__device__ inline void multiply_add(workspace<T>&, accumulator<VECTORS>& sum,
-                                    const fragment<T, RUN>& weights, const T* tile) {
+template <uint HALF, uint BM, uint TK, typename T>
+__device__ inline void multiply_add(workspace<T>&, accumulator<BM>& sum,
+                                    const weight_fragment<T, TK>& weights, const T* tile) {
   uint lane = threadIdx.x % 32;
 #pragma unroll
-  for (uint k_slice = HALF * RUN / 8; k_slice < (HALF + 1) * RUN / 8; k_slice += 2) {
+  for (uint k_slice = HALF * TK / 8; k_slice < (HALF + 1) * TK / 8; k_slice += 2) {
 #pragma unroll
-    for (uint eighth = 0; eighth < VECTORS / 8; eighth += 4) {
+    for (uint eighth = 0; eighth < BM / 8; eighth += 4) {
       uint4 x[4];
 #pragma unroll
       for (uint i = 0; i < 4; ++i) {
-        uint vector = (eighth + i) * 8 + lane / 4;
-        x[i] = *(const uint4*)(tile +
-                               swizzled_offset<VECTORS, RUN>(vector, lane % 4 * RUN + k_slice * 4));
+        uint row = (eighth + i) * 8 + lane / 4;
+        x[i] = *(const uint4*)(tile + swizzled_offset<BM, TK>(row, lane % 4 * TK + k_slice * 4));
       }
 #pragma unroll
       for (uint i = 0; i < 4; ++i) {
@@ -106,7 +96,7 @@ __device__ inline void multiply_add(workspace<T>&, accumulator<VECTORS>& sum,
 }
 
 __device__ inline void wait_for_products() {}
-template <uint VECTORS>
-__device__ inline void wait_for_sums(accumulator<VECTORS>&) {}
+template <uint BM>
+__device__ inline void wait_for_sums(accumulator<BM>&) {}
 
 }  // namespace mlx_dequant

@@ -5,8 +5,8 @@ struct grouping {
   uint size, multiplier, shift;
 };
 
-inline grouping grouping_of(device const uint* layout) {
-  grouping result = {layout[0], layout[1], layout[2]};
+inline grouping grouping_of(thread const LaunchParams& p) {
+  grouping result = {p.group_size, p.group_multiplier, p.group_shift};
   return result;
 }
 
@@ -15,13 +15,13 @@ inline uint group_of(uint input, grouping groups) {
   return fast_div(input, groups.multiplier, groups.shift);
 }
 
-// The zero point z, to be taken off codes.
-inline void set_zero_point(uint z, thread float& offset) { offset = as_zero_point(z); }
+// The zero point z, in the form that subtract_zero takes.
+inline void set_zero_point(uint z, thread float& zero) { zero = as_zero_point(z); }
 
-// What N columns of a group share, as the type V of numbers; zero points as set_zero_point gives
-// them.
+// What N columns of a group share, as the type V that weights are computed in; zero points as
+// set_zero_point gives them.
 template <uint N, typename V = float>
-struct group_params_of {
+struct kn_group_params {
   V zero[N];
   V scale[N];
 };

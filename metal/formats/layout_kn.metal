@@ -1,9 +1,9 @@
-// Formats stored by inputs: a row is an input, and rows of a group share scales and zero points.
-// Who goes through many rows loads those once a group. Included after share_group, group_at,
-// load_group_params and codes.
+// Layout KN: a row is an input, and rows of a group share scales and zero points, which a kernel
+// that goes through many rows loads once a group. A loader includes this after its share_group,
+// group_at, load_group_params and codes.
 //
-// Columns have scales of their own, so a run of a row comes scaled: see layout_nk.metal. A
-// format's `run` is only how many columns a lane takes.
+// Columns have scales of their own, so codes of a row come scaled (layout_nk.metal has the same
+// names). A format's scale_block is only how many columns a thread takes.
 
 #include "scales.metal"
 
@@ -15,7 +15,7 @@ inline bool has_g_idx(thread const S&) {
 
 // w[0..N) = codes times their scales.
 template <uint N, typename V>
-inline void apply_scale(thread const group_params_of<N, V>& shared, thread const V* q,
+inline void apply_scale(thread const kn_group_params<N, V>& shared, thread const V* q,
                         thread V* w) {
   multiply<N>(q, shared.scale, w);
 }
@@ -34,20 +34,4 @@ template <typename F, uint N, typename S>
 inline float codes(thread const S& loader, uint row, uint column, thread float* q) {
   decode<F, N>(loader, row, column, q);
   return 1.0f;
-}
-
-// For qmv_mma, of N columns: codes of R rows of a group less zero points, q[R / 2][N], in pairs
-// as the loader has them, and scales.
-template <typename F, uint N, uint R, typename S>
-inline void half2_codes(thread const S& loader, uint column, uint row, thread scaling* by,
-                        thread uint* q) {
-  typename S::template group_params<N, float16_t> shared;
-  load_group_params<F, N>(loader, group_at<F>(loader, row), column, shared);
-  paired<F, N, R>(loader, shared, row, column, q);
-  for (uint i = 0; i < N; ++i) by[i] = scaled_by(float(shared.scale[i]));
-}
-
-template <typename F, uint N, typename S>
-inline void decode_outputs(thread const S& loader, uint column, uint row, thread float* w) {
-  decode<F, N>(loader, row, column, w);
 }

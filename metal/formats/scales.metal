@@ -16,10 +16,10 @@ struct has_min {
   enum { value = 0 };
 };
 
-// What a format's codes are multiplied by, and nothing else. float16_t: one of those, or powers of
-// two for pow2_scale, and codes have at most 11 bits, their second scale included. wide_scale: a
-// number that fits 24 bits when it is multiplied by 128 + F::zero, and codes have 7 bits, less
-// F::zero. Else float.
+// How exact a format's codes and scales are. float16_t: codes are integers of at most 11 bits,
+// nested scales included, and their scale is one float16 (or powers of two, for pow2_scale).
+// wide_scale: codes have 7 bits, less F::zero, and the scale fits 24 bits when it is multiplied by
+// 128 + F::zero. float: nothing is promised.
 struct wide_scale;
 template <typename F, typename S>
 struct scale_traits {
@@ -32,13 +32,13 @@ inline void multiply(thread const float* a, thread const float* b, thread float*
   for (uint i = 0; i < N; ++i) c[i] = a[i] * b[i];
 }
 
-// The scale of codes that have two, or they are multiplied by the second.
+// The scale of codes that have two. A platform may multiply q by the second one instead.
 template <uint N>
 inline float nested_scale(float first, float second, thread float*) {
   return first * second;
 }
 
-// The same of powers of two whose product may be too small for a GPU's floats.
+// The same for powers of two whose product may be too small for a GPU's floats.
 template <uint N>
 inline float pow2_scale(float first, float second, thread float* q) {
   for (uint i = 0; i < N; ++i) q[i] *= first;

@@ -1,11 +1,11 @@
-// out[region] = the weights, each thread a run of 8
+// out = the weights of a part of the matrix, each thread a run of 8
 //
-// A threadgroup of 256 covers one row of 2048 columns, long writes that memory likes; or as many
-// such rows as the format likes to unpack together, one after the other. The grid is
-// one-dimensional: rows may be many.
+// A threadgroup of 256 covers 2048 columns of a row, long writes that memory likes; or of as many
+// rows as the loader decodes together, one after the other. The grid is one-dimensional: rows may
+// be many.
 
 template <uint N, typename T>
-inline void put(device T* out, thread const float* w, bool aligned) {
+inline void store_run(device T* out, thread const float* w, bool aligned) {
   if (aligned) {
     store<N>(out, w);
   } else {
@@ -14,23 +14,21 @@ inline void put(device T* out, thread const float* w, bool aligned) {
 }
 
 template <typename F, typename T, typename S>
-inline void dequantize(thread const S& loader, device T* out, device const uint* sizes,
+inline void dequantize(thread const S& loader, device T* out, thread const LaunchParams& p,
                        uint threadgroup_index, uint thread_index) {
   const uint N = 8;
   const uint R = S::rows_per_thread;
-  region part = region_of(sizes);
-  uint columns = part.end_column - part.first_column;
+  uint columns = p.end_column - p.first_column;
   uint across = (columns + 256 * N - 1) / (256 * N);
-  uint tile = fast_div(threadgroup_index, sizes[vectors_at], sizes[splits_at]);
-  uint row = part.first_row + tile * R;
+  uint tile = fast_div(threadgroup_index, p.tiles_multiplier, p.tiles_shift);
+  uint row = p.first_row + tile * R;
   uint column = ((threadgroup_index - tile * across) * 256 + thread_index) * N;
   if (column >= columns) return;
 
-  out += size_t(row - part.first_row) * columns + column;
+  out += size_t(row - p.first_row) * columns + column;
   bool aligned = columns % N == 0;
-  uint from = part.first_column + column;
-  if (row % R == 0 && row + R <= part.end_row && column + N <= columns &&
-      share_group<F, R>(loader)) {
+  uint from = p.first_column + column;
+  if (row % R == 0 && row + R <= p.end_row && column + N <= columns && share_group<F, R>(loader)) {
     typename S::template group_params<N> shared;
     load_group_params<F, N>(loader, group_at<F>(loader, row), from, shared);
     float w[R * N];
@@ -38,16 +36,16 @@ inline void dequantize(thread const S& loader, device T* out, device const uint*
 #pragma unroll
     for (uint r = 0; r < R; ++r) {
       apply_scale<N>(shared, w + r * N, w + r * N);
-      put<N>(out + size_t(r) * columns, w + r * N, aligned);
+      store_run<N>(out + size_t(r) * columns, w + r * N, aligned);
     }
     return;
   }
-  uint rows = min(R, part.end_row - row);
+  uint rows = min(R, p.end_row - row);
   for (uint r = 0; r < rows; ++r, ++row, out += columns) {
     if (column + N <= columns) {
       float w[N];
       decode<F, N>(loader, row, from, w);
-      put<N>(out, w, aligned);
+      store_run<N>(out, w, aligned);
     } else {
       for (uint i = 0; column + i < columns; ++i) {
         float w[1];

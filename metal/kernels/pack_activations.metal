@@ -1,33 +1,30 @@
-// out = x by tiles of VECTORS vectors and 4 * RUN inputs, each as the platform's product wants it
+// out = x [M, columns] in tiles of BM rows and 4 * TK inputs, each as qmm's matrix unit reads it
 //
-// x is [vectors, inputs]; past them are zeros. sizes are those two numbers. A thread takes eight
-// inputs.
+// Past x are zeros. A thread takes eight inputs.
 
-template <typename T, uint VECTORS, uint RUN, typename X>
-inline void pack_activations(device const X* x, device T* out, device const uint* sizes,
+template <typename T, uint BM, uint TK, typename X>
+inline void pack_activations(device const X* x, device T* out, thread const LaunchParams& p,
                              uint threadgroup_index, uint thread_index) {
-  const uint step = 4 * RUN;
-  uint vectors = sizes[0];
-  uint inputs = sizes[1];
-  uint steps = (inputs + step - 1) / step;
-  uint octets = steps * step / 8;
+  const uint BK = 4 * TK;
+  uint steps = (p.columns + BK - 1) / BK;
+  uint octets = steps * BK / 8;
   uint at = threadgroup_index * 256 + thread_index;
-  uint vector = at / octets;
+  uint row = at / octets;
   uint input = at % octets * 8;
-  if (vector >= (vectors + VECTORS - 1) / VECTORS * VECTORS) return;
-  out += (size_t(vector / VECTORS) * steps + input / step) * (VECTORS * step);
-  x += size_t(vector) * inputs + input;
+  if (row >= (p.M + BM - 1) / BM * BM) return;
+  out += (size_t(row / BM) * steps + input / BK) * (BM * BK);
+  x += size_t(row) * p.columns + input;
   float v[8];
-  if (vector < vectors && input + 8 <= inputs && is_aligned(x)) {
+  if (row < p.M && input + 8 <= p.columns && is_aligned(x)) {
     load<8, true>(x, v);
   } else {
 #pragma unroll
     for (uint i = 0; i < 8; ++i) {
-      v[i] = vector < vectors && input + i < inputs ? float(x[i]) : 0.0f;
+      v[i] = row < p.M && input + i < p.columns ? float(x[i]) : 0.0f;
     }
   }
 #pragma unroll
-  for (uint i = 0; i < 8; i += together) {
-    store_swizzled(v + i, out + swizzled_offset<VECTORS, RUN>(vector % VECTORS, input % step + i));
+  for (uint i = 0; i < 8; i += swizzle_width) {
+    store_swizzled(v + i, out + swizzled_offset<BM, TK>(row % BM, input % BK + i));
   }
 }

@@ -1,71 +1,65 @@
-// The weights of a product of many vectors, unpacked into a simdgroup's registers
+// The weights of qmm, decoded into a simdgroup's registers
 //
-// A step is 4 * RUN inputs. A simdgroup has 16 outputs, and lane i of it two from 2 * (i / 4) on,
-// for RUN inputs from RUN * (i % 4) on: what the platforms' factors are made of. They are unpacked
-// in halves: of rows an output each, of columns half of the inputs.
+// A step is 4 * TK inputs. A simdgroup has 16 outputs, and lane i of it two from 2 * (i / 4) on,
+// for TK inputs from TK * (i % 4) on: what a platform's fragments hold. They are decoded in halves:
+// of rows an output each, of columns half of the inputs.
 
-enum { tile_outputs = 128, lane_outputs = 2 };
+enum { block_outputs = 128, lane_outputs = 2 };
 
 // The weights of an output, zero where they lie past the matrix.
-template <typename F, uint RUN, typename S>
+template <typename F, uint TK, typename S>
 inline void decode_edge(thread const S& loader, uint rows, uint columns, uint row, uint column,
                         thread float* w) {
 #pragma unroll
-  for (uint i = 0; i < RUN; ++i) w[i] = 0.0f;
+  for (uint i = 0; i < TK; ++i) w[i] = 0.0f;
   if (row >= rows) return;
 #pragma unroll 1
-  for (uint k = 0; k < RUN && column + k < columns; ++k) {
+  for (uint k = 0; k < TK && column + k < columns; ++k) {
     float one[1];
     decode<F, 1>(loader, row, column + k, one);
     // An index that is not constant would put all of w in memory.
 #pragma unroll
-    for (uint i = 0; i < RUN; ++i) w[i] = i == k ? one[0] : w[i];
+    for (uint i = 0; i < TK; ++i) w[i] = i == k ? one[0] : w[i];
   }
 }
 
-// How a matrix is read: LAYOUT_KN its rows are the product's inputs, and STORED, the format's.
-template <bool LAYOUT_KN, bool STORED>
+// How a matrix is read: KN, as one whose rows are the matmul's inputs; STORED_KN, its own layout.
+template <bool KN, bool STORED_KN>
 struct direction {};
 
 // From rows of outputs.
-template <typename F, bool WHOLE, uint HALF, uint RUN, bool STORED, typename X, typename S>
-inline void load_weights(direction<false, STORED>, thread const S& loader, uint outputs,
+template <typename F, bool WHOLE, uint HALF, uint TK, bool STORED_KN, typename X, typename S>
+inline void load_weights(direction<false, STORED_KN>, thread const S& loader, uint outputs,
                          uint inputs, uint output, uint input, thread workspace<X>&,
-                         thread fragment<X, RUN>& weights) {
+                         thread weight_fragment<X, TK>& weights) {
   if (WHOLE) {
-    typename compute_type<X, typename scale_traits<F, S>::type>::type w[RUN];
-    decode<F, RUN>(loader, output + HALF, input, w);
-    round_to<RUN>(w, HALF, 0, weights);
+    typename compute_type<X, typename scale_traits<F, S>::type>::type w[TK];
+    decode<F, TK>(loader, output + HALF, input, w);
+    round_to<TK>(w, HALF, 0, weights);
     return;
   }
-  float w[RUN];
-  if (output + HALF < outputs && input + RUN <= inputs) {
-    decode<F, RUN>(loader, output + HALF, input, w);
+  float w[TK];
+  if (output + HALF < outputs && input + TK <= inputs) {
+    decode<F, TK>(loader, output + HALF, input, w);
   } else {
-    decode_edge<F, RUN>(loader, outputs, inputs, output + HALF, input, w);
+    decode_edge<F, TK>(loader, outputs, inputs, output + HALF, input, w);
   }
-  round_to<RUN>(w, HALF, 0, weights);
+  round_to<TK>(w, HALF, 0, weights);
 }
 
-template <typename F, uint RUN, bool STORED, typename X, typename S>
-inline void prefetch_weights(direction<false, STORED>, thread const S& loader, uint output,
-                             uint input, thread workspace<X>&) {
-  for (uint i = 0; i < lane_outputs; ++i) prefetch_codes<F>(loader, output + i, input);
-}
-
-// From columns of outputs, an even number of them. WHOLE: the inputs are of one group, or in no
-// order.
-template <typename F, bool WHOLE, uint HALF, uint RUN, typename X, typename S>
+// From columns of outputs, an even number of them. WHOLE: the inputs are of one group, or each
+// looks its group up.
+template <typename F, bool WHOLE, uint HALF, uint TK, typename X, typename S>
 inline void load_weights(direction<true, true>, thread const S& loader, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>&,
-                         thread fragment<X, RUN>& weights) {
+                         thread weight_fragment<X, TK>& weights) {
   const uint N = lane_outputs;
-  const uint R = RUN / 2;
+  const uint R = TK / 2;
+  input += HALF * R;
   if (WHOLE && !has_g_idx<F>(loader)) {
     typedef typename compute_type<X, typename scale_traits<F, S>::type>::type V;
     typename S::template group_params<N, V> shared;
     load_group_params<F, N>(loader, group_at<F>(loader, input), output, shared);
-    input += HALF * R;
     V q[R * N];
     codes<F, N, R>(loader, shared, input, output, q);
     V w[N][R];
@@ -80,20 +74,14 @@ inline void load_weights(direction<true, true>, thread const S& loader, uint out
     return;
   }
   float w[N][R];
-  if (WHOLE) {
-    input += HALF * R;
 #pragma unroll
-    for (uint i = 0; i < R; ++i) {
-      float pair[N];
+  for (uint i = 0; i < R; ++i) {
+    float pair[N];
+    if (WHOLE) {
       decode<F, N>(loader, input + i, output, pair);
       for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
-    }
-  } else {
-    input += HALF * R;
-    // Not a branch for each input, which would wait for its loads alone.
-#pragma unroll
-    for (uint i = 0; i < R; ++i) {
-      float pair[N];
+    } else {
+      // Not a branch for each input, which would wait for its loads alone.
       decode<F, N>(loader, min(input + i, inputs - 1), min(output, outputs - N), pair);
       bool inside = output < outputs && input + i < inputs;
       for (uint k = 0; k < N; ++k) w[k][i] = inside ? pair[k] : 0.0f;
@@ -103,47 +91,34 @@ inline void load_weights(direction<true, true>, thread const S& loader, uint out
   for (uint k = 0; k < N; ++k) round_to<R>(w[k], k, HALF * R, weights);
 }
 
-// Eight lanes share out a run of inputs and 16 outputs.
-template <typename F, uint RUN, typename X, typename S>
-inline void prefetch_weights(direction<true, true>, thread const S& loader, uint output, uint input,
-                             thread workspace<X>& space) {
-  uint place = space.lane / 4;
-  prefetch_codes<F>(loader, input + place / 2 * (RUN / 4),
-                    output - place * lane_outputs + place % 2 * 8);
-}
-
-// From columns of outputs, though the format has runs of outputs in a row: each lane unpacks one of
+// From columns of outputs, though the format has runs of outputs in a row: each lane decodes one of
 // the simdgroup's 16 outputs for an input, and lanes exchange them, eight inputs of each at a time.
-template <typename F, bool WHOLE, uint HALF, uint RUN, typename X, typename S>
+template <typename F, bool WHOLE, uint HALF, uint TK, typename X, typename S>
 inline void load_weights(direction<true, false>, thread const S& loader, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>& space,
-                         thread fragment<X, RUN>& weights) {
+                         thread weight_fragment<X, TK>& weights) {
   const uint N = lane_outputs;
-  const uint R = RUN / 2;
-  uint place = space.lane / 4;
+  const uint R = TK / 2;
+  uint index = space.lane / 4;
   threadgroup X* block = space.exchange + space.lane % 4 * 8 * 16;
-  output -= place * N;
+  output -= index * N;
   input += HALF * R;
   float w[N][R];
 #pragma unroll
   for (uint i = 0; i < R; i += 8) {
-    float run[16];
-    if (WHOLE || (input + i + place < inputs && output + 16 <= outputs)) {
-      decode<F, 16>(loader, input + i + place, output, run);
+    float values[16];
+    if (WHOLE || (input + i + index < inputs && output + 16 <= outputs)) {
+      decode<F, 16>(loader, input + i + index, output, values);
     } else {
-      decode_edge<F, 16>(loader, inputs, outputs, input + i + place, output, run);
+      decode_edge<F, 16>(loader, inputs, outputs, input + i + index, output, values);
     }
-    for (uint k = 0; k < 16; ++k) block[place * 16 + k] = X(run[k]);
+    for (uint k = 0; k < 16; ++k) block[index * 16 + k] = X(values[k]);
     simdgroup_barrier(mem_flags::mem_threadgroup);
     for (uint k = 0; k < 8; ++k) {
-      for (uint n = 0; n < N; ++n) w[n][i + k] = float(block[k * 16 + place * N + n]);
+      for (uint n = 0; n < N; ++n) w[n][i + k] = float(block[k * 16 + index * N + n]);
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
   }
 #pragma unroll
   for (uint n = 0; n < N; ++n) round_to<R>(w[n], n, HALF * R, weights);
 }
-
-template <typename F, uint RUN, typename X, typename S>
-inline void prefetch_weights(direction<true, false>, thread const S&, uint, uint,
-                             thread workspace<X>&) {}

@@ -1,154 +1,157 @@
-// out[splits, vectors, columns] = x[vectors, rows] times the matrix, accumulated in float32
+// out[split_k, M, columns] = x[M, rows] @ W for a stored W [rows, columns] and few rows of x,
+// accumulated in float32
 //
-// A lane covers the loader's qvm_columns, or 8 with more than two vectors; `wide` simdgroups
-// lie side by side and make long reads of a row. The rows go round in chunks over the 8/wide
-// simdgroups of each of `splits` threadgroups; who asks for more than one adds them up. A chunk is
-// as many rows as the format likes; fewer with more vectors, as registers are short. With one or
-// two, codes of a chunk are added up and scaled together.
+// A lane covers the loader's qvm_columns columns, or 8 with more than two rows of x; four
+// simdgroups lie side by side and make long reads of a row. The rows of W go round in chunks over
+// the two simdgroup rows of each of split_k threadgroups; split_k_reduce adds them up. A chunk has
+// the loader's qvm_rows rows, fewer with more rows of x, as registers are short. With one or two,
+// codes of a chunk are added up and scaled together.
 
 // sum[m][i] += w[i]*v[m]
-template <uint M, uint N>
-inline void add_products(thread const float* w, thread const float* v, thread float (*sum)[N]) {
+template <uint BM, uint VALUES>
+inline void add_products(thread const float* w, thread const float* v,
+                         thread float (*sum)[VALUES]) {
 #pragma unroll
-  for (uint m = 0; m < M; ++m) {
+  for (uint m = 0; m < BM; ++m) {
 #pragma unroll
-    for (uint i = 0; i < N; ++i) sum[m][i] += w[i] * v[m];
+    for (uint i = 0; i < VALUES; ++i) sum[m][i] += w[i] * v[m];
   }
 }
 
 // Moves the sums of a chunk's codes to `sum`, scaled.
-template <uint M, uint N, typename C>
-inline void flush_group(thread const C& shared, thread float (*part)[N], thread float (*sum)[N]) {
+template <uint BM, uint VALUES, typename C>
+inline void flush_group(thread const C& shared, thread float (*part)[VALUES],
+                        thread float (*sum)[VALUES]) {
 #pragma unroll
-  for (uint m = 0; m < M; ++m) {
-    float w[N];
-    apply_scale<N>(shared, part[m], w);
+  for (uint m = 0; m < BM; ++m) {
+    float w[VALUES];
+    apply_scale<VALUES>(shared, part[m], w);
 #pragma unroll
-    for (uint i = 0; i < N; ++i) {
+    for (uint i = 0; i < VALUES; ++i) {
       sum[m][i] += w[i];
       part[m][i] = 0.0f;
     }
   }
 }
 
-// v[r][m] = x of vector m and row at + r.
-template <uint M, uint R, bool ALIGNED, typename X>
-inline void load_chunk(device const X* x, uint at, uint rows, uint vectors, thread float (*v)[M]) {
+// v[r][m] = x of row m and input at + r.
+template <uint BM, uint CHUNK, bool ALIGNED, typename X>
+inline void load_chunk(device const X* x, uint at, uint rows, uint M, thread float (*v)[BM]) {
 #pragma unroll
-  for (uint m = 0; m < M; ++m) {
-    device const X* from = x + size_t(min(m, vectors - 1)) * rows + at;
-    float run[R];
-    load<R, ALIGNED>(from, run);
+  for (uint m = 0; m < BM; ++m) {
+    device const X* from = x + size_t(min(m, M - 1)) * rows + at;
+    float values[CHUNK];
+    load<CHUNK, ALIGNED>(from, values);
 #pragma unroll
-    for (uint r = 0; r < R; ++r) v[r][m] = run[r];
+    for (uint r = 0; r < CHUNK; ++r) v[r][m] = values[r];
   }
 }
 
-// Adds N columns of rows begin ... begin + R - 1, begin + stride ... to `sum`. TOGETHER: R rows are
-// of one group, and x is aligned. Then, with one or two vectors, two chunks are on their way at
-// once, as nothing branches between them.
-template <typename F, uint M, uint N, uint R, bool TOGETHER, typename X, typename S>
-inline void add_column_products(thread const S& loader, device const X* x, uint column, uint begin,
-                                uint stride, uint rows, uint vectors, thread float (*sum)[N]) {
-  typename S::template group_params<N> shared;
-  if (TOGETHER && M <= 2) {
-    float part[M][N];
-    for (uint m = 0; m < M; ++m) {
-      for (uint i = 0; i < N; ++i) part[m][i] = 0.0f;
+// Adds VALUES columns of rows begin ... begin + CHUNK - 1, begin + stride ... to `sum`. TOGETHER:
+// the rows of a chunk are of one group, and x is aligned. Then, with one or two rows of x, two
+// chunks are on their way at once, as nothing branches between them.
+template <typename F, uint BM, uint VALUES, uint CHUNK, bool TOGETHER, typename X, typename S>
+inline void add_columns(thread const S& loader, device const X* x, uint column, uint begin,
+                        uint stride, uint rows, uint M, thread float (*sum)[VALUES]) {
+  typename S::template group_params<VALUES> shared;
+  if (TOGETHER && BM <= 2) {
+    float part[BM][VALUES];
+    for (uint m = 0; m < BM; ++m) {
+      for (uint i = 0; i < VALUES; ++i) part[m][i] = 0.0f;
     }
 #pragma unroll 2
-    for (uint at = begin; at + R <= rows; at += stride) {
-      float v[R][M];
-      load_chunk<M, R, TOGETHER>(x, at, rows, vectors, v);
-      load_group_params<F, N>(loader, group_at<F>(loader, at), column, shared);
-      float q[R * N];
-      codes<F, N, R>(loader, shared, at, column, q);
+    for (uint at = begin; at + CHUNK <= rows; at += stride) {
+      float v[CHUNK][BM];
+      load_chunk<BM, CHUNK, TOGETHER>(x, at, rows, M, v);
+      load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
+      float q[CHUNK * VALUES];
+      codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
 #pragma unroll
-      for (uint r = 0; r < R; ++r) add_products<M, N>(q + r * N, v[r], part);
-      flush_group<M, N>(shared, part, sum);
+      for (uint r = 0; r < CHUNK; ++r) add_products<BM, VALUES>(q + r * VALUES, v[r], part);
+      flush_group<BM, VALUES>(shared, part, sum);
     }
   } else {
     uint group = ~0u;
-    for (uint at = begin; at + R <= rows; at += stride) {
-      float v[R][M];
-      load_chunk<M, R, TOGETHER>(x, at, rows, vectors, v);
+    for (uint at = begin; at + CHUNK <= rows; at += stride) {
+      float v[CHUNK][BM];
+      load_chunk<BM, CHUNK, TOGETHER>(x, at, rows, M, v);
       if (TOGETHER && group_at<F>(loader, at) != group) {
         group = group_at<F>(loader, at);
-        load_group_params<F, N>(loader, group, column, shared);
+        load_group_params<F, VALUES>(loader, group, column, shared);
       }
 #pragma unroll
-      for (uint r = 0; r < R; ++r) {
-        float w[N];
-        if (!TOGETHER) load_group_params<F, N>(loader, group_at<F>(loader, at + r), column, shared);
-        codes<F, N, 1>(loader, shared, at + r, column, w);
-        apply_scale<N>(shared, w, w);
-        add_products<M, N>(w, v[r], sum);
+      for (uint r = 0; r < CHUNK; ++r) {
+        float w[VALUES];
+        if (!TOGETHER) {
+          load_group_params<F, VALUES>(loader, group_at<F>(loader, at + r), column, shared);
+        }
+        codes<F, VALUES, 1>(loader, shared, at + r, column, w);
+        apply_scale<VALUES>(shared, w, w);
+        add_products<BM, VALUES>(w, v[r], sum);
       }
     }
   }
-  for (uint row = rows / R * R + begin / R; row < rows; row += stride / R) {
-    float v[1][M];
-    load_chunk<M, 1, false>(x, row, rows, vectors, v);
-    float w[N];
-    decode<F, N>(loader, row, column, w);
-    add_products<M, N>(w, v[0], sum);
+  for (uint row = rows / CHUNK * CHUNK + begin / CHUNK; row < rows; row += stride / CHUNK) {
+    float v[1][BM];
+    load_chunk<BM, 1, false>(x, row, rows, M, v);
+    float w[VALUES];
+    decode<F, VALUES>(loader, row, column, w);
+    add_products<BM, VALUES>(w, v[0], sum);
   }
 }
 
-template <typename F, typename T, uint M, typename X, typename S>
-inline void qvm(thread const S& loader, device const X* x, device T* out, device const uint* sizes,
-                threadgroup float* scratch, uint threadgroup_index, uint thread_index) {
-  const uint N = M <= 2 ? uint(S::qvm_columns) : 8;
-  const uint wide = 4;
-  const uint across = wide * 32 * N;
-  const uint chunk = M > 4 ? 1 : M > 2 ? 8 : uint(S::qvm_rows);
-  uint rows = sizes[0];
-  uint columns = sizes[1];
-  uint vectors = sizes[vectors_at];
-  uint splits = sizes[splits_at];
-  uint split = threadgroup_index % splits;
-  uint simdgroup = thread_index / 32;
-  uint first = threadgroup_index / splits * across;
-  uint column = first + (simdgroup % wide * 32 + thread_index % 32) * N;
-
-  float sum[M][N];
-  for (uint m = 0; m < M; ++m) {
-    for (uint i = 0; i < N; ++i) sum[m][i] = 0.0f;
-  }
+template <typename F, typename T, uint BM, typename X, typename S>
+inline void qvm(thread const S& loader, device const X* x, device T* out,
+                thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
+                uint thread_index) {
+  const uint VALUES = BM <= 2 ? uint(S::qvm_columns) : 8;
+  const uint CHUNK = BM > 4 ? 1 : BM > 2 ? 8 : uint(S::qvm_rows);
+  const uint wide = 4;  // simdgroups side by side
   const uint deep = 8 / wide;
-  uint begin = (split * deep + simdgroup / wide) * chunk;
-  uint stride = splits * deep * chunk;
+  const uint across = wide * 32 * VALUES;
+  uint rows = p.rows;
+  uint columns = p.columns;
+  uint split = threadgroup_index % p.split_k;
+  uint simdgroup = thread_index / 32;
+  uint first = threadgroup_index / p.split_k * across;
+  uint column = first + (simdgroup % wide * 32 + thread_index % 32) * VALUES;
+
+  float sum[BM][VALUES];
+  for (uint m = 0; m < BM; ++m) {
+    for (uint i = 0; i < VALUES; ++i) sum[m][i] = 0.0f;
+  }
+  uint begin = (split * deep + simdgroup / wide) * CHUNK;
+  uint stride = p.split_k * deep * CHUNK;
   bool aligned = rows % 8 == 0 && is_aligned(x);
-  if (column + N <= columns && aligned && share_group<F, chunk>(loader)) {
-    add_column_products<F, M, N, chunk, true>(loader, x, column, begin, stride, rows, vectors, sum);
-  } else if (column + N <= columns) {
-    add_column_products<F, M, N, chunk, false>(loader, x, column, begin, stride, rows, vectors,
-                                               sum);
+  if (column + VALUES <= columns && aligned && share_group<F, CHUNK>(loader)) {
+    add_columns<F, BM, VALUES, CHUNK, true>(loader, x, column, begin, stride, rows, p.M, sum);
+  } else if (column + VALUES <= columns) {
+    add_columns<F, BM, VALUES, CHUNK, false>(loader, x, column, begin, stride, rows, p.M, sum);
   } else if (column < columns) {
     for (uint at = begin; at < rows; at += stride) {
-      for (uint row = at; row < min(at + chunk, rows); ++row) {
+      for (uint row = at; row < min(at + CHUNK, rows); ++row) {
 #pragma unroll
-        for (uint i = 0; i < N; ++i) {
+        for (uint i = 0; i < VALUES; ++i) {
           if (column + i >= columns) continue;
           float w[1];
           decode<F, 1>(loader, row, column + i, w);
 #pragma unroll
-          for (uint m = 0; m < M; ++m) {
-            sum[m][i] += w[0] * float(x[size_t(min(m, vectors - 1)) * rows + row]);
+          for (uint m = 0; m < BM; ++m) {
+            sum[m][i] += w[0] * float(x[size_t(min(m, p.M - 1)) * rows + row]);
           }
         }
       }
     }
   }
 #pragma unroll
-  for (uint m = 0; m < M; ++m) {
-    for (uint i = 0; i < N; ++i) scratch[thread_index * N + i] = sum[m][i];
+  for (uint m = 0; m < BM; ++m) {
+    for (uint i = 0; i < VALUES; ++i) scratch[thread_index * VALUES + i] = sum[m][i];
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint k = thread_index; k < across; k += 256) {
       float total = 0.0f;
       for (uint i = 0; i < deep; ++i) total += scratch[i * across + k];
-      if (m < vectors && first + k < columns) {
-        out[(size_t(split) * vectors + m) * columns + first + k] = T(total);
+      if (m < p.M && first + k < columns) {
+        out[(size_t(split) * p.M + m) * columns + first + k] = T(total);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -1,13 +1,12 @@
-// out[n] = the sum of parts [splits, n], each thread one column; sizes: n, splits
+// out[M, columns] = the sum of parts [split_k, M, columns]; each thread adds one result up
 
 template <typename T>
-inline void split_k_reduce(device const float* parts, device T* out, device const uint* sizes,
+inline void split_k_reduce(device const float* parts, device T* out, thread const LaunchParams& p,
                            uint threadgroup_index, uint thread_index) {
-  uint n = sizes[0];
-  uint splits = sizes[1];
+  uint n = p.M * p.columns;
   uint at = threadgroup_index * 256 + thread_index;
   if (at >= n) return;
   float sum = 0.0f;
-  for (uint split = 0; split < splits; ++split) sum += parts[size_t(split) * n + at];
+  for (uint split = 0; split < p.split_k; ++split) sum += parts[size_t(split) * n + at];
   out[at] = T(sum);
 }

@@ -94,14 +94,14 @@ inline fields<N> spread_pairs(uint bits) {
   return result;
 }
 
-// q less the number whose as_zero_point is given; both are whole numbers below 2^22. Such a number
+// q less a zero point, which as_zero_point made; both are whole numbers below 2^22. Such a number
 // becomes a float as the low bits of 2^23.
 inline float as_zero_point(uint number) { return as_type<float>(number | 0x4b000000); }
-inline float subtract_zero(uint q, float offset) { return as_zero_point(q) - offset; }
+inline float subtract_zero(uint q, float zero) { return as_zero_point(q) - zero; }
 
-// The masked bits of a word from `shift` on, less the number of an offset.
-inline float field_subtract_zero(uint word, uint shift, uint mask, float offset) {
-  return subtract_zero(word >> shift & mask, offset);
+// The masked bits of a word from `shift` on, less a zero point.
+inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
+  return subtract_zero(word >> shift & mask, zero);
 }
 
 // Entry i of a table of a format's.
@@ -181,13 +181,13 @@ inline void split(uint word, uint mask, uint first, uint* q) {
   memcpy(q, &fields, sizeof fields);
 }
 
-// q[i] = the same, less the number of offset[i].
+// q[i] = the same, less the zero point zero[i].
 template <uint N, typename Shift>
-inline void split_subtract_zero(uint word, uint mask, uint first, const float* offset, float* q) {
+inline void split_subtract_zero(uint word, uint mask, uint first, const float* zero, float* q) {
   typedef float vector __attribute__((vector_size(N * sizeof(float))));
-  vector offsets;
-  memcpy(&offsets, offset, sizeof offsets);
-  const vector result = vector(split<N, Shift>(word, mask, first) | 0x4b000000) - offsets;
+  vector zeros;
+  memcpy(&zeros, zero, sizeof zeros);
+  const vector result = vector(split<N, Shift>(word, mask, first) | 0x4b000000) - zeros;
   memcpy(q, &result, sizeof result);
 }
 

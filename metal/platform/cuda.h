@@ -104,22 +104,22 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
   return result;
 }
 
-// q less the number whose as_zero_point is given; both are whole numbers below 2^22. Such a number
+// q less a zero point, which as_zero_point made; both are whole numbers below 2^22. Such a number
 // becomes a float as the low bits of 2^23, which is quicker than a conversion.
 __device__ inline float as_zero_point(uint number) { return as_type<float>(number | 0x4b000000); }
-__device__ inline float subtract_zero(uint q, float offset) { return as_zero_point(q) - offset; }
+__device__ inline float subtract_zero(uint q, float zero) { return as_zero_point(q) - zero; }
 
-// Byte k of a word, less the number of an offset.
-__device__ inline float byte_subtract_zero(uint word, uint k, float offset) {
-  return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + k)) - offset;
+// Byte k of a word, less a zero point.
+__device__ inline float byte_subtract_zero(uint word, uint k, float zero) {
+  return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + k)) - zero;
 }
 
-// The masked bits of a word from `shift` on, less the number of an offset. Fields that keep within
+// The masked bits of a word from `shift` on, less a zero point. Fields that keep within
 // bytes are masked four at a time, once where they are asked for one after another.
-__device__ inline float field_subtract_zero(uint word, uint shift, uint mask, float offset) {
+__device__ inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
   // 3 bits straddle bytes.
-  if (mask == 7) return subtract_zero(word >> shift & mask, offset);
-  return byte_subtract_zero(word >> (shift % 8) & mask * 0x01010101, shift / 8, offset);
+  if (mask == 7) return subtract_zero(word >> shift & mask, zero);
+  return byte_subtract_zero(word >> (shift % 8) & mask * 0x01010101, shift / 8, zero);
 }
 
 // Byte k of a word.
@@ -169,13 +169,13 @@ __device__ inline void split(uint word, uint mask, uint first, uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
 }
 
-// q[i] = the same, less the number of offset[i].
+// q[i] = the same, less the zero point zero[i].
 template <uint N, typename Shift>
-__device__ inline void split_subtract_zero(uint word, uint mask, uint first, const float* offset,
+__device__ inline void split_subtract_zero(uint word, uint mask, uint first, const float* zero,
                                            float* q) {
 #pragma unroll
   for (uint i = 0; i < N; ++i) {
-    q[i] = field_subtract_zero(word, Shift::shift(first + i), mask, offset[i]);
+    q[i] = field_subtract_zero(word, Shift::shift(first + i), mask, zero[i]);
   }
 }
 
@@ -200,11 +200,6 @@ __device__ inline void load_lut(const T* table, uint thread_index) {
     ((uint4*)lut_in_shared)[i] = ((const uint4*)table)[i];
   }
   __syncthreads();
-}
-
-// Asks for what lies there, which a later load will want.
-__device__ inline void prefetch(const void* p) {
-  asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
 }
 
 struct mem_flags {
@@ -274,7 +269,7 @@ __device__ inline void store(T* out, const V* w) {
 
 // Copies `count` values to threadgroup memory, by all threads of a threadgroup.
 template <typename T>
-__device__ inline void bring(const T* from, uint count, T* to, uint thread_index) {
+__device__ inline void copy_to_threadgroup(const T* from, uint count, T* to, uint thread_index) {
   const uint word = 16 / sizeof(T);
   uint words = is_aligned(from) ? count / word : 0;
 #pragma unroll 4

@@ -36,13 +36,13 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
   return result;
 }
 
-// q less the number whose as_zero_point is given; both are whole numbers below 2^22.
+// q less a zero point, which as_zero_point made; both are whole numbers below 2^22.
 inline float as_zero_point(uint number) { return float(int(number)); }
-inline float subtract_zero(uint q, float offset) { return float(int(q)) - offset; }
+inline float subtract_zero(uint q, float zero) { return float(int(q)) - zero; }
 
-// The masked bits of a word from `shift` on, less the number of an offset.
-inline float field_subtract_zero(uint word, uint shift, uint mask, float offset) {
-  return subtract_zero(word >> shift & mask, offset);
+// The masked bits of a word from `shift` on, less a zero point.
+inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
+  return subtract_zero(word >> shift & mask, zero);
 }
 
 // Entry i of a table of a format's.
@@ -77,12 +77,12 @@ inline void split(uint word, uint mask, uint first, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
 }
 
-// q[i] = the same, less the number of offset[i].
+// q[i] = the same, less the zero point zero[i].
 template <uint N, typename Shift>
-inline void split_subtract_zero(uint word, uint mask, uint first, thread const float* offset,
+inline void split_subtract_zero(uint word, uint mask, uint first, thread const float* zero,
                                 thread float* q) {
   for (uint i = 0; i < N; ++i) {
-    q[i] = field_subtract_zero(word, Shift::shift(first + i), mask, offset[i]);
+    q[i] = field_subtract_zero(word, Shift::shift(first + i), mask, zero[i]);
   }
 }
 
@@ -91,9 +91,6 @@ template <uint N>
 inline void load_words(device const uint* p, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = p[i];
 }
-
-// Asks for what lies there, which Metal has no way to say.
-inline void prefetch(device const void*) {}
 
 // Whether load may take wide words: it does not here.
 template <typename T>
@@ -117,7 +114,8 @@ inline void store(device T* out, thread const V* w) {
 
 // Copies `count` values to threadgroup memory, by all threads of a threadgroup.
 template <typename T>
-inline void bring(device const T* from, uint count, threadgroup T* to, uint thread_index) {
+inline void copy_to_threadgroup(device const T* from, uint count, threadgroup T* to,
+                                uint thread_index) {
   for (uint i = thread_index; i < count; i += 256) to[i] = from[i];
 }
 

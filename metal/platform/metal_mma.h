@@ -1,28 +1,27 @@
-// Tiles of a product of many vectors on Metal: 16 outputs of a simdgroup times x in threadgroup
-// memory, by 8 x 8 matrices.
+// qmm on Metal: 16 outputs of a simdgroup times x in threadgroup memory, by 8 x 8 matrices.
 
 #include <metal_simdgroup_matrix>
 
 namespace mlx_dequant {
 
-// 16 outputs x 4 * RUN inputs of a weight that a simdgroup holds together, as T: lane i has outputs
-// 2 * (i / 4) and the next, inputs RUN * (i % 4) and on. A k_slice is 16 inputs, four of each lane
+// 16 outputs x 4 * TK inputs of a weight that a simdgroup holds together, as T: lane i has outputs
+// 2 * (i / 4) and the next, inputs TK * (i % 4) and on. A k_slice is 16 inputs, four of each lane
 // of an output: in which order inputs are added up is free.
-template <typename T, uint RUN>
-struct fragment {
-  vec<T, 4> k_slices[2][RUN / 4];
+template <typename T, uint TK>
+struct weight_fragment {
+  vec<T, 4> k_slices[2][TK / 4];
 };
 
-// What weights for products with X are worked out in, where scales are S.
+// The type that weights are computed in for fragments of X, where scale_traits say S.
 template <typename X, typename S>
 struct compute_type {
   typedef float type;
 };
 
 // N of a lane's inputs from `first` on.
-template <uint N, typename T, uint RUN>
+template <uint N, typename T, uint TK>
 inline void round_to(thread const float* w, uint output, uint first,
-                     thread fragment<T, RUN>& weights) {
+                     thread weight_fragment<T, TK>& weights) {
 #pragma unroll
   for (uint i = 0; i < N / 4; ++i) {
     weights.k_slices[output][first / 4 + i] =
@@ -30,16 +29,16 @@ inline void round_to(thread const float* w, uint output, uint first,
   }
 }
 
-// 16 outputs x VECTORS sums that a simdgroup holds together.
-template <uint VECTORS>
+// 16 outputs x BM sums that a simdgroup holds together.
+template <uint BM>
 struct accumulator {
-  simdgroup_float8x8 part[2][VECTORS / 8];
+  simdgroup_float8x8 part[2][BM / 8];
 };
 
-template <uint VECTORS>
-inline void clear(thread accumulator<VECTORS>& sum) {
+template <uint BM>
+inline void clear(thread accumulator<BM>& sum) {
 #pragma unroll
-  for (uint i = 0; i < VECTORS / 8; ++i) {
+  for (uint i = 0; i < BM / 8; ++i) {
 #pragma unroll
     for (uint k = 0; k < 2; ++k) {
       sum.part[k][i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -47,35 +46,29 @@ inline void clear(thread accumulator<VECTORS>& sum) {
   }
 }
 
-// Those of eight vectors, [8, 16].
-template <uint VECTORS>
-inline void store_sums(thread accumulator<VECTORS>& sum, uint eighth, threadgroup float* to) {
+// Those of eight rows of x, [8, 16].
+template <uint BM>
+inline void store_sums(thread accumulator<BM>& sum, uint eighth, threadgroup float* to) {
 #pragma unroll
   for (uint k = 0; k < 2; ++k) {
     simdgroup_store(sum.part[k][eighth], to + k * 8, 16, ulong2(0, 0), true);
   }
 }
 
-// Where an input of a vector lies in a tile of x, and `together` next to it: k_slice by k_slice, 8
-// x 8 blocks as matrices are loaded.
-enum { together = 4 };
-template <uint VECTORS, uint RUN>
-inline uint swizzled_offset(uint vector, uint input) {
-  uint k_slice = input % RUN / 4;
-  uint inner = input / RUN * 4 + input % 4;
-  return k_slice * VECTORS * 16 + vector / 8 * 128 + inner / 8 * 64 + vector % 8 * 8 + inner % 8;
+// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it: k_slice by
+// k_slice, 8 x 8 blocks as matrices are loaded.
+enum { swizzle_width = 4 };
+template <uint BM, uint TK>
+inline uint swizzled_offset(uint row, uint input) {
+  uint k_slice = input % TK / 4;
+  uint inner = input / TK * 4 + input % 4;
+  return k_slice * BM * 16 + row / 8 * 128 + inner / 8 * 64 + row % 8 * 8 + inner % 8;
 }
 
 template <typename T>
 inline void store_swizzled(thread const float* v, device T* to) {
   store<4>(to, v);
 }
-
-// No room for weights of steps to come.
-template <uint VECTORS, typename W>
-struct stage {
-  enum { fits = 0 };
-};
 
 // Room for lanes of a simdgroup to exchange weights.
 template <typename T>
@@ -107,20 +100,17 @@ inline void wait_for_tile(thread workspace<T>&, uint) {
 template <typename T>
 inline void release_tile(thread workspace<T>&, uint) {}
 
-template <typename T>
-inline void finish(thread workspace<T>&) {}
-
 // Adds weights times a tile to the sums, half of the k_slices.
-template <uint HALF, uint VECTORS, uint RUN, typename T>
-inline void multiply_add(thread workspace<T>& space, thread accumulator<VECTORS>& sum,
-                         thread const fragment<T, RUN>& weights, threadgroup const T* tile) {
+template <uint HALF, uint BM, uint TK, typename T>
+inline void multiply_add(thread workspace<T>& space, thread accumulator<BM>& sum,
+                         thread const weight_fragment<T, TK>& weights, threadgroup const T* tile) {
   uint output = space.lane / 4 * 2;
   uint input = space.lane % 4 * 4;
   threadgroup T* mine =
       space.exchange + output / 8 * 128 + input / 8 * 64 + output % 8 * 8 + input % 8;
-  tile += HALF * RUN / 8 * VECTORS * 16;
+  tile += HALF * TK / 8 * BM * 16;
 #pragma unroll
-  for (uint k_slice = HALF * RUN / 8; k_slice < (HALF + 1) * RUN / 8; ++k_slice) {
+  for (uint k_slice = HALF * TK / 8; k_slice < (HALF + 1) * TK / 8; ++k_slice) {
 #pragma unroll
     for (uint i = 0; i < 2; ++i)
       *(threadgroup vec<T, 4>*)(mine + i * 8) = weights.k_slices[i][k_slice];
@@ -133,7 +123,7 @@ inline void multiply_add(thread workspace<T>& space, thread accumulator<VECTORS>
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
 #pragma unroll
-    for (uint eighth = 0; eighth < VECTORS / 8; ++eighth) {
+    for (uint eighth = 0; eighth < BM / 8; ++eighth) {
 #pragma unroll
       for (uint k = 0; k < 2; ++k) {
         simdgroup_matrix<T, 8, 8> x;
@@ -144,12 +134,12 @@ inline void multiply_add(thread workspace<T>& space, thread accumulator<VECTORS>
         }
       }
     }
-    tile += VECTORS * 16;
+    tile += BM * 16;
   }
 }
 
 inline void wait_for_products() {}
-template <uint VECTORS>
-inline void wait_for_sums(thread accumulator<VECTORS>&) {}
+template <uint BM>
+inline void wait_for_sums(thread accumulator<BM>&) {}
 
 }  // namespace mlx_dequant

@@ -1,4 +1,4 @@
-"""Which backend runs a program: Metal, CUDA, the host's compiler or the reference."""
+"""Which backend runs an operation: Metal, CUDA, the host's compiler or the reference."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from . import cuda, host, metal, reference
+from ..encoded import EncodedMatrix
+from . import host, reference
+from .gpu import cuda, metal
 
-if TYPE_CHECKING:
-    from ..weights.base import QuantizedWeight
-
-# Best first. Each has available(), dequantize(weight, dtype), product(weight, x, transpose) and
-# take(weight, ids, dtype, axis).
+# Best first. Each has available(), dequantize(matrix, dtype), matmul(matrix, x, transpose) and
+# gather(matrix, ids, dtype, axis).
 _BACKENDS: dict[str, ModuleType] = {"metal": metal, "cuda": cuda, "host": host, "reference": reference}
 _LAZY = ("metal", "cuda")
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_backend", default=None)
@@ -45,8 +43,8 @@ def _best() -> str:
     best = _available()[0]
     if best == "reference":
         warnings.warn(
-            "mlx-dequant found no GPU and no C++ compiler ($CXX, clang++, g++, the ziglang package), and so unpacks "
-            "slowly. To change that: pip install ziglang",
+            "mlx-dequant found no GPU and no C++ compiler ($CXX, clang++, g++, the ziglang package), and so "
+            "dequantizes slowly. To change that: pip install ziglang",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -76,31 +74,31 @@ def _checked(name: str) -> str:
     return name
 
 
-def dequantize(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
-    """`weight` unpacked by the backend in force."""
-    if weight.size == 0:
-        return mx.zeros(weight.shape, dtype)
-    return _BACKENDS[current_backend()].dequantize(weight, dtype)
+def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
+    """[rows, columns] weights, by the backend in force."""
+    if matrix.size == 0:
+        return mx.zeros((matrix.rows, matrix.columns), dtype)
+    return _BACKENDS[current_backend()].dequantize(matrix, dtype)
 
 
-def product(weight: QuantizedWeight, x: mx.array, transpose: bool) -> mx.array:
-    """x [..., columns] times the stored matrix transposed (`transpose`), or x [..., rows] times it."""
-    wide = weight.rows if transpose else weight.columns
-    if weight.size == 0 or x.size == 0:
+def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
+    """x [..., columns] @ W.T for the stored matrix W (`transpose`), or x [..., rows] @ W."""
+    wide = matrix.rows if transpose else matrix.columns
+    if matrix.size == 0 or x.size == 0:
         return mx.zeros((*x.shape[:-1], wide), x.dtype)
     name = current_backend()
     if name in _LAZY:
-        return _BACKENDS[name].product(weight, x.reshape(-1, x.shape[-1]), transpose).reshape(*x.shape[:-1], wide)
+        return _BACKENDS[name].matmul(matrix, x.reshape(-1, x.shape[-1]), transpose).reshape(*x.shape[:-1], wide)
     # An x with its value reshapes itself: MLX would take a thread's wake-up for it.
-    return _BACKENDS[name].product(weight, x, transpose)
+    return _BACKENDS[name].matmul(matrix, x, transpose)
 
 
-def take(weight: QuantizedWeight, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
+def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
     """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1)."""
-    length = weight.rows if axis else weight.columns
-    if weight.size == 0 or ids.size == 0:
+    length = matrix.rows if axis else matrix.columns
+    if matrix.size == 0 or ids.size == 0:
         return mx.zeros((ids.size, length), dtype)
-    return _BACKENDS[current_backend()].take(weight, ids, dtype, axis)
+    return _BACKENDS[current_backend()].gather(matrix, ids, dtype, axis)
 
 
 def is_lazy() -> bool:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import dispatch
+from ..dispatch import EXACT_ROWS
 
 F64 = NDArray[np.float64]
 
@@ -71,9 +71,9 @@ def _rounded(expected: F64, bound: F64, unit: float, tiny: float) -> F64:
     return bound + unit * (np.abs(expected) + bound) + tiny
 
 
-def rounds_weights(backend: str, dtype: mx.Dtype, M: int) -> bool:
+def rounds_weights(backend: str, M: int) -> bool:
     """Whether a backend multiplies M rows of x with weights rounded to x's type, as a GPU does for many rows."""
-    return backend in ("metal", "cuda") and dispatch.way(backend, dtype, M) != "packed"
+    return backend in ("metal", "cuda") and M > EXACT_ROWS
 
 
 def rounded_weights(dtype: mx.Dtype) -> Allowance:

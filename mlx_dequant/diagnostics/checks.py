@@ -67,7 +67,7 @@ def checks(form: Format) -> Iterator[Check]:
 
 def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Comparison]]]:
     for weight in sample_weights.for_dequantize(form.name):
-        exact, scales = as_stored(weight), weight.inputs.get("scales")
+        exact, scales = as_stored(weight), weight.arrays.get("scales")
         for name, dtype in FLOATS.items():
             # Scales of other types: each in its own, without every pair's compilation.
             if scales is None or scales.dtype in (mx.float16, dtype):
@@ -114,9 +114,9 @@ def _multiplied(
 ) -> Comparison:
     dense = exact.T if transpose else exact
     x = mx.array(np.random.default_rng(2).normal(size=(M, len(dense))).astype(np.float32)).astype(dtype)
-    rounds = rounds_weights(backends.current_backend(), dtype, M)
+    rounds = rounds_weights(backends.current_backend(), M)
     expected, bound = matmul_bound(as_float32(x).astype(np.float64), dense, dtype, rounds)
-    return within(as_float32(backends.product(weight, x, transpose)), expected, bound)
+    return within(as_float32(backends.matmul(weight.matrix, x, transpose)), expected, bound)
 
 
 @dataclass(frozen=True)

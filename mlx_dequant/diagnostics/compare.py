@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends import reference, use_backend
+from ..backends import arrays, use_backend
 from ..weights import QuantizedWeight
 
 F32 = NDArray[np.float32]
@@ -84,7 +84,7 @@ def as_float32(array: mx.array) -> F32:
 
 def rounded(values: F32, dtype: mx.Dtype) -> F32:
     """Values rounded once to `dtype`, to nearest even."""
-    return as_float32(reference.rounded(values, dtype))
+    return as_float32(arrays.rounded(values, dtype))
 
 
 def as_stored(weight: QuantizedWeight) -> F32:
@@ -95,7 +95,7 @@ def as_stored(weight: QuantizedWeight) -> F32:
 
 def is_in_out(weight: QuantizedWeight) -> bool:
     """Whether the matrix is stored [in, out], as AWQ and GPTQ have it."""
-    return weight.format.family in ("awq", "gptq")
+    return weight.matrix.layout == "KN"
 
 
 def exact(weight: QuantizedWeight) -> F32:

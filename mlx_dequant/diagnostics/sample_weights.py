@@ -117,7 +117,7 @@ def for_dequantize(name: str) -> list[QuantizedWeight]:
 
 def slice_outputs(weight: QuantizedWeight, first: int, count: int, group_size: int = 128) -> QuantizedWeight:
     """Outputs `first` to `first + count` of a layer, multiples of 32, as a weight."""
-    arrays = {name: array for name, array in weight.inputs.items() if array is not None}
+    arrays = {name: array for name, array in weight.arrays.items() if array is not None}
     end, bits = first + count, weight.format.bits
     if weight.format.family == "gguf":
         return GGUFWeight(arrays["blocks"][first:end], weight.format.name)

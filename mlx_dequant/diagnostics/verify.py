@@ -82,7 +82,7 @@ def compare(file: GGUFFile, rounds: int, step: Callable[[str, int], object]) -> 
 def _compile(row: Row, weight: GGUFWeight) -> None:
     mx.eval(weight.dequantize(mx.float32))
     if backends.current_backend() == "host" and not row.in_place:
-        row.compiled = library(weight, "dequantize", mx.float32) is not None
+        row.compiled = library(weight.matrix, "dequantize", mx.float32) is not None
 
 
 def _parts(blocks: BLOCKS, form: Format) -> Iterator[BLOCKS]:

@@ -8,9 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..dtypes import STORED, is_stored
+from .. import dtypes
 from ..errors import FormatError
 from ..nn import pack_model
+from ..registry import formats
 from ..weights import GGUFWeight, QuantizedWeight
 
 Weight = QuantizedWeight | mx.array
@@ -59,8 +60,8 @@ def _check_names(weights: Mapping[str, Weight], parameters: Mapping[str, mx.arra
 def _as_stored(weight: Weight, dtype: mx.Dtype) -> Weight:
     """The matrix of a linear layer or an embedding: an array only if it is one of `dtype`."""
     if isinstance(weight, QuantizedWeight):
-        return weight.dequantize() if is_stored(weight.format.name, dtype) else weight
-    kind = next((name for name, own in STORED.items() if own == weight.dtype), None)
+        return weight.dequantize() if weight.format.stored == dtypes.name(dtype) else weight
+    kind = next((form.name for form in formats().values() if form.stored == dtypes.name(weight.dtype)), None)
     return weight if kind is None or weight.dtype == dtype else GGUFWeight(weight.view(mx.uint8), kind)
 
 

@@ -63,7 +63,7 @@ def _halves(weight: GGUFWeight, heads: int) -> GGUFWeight:
 
     Rows are packed each by itself, so that blocks move with them.
     """
-    blocks = weight.inputs["blocks"]
+    blocks = weight.arrays["blocks"]
     assert blocks is not None
     rows = blocks.reshape(-1, blocks.size // weight.shape[0])
     if len(rows) % (2 * heads):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from .. import dtypes
 from ..backends import is_lazy
-from ..dtypes import FLOATS
 from ..errors import FormatError
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
@@ -37,7 +37,7 @@ def load(path: str | Path, dtype: mx.Dtype | None = None) -> tuple[nn.Module, To
         FormatError: the format or the architecture is not supported, or a file is corrupt.
     """
     path = Path(path)
-    if dtype is not None and dtype not in FLOATS:
+    if dtype is not None and not dtypes.is_float(dtype):
         raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
     return _load_folder(path, dtype) if path.is_dir() else _load_gguf(path, dtype)
 

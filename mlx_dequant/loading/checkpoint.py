@@ -10,7 +10,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..dtypes import STORED
 from ..errors import FormatError
 from ..weights import QuantizedWeight
 from ..weights.gptq import ZERO_POINTS
@@ -90,7 +89,7 @@ def _load_gguf(path: Path) -> Checkpoint:
 
     def reader(name: str) -> QuantizedWeight | mx.array:
         weight = file.weight(name)
-        return weight.dequantize() if weight.format.name in STORED else weight
+        return weight.dequantize() if weight.format.stored else weight
 
     weights = Weights({name: partial(reader, name) for name in file.tensors})
     return Checkpoint(path, "gguf", weights, file.metadata, {})

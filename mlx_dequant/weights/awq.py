@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import dtypes
+from ..encoded import EncodedMatrix
+from ..fast_divmod import grouping
 from ..registry import formats
 from . import check
 from .base import QuantizedWeight
@@ -37,13 +40,12 @@ class AWQWeight(QuantizedWeight):
         check.shape("scales", scales, (groups, outputs), why)
         check.shape("qzeros", qzeros, (groups, packed), why)
         check.extent("qweight: outputs", outputs)
-        self._set(
+        matrix = EncodedMatrix(
+            arrays={"qweight": qweight, "qzeros": qzeros, "scales": scales},
             format=formats()["awq4"],
-            shape=(inputs, outputs),
-            in_features=inputs,
-            out_features=outputs,
-            dtype=scales.dtype,
-            inputs={"qweight": qweight, "qzeros": qzeros, "scales": scales},
-            scales_dtype=scales.dtype,
-            layout=check.grouping(size, groups),
+            rows=inputs,
+            columns=outputs,
+            scale_dtype=dtypes.name(scales.dtype),
+            loader_params=grouping(size, groups),
         )
+        self._set(matrix, (inputs, outputs), scales.dtype)

@@ -9,7 +9,6 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import FormatError
-from ..fast_divmod import fast_divmod
 
 LARGEST = 2**31 - 1
 
@@ -85,15 +84,6 @@ def group_size(value: int, inputs: int) -> int:
         raise FormatError(f"group_size: found {value!r}, expected a positive integer or -1")
     everything = max(inputs, 1)
     return everything if value == -1 else min(value, everything)
-
-
-def grouping(size: int, groups: int) -> tuple[int, int, int]:
-    """The group size as shaders read it, and what divides by it.
-
-    One group has no boundary: its size is one that is never reached.
-    """
-    size = 2**31 if groups == 1 else size
-    return size, *fast_divmod(size)
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:

@@ -7,7 +7,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from .. import dtypes
+from ..encoded import EncodedMatrix
 from ..errors import FormatError
+from ..fast_divmod import grouping
 from ..registry import formats
 from . import check
 from .base import QuantizedWeight
@@ -70,14 +73,17 @@ class CompressedTensorsWeight(QuantizedWeight):
         if weight_zero_point is not None:
             zeros = check.words("weight_zero_point", weight_zero_point)
             check.shape("weight_zero_point", zeros, (-(-outputs * bits // 32), groups), why)
-        self._set(
+        matrix = EncodedMatrix(
+            arrays={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": order},
             format=formats()[f"ct{bits}"],
-            shape=full,
-            in_features=inputs,
-            out_features=outputs,
-            dtype=scales.dtype,
-            inputs={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": order},
-            scales_dtype=scales.dtype,
-            layout=(*check.grouping(size, groups), int(zeros is not None), groups),
+            rows=outputs,
+            columns=inputs,
+            scale_dtype=dtypes.name(scales.dtype),
+            loader_params={
+                **grouping(size, groups),
+                "has_zeros": int(zeros is not None),
+                "groups_per_row": groups,
+            },
             has_g_idx=order is not None,
         )
+        self._set(matrix, full, scales.dtype)

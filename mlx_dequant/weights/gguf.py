@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import mlx.core as mx
 
 from .. import dtypes
+from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from ..registry import formats, gguf_format
 from . import check
@@ -65,26 +67,25 @@ class GGUFWeight(QuantizedWeight):
         rows = blocks.size // max(columns // form.weights * form.bytes, 1)
         check.extent("blocks: columns", columns)
         check.extent("blocks: rows", rows)
-        self._set(
+        matrix = EncodedMatrix(
+            arrays={"blocks": blocks.reshape(rows, -1) if blocks.size else blocks},
             format=form,
-            shape=full,
-            in_features=columns,
-            out_features=full[-2] if len(full) > 1 else 1,
-            dtype=dtypes.STORED.get(form.name, mx.float16),
-            inputs={"blocks": blocks.reshape(rows, -1) if blocks.size else blocks},
-            scales_dtype=mx.float32,
-            layout=(columns // form.weights,),
+            rows=prod(full[:-1]),
+            columns=columns,
+            loader_params={"blocks_per_row": columns // form.weights},
+            experts=prod(full[:-2]),
         )
+        self._set(matrix, full, dtypes.of(form.stored or "float16"))
 
     def dequantize(self, dtype: mx.Dtype | None = None) -> mx.array:
-        """The weights, unpacked, in `shape`.
+        """The weights in `shape`.
 
         Args:
             dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even). By
                 default float16; F32, F16 and BF16 give their own bits in their own type.
         """
-        if dtypes.is_stored(self.format.name, dtypes.checked(dtype or self.dtype)):
-            blocks = self.inputs["blocks"]
+        if self.format.stored == dtypes.name(dtypes.checked(dtype or self.dtype)):
+            blocks = self.arrays["blocks"]
             assert blocks is not None
             return blocks.view(self.dtype).reshape(self.shape)
         return super().dequantize(dtype)

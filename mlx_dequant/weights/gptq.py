@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import dtypes
+from ..encoded import EncodedMatrix
 from ..errors import FormatError
+from ..fast_divmod import grouping
 from ..registry import formats
 from . import check
 from .base import QuantizedWeight
@@ -67,21 +70,20 @@ class GPTQWeight(QuantizedWeight):
         order = None
         if given is not None and given.size:
             order = check.groups_of("g_idx", given, inputs, groups, size)
-        self._set(
+        matrix = EncodedMatrix(
+            arrays={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": order},
             format=formats()[f"gptq{bits}"],
-            shape=(inputs, outputs),
-            in_features=inputs,
-            out_features=outputs,
-            dtype=scales.dtype,
-            inputs={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": order},
-            scales_dtype=scales.dtype,
+            rows=inputs,
+            columns=outputs,
+            scale_dtype=dtypes.name(scales.dtype),
+            loader_params={
+                **grouping(size, groups),
+                "zero_word": WHOLE_WORD[bits] if zero_points == "v1" else 0,
+                "zero_field": int(zero_points == "v1-field"),
+            },
             has_g_idx=order is not None,
-            layout=(
-                *check.grouping(size, groups),
-                WHOLE_WORD[bits] if zero_points == "v1" else 0,
-                int(zero_points == "v1-field"),
-            ),
         )
+        self._set(matrix, (inputs, outputs), scales.dtype)
 
 
 def _common(bits: int) -> int:

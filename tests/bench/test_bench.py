@@ -154,7 +154,7 @@ def test_inputs_rotate():
     assert len(inputs.weights) == data.MOST and len(inputs.xs) == data.XS
     first, second, third = (compare.exact(w) for w in inputs.weights[:3])
     assert np.array_equal(first, third) and not np.array_equal(first, second)
-    addresses = {np.asarray(w.inputs["blocks"]).ctypes.data for w in inputs.weights}
+    addresses = {np.asarray(w.arrays["blocks"]).ctypes.data for w in inputs.weights}
     assert len(addresses) == data.MOST
 
 

@@ -40,7 +40,7 @@ def test_a_slice_is_that_part_of_the_layer(name, g_idx):
 def test_act_order_is_of_the_kind_asked():
     sizes = {}
     for kind in ("shuffled", "uneven"):
-        index = np.array(sample_weights.layer("gptq4", 32, 256, group_size=32, g_idx=kind).inputs["g_idx"])
+        index = np.array(sample_weights.layer("gptq4", 32, 256, group_size=32, g_idx=kind).arrays["g_idx"])
         sizes[kind] = set(np.bincount(index, minlength=8))
         assert (np.diff(index) < 0).any()
     assert sizes["shuffled"] == {32} and len(sizes["uneven"]) > 1
@@ -55,6 +55,6 @@ def test_seeds_differ_and_large_layers_do_not_repeat_at_round_distances():
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32], ids=str)
 def test_scales_without_subnormals(dtype):
     weight = sample_weights.groups("ct4", np.random.default_rng(0), 512, 256, scales=dtype, subnormals=False)
-    scales = np.abs(compare.as_float32(weight.inputs["scales"]))
+    scales = np.abs(compare.as_float32(weight.arrays["scales"]))
     assert not ((scales > 0) & (scales < np.finfo(np.float32).tiny)).any()
     assert not np.isfinite(scales).all()

@@ -15,41 +15,24 @@
 
 #include "../groups.metal"
 #include "../scales.metal"
-#include "../strips.metal"
 
 template <typename S>
 struct awq_loader {
-  enum { rows_per_thread = 4, qvm_rows = 32, qvm_columns = 8, layout_kn = 1 };
+  enum { layout_kn = 1, rows_per_thread = 4, qvm_rows = 32, qvm_columns = 8 };
   template <uint N, typename V = float>
-  using group_params = group_params_of<N, V>;
-  template <typename F, uint ROWS, uint COLUMNS>
-  struct window {
-    enum { count = ROWS, bytes = COLUMNS / 2, align = 4 };
-  };
-  template <typename F, uint R>
-  struct pairs {
-    enum { apart = 1 };
-  };
+  using group_params = kn_group_params<N, V>;
   device const uint* qweight;
   device const uint* qzeros;
   device const S* scales;
   uint columns;
   grouping groups;
-  uint first_row, first_column;  // of those in `qweight`
-  size_t pitch;                  // from a row of words to the next
 };
 
 template <typename F, typename S>
 inline awq_loader<S> awq(device const int* qweight, device const int* qzeros,
-                         device const S* scales, device const uint* sizes) {
-  awq_loader<S> loader = {(device const uint*)qweight,
-                          (device const uint*)qzeros,
-                          scales,
-                          sizes[1],
-                          grouping_of(sizes + layout_at),
-                          0,
-                          0,
-                          sizes[1] / 8};
+                         device const S* scales, thread const LaunchParams& p) {
+  awq_loader<S> loader = {(device const uint*)qweight, (device const uint*)qzeros, scales,
+                          p.columns, grouping_of(p)};
   return loader;
 }
 
@@ -77,65 +60,33 @@ inline uint group_at(thread const awq_loader<S>& loader, uint row) {
 
 template <typename F, uint N, typename V, typename S>
 inline void load_group_params(thread const awq_loader<S>& loader, uint group, uint column,
-                              thread group_params_of<N, V>& shared) {
-  const uint run = N < 8 ? N : 8;
+                              thread kn_group_params<N, V>& shared) {
+  const uint count = N < 8 ? N : 8;
   size_t at = size_t(group) * loader.columns + column;
   load<N, N % 8 == 0>(loader.scales + at, shared.scale);
-  for (uint i = 0; i < N; i += run) {
-    uint z[run];
-    split<run, F>(loader.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
-    for (uint k = 0; k < run; ++k) set_zero_point(z[k], shared.zero[i + k]);
+  for (uint i = 0; i < N; i += count) {
+    uint z[count];
+    split<count, F>(loader.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
+    for (uint k = 0; k < count; ++k) set_zero_point(z[k], shared.zero[i + k]);
   }
 }
 
 // q[0..N) = q - z of `row` from `column` on, then of R - 1 rows more.
 template <typename F, uint N, uint R, typename V, typename S>
-inline void codes(thread const awq_loader<S>& loader, thread const group_params_of<N, V>& shared,
+inline void codes(thread const awq_loader<S>& loader, thread const kn_group_params<N, V>& shared,
                   uint row, uint column, thread V* q) {
-  const uint run = N < 8 ? N : 8;
-  device const uint* words = loader.qweight + (row - loader.first_row) * loader.pitch;
-  words += (column - loader.first_column) / 8;
+  const uint count = N < 8 ? N : 8;
+  const size_t pitch = loader.columns / 8;
+  device const uint* words = loader.qweight + row * pitch + column / 8;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
-    for (uint i = 0; i < N; i += run) {
+    for (uint i = 0; i < N; i += count) {
       uint word = N < 8 ? words[0] >> F::shift(column % 8) : words[i / 8];
-      split_subtract_zero<run, F>(word, 15, 0, shared.zero + i, q + i);
+      split_subtract_zero<count, F>(word, 15, 0, shared.zero + i, q + i);
     }
-    words += loader.pitch;
+    words += pitch;
     q += N;
   }
-}
-
-template <typename F, uint N, uint R, typename V, typename S>
-inline void paired(thread const awq_loader<S>& loader, thread const group_params_of<N, V>& shared,
-                   uint row, uint column, thread uint* q) {
-  device const uint* words = loader.qweight + row * loader.pitch + column / 8;
-#pragma unroll
-  for (uint r = 0; r < R; r += 2) {
-    half2_words(F(), words[0], words[loader.pitch], shared.zero, q + r / 2 * N);
-    words += 2 * loader.pitch;
-  }
-}
-
-// Nothing: every row would need one, which costs more than it saves.
-template <typename F, typename S>
-inline void prefetch_codes(thread const awq_loader<S>&, uint, uint) {}
-
-template <typename F, typename S>
-inline strips strips_of(thread const awq_loader<S>& loader, uint row, uint column) {
-  device const uint* first = loader.qweight + row * loader.pitch + column / 8;
-  strips result = {(device const uint8_t*)first, loader.pitch * 4};
-  return result;
-}
-
-template <typename F, typename S>
-inline awq_loader<S> placed(thread const awq_loader<S>& loader, strips at, uint row, uint column) {
-  awq_loader<S> result = loader;
-  result.qweight = (device const uint*)at.first;
-  result.pitch = at.pitch / 4;
-  result.first_row = row;
-  result.first_column = column;
-  return result;
 }
 
 #include "../layout_kn.metal"

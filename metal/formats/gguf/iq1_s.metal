@@ -11,10 +11,18 @@
 //
 //   w = d*(2*s + 1) * (grid + delta)      delta = 1/8 or -1/8
 
+#include "../tables/iq1.metal"
 #include "iq1_values.metal"
 
 struct iq1_s {
-  enum { weights = 256, bytes = 50, scale_block = 8 };
+  enum {
+    weights = 256,
+    bytes = 50,
+    scale_block = 8,
+    exact_block = 256,
+    exact_bits = 8,
+    lut_words = 1024
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

@@ -13,7 +13,14 @@
 #include "signs.metal"
 
 struct iq2_s {
-  enum { weights = 256, bytes = 82, scale_block = 8 };
+  enum {
+    weights = 256,
+    bytes = 82,
+    scale_block = 8,
+    exact_block = 256,
+    exact_bits = 11,
+    lut_words = 2048
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

@@ -11,7 +11,7 @@
 #include "codes.metal"
 
 struct q4_1 {
-  enum { weights = 32, bytes = 20, scale_block = 16 };
+  enum { weights = 32, bytes = 20, scale_block = 16, exact_block = 32, exact_bits = 8 };
 
   template <uint N, typename V>
   static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {

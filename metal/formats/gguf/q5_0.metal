@@ -10,7 +10,7 @@
 //   w = d*(q - 16)
 
 struct q5_0 {
-  enum { weights = 32, bytes = 22, scale_block = 16 };
+  enum { weights = 32, bytes = 22, scale_block = 16, exact_block = 32, exact_bits = 8 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

@@ -1,15 +1,15 @@
 """The host backend: the format files compiled by the machine's C++ compiler, under plain loops.
 
-Work is split over threads, with the GIL released. A program that cannot be compiled is run by the
+Work is split over threads, with the GIL released. A loop that cannot be compiled is run by the
 reference, after one warning.
 """
 
 from . import compiler
 from .dequantize import dequantize
-from .product import product
-from .take import take
+from .gather import gather
+from .matmul import matmul
 
-__all__ = ["available", "dequantize", "product", "take"]
+__all__ = ["available", "dequantize", "gather", "matmul"]
 
 
 def available() -> bool:

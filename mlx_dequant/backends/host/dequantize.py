@@ -1,30 +1,26 @@
-"""Unpacking on the host."""
+"""Dequantized weights on the host."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import mlx.core as mx
 
+from ...encoded import EncodedMatrix, Region
 from .. import reference
-from ..launch import Region, sizes, whole
 from . import memory, threads
 from .library import Run, library
 
-if TYPE_CHECKING:
-    from ...weights.base import QuantizedWeight
 
-
-def dequantize(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
-    run = library(weight, "dequantize", dtype)
+def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
+    """[rows, columns] weights."""
+    run = library(matrix, "dequantize", dtype)
     if run is None:
-        return reference.dequantize(weight, dtype)
-    part = whole(weight)
-    return memory.filled(weight.shape, dtype, lambda address: unpack(run, weight, part, address))
+        return reference.dequantize(matrix, dtype)
+    shape = (matrix.rows, matrix.columns)
+    return memory.filled(shape, dtype, lambda address: write_region(run, matrix, matrix.whole, address))
 
 
-def unpack(run: Run, weight: QuantizedWeight, part: Region, address: int) -> None:
-    """Writes a region of the weight to `address`."""
-    pointers = memory.pointers(weight, address)
-    numbers = memory.numbers(sizes(weight, part))
-    threads.split(part.rows, part.columns, lambda begin, end: run(pointers, numbers, begin, end))
+def write_region(run: Run, matrix: EncodedMatrix, part: Region, address: int) -> None:
+    """Writes the weights of a region to `address`."""
+    pointers = memory.pointers(matrix, address)
+    params = memory.packed_params(matrix.params(part))
+    threads.split(part.rows, part.columns, lambda begin, end: run(pointers, params, begin, end))

@@ -6,24 +6,21 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from ... import dtypes
-from ...kernel_source import INPUTS, METAL, TYPES, inline, sources, struct
-from ...registry import Format
+from ...encoded import EncodedMatrix
+from ...kernel_source import TYPES, inline, sources, struct
+from ...registry import FAMILIES, METAL, Format
 from .compiler import compiled, warn_of_slowness
 
-if TYPE_CHECKING:
-    from ...weights.base import QuantizedWeight
-
-# run(addresses of the arrays, sizes, begin, end) does part of a loop.
+# run(addresses of the arrays, launch parameters, begin, end) does part of a loop.
 Run = Callable[[bytes, bytes, int, int], None]
 
 FOLDER = Path(__file__).parent / "loops"
 
-# What each loop takes between the weight and `out`. Products are float32 throughout.
+# What each loop takes between the matrix and `out`. Matmuls are float32 throughout.
 LOOPS: dict[str, tuple[str, ...]] = {
     "dequantize": (),
     "gather_rows": ("int",),
@@ -32,31 +29,33 @@ LOOPS: dict[str, tuple[str, ...]] = {
     "qvm": ("float",),
 }
 
-# Their promise is an error bound, not bits, and unpacking is exact either way.
-PRODUCTS = ("qmv", "qvm")
+# Their promise is an error bound, not bits, and dequantizing is exact either way.
+MATMULS = ("qmv", "qvm")
 
 
-def text(form: Format, loop: str, dtype: str, scales: str, has_g_idx: bool = False) -> str:
-    """The C++ of a program: what is compiled, and what names it in the cache."""
-    kinds = [kind for _, kind in INPUTS[form.family]]
-    scales_type = TYPES[scales]
-    held = ", ".join(f"(const {scales_type if kind == 'S' else kind}*)p[{i}]" for i, kind in enumerate(kinds))
-    given = [f"(const {kind}*)p[{len(kinds) + i}]" for i, kind in enumerate(LOOPS[loop])]
-    out = f"({TYPES[dtype]}*)p[{len(kinds) + len(given)}]"
-    call = ", ".join([f"{form.family}<{struct(form, has_g_idx)}>({held}, sizes)", *given, out, "sizes", "begin", "end"])
+def text(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool = False) -> str:
+    """The C++ of a loop: what is compiled, and what names it in the cache."""
+    types = [kind.replace("S", TYPES[scale_dtype]) for _, kind in FAMILIES[form.family].arrays]
+    types += LOOPS[loop]
+    arguments = [f"(const {kind}*)arrays[{i}]" for i, kind in enumerate(types)]
+    held, given = arguments[: len(types) - len(LOOPS[loop])], arguments[len(types) - len(LOOPS[loop]) :]
+    decoder = struct(form, has_g_idx)
+    loader = f"{form.family}<{decoder}>({', '.join(held)}, p)"
+    call = ", ".join([loader, *given, f"({TYPES[dtype]}*)arrays[{len(types)}]", "p", "begin", "end"])
     return f"""{inline([METAL / "platform" / "cpu.h"])}
-{sources(form, FOLDER / f"{loop}.cpp")}
-extern "C" void run(void* const* p, const uint* sizes, size_t begin, size_t end) {{
+{sources(form, [FOLDER / f"{loop}.cpp"])}
+extern "C" void run(void* const* arrays, const mlx_dequant::LaunchParams* params, size_t begin, size_t end) {{
   using namespace mlx_dequant;
-  {loop}<{struct(form, has_g_idx)}>({call});
+  const LaunchParams p = *params;
+  {loop}<{decoder}>({call});
 }}
 """
 
 
 @cache
-def _library(form: Format, loop: str, dtype: str, scales: str, has_g_idx: bool) -> Run | None:
+def _library(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool) -> Run | None:
     name = f"{loop} {form.name}"
-    path = compiled(name, text(form, loop, dtype, scales, has_g_idx), contract=loop in PRODUCTS)
+    path = compiled(name, text(form, loop, dtype, scale_dtype, has_g_idx), contract=loop in MATMULS)
     if path is None:
         return None
     try:
@@ -69,7 +68,6 @@ def _library(form: Format, loop: str, dtype: str, scales: str, has_g_idx: bool) 
     return run
 
 
-def library(weight: QuantizedWeight, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
-    """A loop over `weight` that gives `dtype`, or None where it cannot be compiled."""
-    names = dtypes.name(dtype), dtypes.name(weight.scales_dtype)
-    return _library(weight.format, loop, *names, weight.has_g_idx)
+def library(matrix: EncodedMatrix, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
+    """A loop over `matrix` that gives `dtype`, or None where it cannot be compiled."""
+    return _library(matrix.format, loop, dtypes.name(dtype), matrix.scale_dtype, matrix.has_g_idx)

@@ -8,18 +8,14 @@ import json
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import mlx.core as mx
 import numpy as np
 
-from ...kernel_source import INPUTS
-
-if TYPE_CHECKING:
-    from ...weights.base import QuantizedWeight
+from ...encoded import EncodedMatrix, LaunchParams
 
 # Below this a copy into MLX is cheaper than having MLX allocate: measured, 1 MB in 30 us.
 SMALL = 1 << 21
@@ -59,14 +55,14 @@ def floats(array: mx.array) -> np.ndarray:
     return np.ascontiguousarray(view(array), np.float32)
 
 
-def addresses(weight: QuantizedWeight) -> list[int]:
-    """Where the weight's arrays lie, zeros in place of absent ones; the weight keeps them alive."""
-    kept = weight.derived.get("host")
+def addresses(matrix: EncodedMatrix) -> list[int]:
+    """Where the matrix's arrays lie, zeros in place of absent ones; the matrix keeps them alive."""
+    kept = matrix.cache.get("host")
     if kept is None:
-        arrays = [weight.inputs[name] for name, _ in INPUTS[weight.format.family]]
+        arrays = [matrix.arrays[name] for name, _ in matrix.family.arrays]
         views = [_ABSENT if array is None else np.ascontiguousarray(view(array)) for array in arrays]
         kept = (views, [array.ctypes.data for array in views])
-        weight.derived["host"] = kept
+        matrix.cache["host"] = kept
     return kept[1]
 
 
@@ -75,15 +71,15 @@ def address(array: np.ndarray) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(array))  # pyright: ignore[reportArgumentType]
 
 
-def pointers(weight: QuantizedWeight, *more: int) -> bytes:
-    """The weight's arrays, then others, as a program takes them."""
-    all_of_them = [*addresses(weight), *more]
-    return struct.pack(f"{len(all_of_them)}P", *all_of_them)
+def pointers(matrix: EncodedMatrix, *more: int) -> bytes:
+    """The matrix's arrays, then others, as a loop takes them."""
+    every = [*addresses(matrix), *more]
+    return struct.pack(f"{len(every)}P", *every)
 
 
-def numbers(values: Sequence[int]) -> bytes:
-    """`sizes`, as a program takes it."""
-    return struct.pack(f"{len(values)}I", *values)
+def packed_params(params: LaunchParams) -> bytes:
+    """Launch parameters, as a loop takes them."""
+    return struct.pack(f"{len(params.words)}I", *params.words)
 
 
 def filled(shape: tuple[int, ...], dtype: mx.Dtype, fill: Callable[[int], None]) -> mx.array:

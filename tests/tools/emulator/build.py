@@ -28,9 +28,9 @@ SANITIZERS = {
         "-fsanitize=address,undefined,float-cast-overflow",
         "-fno-sanitize=vptr",
         "-fno-sanitize-recover=all",
-        "-DEXECUTOR_ADDRESS",
+        "-DEMULATOR_ADDRESS",
     ),
-    "thread": ("-fsanitize=thread", "-DEXECUTOR_THREAD"),
+    "thread": ("-fsanitize=thread", "-DEMULATOR_THREAD"),
 }
 
 
@@ -89,7 +89,7 @@ def program(text: str, flags: tuple[str, ...] = (), sanitizer: str | None = None
 def runtime() -> ctypes.CDLL:
     """The grid's runtime in this process."""
     flags = (*BASE, "-O2", "-shared")
-    files = [RUNTIME / name for name in ("grid.cpp", "cluster.cpp", "fiber.cpp")]
+    files = [RUNTIME / name for name in ("grid.cpp", "threadgroup.cpp", "fiber.cpp")]
     path = _kept([_made_of(SHIM), _made_of(RUNTIME), *flags], lambda made: _compile(*flags, *files, "-o", made))
     return ctypes.CDLL(str(path))
 

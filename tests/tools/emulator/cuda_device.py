@@ -25,9 +25,8 @@ Programs = dict[tuple[str, str], str]  # header and function, as MLX puts them t
 
 _INCLUDE = re.compile(r"^#include .*$", re.MULTILINE)
 _ATTRIBUTES = re.compile(r"^#undef __global__\n#define __global__ .*\n", re.MULTILINE)
-_CLUSTER = re.compile(r"__cluster_dims__\((\d+), 1, 1\)")
 _SHARED = re.compile(r"extern __shared__ __align__\(1024\) (\w+) (\w+)\[\]")
-_CONSTRAINT = re.compile(r'"[=+]?[rlfh]"\(')
+_CONSTRAINT = re.compile(r'"[=+]?[rlf]"\(')
 _PART = r'((?:"[^"]*"|[^":])*?)'  # of an asm statement, whose strings may have colons
 _ASSEMBLY = re.compile(rf'\basm(?: volatile)?\({_PART}(?::{_PART}(?::{_PART}(?:: "memory")?)?)?\);')
 
@@ -58,12 +57,7 @@ def cuda(together: Callable[[], Any] = lambda: None, **options: Any) -> Generato
         which = fenced(np.array([places.get(program, 0), kernel.get("shared_memory", 0)], np.uint32))
         inputs = [fenced(_whole_words(numpy_of(array))) for array in call["inputs"]]
         outputs = [blank(*one) for one in zip(call["output_shapes"], call["output_dtypes"], strict=True)]
-        clusters = _CLUSTER.search(kernel["header"])
-        cluster = int(clusters[1]) if clusters else 1
-        assert (cluster > 1) == ("stream" in call) != kernel.get("ensure_row_contiguous", True), (
-            "clusters by themselves"
-        )
-        run(text, [which, *inputs, *outputs], call["grid"], call["threadgroup"], chosen, cluster)
+        run(text, [which, *inputs, *outputs], call["grid"], call["threadgroup"], chosen)
         return [as_array(*one) for one in zip(outputs, call["output_dtypes"], strict=True)]
 
     with _launches(launch):
@@ -93,9 +87,9 @@ def _launches(launch: Launch) -> Generator[None]:
 def cpp(programs: Programs) -> str:
     """A program of C++, of programs for NVRTC; the first buffer tells which of them runs, and its shared memory.
 
-    Those with one header are one namespace. CUDA's own headers are left out, clusters are up to the launch, shared
-    memory belongs to the threadgroup at hand, and an instruction in assembly is a call of its text and operands,
-    for which macros may stand.
+    Those with one header are one namespace. CUDA's own headers and attributes of kernels are left out, shared memory
+    belongs to the threadgroup at hand, and an instruction in assembly is a call of its text and operands, for which
+    macros may stand.
     """
     spaces: dict[str, int] = {}
     functions: dict[str, str] = {}

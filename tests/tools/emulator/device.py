@@ -12,7 +12,7 @@ import numpy as np
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
-from mlx_dequant.backends import gpu
+from mlx_dequant.backends.gpu import launch as gpu
 
 from . import text
 from .launch import Options, fenced, run
@@ -119,5 +119,6 @@ def metal(**options: Any) -> Generator[None]:
 def forget() -> None:
     """What the package remembers of devices and kernels."""
     gpu.kernel.cache_clear()
+    gpu.device.cache_clear()
     backends._available.cache_clear()
     backends._checked.cache_clear()

@@ -70,12 +70,8 @@ def run(
     grid: tuple[int, int, int],
     threadgroup: tuple[int, int, int],
     options: Options,
-    cluster: int = 1,
 ) -> None:
     """Runs a C++ program (`text.cpp`) on buffers from `fenced`, in the parameters' order, in place.
-
-    Args:
-        cluster: threadgroups, neighbours in x, that run together.
 
     Raises:
         EmulatorError: threads diverged, a write left its buffer, or the sanitizer found something.
@@ -83,17 +79,14 @@ def run(
     threadgroup = tuple(min(pair) for pair in zip(grid, threadgroup, strict=True))
     if not 0 < np.prod(threadgroup) <= 1024:
         raise EmulatorError(f"threadgroup: found {threadgroup}, expected 1 to 1024 threads")
-    groups = -(-grid[0] // threadgroup[0])
-    if groups % cluster:
-        raise EmulatorError(f"grid: found {groups} threadgroups, expected clusters of {cluster}")
     program = build.program(text, options.flags, options.sanitizer)
     if options.sanitizer:
-        _watched(program, buffers, [*grid, *threadgroup, cluster], options)
+        _watched(program, buffers, [*grid, *threadgroup], options)
     else:
-        _here(program, buffers, grid, threadgroup, cluster, options)
+        _here(program, buffers, grid, threadgroup, options)
 
 
-def _here(program: Path, buffers: list[np.ndarray], grid, threadgroup, cluster: int, options: Options) -> None:
+def _here(program: Path, buffers: list[np.ndarray], grid, threadgroup, options: Options) -> None:
     library = ctypes.CDLL(str(program))
     addresses = (ctypes.c_void_p * len(buffers))(*(buffer.ctypes.data for buffer in buffers))
     message = ctypes.create_string_buffer(1024)
@@ -103,7 +96,6 @@ def _here(program: Path, buffers: list[np.ndarray], grid, threadgroup, cluster: 
         addresses,
         (ctypes.c_uint32 * 3)(*grid),
         (ctypes.c_uint32 * 3)(*threadgroup),
-        ctypes.c_uint32(cluster),
         ORDERS.index(options.order),
         ctypes.c_uint32(options.seed),
         int(options.flush),

@@ -134,7 +134,6 @@ def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: t
                 for generation, vectors, large in cases:
                     with (
                         patch.object(dispatch, "generation", lambda _, known=generation: known),
-                        patch.object(dispatch, "CLUSTERED", 0 if large else dispatch.CLUSTERED),
                         patch.object(dispatch, "LONG_ROWS", 0 if large else dispatch.LONG_ROWS),
                     ):
                         backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transpose)

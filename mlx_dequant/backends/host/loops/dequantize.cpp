@@ -2,13 +2,13 @@
 // Where rows of a group share scales, columns go in blocks whose scales are loaded once a group.
 
 template <typename F, typename T, typename S>
-static inline void dequantize(const S& loader, T* __restrict out, const uint* sizes, size_t begin,
-                              size_t end) {
+static inline void dequantize(const S& loader, T* __restrict out, const LaunchParams& p,
+                              size_t begin, size_t end) {
   const uint N = 32;
   typedef typename S::template group_params<N> group_params;
   const uint held = sizeof(group_params) > 1 ? 64 : 1;
-  const region part = region_of(sizes);
-  const uint columns = part.end_column - part.first_column;
+
+  const uint columns = p.end_column - p.first_column;
   const uint whole = columns / N;
   const uint block = held > 1 ? held : whole + 1;
   group_params shared[held];
@@ -16,25 +16,25 @@ static inline void dequantize(const S& loader, T* __restrict out, const uint* si
     const uint last = first + block < whole ? first + block : whole;
     uint group = ~0u;
     for (size_t i = begin; i < end; ++i) {
-      const uint row = part.first_row + uint(i);
+      const uint row = p.first_row + uint(i);
       const uint next = group_at<F>(loader, row);
       if (next != group) {
         for (uint run = first; run < last; ++run) {
-          load_group_params<F, N>(loader, next, part.first_column + run * N, shared[run % held]);
+          load_group_params<F, N>(loader, next, p.first_column + run * N, shared[run % held]);
         }
         group = next;
       }
       T* to = out + i * columns;
       for (uint run = first; run < last; ++run) {
         float w[N];
-        codes<F, N, 1>(loader, shared[run % held], row, part.first_column + run * N, w);
+        codes<F, N, 1>(loader, shared[run % held], row, p.first_column + run * N, w);
         apply_scale<N>(shared[run % held], w, w);
         store<N>(to + run * N, w);
       }
       if (first + block <= whole) continue;
       for (uint column = whole * N; column < columns; ++column) {
         float w;
-        decode<F, 1>(loader, row, part.first_column + column, &w);
+        decode<F, 1>(loader, row, p.first_column + column, &w);
         to[column] = T(w);
       }
     }

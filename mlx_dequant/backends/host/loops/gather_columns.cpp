@@ -2,8 +2,8 @@
 
 template <typename F, typename T, typename S>
 static inline void gather_columns(const S& loader, const int* ids, T* __restrict out,
-                                  const uint* sizes, size_t begin, size_t end) {
-  const uint rows = sizes[0];
+                                  const LaunchParams& p, size_t begin, size_t end) {
+  const uint rows = p.rows;
   for (size_t i = begin; i < end; ++i) {
     for (uint row = 0; row < rows; ++row) {
       float w;

@@ -2,9 +2,9 @@
 
 template <typename F, typename T, typename S>
 static inline void gather_rows(const S& loader, const int* ids, T* __restrict out,
-                               const uint* sizes, size_t begin, size_t end) {
+                               const LaunchParams& p, size_t begin, size_t end) {
   const uint N = 32;
-  const uint columns = sizes[1];
+  const uint columns = p.columns;
   for (size_t i = begin; i < end; ++i) {
     T* to = out + i * columns;
     uint column = 0;

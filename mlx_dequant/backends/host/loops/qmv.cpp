@@ -1,4 +1,4 @@
-// out[vectors, rows] = x[vectors, columns] times the matrix transposed: this call does rows begin
+// out[M, rows] = x[M, columns] times the matrix transposed: this call does rows begin
 // to end - 1. Accumulated in float32, in 32 partial sums a result, or 16 where there are many.
 
 #include "lanes.h"
@@ -12,7 +12,7 @@ static inline float total(lanes sums) {
   return part[0];
 }
 
-// sum[m] += the 32 weights of `row` from `column` on, times those of vector m.
+// sum[m] += the 32 weights of `row` from `column` on, times those of row m of x.
 template <uint M, uint HALVES, typename F, typename S>
 static inline void add_run(const S& loader, uint row, uint column, const float* x, uint columns,
                            lanes (&sum)[M][HALVES]) {
@@ -29,11 +29,11 @@ static inline void add_run(const S& loader, uint row, uint column, const float* 
 }
 
 template <uint M, typename F, typename S>
-static inline void qmv_of(const S& loader, const float* x, float* __restrict out, const uint* sizes,
-                          size_t begin, size_t end) {
+static inline void qmv_of(const S& loader, const float* x, float* __restrict out,
+                          const LaunchParams& p, size_t begin, size_t end) {
   const uint halves = M > 4 ? 1 : 2;
   const uint runs = M > 1 ? 1 : 8;  // the largest blocks', which share what is worked out once
-  const uint columns = sizes[1];
+  const uint columns = p.columns;
   for (size_t row = begin; row < end; ++row) {
     lanes sum[M][halves] = {};
     for (uint part = 0; part < columns / (32 * runs); ++part) {
@@ -54,21 +54,21 @@ static inline void qmv_of(const S& loader, const float* x, float* __restrict out
     }
     for (uint m = 0; m < M; ++m) {
       const lanes both = halves == 2 ? sum[m][0] + sum[m][1] : sum[m][0];
-      out[size_t(m) * sizes[0] + row] = tail[m] + total(both);
+      out[size_t(m) * p.rows + row] = tail[m] + total(both);
     }
   }
 }
 
-// x has 1, 4 or 8 vectors; the caller pads it with zeros.
+// x has 1, 4 or 8 rows; the caller pads it with zeros.
 template <typename F, typename S>
-static inline void qmv(const S& loader, const float* x, float* out, const uint* sizes, size_t begin,
-                       size_t end) {
-  switch (sizes[vectors_at]) {
+static inline void qmv(const S& loader, const float* x, float* out, const LaunchParams& p,
+                       size_t begin, size_t end) {
+  switch (p.M) {
     case 1:
-      return qmv_of<1, F>(loader, x, out, sizes, begin, end);
+      return qmv_of<1, F>(loader, x, out, p, begin, end);
     case 4:
-      return qmv_of<4, F>(loader, x, out, sizes, begin, end);
+      return qmv_of<4, F>(loader, x, out, p, begin, end);
     case 8:
-      return qmv_of<8, F>(loader, x, out, sizes, begin, end);
+      return qmv_of<8, F>(loader, x, out, p, begin, end);
   }
 }

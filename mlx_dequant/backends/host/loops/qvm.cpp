@@ -1,10 +1,10 @@
-// out[vectors, columns] = x[vectors, rows] times the matrix: this call does the runs of 32 columns
+// out[M, columns] = x[M, rows] times the matrix: this call does the runs of 32 columns
 // numbered begin to end - 1. Accumulated in float32: the codes of a group of rows first, which
 // their scales then multiply together.
 
 #include "lanes.h"
 
-// part[m] += codes of some rows of a group, from `column` on, times those of vector m.
+// part[m] += codes of some rows of a group, from `column` on, times those of row m of x.
 template <uint M, uint WIDTH, typename F, typename S, typename C>
 static inline void add_codes(const S& loader, const C& shared, const uint* some, uint count,
                              uint column, const float* x, size_t rows, float* part) {
@@ -36,7 +36,7 @@ static inline void add_codes(const S& loader, const C& shared, const uint* some,
 
 // sum[m] += part[m] times its scales; part[m] = 0.
 template <uint M, uint WIDTH, typename C>
-static inline void add_scaled(const C& shared, float* part, float* sum) {
+static inline void flush_group(const C& shared, float* part, float* sum) {
 #pragma GCC unroll 8
   for (uint m = 0; m < M; ++m) {
     float w[32];
@@ -47,13 +47,13 @@ static inline void add_scaled(const C& shared, float* part, float* sum) {
 }
 
 template <uint M, typename F, typename S>
-static inline void qvm_of(const S& loader, const float* x, float* __restrict out, const uint* sizes,
-                          size_t begin, size_t end) {
+static inline void qvm_of(const S& loader, const float* x, float* __restrict out,
+                          const LaunchParams& p, size_t begin, size_t end) {
   const uint N = 32;
   const uint block = M > 1 ? 16 : 64;  // runs whose sums stay in the first cache
   const uint most = block * N;
-  const uint rows = sizes[0];
-  const uint columns = sizes[1];
+  const uint rows = p.rows;
+  const uint columns = p.columns;
   for (size_t run = begin; run < end; run += block) {
     const uint first = uint(run) * N;
     const uint last = run + block < end ? first + most : uint(end) * N;
@@ -92,7 +92,7 @@ static inline void qvm_of(const S& loader, const float* x, float* __restrict out
       if (done == before) continue;
 #pragma clang loop vectorize(disable)
       for (uint i = 0; i < whole; ++i) {
-        add_scaled<M, most>(shared[i], part + i * N, sum + i * N);
+        flush_group<M, most>(shared[i], part + i * N, sum + i * N);
       }
     }
     for (uint at = whole * N; at < width; ++at) {
@@ -108,16 +108,16 @@ static inline void qvm_of(const S& loader, const float* x, float* __restrict out
   }
 }
 
-// x has 1, 4 or 8 vectors; the caller pads it with zeros.
+// x has 1, 4 or 8 rows; the caller pads it with zeros.
 template <typename F, typename S>
-static inline void qvm(const S& loader, const float* x, float* out, const uint* sizes, size_t begin,
-                       size_t end) {
-  switch (sizes[vectors_at]) {
+static inline void qvm(const S& loader, const float* x, float* out, const LaunchParams& p,
+                       size_t begin, size_t end) {
+  switch (p.M) {
     case 1:
-      return qvm_of<1, F>(loader, x, out, sizes, begin, end);
+      return qvm_of<1, F>(loader, x, out, p, begin, end);
     case 4:
-      return qvm_of<4, F>(loader, x, out, sizes, begin, end);
+      return qvm_of<4, F>(loader, x, out, p, begin, end);
     case 8:
-      return qvm_of<8, F>(loader, x, out, sizes, begin, end);
+      return qvm_of<8, F>(loader, x, out, p, begin, end);
   }
 }

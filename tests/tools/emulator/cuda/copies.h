@@ -51,18 +51,6 @@ inline void arrive(uint32_t address, uint32_t bytes) {
   barrier.check();
 }
 
-// A thread arrives once its copies are done: as if it expected their bytes.
-inline void arrive_with(std::vector<Copy>& mine, std::vector<Copy>& copies, uint32_t address) {
-  uint32_t bytes = 0;
-  for (Copy& copy : mine) {
-    copy.barrier = address;
-    bytes += copy.bytes;
-    copies.push_back(copy);
-  }
-  mine.clear();
-  arrive(address, bytes);
-}
-
 struct Try {
   std::vector<Copy>& copies;  // of the threadgroup
   bool& failed;               // whether the thread's last try did

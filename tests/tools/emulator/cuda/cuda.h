@@ -120,16 +120,16 @@ inline void call(void (*kernel)(P...), void* const* buffers) {
 
 }  // namespace emulator
 
-inline void __syncthreads(EXECUTOR_AT) {
+inline void __syncthreads(EMULATOR_AT) {
   emulator::hooks->barrier({"__syncthreads", file, line}, true, true);
 }
 
-inline void __syncwarp(EXECUTOR_AT) {
+inline void __syncwarp(EMULATOR_AT) {
   emulator::hooks->barrier({"__syncwarp", file, line}, false, true);
 }
 
 template <typename T>
-inline T __shfl_xor_sync(unsigned mask, T value, int lanes, EXECUTOR_AT) {
+inline T __shfl_xor_sync(unsigned mask, T value, int lanes, EMULATOR_AT) {
   if (mask != 0xffffffff) emulator::hooks->fail("__shfl_xor_sync: expected all lanes");
   emulator::Lanes<T> all({"__shfl_xor_sync", file, line}, value);
   return all[emulator::lane() ^ unsigned(lanes)];

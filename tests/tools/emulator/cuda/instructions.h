@@ -17,7 +17,6 @@ struct Operand {
   void* place;
   uint64_t value;
   Operand(const uint32_t& word) : place((void*)&word), value(word) {}
-  Operand(unsigned short bits) : place(nullptr), value(bits) {}
   Operand(unsigned long long number) : place(nullptr), value(number) {}
   Operand(const void* pointer) : place(nullptr), value(size_t(pointer)) {}
   Operand(float& number) : place(&number), value(0) {}
@@ -58,23 +57,6 @@ inline Begun& begun() {
   return *(Begun*)*kept;
 }
 
-// From here on, memory and what was begun are those of a threadgroup of the cluster.
-struct Visit {
-  explicit Visit(uint32_t rank) { hooks->visit(rank); }
-  ~Visit() { hooks->visit(hooks->self()->threadgroup_index_in_cluster); }
-};
-
-// To each threadgroup of the cluster that the mask names, and for its barrier.
-inline void begin_copies(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier,
-                         uint32_t mask) {
-  for (uint32_t rank = 0; mask >> rank; ++rank) {
-    if (!(mask >> rank & 1)) continue;
-    Visit there(rank);
-    barrier_at(barrier);
-    begun().add(begin_copy(to, from, bytes, barrier));
-  }
-}
-
 inline std::string names(unsigned begin, unsigned end) {
   std::string all;
   for (unsigned i = begin; i < end; ++i) all += (i > begin ? ", %" : "%") + std::to_string(i);
@@ -83,7 +65,7 @@ inline std::string names(unsigned begin, unsigned end) {
 
 // Of `count` sums.
 inline const std::string& wgmma(unsigned count, const char* type) {
-  static std::string made[129][2];
+  static std::string made[65][2];
   std::string& text = made[count][*type == 'b'];
   if (text.empty()) {
     text = "{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" +
@@ -98,7 +80,7 @@ inline const std::string& wgmma(unsigned count, const char* type) {
   "mma.sync.aligned.m16n8k16.row.col.f32." type "." type \
   ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
 
-inline void instruction(const char* text, std::initializer_list<Operand> operands, EXECUTOR_AT) {
+inline void instruction(const char* text, std::initializer_list<Operand> operands, EMULATOR_AT) {
   const Operand* o = operands.begin();
   size_t count = operands.size();
   auto is = [&](const std::string& expected, size_t expected_count) {
@@ -107,7 +89,7 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
   Begun& all = begun();
   auto& mine = all.threads[hooks->self()->thread_index_in_threadgroup];
   size_t sums = count > 5 ? count - 5 : 0;
-  if (sums % 4 == 0 && 0 < sums && sums <= 128) {
+  if (sums % 4 == 0 && 0 < sums && sums <= 64) {
     bool half = text == wgmma(unsigned(sums), "f16");
     if (half || text == wgmma(unsigned(sums), "bf16")) {
       Product product = {half, {}, o[sums + 4].value};
@@ -128,49 +110,27 @@ inline void instruction(const char* text, std::initializer_list<Operand> operand
     mine.products.wait({"wgmma.wait_group", file, line});
   } else if (is("cp.async.cg.shared.global [%0], [%1], 16;", 2)) {
     mine.copies.push_back(begin_copy(o[0], o[1].pointer(), 16, 0));
-  } else if (is("{ .reg .pred p; setp.ne.u32 p, %2, 0; "
-                "@p cp.async.cg.shared.global.L2::256B [%0], [%1], 16; }",
-                3)) {
-    if (o[2]) mine.copies.push_back(begin_copy(o[0], o[1].pointer(), 16, 0));
-  } else if (is("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];", 1)) {
-    arrive_with(mine.copies, all.copies, o[0]);
   } else if (is("cp.async.wait_all;", 0)) {
     for (const Copy& copy : mine.copies) carry_out(copy);
     mine.copies.clear();
   } else if (is("mbarrier.init.shared::cta.b64 [%0], 1;", 1)) {
     begin_barrier(o[0], 1);
-  } else if (is("mbarrier.init.shared::cta.b64 [%0], %1;", 2)) {
-    begin_barrier(o[0], o[1]);
-  } else if (is("mbarrier.init.shared::cta.b64 [%0], 256;", 1)) {
-    begin_barrier(o[0], 256);
+  } else if (is("mbarrier.init.shared::cta.b64 [%0], 8;", 1)) {
+    begin_barrier(o[0], 8);
   } else if (is("mbarrier.arrive.shared::cta.b64 _, [%0];", 1)) {
     arrive(o[0], 0);
   } else if (is("lop3.b32 %0, %1, %2, %3, 0xea;", 4)) {
     *(uint32_t*)o[0].place = (o[1] & o[2]) | o[3];
-  } else if (is("{ .reg .u32 theirs; mapa.shared::cluster.u32 theirs, %0, %1; "
-                "mbarrier.arrive.shared::cluster.b64 _, [theirs]; }",
-                2)) {
-    Visit there(o[1]);
-    arrive(o[0], 0);
-  } else if (is("mov.u32 %0, %%cluster_ctarank;", 1)) {
-    *(uint32_t*)o[0].place = hooks->self()->threadgroup_index_in_cluster;
-  } else if (is("mov.u32 %0, %%cluster_nctarank;", 1)) {
-    *(uint32_t*)o[0].place = hooks->self()->threadgroups_per_cluster;
-  } else if (is("barrier.cluster.arrive.aligned;", 0)) {
-    hooks->barrier({"barrier.cluster.arrive", file, line}, false, false);
-    hooks->arrive();
-  } else if (is("barrier.cluster.wait.aligned;", 0)) {
-    hooks->barrier({"barrier.cluster.wait", file, line}, false, false);
-    hooks->wait_for_cluster({"barrier.cluster.wait", file, line});
   } else if (is("fence.proxy.async;", 0) || is("fence.mbarrier_init.release.cluster;", 0) ||
              is("prefetch.global.L2 [%0];", 1) || is("", 1)) {
     // Nothing that a program could see.
   } else if (is("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;", 2)) {
     arrive(o[0], o[1]);
   } else if (is("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                ".multicast::cluster [%0], [%1], %2, [%3], %4;",
-                5)) {
-    begin_copies(o[0], o[1].pointer(), o[2], o[3], o[4]);
+                " [%0], [%1], %2, [%3];",
+                4)) {
+    barrier_at(o[3]);
+    all.add(begin_copy(o[0], o[1].pointer(), o[2], o[3]));
   } else if (is("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
                 "selp.u32 %0, 1, 0, p; }",
                 3)) {

@@ -1,7 +1,7 @@
 // A GPU faults where an address is no multiple of what is read or written there. The compiler's
 // check of that calls this function, which stands in for its library's.
 
-#ifndef EXECUTOR_ADDRESS
+#ifndef EMULATOR_ADDRESS
 
 #include <stdio.h>
 

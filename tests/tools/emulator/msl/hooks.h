@@ -7,7 +7,7 @@
 
 namespace emulator {
 
-// What Metal tells a thread, by the names of its attributes, and what it can ask of its cluster.
+// What Metal tells a thread, by the names of its attributes.
 struct Thread {
   uint32_t thread_position_in_grid[3];
   uint32_t threads_per_grid[3];
@@ -20,8 +20,6 @@ struct Thread {
   uint32_t simdgroup_index_in_threadgroup;
   uint32_t simdgroups_per_threadgroup;
   uint32_t threads_per_simdgroup;
-  uint32_t threadgroup_index_in_cluster;
-  uint32_t threadgroups_per_cluster;
 };
 
 // Where in the source threads meet.
@@ -44,11 +42,6 @@ struct Hooks {
   // What a program keeps for the threadgroup: null at first, in the end dropped, which says what is
   // wrong with it, or null.
   void** (*kept)(const char* (*drop)(void* kept));
-  // Memory, and what is kept, is that of a threadgroup of the cluster from here on.
-  void (*visit)(uint32_t rank);
-  // Arrives at the cluster's barrier, and waits until all of its threads did.
-  void (*arrive)();
-  void (*wait_for_cluster)(Site site);
   // The thread that asks, and how many its simdgroup has.
   const Thread* (*self)();
   uint32_t (*lanes)();

@@ -6,7 +6,7 @@
 
 #include "hooks.h"
 
-#define EXECUTOR_AT const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define EMULATOR_AT const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 namespace emulator {
 

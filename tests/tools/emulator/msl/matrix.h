@@ -34,14 +34,14 @@ inline T* matrix_element(T* base, ulong stride, ulong2 origin, bool transposed, 
 
 template <typename T>
 inline void simdgroup_load(simdgroup_matrix<T, 8, 8>& m, const T* from, ulong stride = 8,
-                           ulong2 origin = ulong2(0), bool transposed = false, EXECUTOR_AT) {
+                           ulong2 origin = ulong2(0), bool transposed = false, EMULATOR_AT) {
   emulator::hooks->barrier({"simdgroup_load", file, line}, false, false);
   for (uint i = 0; i < 2; ++i) m.pair[i] = *matrix_element(from, stride, origin, transposed, i);
 }
 
 template <typename T>
 inline void simdgroup_store(const simdgroup_matrix<T, 8, 8>& m, T* to, ulong stride = 8,
-                            ulong2 origin = ulong2(0), bool transposed = false, EXECUTOR_AT) {
+                            ulong2 origin = ulong2(0), bool transposed = false, EMULATOR_AT) {
   emulator::hooks->barrier({"simdgroup_store", file, line}, false, false);
   for (uint i = 0; i < 2; ++i) *matrix_element(to, stride, origin, transposed, i) = m.pair[i];
 }
@@ -51,7 +51,7 @@ template <typename D, typename A, typename B, typename C>
 inline void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8>& d,
                                           const simdgroup_matrix<A, 8, 8>& a,
                                           const simdgroup_matrix<B, 8, 8>& b,
-                                          const simdgroup_matrix<C, 8, 8>& c, EXECUTOR_AT) {
+                                          const simdgroup_matrix<C, 8, 8>& c, EMULATOR_AT) {
   struct Factors {
     vec<A, 2> a;
     vec<B, 2> b;
@@ -74,7 +74,7 @@ inline void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8>& d,
 
 template <typename D, typename A, typename B>
 inline void simdgroup_multiply(simdgroup_matrix<D, 8, 8>& d, const simdgroup_matrix<A, 8, 8>& a,
-                               const simdgroup_matrix<B, 8, 8>& b, EXECUTOR_AT) {
+                               const simdgroup_matrix<B, 8, 8>& b, EMULATOR_AT) {
   simdgroup_multiply_accumulate(d, a, b, simdgroup_matrix<D, 8, 8>(D(0)), file, line);
 }
 

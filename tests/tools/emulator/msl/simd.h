@@ -7,16 +7,16 @@ constexpr mem_flags operator|(mem_flags a, mem_flags b) { return mem_flags(int(a
 
 namespace metal {
 
-inline void threadgroup_barrier(mem_flags flags, EXECUTOR_AT) {
+inline void threadgroup_barrier(mem_flags flags, EMULATOR_AT) {
   emulator::hooks->barrier({"threadgroup_barrier", file, line}, true, flags != mem_flags::mem_none);
 }
-inline void simdgroup_barrier(mem_flags flags, EXECUTOR_AT) {
+inline void simdgroup_barrier(mem_flags flags, EMULATOR_AT) {
   emulator::hooks->barrier({"simdgroup_barrier", file, line}, false, flags != mem_flags::mem_none);
 }
 
 #define SIMD_FOLD(name, expression)                       \
   template <typename T>                                   \
-  inline T name(T value, EXECUTOR_AT) {                   \
+  inline T name(T value, EMULATOR_AT) {                   \
     emulator::Lanes<T> lanes({#name, file, line}, value); \
     T a = lanes[0];                                       \
     for (uint i = 1; i < emulator::hooks->lanes(); ++i) { \
@@ -39,7 +39,7 @@ SIMD_FOLD(simd_any, a || b)
 // A lane that is not there has undefined values: all bits 1 here, a NaN in a float.
 #define SIMD_SHUFFLE(name, from)                          \
   template <typename T>                                   \
-  inline T name(T value, ushort k, EXECUTOR_AT) {         \
+  inline T name(T value, ushort k, EMULATOR_AT) {         \
     emulator::Lanes<T> lanes({#name, file, line}, value); \
     uint me = emulator::lane();                           \
     return lanes[from];                                   \
@@ -52,18 +52,18 @@ SIMD_SHUFFLE(simd_shuffle_down, me + k > 31 ? me : me + k)
 #undef SIMD_SHUFFLE
 
 template <typename T>
-inline T simd_broadcast_first(T value, EXECUTOR_AT) {
+inline T simd_broadcast_first(T value, EMULATOR_AT) {
   return emulator::Lanes<T>({"simd_broadcast_first", file, line}, value)[0];
 }
 template <typename T>
-inline T simd_prefix_inclusive_sum(T value, EXECUTOR_AT) {
+inline T simd_prefix_inclusive_sum(T value, EMULATOR_AT) {
   emulator::Lanes<T> lanes({"simd_prefix_inclusive_sum", file, line}, value);
   T sum = lanes[0];
   for (uint i = 1; i <= emulator::lane(); ++i) sum = T(sum + lanes[i]);
   return sum;
 }
 template <typename T>
-inline T simd_prefix_exclusive_sum(T value, EXECUTOR_AT) {
+inline T simd_prefix_exclusive_sum(T value, EMULATOR_AT) {
   emulator::Lanes<T> lanes({"simd_prefix_exclusive_sum", file, line}, value);
   T sum = T(0);
   for (uint i = 0; i < emulator::lane(); ++i) sum = T(sum + lanes[i]);

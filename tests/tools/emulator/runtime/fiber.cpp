@@ -22,7 +22,7 @@ namespace {
 
 const size_t kStackBytes = 256 * 1024;
 thread_local Fiber* starting;
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
 // A switch is no synchronisation: only barriers are.
 const unsigned kNoSync = 1;
 thread_local void* scheduler_fiber;
@@ -40,13 +40,13 @@ Fiber::Fiber(void (*entry)()) : entry_(entry) {
   makecontext(&context_, begin, 0);
   // AddressSanitizer's swapcontext would forget the red zones of a stack that it knows.
   context_.uc_stack.ss_size = 0;
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   sanitizer_ = __tsan_create_fiber(0);
 #endif
 }
 
 Fiber::~Fiber() {
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   __tsan_destroy_fiber(sanitizer_);
 #endif
   munmap(stack_, kStackBytes);
@@ -59,32 +59,32 @@ void Fiber::begin() {
 }
 
 void Fiber::switched_in() {
-#ifdef EXECUTOR_ADDRESS
+#ifdef EMULATOR_ADDRESS
   __sanitizer_finish_switch_fiber(sanitizer_, &scheduler_stack_, &scheduler_bytes_);
 #endif
 }
 
 void Fiber::resume() {
   starting = this;
-#ifdef EXECUTOR_ADDRESS
+#ifdef EMULATOR_ADDRESS
   void* mine;
   __sanitizer_start_switch_fiber(&mine, stack_, kStackBytes);
 #endif
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   scheduler_fiber = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(sanitizer_, kNoSync);
 #endif
   swapcontext(&scheduler_, &context_);
-#ifdef EXECUTOR_ADDRESS
+#ifdef EMULATOR_ADDRESS
   __sanitizer_finish_switch_fiber(mine, nullptr, nullptr);
 #endif
 }
 
 void Fiber::suspend() {
-#ifdef EXECUTOR_ADDRESS
+#ifdef EMULATOR_ADDRESS
   __sanitizer_start_switch_fiber(&sanitizer_, scheduler_stack_, scheduler_bytes_);
 #endif
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   __tsan_switch_to_fiber(scheduler_fiber, kNoSync);
 #endif
   swapcontext(&context_, &scheduler_);
@@ -92,7 +92,7 @@ void Fiber::suspend() {
 }
 
 void retire(std::unique_ptr<Fiber> fiber) {
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   // ThreadSanitizer gives the number of a thread that ended to a new one, and then takes the two
   // for one. It has 8,000 of them.
   static std::deque<std::unique_ptr<Fiber>> retired;
@@ -104,7 +104,7 @@ void retire(std::unique_ptr<Fiber> fiber) {
 }
 
 void sanitizer_release(void* sync) {
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   __tsan_release(sync);
 #else
   (void)sync;
@@ -112,7 +112,7 @@ void sanitizer_release(void* sync) {
 }
 
 void sanitizer_acquire(void* sync) {
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   __tsan_acquire(sync);
 #else
   (void)sync;
@@ -120,13 +120,13 @@ void sanitizer_acquire(void* sync) {
 }
 
 Unwatched::Unwatched() {
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   __tsan_ignore_thread_begin();
 #endif
 }
 
 Unwatched::~Unwatched() {
-#ifdef EXECUTOR_THREAD
+#ifdef EMULATOR_THREAD
   __tsan_ignore_thread_end();
 #endif
 }

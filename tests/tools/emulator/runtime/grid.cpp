@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cluster.h"
 #include "flush.h"
+#include "threadgroup.h"
 
 namespace emulator {
 
@@ -47,31 +47,21 @@ std::vector<Thread> threads(const Launch& launch, const uint32_t* groups, Index 
     t.simdgroup_index_in_threadgroup = i / 32;
     t.simdgroups_per_threadgroup = (count + 31) / 32;
     t.threads_per_simdgroup = 32;
-    t.threadgroup_index_in_cluster = at.x % launch.cluster;
-    t.threadgroups_per_cluster = launch.cluster;
   }
   return all;
-}
-
-std::string name(const Launch& launch, uint64_t cluster) {
-  uint64_t first = cluster * launch.cluster;
-  if (launch.cluster == 1) return "threadgroup " + std::to_string(first);
-  return "threadgroups " + std::to_string(first) + " to " +
-         std::to_string(first + launch.cluster - 1);
 }
 
 }  // namespace
 
 std::string run(const Launch& launch) {
   FlushSubnormals flush(launch.flush);
-  launch.bind(&Cluster::hooks);
+  launch.bind(&Threadgroup::hooks);
   uint32_t groups[3];
   uint64_t total = 1;
   for (int i = 0; i < 3; ++i) {
     groups[i] = (launch.grid[i] + launch.threadgroup[i] - 1) / launch.threadgroup[i];
     total *= groups[i];
   }
-  total /= launch.cluster;
   uint32_t random = launch.seed;
   std::vector<uint64_t> sequence(total);
   for (uint64_t i = 0; i < total; ++i) sequence[i] = launch.order == kReverse ? total - 1 - i : i;
@@ -80,14 +70,10 @@ std::string run(const Launch& launch) {
     std::swap(sequence[i - 1], sequence[(random >> 8) % i]);
   }
   for (uint64_t i : sequence) {
-    std::vector<std::vector<Thread>> all;
-    for (uint64_t k = i * launch.cluster; k < (i + 1) * launch.cluster; ++k) {
-      Index at = {uint32_t(k % groups[0]), uint32_t(k / groups[0] % groups[1]),
-                  uint32_t(k / groups[0] / groups[1])};
-      all.push_back(threads(launch, groups, at));
-    }
-    std::string error = Cluster(launch, all, &random).run();
-    if (!error.empty()) return name(launch, i) + ": " + error;
+    Index at = {uint32_t(i % groups[0]), uint32_t(i / groups[0] % groups[1]),
+                uint32_t(i / groups[0] / groups[1])};
+    std::string error = Threadgroup(launch, threads(launch, groups, at), &random).run();
+    if (!error.empty()) return "threadgroup " + std::to_string(i) + ": " + error;
   }
   return "";
 }
@@ -96,10 +82,10 @@ std::string run(const Launch& launch) {
 
 // For ctypes. Returns 0, or 1 with what went wrong in `message`.
 extern "C" int emulator_launch(emulator::Bind bind, emulator::Body body, void* const* buffers,
-                               const uint32_t* grid, const uint32_t* threadgroup, uint32_t cluster,
-                               int order, uint32_t seed, int flush, char* message, size_t bytes) {
-  emulator::Launch launch = {
-      bind, body, buffers, grid, threadgroup, cluster, emulator::Order(order), seed, bool(flush)};
+                               const uint32_t* grid, const uint32_t* threadgroup, int order,
+                               uint32_t seed, int flush, char* message, size_t bytes) {
+  emulator::Launch launch = {bind, body,       buffers, grid, threadgroup, emulator::Order(order),
+                             seed, bool(flush)};
   std::string error = emulator::run(launch);
   snprintf(message, bytes, "%s", error.c_str());
   return !error.empty();

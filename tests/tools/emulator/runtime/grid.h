@@ -1,4 +1,4 @@
-// Executes a grid: clusters of threadgroups one after another, the threads of one in turns.
+// Executes a grid: threadgroups one after another, the threads of one in turns.
 
 #pragma once
 
@@ -16,8 +16,6 @@ struct Launch {
   void* const* buffers;
   const uint32_t* grid;
   const uint32_t* threadgroup;
-  // Threadgroups, neighbours in x, that run together: so many divide the grid's.
-  uint32_t cluster;
   Order order;
   uint32_t seed;
   // Subnormal operands and results are zero, as on Apple's GPUs.

@@ -1,7 +1,7 @@
 // A process of its own for a sanitizer: loads a program, maps its buffers between guard pages
 // and runs the grid.
 //
-//   runner PROGRAM ORDER SEED FLUSH GRID(3) THREADGROUP(3) CLUSTER FILE ...
+//   runner PROGRAM ORDER SEED FLUSH GRID(3) THREADGROUP(3) FILE ...
 //
 // Each file is a buffer, written back afterwards.
 
@@ -47,7 +47,7 @@ class Buffer {
     fclose(file);
     mprotect(area, page, PROT_NONE);
     mprotect(end, page, PROT_NONE);
-#ifdef EXECUTOR_ADDRESS
+#ifdef EMULATOR_ADDRESS
     __asan_poison_memory_region(area, size_t(data_ - area));
     __asan_poison_memory_region(data_ + bytes_, size_t(end - data_) - bytes_ + page);
 #endif
@@ -71,11 +71,11 @@ bool run(char** words, int count) {
   emulator::Unwatched here;
   void* program = dlopen(words[1], RTLD_NOW | RTLD_LOCAL);
   if (!program) give_up(dlerror());
-  uint32_t numbers[10];
-  for (int i = 0; i < 10; ++i) numbers[i] = uint32_t(strtoul(words[2 + i], nullptr, 10));
+  uint32_t numbers[9];
+  for (int i = 0; i < 9; ++i) numbers[i] = uint32_t(strtoul(words[2 + i], nullptr, 10));
   std::vector<Buffer> buffers;
   std::vector<void*> addresses;
-  for (int i = 12; i < count; ++i) {
+  for (int i = 11; i < count; ++i) {
     buffers.emplace_back(words[i]);
     addresses.push_back(buffers.back().data());
   }
@@ -84,7 +84,6 @@ bool run(char** words, int count) {
                              addresses.data(),
                              numbers + 3,
                              numbers + 6,
-                             numbers[9],
                              emulator::Order(numbers[0]),
                              numbers[1],
                              numbers[2] != 0};
@@ -99,6 +98,6 @@ bool run(char** words, int count) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count < 12) give_up("runner: too few words");
+  if (count < 11) give_up("runner: too few words");
   return run(words, count) ? 0 : 1;
 }

@@ -33,7 +33,7 @@ class Scratch {
   }
 
  private:
-#ifdef EXECUTOR_ADDRESS
+#ifdef EMULATOR_ADDRESS
   static constexpr size_t kMargin = 0;  // AddressSanitizer has its own
 #else
   static constexpr size_t kMargin = 1024;

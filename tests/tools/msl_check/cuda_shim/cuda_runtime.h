@@ -3,7 +3,6 @@
 
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))
-#define __cluster_dims__(...)
 #define __launch_bounds__(...)
 #define __host__ __attribute__((host))
 #define __shared__ __attribute__((shared))

@@ -1,4 +1,4 @@
-// The threads of a cluster of threadgroups, and where they meet. Most clusters are one threadgroup.
+// Runs the threads of a threadgroup in turns, and holds what they share.
 
 #pragma once
 
@@ -15,22 +15,15 @@ namespace emulator {
 
 enum class State { kFresh, kReady, kWaiting, kDone };
 
-struct Threadgroup;
-
 struct Worker {
   Thread thread;
-  Threadgroup* group;
-  Threadgroup* visited;
   State state = State::kFresh;
   std::unique_ptr<Fiber> fiber;
-  // What it gives to the simdgroup and where it wants all of it.
+  // Where it waits. A condition holds if it does not wait for other threads.
   Site site = {};
-  // Whether it is between the halves of the cluster's barrier, and in which phase it came there.
-  bool arrived = false;
-  unsigned phase = 0;
-  // What it waits for, if not for other threads.
   bool (*ready)(void* what) = nullptr;
   void* what = nullptr;
+  // What it gives to the simdgroup, and where it wants the values of all lanes.
   const char* mine = nullptr;
   char* all = nullptr;
 };
@@ -44,24 +37,11 @@ struct Meeting {
   char sync[2] = {};
 };
 
-struct Threadgroup {
-  // What is wrong in the end, null if nothing.
-  const char* drop_kept();
-
-  Meeting everyone;
-  std::vector<Meeting> simdgroups;
-  size_t done = 0;
-  std::map<unsigned, Scratch> scratch;
-  void* kept = nullptr;
-  const char* (*drop)(void* kept) = nullptr;
-};
-
-class Cluster {
+class Threadgroup {
  public:
-  // Of the threads of each threadgroup.
-  Cluster(const Launch& launch, const std::vector<std::vector<Thread>>& threads, uint32_t* random);
-  ~Cluster();
-  // Empty if all threads returned.
+  Threadgroup(const Launch& launch, const std::vector<Thread>& threads, uint32_t* random);
+  ~Threadgroup();
+  // Returns what went wrong, empty if all threads returned.
   std::string run();
 
   static const Hooks hooks;
@@ -72,9 +52,6 @@ class Cluster {
   static void* scratch(unsigned id, size_t bytes, size_t most);
   static void wait(Site site, bool (*ready)(void* what), void* what);
   static void** kept(const char* (*drop)(void* kept));
-  static void visit(uint32_t rank);
-  static void arrive();
-  static void wait_for_cluster(Site site);
   static const Thread* self();
   static uint32_t lanes();
   static void fail_for(const char* what);
@@ -87,18 +64,21 @@ class Cluster {
   void end(Worker& worker);
   bool take_next();
   void fail(std::string what);
+  // Drops what the program kept. Returns what is wrong with it, null if nothing is.
+  const char* drop_kept();
   std::string stuck() const;
-  Meeting& simdgroup() const {
-    return current_->group->simdgroups[current_->thread.simdgroup_index_in_threadgroup];
-  }
+  Meeting& simdgroup() { return simdgroups_[current_->thread.simdgroup_index_in_threadgroup]; }
 
   const Launch& launch_;
   uint32_t* random_;
-  std::vector<Threadgroup> groups_;
   std::vector<Worker> workers_;
+  Meeting everyone_;
+  std::vector<Meeting> simdgroups_;
+  std::map<unsigned, Scratch> scratch_;
+  void* kept_ = nullptr;
+  const char* (*drop_)(void* kept) = nullptr;
+  // The threads' turns: who runs, at which place of the sequence, and how many returned.
   std::vector<size_t> sequence_;
-  size_t arrived_ = 0;
-  unsigned phase_ = 0;
   size_t at_ = 0;
   size_t done_ = 0;
   Worker* current_ = nullptr;

@@ -1,0 +1,38 @@
+"""What backends that see values share: NumPy's view of an array, rounding, and the check of ids."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+
+def numpy(array: mx.array | None) -> np.ndarray:
+    """An array as NumPy has it; bfloat16 as float32."""
+    assert array is not None
+    if array.dtype == mx.bfloat16:
+        with mx.stream(mx.cpu):
+            high = np.asarray(array.view(mx.uint16))
+        return (high.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(array)
+
+
+def rounded(exact: np.ndarray, dtype: mx.Dtype) -> mx.array:
+    """float32 values in `dtype`, rounded to nearest even."""
+    if dtype == mx.bfloat16:
+        bits = np.ascontiguousarray(exact).view(np.uint32)
+        even = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
+        high = np.where(np.isnan(exact), bits >> 16 | 0x40, even)
+        with mx.stream(mx.cpu):
+            return mx.array(high.astype(np.uint16)).view(mx.bfloat16)
+    if dtype == mx.float16:
+        with np.errstate(over="ignore"):
+            exact = exact.astype(np.float16)
+    return mx.array(exact)
+
+
+def checked_ids(ids: mx.array, count: int) -> np.ndarray:
+    """int32 ids in 0 .. count - 1; negative ones count from the end."""
+    given = numpy(ids).reshape(-1)
+    if given.size and (given.min() < -count or given.max() >= count):
+        raise IndexError(f"ids: found {given.min()} to {given.max()}, expected {-count} to {count - 1}")
+    return np.where(given < 0, given + count, given).astype(np.int32)

@@ -1,0 +1,110 @@
+"""A launch of a kernel under `metal/` through `mx.fast`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
+from typing import Any
+
+import mlx.core as mx
+
+from ... import dtypes
+from ...encoded import EncodedMatrix
+from ...kernel_source import kernel_source
+from ...kernels import THREADS, KernelSpec
+from ...launches import MAX_THREADS, Launch
+from ...registry import FAMILIES, Format
+from ...tuning import Device
+
+Kernel = Callable[..., list[mx.array]]
+
+
+@cache
+def device(platform: str) -> Device:
+    """The GPU that MLX uses. Of CUDA's, what it can do: 80 or 90, say."""
+    if platform != "cuda":
+        return Device(platform)
+    said = mx.device_info(mx.gpu).get("architecture", "")
+    return Device(platform, int(re.sub(r"\D", "", str(said)) or 0))
+
+
+@cache
+def kernel(platform: str, form: Format | None, spec: KernelSpec, *types: Any) -> Kernel:
+    """The compiled kernel, as MLX gives it: call it with inputs, grid and shapes. Takes what `kernel_source` takes."""
+    source = kernel_source(platform, form, spec, *types)
+    arrays = FAMILIES[form.family].arrays if form else ()
+    make: Any = mx.fast.metal_kernel
+    if platform == "cuda":
+        make = partial(mx.fast.cuda_kernel, shared_memory=4 * source.scratch)
+    return make(
+        name=source.name,
+        input_names=[*(name for name, _ in arrays), *spec.inputs, "params"],
+        output_names=["out"],
+        source=source.body,
+        header=source.header,
+    )
+
+
+def device_arrays(matrix: EncodedMatrix) -> list[mx.array]:
+    """The matrix's arrays as the kernels want them: contiguous, and of 8 elements or more.
+
+    Metal would get smaller ones in another address space. Absent ones are stood in for.
+    """
+    arrays = matrix.cache.get("gpu")
+    if arrays is None:
+        arrays = [_contiguous(_padded(matrix.arrays[name])) for name, _ in matrix.family.arrays]
+        mx.eval(arrays)
+        matrix.cache["gpu"] = arrays
+    return arrays
+
+
+def _padded(array: mx.array | None) -> mx.array:
+    if array is None:
+        return mx.zeros(8, mx.int32)
+    return array if array.size >= 8 else mx.pad(array.reshape(-1), (0, 8 - array.size))
+
+
+def _contiguous(array: mx.array) -> mx.array:
+    """Without a copy where it is, a slice too. Slices of 2^31 elements, too many for one axis, may be copied."""
+    return array.reshape(-1) if array.size < 2**31 else mx.contiguous(array)
+
+
+@lru_cache(maxsize=4096)
+def _params(words: tuple[int, ...]) -> mx.array:
+    """The launch parameters as an array: layers of one shape share it."""
+    return mx.array(words, mx.uint32)
+
+
+def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtype: str = "") -> Callable[..., mx.array]:
+    """A launch as a function of the arrays that it takes besides the matrix's: all else is decided here, once.
+
+    Args:
+        matrix: None for a kernel that reads none.
+        input_dtype: of the first of those arrays; "" without any.
+    """
+    threads = launch.threadgroups * THREADS
+    if threads > MAX_THREADS:
+        raise ValueError(f"{launch.spec.name}: found {threads} threads, expected at most {MAX_THREADS}")
+    arrays: list[mx.array] = []
+    if launch.spec.needs_matrix and matrix is not None:
+        arrays = device_arrays(matrix)
+        types = (launch.dtype, matrix.scale_dtype, matrix.has_g_idx, input_dtype)
+        call = kernel(platform, matrix.format, launch.spec, *types)
+    else:
+        call = kernel(platform, None, launch.spec, launch.dtype)
+    params = _params(launch.params.words)
+    shapes, dtype_of_out = [launch.shape], [dtypes.of(launch.dtype)]
+    grid, threadgroup = (threads, 1, 1), (THREADS, 1, 1)
+
+    def run(*inputs: mx.array) -> mx.array:
+        (out,) = call(
+            inputs=[*arrays, *[_padded(array) for array in inputs], params],
+            output_shapes=shapes,
+            output_dtypes=dtype_of_out,
+            grid=grid,
+            threadgroup=threadgroup,
+        )
+        return out
+
+    return run

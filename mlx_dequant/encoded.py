@@ -1,0 +1,139 @@
+"""What the backends take: a matrix as it is stored, and what a launch tells a kernel of it. Knows no array library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+from .registry import FAMILIES, Family, Format
+
+
+@dataclass(frozen=True)
+class Region:
+    """Rows and columns of the matrix as it is stored; the first column is a multiple of 32."""
+
+    first_row: int
+    end_row: int
+    first_column: int
+    end_column: int
+
+    @property
+    def rows(self) -> int:
+        return self.end_row - self.first_row
+
+    @property
+    def columns(self) -> int:
+        return self.end_column - self.first_column
+
+
+@dataclass(frozen=True)
+class LaunchParams:
+    """The numbers of a launch: the fields of `metal/launch_params.metal`, in its order."""
+
+    rows: int = 0
+    columns: int = 0
+    first_row: int = 0
+    end_row: int = 0
+    first_column: int = 0
+    end_column: int = 0
+    blocks_per_row: int = 0
+    group_size: int = 0
+    group_multiplier: int = 0
+    group_shift: int = 0
+    zero_word: int = 0
+    zero_field: int = 0
+    has_zeros: int = 0
+    groups_per_row: int = 0
+    M: int = 0
+    split_k: int = 1
+    tiles_multiplier: int = 0
+    tiles_shift: int = 0
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """uint32 values, as the shader's struct lays them out."""
+        return tuple(getattr(self, name) for name in PARAMS)
+
+
+PARAMS = tuple(each.name for each in fields(LaunchParams))
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedMatrix:
+    """A quantized matrix in the arrays that its checkpoint has. Valid: whoever makes one has checked it.
+
+    Attributes:
+        arrays: by the names of `Family.arrays`; None for one that is absent.
+        format: the registry's row.
+        rows: of the matrix as it is stored, leading axes folded in.
+        columns: of the matrix as it is stored.
+        scale_dtype: "float32", "float16" or "bfloat16", the type of the array of scales.
+        loader_params: fields of `LaunchParams` that the family's loader reads.
+        has_g_idx: whether each input's group is looked up in g_idx (act-order).
+        experts: matrices that `rows` stacks.
+        perm: int32 [K], for a matrix that was sorted by group: the input that each of its inputs was.
+        inv_perm: int32 [K], where each input went.
+        cache: what backends derive from it; dropped with it.
+    """
+
+    arrays: Mapping[str, Any]
+    format: Format
+    rows: int
+    columns: int
+    scale_dtype: str = "float32"
+    loader_params: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    has_g_idx: bool = False
+    experts: int = 1
+    perm: Any = None
+    inv_perm: Any = None
+    cache: dict[Any, Any] = field(default_factory=lambda: {}, repr=False)
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.format.family]
+
+    @property
+    def layout(self) -> str:
+        """ "KN" where a stored row is an input, "NK" where it is an output."""
+        return self.family.layout
+
+    @property
+    def K(self) -> int:
+        """Inputs of the linear layer."""
+        return self.rows if self.layout == "KN" else self.columns
+
+    @property
+    def N(self) -> int:
+        """Outputs of the linear layer."""
+        return self.columns if self.layout == "KN" else self.rows
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.rows * self.columns
+
+    @property
+    def group_size(self) -> int:
+        """Inputs of a group, 2^31 for a single one; 0 for GGUF."""
+        return self.loader_params.get("group_size", 0)
+
+    @property
+    def whole(self) -> Region:
+        """The region that is all of the matrix."""
+        return Region(0, self.rows, 0, self.columns)
+
+    def params(self, region: Region | None = None, **launch: int) -> LaunchParams:
+        """The numbers of a launch over a region of this matrix, by default all of it."""
+        region = region or self.whole
+        return LaunchParams(
+            rows=self.rows,
+            columns=self.columns,
+            first_row=region.first_row,
+            end_row=region.end_row,
+            first_column=region.first_column,
+            end_column=region.end_column,
+            **self.loader_params,
+            **launch,
+        )

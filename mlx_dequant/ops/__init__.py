@@ -1,0 +1,6 @@
+"""Operations on quantized weights, and their rules under MLX's transformations."""
+
+from .linear import linear
+from .take import take
+
+__all__ = ["linear", "take"]

@@ -1,0 +1,82 @@
+"""Linear layers whose weight stays quantized.
+
+Inside `mx.compile` and `mx.vmap` an array has no value yet. The GPU backends build graphs and do
+not mind; the host and the reference need values, so there they use plain operations on the dequantized
+weight, which the graph then holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from .. import backends, dtypes
+from ..encoded import EncodedMatrix
+from ..errors import FormatError
+from .operand import Weight, check_matrix
+from .transforms import has_value, is_traced, only
+
+
+def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.array:
+    """x through a linear layer whose weight stays quantized.
+
+    Differentiable in x and bias, under `mx.grad`, `mx.vmap`, `mx.jvp` and `mx.compile`. Not under
+    `mx.vmap` on a GPU: MLX, which cannot map its custom kernels, raises a ValueError. Leading axes
+    do the same.
+
+    Args:
+        x: [..., in] float16, bfloat16 or float32.
+        weight: a matrix; stacks of matrices are refused.
+        bias: [out], added in x's type.
+
+    Returns:
+        [..., out] in x's type, accumulated in float32 and rounded once. On a GPU, with more than 16
+        float16 or bfloat16 rows of x, weights are first rounded to x's type, as dense layers have
+        them; from 129 float32 rows on, MLX may use TF32. A weight with act-order
+        (g_idx) is sorted by group there at its first product, in arrays that are kept with it.
+
+    Raises:
+        FormatError: x or bias does not fit the weight.
+    """
+    check_matrix(weight)
+    if not dtypes.is_float(x.dtype):
+        raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
+    if x.ndim == 0 or x.shape[-1] != weight.in_features:
+        raise FormatError(f"x: found shape {x.shape}, expected a last axis of {weight.in_features} inputs")
+    y = matmul(weight.matrix, x, transpose=weight.matrix.layout == "NK")
+    if bias is None:
+        return y
+    if bias.shape != (weight.out_features,):
+        raise FormatError(f"bias: found shape {bias.shape}, expected ({weight.out_features},)")
+    if not dtypes.is_float(bias.dtype):
+        raise FormatError(f"bias: found {bias.dtype}, expected float16, bfloat16 or float32")
+    return y + bias.astype(x.dtype)
+
+
+def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
+    """x [..., columns] @ W.T for the stored matrix W (`transpose`), or x [..., rows] @ W.
+
+    The gradient of one is the other, so no rule needs the dequantized matrix.
+    """
+    if not is_traced(x):
+        # A rule takes Python to make and, where values are needed at once, a thread's wake-up.
+        return backends.matmul(matrix, x, transpose)
+
+    def forward(x: mx.array) -> mx.array:
+        if backends.is_lazy():
+            # Or `mx.jvp` would ask for the kernel's own.
+            return backends.matmul(matrix, mx.stop_gradient(x), transpose)
+        if has_value(x):
+            return backends.matmul(matrix, x, transpose)
+        dense = backends.dequantize(matrix, mx.float32)
+        return (x.astype(mx.float32) @ (dense.T if transpose else dense)).astype(x.dtype)
+
+    def turn(inputs: Any, axes: Any) -> tuple[mx.array, int]:
+        return matmul(matrix, mx.moveaxis(only(inputs), only(axes), 0), transpose), 0
+
+    rule: Any = mx.custom_function(forward)
+    rule.vjp(lambda primals, cotangent, output: matmul(matrix, cotangent, not transpose))
+    rule.jvp(lambda primals, tangents: matmul(matrix, only(tangents), transpose))
+    rule.vmap(turn)
+    return rule(x)

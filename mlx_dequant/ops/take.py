@@ -1,0 +1,51 @@
+"""Rows of a quantized weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from .. import backends, dtypes
+from ..errors import FormatError
+from .operand import Weight, check_matrix
+from .transforms import has_value, only
+
+INTEGERS = (mx.int32, mx.uint32, mx.int64, mx.uint64, mx.int16, mx.uint16, mx.int8, mx.uint8)
+
+
+def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+    """Rows of the [out, in] matrix, as an embedding looks them up; exact to the bit.
+
+    Not under `mx.vmap` on a GPU, as `linear`.
+
+    Args:
+        weight: a matrix.
+        ids: integers of any shape; negative ones count from the end.
+        dtype: float32, float16 or bfloat16; the weight's own by default.
+
+    Returns:
+        [*ids.shape, in].
+
+    Raises:
+        IndexError: an id is out of range, where the backend sees values (host, reference); on a
+            GPU such a row is NaN.
+    """
+    check_matrix(weight)
+    wanted: mx.Dtype = dtypes.checked(dtype or weight.dtype)
+    if ids.dtype not in INTEGERS:
+        raise FormatError(f"ids: found {ids.dtype}, expected integers")
+    matrix = weight.matrix
+    axis = int(matrix.layout == "KN")
+
+    def look_up(ids: mx.array) -> mx.array:
+        if backends.is_lazy() or has_value(ids):
+            rows = backends.gather(matrix, ids.reshape(-1), wanted, axis)
+        else:
+            dense = backends.dequantize(matrix, wanted)
+            rows = (dense.T if axis else dense)[ids.reshape(-1)]
+        return rows.reshape(*ids.shape, weight.in_features)
+
+    rule: Any = mx.custom_function(look_up)
+    rule.vmap(lambda inputs, axes: (take(weight, mx.moveaxis(only(inputs), only(axes), 0), wanted), 0))
+    return rule(ids)
