@@ -74,10 +74,10 @@ def metal(monkeypatch):
     """The emulator as the Metal backend; programs are made anew."""
     if compiler.compiler() is None:
         pytest.skip("no C++ compiler to run kernels with")
-    kernel_source.program.cache_clear()
+    kernel_source.kernel_source.cache_clear()
     with emulator.metal():
         yield
-    kernel_source.program.cache_clear()
+    kernel_source.kernel_source.cache_clear()
 
 
 @pytest.mark.usefixtures("quick")
@@ -98,13 +98,13 @@ def test_a_wrong_format_is_told(metal, capsys, monkeypatch):
 
 
 PLANTED = {
-    "product": ("kernels/qmv.metal", "out[size_t(m) * rows + row + r] = T(total)", "matmul of 1"),
-    "product_transposed": (
+    "qmv": ("kernels/qmv.metal", "out[size_t(m) * p.rows + row + r] = T(total)", "matmul of 1"),
+    "qvm": (
         "kernels/qvm.metal",
-        "out[(size_t(split) * vectors + m) * columns + first + k] = T(total)",
+        "out[(size_t(split) * p.M + m) * columns + first + k] = T(total)",
         "matmul without transpose of 1",
     ),
-    "take": ("kernels/gather_rows.metal", "out[k] = T(w[k])", "take, "),
+    "gather_rows": ("kernels/gather_rows.metal", "out[k] = T(w[k])", "take, "),
 }
 
 
