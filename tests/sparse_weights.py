@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
-import random_weights
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.launch import Region
+from mlx_dequant.diagnostics import sample_weights
 from mlx_dequant.kernel_source import INPUTS
 
 GROUP = 32
@@ -39,9 +39,9 @@ class SparseWeight:
         form = mxd.formats()[name]
         rng = np.random.default_rng(0)
         if form.family == "gguf":
-            self.corner = random_weights.gguf(name, rng, 64, 64)
+            self.corner = sample_weights.gguf(name, rng, 64, 64)
         else:
-            self.corner = random_weights.groups(name, rng, 64, 64, GROUP, wild=False)
+            self.corner = sample_weights.groups(name, rng, 64, 64, GROUP, plain=True)
         high, wide = self.corner.rows, self.corner.columns
         self.region = Region(rows - high, rows, columns - wide, columns)
         self.arrays = {}

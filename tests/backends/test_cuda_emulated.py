@@ -6,15 +6,15 @@ import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
-import random_weights
 from cuda_programs import mostly_full, planted
 from emulated_kernels import needs_compiler
 from product_cases import SIZES, check_products, weight
-from random_weights import GGUF_FORMATS, GROUP_FORMATS
 from support import DTYPES, GGUF_TYPES, assert_same, gguf_fixture, rounded
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.diagnostics import sample_weights
+from mlx_dequant.diagnostics.sample_weights import GGUF_FORMATS, GROUP_FORMATS
 
 pytestmark = needs_compiler
 full = pytest.mark.full
@@ -53,7 +53,7 @@ def test_gguf(name):
     sizes = ((1, 1), (9, 257), (3, 520), *(((2, 7), (1, 263)) if name in ("f32", "f16", "bf16") else ()))
     fixtures = gguf_fixture(name).values() if name in GGUF_TYPES else ()
     check_unpacking(
-        [random_weights.gguf(name, rng, *size) for size in sizes]
+        [sample_weights.gguf(name, rng, *size) for size in sizes]
         + [mxd.GGUFWeight(blocks, name) for blocks, _ in fixtures]
     )
 
@@ -71,21 +71,21 @@ def each_with_one(names, kinds):
 def test_groups(name, scales):
     rng = np.random.default_rng(2)
     weights = [
-        random_weights.groups(name, rng, inputs, outputs, group_size, scales)
+        sample_weights.groups(name, rng, inputs, outputs, group_size, scales)
         for inputs, outputs, group_size in ((9, 32, 16), (32, 264, -1), (70, 1, 3), (3, 2, 16), (100, 64, 48))
     ]
     if name.startswith("gptq"):
         weights += [
-            random_weights.groups(name, rng, 64, 64, zeros=zeros, scales=scales) for zeros in ("v1-field", "v2")
+            sample_weights.groups(name, rng, 64, 64, zeros=zeros, scales=scales) for zeros in ("v1-field", "v2")
         ]
     if name.startswith("ct"):
         weights += [
-            random_weights.groups(name, rng, *size, zeros="none", scales=scales)
+            sample_weights.groups(name, rng, *size, zeros="none", scales=scales)
             for size in ((1, 1), (5, 1), (13, 9), (263, 2), (520, 9))
         ]
-        weights += [random_weights.groups(name, rng, 13, 9, act_order=True, zeros="none", scales=scales)]
+        weights += [sample_weights.groups(name, rng, 13, 9, g_idx="uneven", zeros="none", scales=scales)]
     if name != "awq4":
-        weights += [random_weights.groups(name, rng, 100, 64, act_order=True, scales=scales)]
+        weights += [sample_weights.groups(name, rng, 100, 64, g_idx="uneven", scales=scales)]
     check_unpacking(weights)
 
 
@@ -172,7 +172,7 @@ def test_mistakes_in_unpacking(mistake):
     name, text, wrong, said = UNPACKING[mistake]
     rng = np.random.default_rng(3)
     with planted(text, wrong), pytest.raises((AssertionError, emulator.EmulatorError), match=said):
-        check_unpacking([random_weights.gguf(name, rng, 2, columns) for columns in (13, 64)])
+        check_unpacking([sample_weights.gguf(name, rng, 2, columns) for columns in (13, 64)])
 
 
 @pytest.mark.parametrize("mistake", PRODUCTS)

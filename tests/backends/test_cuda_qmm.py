@@ -7,13 +7,13 @@ import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
-import random_weights
 from cuda_programs import mostly_full, planted
 from emulated_kernels import needs_compiler
 from product_cases import LONG, MANY, SCALED, check_products, check_single_inputs, small_and_large, weight
 from support import DTYPES
 
 from mlx_dequant import dispatch, kernel_source
+from mlx_dequant.diagnostics import sample_weights
 
 pytestmark = needs_compiler
 full = pytest.mark.full
@@ -56,7 +56,7 @@ def test_tiles_of_256_vectors(name):
 @pytest.mark.parametrize("name", mostly_full(("gptq4", "ct4"), fast="gptq4"))
 def test_tiles_of_inputs_in_no_order(name, rows):
     outputs, inputs = LONG
-    packed = random_weights.groups(name, np.random.default_rng(5), inputs, outputs, 32, wild=False, act_order=True)
+    packed = sample_weights.groups(name, np.random.default_rng(5), inputs, outputs, 32, plain=True, g_idx="uneven")
     with tiles("wgmma"):
         check_products(packed, mx.float16, rows)
 

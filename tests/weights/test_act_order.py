@@ -3,10 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-import random_weights
 from product_cases import FORMATS, check_products, exact, numbers, shuffled
 
 import mlx_dequant as mxd
+from mlx_dequant.diagnostics import sample_weights
 from mlx_dequant.dispatch import FEW_ROWS
 
 NAMES = [name for name, form in FORMATS.items() if form.family in ("gptq", "compressed_tensors")]
@@ -54,7 +54,7 @@ def test_what_cannot_be_sorted_stays(name, size, group):
 
 def test_weights_in_order_are_not_sorted():
     for name in ("gptq4", "ct4", "awq4"):
-        packed = random_weights.groups(name, np.random.default_rng(0), 128, 64, 32)
+        packed = sample_weights.groups(name, np.random.default_rng(0), 128, 64, 32)
         assert packed.sort_by_group() is None and not packed.derived
 
 
