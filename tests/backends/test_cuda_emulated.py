@@ -11,7 +11,7 @@ from cuda_programs import mostly_full, planted
 from emulated_kernels import needs_compiler
 from product_cases import SIZES, check_products, weight
 from random_weights import GGUF_FORMATS, GROUP_FORMATS
-from support import DTYPES, GGUF_TYPES, assert_same, gguf_fixture, rounded
+from support import DTYPES, GGUF_TYPES, assert_same, each_with_one, gguf_fixture, rounded
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.host.compiler import compiler
@@ -56,15 +56,6 @@ def test_gguf(name):
         [random_weights.gguf(name, rng, *size) for size in sizes]
         + [mxd.GGUFWeight(blocks, name) for blocks, _ in fixtures]
     )
-
-
-def each_with_one(names, kinds):
-    """Every name with every kind; in `make test` each name with one of them."""
-    return [
-        pytest.param(name, kind, id=f"{name}-{kind}", marks=() if i == at % len(kinds) else full)
-        for at, name in enumerate(names)
-        for i, kind in enumerate(kinds)
-    ]
 
 
 @pytest.mark.parametrize(("name", "scales"), each_with_one(GROUP_FORMATS, DTYPES))

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from mlx_dequant import tuning
-from mlx_dequant.backends.gpu import matmul, unpacked
-from mlx_dequant.tuning import Device
+import mlx.core as mx
+
+from mlx_dequant import dispatch, dtypes, tuning
+from mlx_dequant.backends.gpu import launch, matmul, unpacked
+from mlx_dequant.tuning import Device, Route
 
 COLUMNS = ("METAL", "CUDA", "HOPPER", "OLD_CUDA")
 
@@ -32,3 +34,16 @@ def tuned(**fields: Any) -> Generator[None]:
     columns = {name: replace(getattr(tuning, name), **fields) for name in COLUMNS}
     with patch.multiple(tuning, **columns):
         yield
+
+
+@contextmanager
+def routed(name: str) -> Generator[None]:
+    """Every product takes that route, however many rows x has."""
+    with tuned(routes=(Route(1, name, frozenset(), "a test"),)):
+        yield
+
+
+def permuted(platform: str, x: mx.array, perm: mx.array, known: int = 0) -> mx.array:
+    """x [M, columns] with its columns in the order of `perm`, by the kernel of a device."""
+    call = dispatch.permutation(Device(platform, known), *x.shape, dtypes.name(x.dtype))
+    return launch.run(platform, None, call, x, perm)
