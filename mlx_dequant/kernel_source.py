@@ -139,7 +139,7 @@ def kernel_source(
         header += _RESIDENT.format(THREADS, spec.resident)
     template = [TYPES[dtype], *map(str, spec.template)]
     arguments = [*spec.inputs, "out", "p"]
-    lines = ["device const mlx_dequant::LaunchParams& p = *(device const mlx_dequant::LaunchParams*)params;"]
+    lines = ["mlx_dequant::LaunchParams p = *(device const mlx_dequant::LaunchParams*)params;"]
     lut_words = 0
     if form and form.lut and spec.lut_in_shared and platform == "cuda":
         lut_words = form.traits["lut_words"]

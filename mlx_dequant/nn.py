@@ -1,4 +1,4 @@
-"""Layers whose weights stay packed, for models written with `mlx.nn`.
+"""Layers whose weights stay quantized, for models written with `mlx.nn`.
 
 A layer's parameters are the packed arrays, by the names their files give them ("blocks"; "qweight",
 "scales", ...), so that counting bytes, saving and loading work as for any layer. They are never

@@ -38,11 +38,6 @@ class Family:
     prefix: str = ""
     bits: tuple[int, ...] = ()
 
-    @property
-    def has_groups(self) -> bool:
-        """Whether inputs come in groups that share scales, and may have a g_idx."""
-        return any(name == "g_idx" for name, _ in self.arrays)
-
     @cached_property
     def traits(self) -> Mapping[str, int]:
         """The numbers of the loader's struct: rows_per_thread, qvm_rows, qvm_columns, layout_kn."""
@@ -140,9 +135,9 @@ def _traits(file: Path, struct: str) -> Mapping[str, int]:
 
 _GGUF = (
     # name, weights a block, bytes a block, ggml type
-    ("f32", 1, 4, 0, "float32"),
-    ("f16", 1, 2, 1, "float16"),
-    ("bf16", 1, 2, 30, "bfloat16"),
+    ("f32", 1, 4, 0),
+    ("f16", 1, 2, 1),
+    ("bf16", 1, 2, 30),
     ("q4_0", 32, 18, 2),
     ("q4_1", 32, 20, 3),
     ("q5_0", 32, 22, 6),
@@ -170,11 +165,19 @@ _GGUF = (
     ("q2_0", 64, 18, 42),
 )
 
-_FORMATS: dict[str, Format] = {row[0]: Format(row[0], "gguf", 0, *row[1:]) for row in _GGUF}
-_FORMATS |= {
-    f"{family.prefix}{bits}": Format(f"{family.prefix}{bits}", family.name, bits)
-    for family in FAMILIES.values()
-    for bits in family.bits
+# The types that are no codes.
+_STORED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+
+_FORMATS: dict[str, Format] = {
+    **{
+        name: Format(name, "gguf", 0, weights, size, number, _STORED.get(name, ""))
+        for name, weights, size, number in _GGUF
+    },
+    **{
+        f"{family.prefix}{bits}": Format(f"{family.prefix}{bits}", family.name, bits)
+        for family in FAMILIES.values()
+        for bits in family.bits
+    },
 }
 
 

@@ -5,7 +5,7 @@ struct grouping {
   uint size, multiplier, shift;
 };
 
-inline grouping grouping_of(device const LaunchParams& p) {
+inline grouping grouping_of(thread const LaunchParams& p) {
   grouping result = {p.group_size, p.group_multiplier, p.group_shift};
   return result;
 }

@@ -14,7 +14,7 @@ inline void store_run(device T* out, thread const float* w, bool aligned) {
 }
 
 template <typename F, typename T, typename S>
-inline void dequantize(thread const S& loader, device T* out, device const LaunchParams& p,
+inline void dequantize(thread const S& loader, device T* out, thread const LaunchParams& p,
                        uint threadgroup_index, uint thread_index) {
   const uint N = 8;
   const uint R = S::rows_per_thread;

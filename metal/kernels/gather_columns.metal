@@ -4,7 +4,7 @@
 
 template <typename F, typename T, typename S>
 inline void gather_columns(thread const S& loader, device const int* ids, device T* out,
-                           device const LaunchParams& p, uint threadgroup_index,
+                           thread const LaunchParams& p, uint threadgroup_index,
                            uint thread_index) {
   size_t at = size_t(threadgroup_index) * 256 + thread_index;
   size_t i = at / p.rows;

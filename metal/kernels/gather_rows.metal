@@ -4,7 +4,7 @@
 
 template <typename F, typename T, typename S>
 inline void gather_rows(thread const S& loader, device const int* ids, device T* out,
-                        device const LaunchParams& p, uint threadgroup_index, uint thread_index) {
+                        thread const LaunchParams& p, uint threadgroup_index, uint thread_index) {
   const uint VALUES = 8;
   uint columns = p.columns;
   uint runs = (columns + VALUES - 1) / VALUES;

@@ -3,7 +3,7 @@
 // Past x are zeros. A thread takes eight inputs.
 
 template <typename T, uint BM, uint TK, typename X>
-inline void pack_activations(device const X* x, device T* out, device const LaunchParams& p,
+inline void pack_activations(device const X* x, device T* out, thread const LaunchParams& p,
                              uint threadgroup_index, uint thread_index) {
   const uint BK = 4 * TK;
   uint steps = (p.columns + BK - 1) / BK;

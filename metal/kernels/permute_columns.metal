@@ -25,7 +25,7 @@ inline void gather(V x, device const int* perm, device T* out, uint first, uint 
 
 template <typename T>
 inline void permute_columns(device const T* x, device const int* perm, device T* out,
-                            device const LaunchParams& p, uint threadgroup_index,
+                            thread const LaunchParams& p, uint threadgroup_index,
                             uint thread_index) {
   uint columns = p.columns;
   uint chunks = (columns + permute_chunk - 1) / permute_chunk;
@@ -37,7 +37,7 @@ inline void permute_columns(device const T* x, device const int* perm, device T*
 
 template <typename T>
 inline void permute_columns(device const T* x, device const int* perm, device T* out,
-                            device const LaunchParams& p, threadgroup float* scratch,
+                            thread const LaunchParams& p, threadgroup float* scratch,
                             uint threadgroup_index, uint thread_index) {
   size_t row = size_t(threadgroup_index) * p.columns;
   threadgroup T* copy = (threadgroup T*)scratch;

@@ -74,7 +74,7 @@ inline void add_edges(thread const S& loader, device const X* x, uint outputs, u
 
 template <typename F, typename T, bool KN, uint BM, uint TK, typename X, typename S>
 inline void qmm(thread const S& loader, device const X* x, device T* out,
-                device const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
+                thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
   const uint BK = 4 * TK;
   uint inputs = KN ? p.rows : p.columns;

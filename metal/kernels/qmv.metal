@@ -65,7 +65,7 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
 template <typename F, typename T, uint BM, uint SIMDGROUPS, uint BN, uint MOST, typename X,
           typename S>
 inline void qmv(thread const S& loader, device const X* x, device T* out,
-                device const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
+                thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
   const uint VALUES = S::layout_kn || F::scale_block < 8 ? 8 : MOST;
   const uint BLOCK = VALUES < F::scale_block ? VALUES : F::scale_block;

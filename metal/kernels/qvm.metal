@@ -102,7 +102,7 @@ inline void add_columns(thread const S& loader, device const X* x, uint column, 
 
 template <typename F, typename T, uint BM, typename X, typename S>
 inline void qvm(thread const S& loader, device const X* x, device T* out,
-                device const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
+                thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
   const uint VALUES = BM <= 2 ? uint(S::qvm_columns) : 8;
   const uint CHUNK = BM > 4 ? 1 : BM > 2 ? 8 : uint(S::qvm_rows);

@@ -1,7 +1,7 @@
 // out[M, columns] = the sum of parts [split_k, M, columns]; each thread adds one result up
 
 template <typename T>
-inline void split_k_reduce(device const float* parts, device T* out, device const LaunchParams& p,
+inline void split_k_reduce(device const float* parts, device T* out, thread const LaunchParams& p,
                            uint threadgroup_index, uint thread_index) {
   uint n = p.M * p.columns;
   uint at = threadgroup_index * 256 + thread_index;

@@ -43,8 +43,8 @@ def _best() -> str:
     best = _available()[0]
     if best == "reference":
         warnings.warn(
-            "mlx-dequant found no GPU and no C++ compiler ($CXX, clang++, g++, the ziglang package), and so dequantizes "
-            "slowly. To change that: pip install ziglang",
+            "mlx-dequant found no GPU and no C++ compiler ($CXX, clang++, g++, the ziglang package), and so "
+            "dequantizes slowly. To change that: pip install ziglang",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -32,7 +32,7 @@ def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.arr
             GPU such a row is NaN.
     """
     check_matrix(weight)
-    dtype = dtypes.checked(dtype or weight.dtype)
+    wanted: mx.Dtype = dtypes.checked(dtype or weight.dtype)
     if ids.dtype not in INTEGERS:
         raise FormatError(f"ids: found {ids.dtype}, expected integers")
     matrix = weight.matrix
@@ -40,12 +40,12 @@ def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.arr
 
     def look_up(ids: mx.array) -> mx.array:
         if backends.is_lazy() or has_value(ids):
-            rows = backends.gather(matrix, ids.reshape(-1), dtype, axis)
+            rows = backends.gather(matrix, ids.reshape(-1), wanted, axis)
         else:
-            dense = backends.dequantize(matrix, dtype)
+            dense = backends.dequantize(matrix, wanted)
             rows = (dense.T if axis else dense)[ids.reshape(-1)]
         return rows.reshape(*ids.shape, weight.in_features)
 
     rule: Any = mx.custom_function(look_up)
-    rule.vmap(lambda inputs, axes: (take(weight, mx.moveaxis(only(inputs), only(axes), 0), dtype), 0))
+    rule.vmap(lambda inputs, axes: (take(weight, mx.moveaxis(only(inputs), only(axes), 0), wanted), 0))
     return rule(ids)

@@ -30,7 +30,7 @@ struct awq_loader {
 
 template <typename F, typename S>
 inline awq_loader<S> awq(device const int* qweight, device const int* qzeros,
-                         device const S* scales, device const LaunchParams& p) {
+                         device const S* scales, thread const LaunchParams& p) {
   awq_loader<S> loader = {(device const uint*)qweight, (device const uint*)qzeros, scales,
                           p.columns, grouping_of(p)};
   return loader;

@@ -40,7 +40,7 @@ inline compressed_tensors_loader<S> compressed_tensors(device const int* codes,
                                                        device const S* scales,
                                                        device const int* zeros,
                                                        device const int* g_idx,
-                                                       device const LaunchParams& p) {
+                                                       thread const LaunchParams& p) {
   compressed_tensors_loader<S> loader = {(device const uint*)codes,
                                          scales,
                                          (device const uint*)zeros,

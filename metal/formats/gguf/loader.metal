@@ -31,7 +31,7 @@ struct gguf_loader {
 };
 
 template <typename F>
-inline gguf_loader gguf(device const uint8_t* blocks, device const LaunchParams& p) {
+inline gguf_loader gguf(device const uint8_t* blocks, thread const LaunchParams& p) {
   gguf_loader loader = {blocks, size_t(p.blocks_per_row) * F::bytes};
   return loader;
 }

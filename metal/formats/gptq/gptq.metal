@@ -40,7 +40,7 @@ struct gptq_loader {
 template <typename F, typename S>
 inline gptq_loader<S> gptq(device const int* qweight, device const int* qzeros,
                            device const S* scales, device const int* g_idx,
-                           device const LaunchParams& p) {
+                           thread const LaunchParams& p) {
   gptq_loader<S> loader = {(device const uint*)qweight,
                            (device const uint*)qzeros,
                            scales,

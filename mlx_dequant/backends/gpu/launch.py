@@ -10,10 +10,10 @@ from typing import Any
 import mlx.core as mx
 
 from ... import dtypes
-from ...dispatch import MAX_THREADS, Launch
 from ...encoded import EncodedMatrix
 from ...kernel_source import kernel_source
 from ...kernels import THREADS, KernelSpec
+from ...launches import MAX_THREADS, Launch
 from ...registry import FAMILIES, Format
 from ...tuning import Device
 
@@ -72,28 +72,39 @@ def _contiguous(array: mx.array) -> mx.array:
 
 @lru_cache(maxsize=4096)
 def _params(words: tuple[int, ...]) -> mx.array:
-    """The launch parameters as an array: one layer asks for the same at every token."""
+    """The launch parameters as an array: layers of one shape share it."""
     return mx.array(words, mx.uint32)
 
 
-def run(platform: str, matrix: EncodedMatrix, launch: Launch, *inputs: mx.array) -> mx.array:
-    """Launches a kernel on the arrays that it takes besides the matrix's."""
+def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtype: str = "") -> Callable[..., mx.array]:
+    """A launch as a function of the arrays that it takes besides the matrix's: all else is decided here, once.
+
+    Args:
+        matrix: None for a kernel that reads none.
+        input_dtype: of the first of those arrays; "" without any.
+    """
     threads = launch.threadgroups * THREADS
     if threads > MAX_THREADS:
         raise ValueError(f"{launch.spec.name}: found {threads} threads, expected at most {MAX_THREADS}")
     arrays: list[mx.array] = []
-    if launch.spec.needs_matrix:
+    if launch.spec.needs_matrix and matrix is not None:
         arrays = device_arrays(matrix)
-        given = dtypes.name(inputs[0].dtype) if inputs else ""
-        types = (launch.dtype, matrix.scale_dtype, matrix.has_g_idx, given)
+        types = (launch.dtype, matrix.scale_dtype, matrix.has_g_idx, input_dtype)
         call = kernel(platform, matrix.format, launch.spec, *types)
     else:
         call = kernel(platform, None, launch.spec, launch.dtype)
-    (out,) = call(
-        inputs=[*arrays, *map(_padded, inputs), _params(launch.params.words)],
-        output_shapes=[launch.shape],
-        output_dtypes=[dtypes.of(launch.dtype)],
-        grid=(threads, 1, 1),
-        threadgroup=(THREADS, 1, 1),
-    )
-    return out
+    params = _params(launch.params.words)
+    shapes, dtype_of_out = [launch.shape], [dtypes.of(launch.dtype)]
+    grid, threadgroup = (threads, 1, 1), (THREADS, 1, 1)
+
+    def run(*inputs: mx.array) -> mx.array:
+        (out,) = call(
+            inputs=[*arrays, *[_padded(array) for array in inputs], params],
+            output_shapes=shapes,
+            output_dtypes=dtype_of_out,
+            grid=grid,
+            threadgroup=threadgroup,
+        )
+        return out
+
+    return run

@@ -1,20 +1,26 @@
-"""Products with a quantized matrix on a GPU: what `dispatch.plan` says, launched."""
+"""Products with a quantized matrix on a GPU: what `dispatch.plan` says, decided once and launched."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import mlx.core as mx
 
 from ... import dispatch, dtypes
-from ...dispatch import DENSE_BYTES, MATMUL, MATMUL_T, Launch, Plan
+from ...dispatch import DENSE_BYTES, MATMUL, MATMUL_T, Plan
 from ...encoded import EncodedMatrix
+from ...launches import Launch
 from .act_order import sort_by_group
-from .launch import device, run
+from .launch import bind, device
 from .unpacked import dequantize, region
 
 PATIENCE = 500  # looks at the memory in use, a third of a microsecond each
 ROUNDING = 1 << 20  # bytes that MLX may allocate beyond what arrays have
+MAX_PRODUCTS = 64  # kept with a matrix: prompts come in many lengths
+
+# Of a matrix and x. What is kept with a matrix must not hold it: a dropped weight frees its memory at once.
+Product = Callable[[EncodedMatrix, mx.array], mx.array]
 
 
 def matmul(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
@@ -23,46 +29,80 @@ def matmul(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -
     A matrix with act-order is sorted by group, once, where its groups allow it.
     """
     matrix = sort_by_group(matrix) or matrix
+    products = matrix.cache.setdefault(platform, {})
+    key = (x.shape[0], x.dtype, transpose)
+    product = products.get(key)
+    if product is None:
+        if len(products) >= MAX_PRODUCTS:
+            products.clear()
+        product = products[key] = bound_product(platform, matrix, x.shape[0], x.dtype, transpose)
+    return product(matrix, x)
+
+
+def bound_product(platform: str, matrix: EncodedMatrix, M: int, dtype: mx.Dtype, transpose: bool) -> Product:
+    """The product of a matrix with M rows of x of a type."""
     operation = MATMUL_T if transpose else MATMUL
-    plan = dispatch.plan(device(platform), matrix, x.shape[0], dtypes.name(x.dtype), operation)
-    x = _permuted(platform, matrix, plan.before, x)
-    return _permuted(platform, matrix, plan.after, _product(platform, matrix, plan, x, transpose))
+    plan = dispatch.plan(device(platform), matrix, M, dtypes.name(dtype), operation)
+    steps = [_permutation(platform, matrix, plan.before), _product(platform, matrix, plan, dtype, transpose)]
+    steps.append(_permutation(platform, matrix, plan.after))
+    return _in_turn([step for step in steps if step])
 
 
-def _permuted(platform: str, matrix: EncodedMatrix, launch: Launch | None, x: mx.array) -> mx.array:
-    return run(platform, matrix, launch, x, getattr(matrix, launch.operand)) if launch else x
+def _in_turn(steps: list[Product]) -> Product:
+    if len(steps) == 1:
+        return steps[0]
+
+    def run(matrix: EncodedMatrix, x: mx.array) -> mx.array:
+        for step in steps:
+            x = step(matrix, x)
+        return x
+
+    return run
 
 
-def _product(platform: str, matrix: EncodedMatrix, plan: Plan, x: mx.array, transpose: bool) -> mx.array:
+def _permutation(platform: str, matrix: EncodedMatrix, launch: Launch | None) -> Product | None:
+    if launch is None:
+        return None
+    permute, order = bind(platform, None, launch), getattr(matrix, launch.operand)
+    return lambda _, x: permute(x, order)
+
+
+def _product(platform: str, matrix: EncodedMatrix, plan: Plan, dtype: mx.Dtype, transpose: bool) -> Product:
     if plan.route == "dense":
-        dense = dequantize(platform, matrix, x.dtype)
-        return x @ (dense.T if transpose else dense)
+        return lambda matrix, x: _times(x, dequantize(platform, matrix, x.dtype), transpose)
     if plan.route == "dequantize_then_gemm":
-        return dequantized_product(platform, matrix, plan, x, transpose)
-    parts: list[mx.array] = []
-    for each in plan.passes:
-        value = x if len(plan.passes) == 1 else x[each.first : each.end]
-        for launch in each.launches:
-            value = run(platform, matrix, launch, value)
-        parts.append(value)
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+        return lambda matrix, x: dequantized_product(platform, matrix, plan, x, transpose)
+    passes = [(each.first, each.end, _launches(platform, matrix, each.launches, dtype)) for each in plan.passes]
+    if len(passes) == 1:
+        return passes[0][2]
+    return lambda matrix, x: mx.concatenate([run(matrix, x[first:end]) for first, end, run in passes])
+
+
+def _launches(platform: str, matrix: EncodedMatrix, launches: tuple[Launch, ...], dtype: mx.Dtype) -> Product:
+    return _in_turn([_step(bind(platform, matrix, launch, dtypes.name(dtype))) for launch in launches])
+
+
+def _step(run: Callable[..., mx.array]) -> Product:
+    return lambda _, x: run(x)
+
+
+def _times(x: mx.array, dense: mx.array, transpose: bool) -> mx.array:
+    return x @ (dense.T if transpose else dense)
 
 
 def dequantized_product(platform: str, matrix: EncodedMatrix, plan: Plan, x: mx.array, transpose: bool) -> mx.array:
     """Dequantizes a bounded part of the matrix at a time, in x's type, for MLX's own product."""
+    if len(plan.regions) == 1:
+        return _times(x, region(platform, matrix, x.dtype, plan.regions[0]), transpose)
     parts: list[mx.array] = []
     with suppress(ValueError):
         mx.eval(x)  # not to be counted as a part's memory
-    before = mx.get_active_memory()
-    made = 0
+    limit = mx.get_active_memory() + DENSE_BYTES + ROUNDING
     for part in plan.regions:
-        dense = region(platform, matrix, x.dtype, part)
-        parts.append(x @ (dense.T if transpose else dense))
-        del dense
-        made += parts[-1].nbytes
-        if len(plan.regions) > 1:
-            _wait(parts, before + made + DENSE_BYTES + ROUNDING)
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
+        parts.append(_times(x, region(platform, matrix, x.dtype, part), transpose))
+        limit += parts[-1].nbytes
+        _wait(parts, limit)
+    return mx.concatenate(parts, axis=-1)
 
 
 def _wait(parts: list[mx.array], limit: int) -> None:

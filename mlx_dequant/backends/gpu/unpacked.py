@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ... import dispatch, dtypes
+from ... import dispatch, dtypes, launches
 from ...encoded import EncodedMatrix, Region
-from .launch import device, run
+from .launch import bind, device
 
 
 def dequantize(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
@@ -16,8 +16,11 @@ def dequantize(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.arra
 
 def region(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype, part: Region) -> mx.array:
     """[part.rows, part.columns] weights."""
-    launches = dispatch.dequantize(matrix, dtypes.name(dtype), part)
-    parts = [run(platform, matrix, launch) for launch in launches]
+    bound = matrix.cache.setdefault("regions", {})
+    key = (platform, dtype, part)
+    if key not in bound:
+        bound[key] = [bind(platform, matrix, one) for one in launches.dequantize(matrix, dtypes.name(dtype), part)]
+    parts = [run() for run in bound[key]]
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
 
@@ -29,7 +32,7 @@ def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype,
     operation = "gather_columns" if axis else "gather_rows"
     plan = dispatch.plan(device(platform), matrix, ids.size, dtypes.name(dtype), operation)
     (launch,) = plan.passes[0].launches
-    return run(platform, matrix, launch, _int32(ids))
+    return bind(platform, matrix, launch, "int32")(_int32(ids))
 
 
 def _int32(ids: mx.array) -> mx.array:

@@ -37,15 +37,16 @@ def text(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool 
     """The C++ of a loop: what is compiled, and what names it in the cache."""
     types = [kind.replace("S", TYPES[scale_dtype]) for _, kind in FAMILIES[form.family].arrays]
     types += LOOPS[loop]
-    arguments = [f"(const {kind}*)p[{i}]" for i, kind in enumerate(types)]
+    arguments = [f"(const {kind}*)arrays[{i}]" for i, kind in enumerate(types)]
     held, given = arguments[: len(types) - len(LOOPS[loop])], arguments[len(types) - len(LOOPS[loop]) :]
     decoder = struct(form, has_g_idx)
-    loader = f"{form.family}<{decoder}>({', '.join(held)}, *params)"
-    call = ", ".join([loader, *given, f"({TYPES[dtype]}*)p[{len(types)}]", "*params", "begin", "end"])
+    loader = f"{form.family}<{decoder}>({', '.join(held)}, p)"
+    call = ", ".join([loader, *given, f"({TYPES[dtype]}*)arrays[{len(types)}]", "p", "begin", "end"])
     return f"""{inline([METAL / "platform" / "cpu.h"])}
 {sources(form, [FOLDER / f"{loop}.cpp"])}
-extern "C" void run(void* const* p, const mlx_dequant::LaunchParams* params, size_t begin, size_t end) {{
+extern "C" void run(void* const* arrays, const mlx_dequant::LaunchParams* params, size_t begin, size_t end) {{
   using namespace mlx_dequant;
+  const LaunchParams p = *params;
   {loop}<{decoder}>({call});
 }}
 """

@@ -1,0 +1,1 @@
+"""What doctor, verify, the benchmarks and the tests share."""

@@ -1,0 +1,42 @@
+"""The dispatcher's tables and plans as text, for `mlx-dequant doctor --plans`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .. import dispatch
+from ..encoded import EncodedMatrix
+from ..fast_divmod import grouping
+from ..registry import FAMILIES, Format
+from ..tuning import Device, tuning
+
+ROWS = (1, 8, 16, 64, 512, 2048)
+SHAPE = (4096, 4096)  # outputs and inputs
+
+
+def sample(form: Format, has_g_idx: bool = False) -> EncodedMatrix:
+    """A matrix of a format without its arrays, in groups of 128: all that a plan asks of one."""
+    N, K = SHAPE
+    rows, columns = (K, N) if FAMILIES[form.family].layout == "KN" else (N, K)
+    params = {"blocks_per_row": K // form.weights} if form.weights else grouping(128, K // 128)
+    return EncodedMatrix({}, form, rows, columns, "float16", params, has_g_idx)
+
+
+def table(device: Device) -> Iterator[str]:
+    """The rows of a device's table, the first that holds first."""
+    for row in tuning(device).routes:
+        when = ", ".join(sorted(row.when)) or "any"
+        yield f"from {row.M:4} rows of x | {when:16} | {row.name:20} | {row.reason}"
+
+
+def plans(device: Device, form: Format, dtype: str = "float16") -> Iterator[str]:
+    """What a linear layer of a format launches, by rows of x."""
+    matrix = sample(form)
+    operation = dispatch.MATMUL if matrix.layout == "KN" else dispatch.MATMUL_T
+    for M in ROWS:
+        plan = dispatch.plan(device, matrix, M, dtype, operation)
+        launches = [launch for each in plan.passes[:1] for launch in each.launches]
+        kernels = " + ".join(f"{one.spec.name}{list(one.spec.template)} x {one.threadgroups}" for one in launches)
+        times = f"{len(plan.passes)} times " if len(plan.passes) > 1 else ""
+        parts = f"{len(plan.regions)} part(s) of the matrix, then MLX's matmul" if plan.regions else ""
+        yield f"{form.title} {M:5} rows | {plan.route:20} | {times}{kernels or parts or 'MLX matmul'}"
