@@ -13,7 +13,7 @@ from sparse_weights import SparseWeight, sparse
 from support import DTYPES, assert_same, bits, rounded
 
 import mlx_dequant as mxd
-from mlx_dequant import dispatch
+from mlx_dequant import launches
 from mlx_dequant.backends.gpu import launch as gpu
 from mlx_dequant.backends.gpu import unpacked
 from mlx_dequant.backends.host import memory
@@ -77,7 +77,7 @@ def test_a_launch_of_too_many_threads_is_split(name):
     weight = random_weights.gguf(name, rng, 21, 64) if name == "q4_0" else random_weights.groups(name, rng, 64, 64)
     with mxd.use_backend("reference"), np.errstate(all="ignore"):
         expected = bits(weight.dequantize(mx.float16))
-    with patch.object(dispatch, "MAX_THREADS", 1024), emulator.metal():
+    with patch.object(launches, "MAX_THREADS", 1024), emulator.metal():
         assert_same(weight.dequantize(mx.float16), expected, name)
 
 

@@ -12,7 +12,7 @@ from devices import generation
 from emulated_kernels import needs_compiler
 from product_cases import FORMATS, SIZES, check_products, check_single_inputs, small_and_large, weight, wide_groups
 
-from mlx_dequant import dispatch, dtypes
+from mlx_dequant import dtypes, launches
 from mlx_dequant.tuning import Device
 
 pytestmark = needs_compiler
@@ -36,7 +36,7 @@ def mma(**options):
 
 
 def inputs_of_a_lane(packed, M, dtype=mx.float16, known=80):
-    return dispatch.mma_inputs(Device("cuda", known), packed.matrix, M, dtypes.name(dtype))
+    return launches.mma_inputs(Device("cuda", known), packed.matrix, M, dtypes.name(dtype))
 
 
 HALVES = (mx.float16, mx.bfloat16)

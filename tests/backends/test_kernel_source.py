@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 import mlx_dequant as mxd
-from mlx_dequant import dispatch, encoded, kernel_source, kernels
+from mlx_dequant import encoded, kernel_source, kernels, launches
 from mlx_dequant.backends.host import compiler, library
 from mlx_dequant.registry import METAL, Format, gguf_format
 
@@ -24,7 +24,7 @@ FILES = {
 
 def every(platform, form, specs=None):
     """Every kernel source that reads a matrix of a format, built afresh."""
-    for spec in specs or dispatch.every_spec(platform, form):
+    for spec in specs or launches.every_spec(platform, form):
         for dtype in kernel_source.TYPES:
             for scales in ["float32"] if form.family == "gguf" else kernel_source.TYPES:
                 if spec.needs_matrix:

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import mlx.core as mx
 
-from mlx_dequant import dispatch, dtypes, tuning
+from mlx_dequant import backends, dtypes, launches, tuning
 from mlx_dequant.backends.gpu import launch, matmul, unpacked
+from mlx_dequant.encoded import EncodedMatrix
 from mlx_dequant.tuning import Device, Route
 
 COLUMNS = ("METAL", "CUDA", "HOPPER", "OLD_CUDA")
+OPERATIONS = ("dequantize", "matmul", "gather")
+
+
+def _forget(matrix: EncodedMatrix) -> None:
+    """Drops the launches that the GPU backends keep with a matrix."""
+    for key in ("metal", "cuda", "regions"):
+        matrix.cache.pop(key, None)
+    if matrix.cache.get("sorted") is not None:
+        _forget(matrix.cache["sorted"])
+
+
+@contextmanager
+def anew() -> Generator[None]:
+    """The GPU backends decide each call anew: what they kept was for another device, or for other kernels."""
+
+    def each_time(operation: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        def call(matrix: EncodedMatrix, *rest: Any) -> mx.array:
+            _forget(matrix)
+            try:
+                return operation(matrix, *rest)
+            finally:
+                _forget(matrix)
+
+        return call
+
+    with ExitStack() as patches:
+        for backend in (backends.metal, backends.cuda):
+            for name in OPERATIONS:
+                patches.enter_context(patch.object(backend, name, each_time(getattr(backend, name))))
+        yield
 
 
 @contextmanager
@@ -24,7 +55,7 @@ def generation(known: int) -> Generator[None]:
     def device(platform: str) -> Device:
         return Device(platform, known)
 
-    with patch.object(matmul, "device", device), patch.object(unpacked, "device", device):
+    with patch.object(matmul, "device", device), patch.object(unpacked, "device", device), anew():
         yield
 
 
@@ -32,7 +63,7 @@ def generation(known: int) -> Generator[None]:
 def tuned(**fields: Any) -> Generator[None]:
     """Every column of the dispatcher's tables has other values in those fields."""
     columns = {name: replace(getattr(tuning, name), **fields) for name in COLUMNS}
-    with patch.multiple(tuning, **columns):
+    with patch.multiple(tuning, **columns), anew():
         yield
 
 
@@ -45,5 +76,5 @@ def routed(name: str) -> Generator[None]:
 
 def permuted(platform: str, x: mx.array, perm: mx.array, known: int = 0) -> mx.array:
     """x [M, columns] with its columns in the order of `perm`, by the kernel of a device."""
-    call = dispatch.permutation(Device(platform, known), *x.shape, dtypes.name(x.dtype))
-    return launch.run(platform, None, call, x, perm)
+    call = launches.permutation(Device(platform, known), *x.shape, dtypes.name(x.dtype))
+    return launch.bind(platform, None, call)(x, perm)

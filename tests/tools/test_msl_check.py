@@ -7,7 +7,7 @@ import pytest
 from msl_check.check import check, check_launch
 from msl_check.launches import record, weights
 
-from mlx_dequant.dispatch import every_spec
+from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import formats
 
 

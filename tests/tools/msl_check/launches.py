@@ -16,7 +16,7 @@ import numpy as np
 from devices import generation, tuned
 
 import mlx_dequant as mxd
-from mlx_dequant import backends, dispatch, dtypes, tuning
+from mlx_dequant import backends, dtypes, launches, tuning
 from mlx_dequant.backends.gpu import launch as gpu
 from mlx_dequant.kernel_source import KernelSource
 from mlx_dequant.kernels import KernelSpec
@@ -148,8 +148,8 @@ def _use(platform: str, form: Format, types: tuple[mx.Dtype, ...], generations: 
 
 
 def _permute(platform: str, device: Device, M: int, columns: int, dtype: mx.Dtype) -> None:
-    launch = dispatch.permutation(device, M, columns, dtypes.name(dtype))
-    gpu.run(platform, None, launch, mx.zeros((M, columns), dtype), mx.zeros(columns, mx.int32))
+    launch = launches.permutation(device, M, columns, dtypes.name(dtype))
+    gpu.bind(platform, None, launch)(mx.zeros((M, columns), dtype), mx.zeros(columns, mx.int32))
 
 
 @contextmanager
