@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import mmap
 import sys
+from dataclasses import replace
 from math import prod
-from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
 
 import mlx_dequant as mxd
-from mlx_dequant.backends.launch import Region
 from mlx_dequant.diagnostics import sample_weights
-from mlx_dequant.kernel_source import INPUTS
+from mlx_dequant.encoded import EncodedMatrix, Region
 
 GROUP = 32
 # Python 3.13 names it. macOS reserves nothing anyway.
@@ -30,7 +29,8 @@ class SparseWeight:
     """A matrix of `rows` x `columns` weights whose last 64 x 64 (or a row's last block) are `corner`'s.
 
     Attributes:
-        weight: what a backend reads of a weight, with its arrays in `arrays` by name.
+        matrix: what a backend reads, but for its arrays.
+        arrays: those, by name: NumPy's, for a backend to find.
         corner: those weights as a weight of their own.
         region: where the corner lies.
     """
@@ -42,36 +42,25 @@ class SparseWeight:
             self.corner = sample_weights.gguf(name, rng, 64, 64)
         else:
             self.corner = sample_weights.groups(name, rng, 64, 64, GROUP, plain=True)
-        high, wide = self.corner.rows, self.corner.columns
-        self.region = Region(rows - high, rows, columns - wide, columns)
-        self.arrays = {}
-        for key, _ in INPUTS[form.family]:
-            small = self.corner.inputs[key]
-            if small is not None:
-                self.arrays[key] = _placed(np.array(small), rows // high, columns // wide)
-        self.weight = SimpleNamespace(
-            format=form,
-            rows=rows,
-            columns=columns,
-            shape=(rows, columns),
-            layout=self._layout(columns),
-            scales_dtype=self.corner.scales_dtype,
-            has_g_idx=self.corner.has_g_idx,
-            inputs=self.corner.inputs,
-            derived={},
-        )
-
-    def _layout(self, columns: int) -> tuple[int, ...]:
-        form, layout = self.corner.format, self.corner.layout
+        small = self.corner.matrix
+        self.region = Region(rows - small.rows, rows, columns - small.columns, columns)
+        self.arrays = {
+            key: _placed(np.array(array), rows // small.rows, columns // small.columns)
+            for key, array in small.arrays.items()
+            if array is not None
+        }
+        params = dict(small.loader_params)
         if form.family == "gguf":
-            return (columns // form.weights,)
-        return (*layout[:-1], columns // GROUP) if form.family == "compressed_tensors" else layout
+            params["blocks_per_row"] = columns // form.weights
+        elif form.family == "compressed_tensors":
+            params["groups_per_row"] = columns // GROUP
+        self.matrix = replace(small, rows=rows, columns=columns, loader_params=params, cache={})
 
-    def on_host(self) -> SimpleNamespace:
-        """The weight as the host backend finds it."""
-        arrays = [self.arrays.get(key) for key, _ in INPUTS[self.weight.format.family]]
-        self.weight.derived["host"] = arrays, [0 if array is None else array.ctypes.data for array in arrays]
-        return self.weight
+    def on_host(self) -> EncodedMatrix:
+        """The matrix as the host backend finds it."""
+        arrays = [self.arrays.get(key) for key, _ in self.matrix.family.arrays]
+        self.matrix.cache["host"] = arrays, [0 if array is None else array.ctypes.data for array in arrays]
+        return self.matrix
 
     def expected(self) -> np.ndarray:
         """float32 of the corner."""

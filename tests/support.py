@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
 import mlx_dequant as mxd
 from mlx_dequant.diagnostics import compare
@@ -100,3 +101,12 @@ def rounded(exact: np.ndarray, dtype: mx.Dtype) -> np.ndarray:
     kept += (lost > half) | (lost == half) & (kept & 1 == 1)
     magnitude = np.minimum(base + kept, _INFINITY[dtype])
     return (sign | np.where(nan, 0x7FFF, magnitude)).astype(np.uint16)
+
+
+def each_with_one(names, kinds):
+    """Every name with every kind; in `make test` each name with one of them, in turn."""
+    return [
+        pytest.param(name, kind, id=f"{name}-{kind}", marks=() if i == at % len(kinds) else pytest.mark.full)
+        for at, name in enumerate(names)
+        for i, kind in enumerate(kinds)
+    ]

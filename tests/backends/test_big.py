@@ -12,12 +12,13 @@ from sparse_weights import SparseWeight, sparse
 from support import DTYPES, assert_same, bits, rounded
 
 import mlx_dequant as mxd
-from mlx_dequant.backends import gpu
+from mlx_dequant import launches
+from mlx_dequant.backends.gpu import launch as gpu
+from mlx_dequant.backends.gpu import unpacked
 from mlx_dequant.backends.host import memory
 from mlx_dequant.backends.host.compiler import compiler
-from mlx_dequant.backends.host.dequantize import unpack
+from mlx_dequant.backends.host.dequantize import write_region
 from mlx_dequant.backends.host.library import library
-from mlx_dequant.backends.launch import sizes, whole
 from mlx_dequant.diagnostics import sample_weights
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler was found")
@@ -32,21 +33,21 @@ names = pytest.mark.parametrize("name", [name if name in FEW else pytest.param(n
 @names
 def test_the_host_reads_a_far_corner(name):
     sparse_weight = SparseWeight(name, ROWS, COLUMNS)
-    weight = sparse_weight.on_host()
+    matrix = sparse_weight.on_host()
     out = np.empty((sparse_weight.region.rows, sparse_weight.region.columns), np.float16)
-    unpack(library(weight, "dequantize", mx.float16), weight, sparse_weight.region, out.ctypes.data)
+    write_region(library(matrix, "dequantize", mx.float16), matrix, sparse_weight.region, out.ctypes.data)
     assert_same(mx.array(out), rounded(sparse_weight.expected(), mx.float16), name)
 
 
 @names
 def test_the_host_writes_a_far_corner(name):
-    """The last rows of unpacking it all, into an output of 2^34 weights that is never written whole."""
+    """The last rows of dequantizing it all, into an output of 2^34 weights that is never written whole."""
     sparse_weight = SparseWeight(name, ROWS // 4, COLUMNS)
-    weight = sparse_weight.on_host()
-    out = sparse((weight.rows, weight.columns), np.float16)
-    run = library(weight, "dequantize", mx.float16)
-    pointers, numbers = memory.pointers(weight, out.ctypes.data), memory.numbers(sizes(weight, whole(weight)))
-    run(pointers, numbers, weight.rows - sparse_weight.region.rows, weight.rows)
+    matrix = sparse_weight.on_host()
+    out = sparse((matrix.rows, matrix.columns), np.float16)
+    run = library(matrix, "dequantize", mx.float16)
+    pointers, params = memory.pointers(matrix, out.ctypes.data), memory.packed_params(matrix.params())
+    run(pointers, params, matrix.rows - sparse_weight.region.rows, matrix.rows)
     corner = out[sparse_weight.region.first_row :, sparse_weight.region.first_column :]
     assert_same(mx.array(corner), rounded(sparse_weight.expected(), mx.float16), name)
 
@@ -64,8 +65,8 @@ def test_a_kernel_reads_a_far_corner(name, monkeypatch):
     )
     monkeypatch.setattr(launch, "_margins", lambda buffer: () if id(buffer) in large else margins(buffer))
     with emulator.metal():
-        sparse_weight.weight.derived["gpu"] = gpu.held(sparse_weight.corner)
-        found = gpu.region("metal", sparse_weight.weight, mx.float16, sparse_weight.region)
+        sparse_weight.matrix.cache["gpu"] = gpu.device_arrays(sparse_weight.corner.matrix)
+        found = unpacked.region("metal", sparse_weight.matrix, mx.float16, sparse_weight.region)
     assert_same(found, rounded(sparse_weight.expected(), mx.float16), name)
 
 
@@ -76,20 +77,20 @@ def test_a_launch_of_too_many_threads_is_split(name):
     weight = sample_weights.gguf(name, rng, 21, 64) if name == "q4_0" else sample_weights.groups(name, rng, 64, 64)
     with mxd.use_backend("reference"), np.errstate(all="ignore"):
         expected = bits(weight.dequantize(mx.float16))
-    with patch.object(gpu, "MOST_THREADS", 1024), emulator.metal():
+    with patch.object(launches, "MAX_THREADS", 1024), emulator.metal():
         assert_same(weight.dequantize(mx.float16), expected, name)
 
 
 def test_a_launch_that_cannot_be_split_is_refused():
     weight = sample_weights.gguf("q4_0", np.random.default_rng(1), 21, 64)
-    with patch.object(gpu, "MOST_THREADS", 1024), emulator.metal(), pytest.raises(ValueError, match="2048 threads"):
+    with patch.object(gpu, "MAX_THREADS", 1024), emulator.metal(), pytest.raises(ValueError, match="2048 threads"):
         weight.take(mx.zeros(256, mx.int32))
 
 
 @full
 @pytest.mark.usefixtures("host")
 def test_a_real_one():
-    """2^31 weights in 302 MB, through the package's own functions: look-ups, a product, and a stack of matrices."""
+    """2^31 weights in 302 MB, through the package's own functions: look-ups, a matmul, and a stack of matrices."""
     rows, columns = 1 << 16, 1 << 15
     form = FORMATS["q1_0"]
     rng = np.random.default_rng(2)
@@ -114,11 +115,12 @@ def test_a_real_one():
     assert not np.delete(found, written).any()
 
     stack = mxd.GGUFWeight(packed, "Q1_0", shape=(4, rows // 4, columns))
-    assert (stack.rows, stack.columns, stack.size) == (rows, columns, 1 << 31)
-    run = library(stack, "dequantize", mx.float16)
+    matrix = stack.matrix
+    assert (matrix.rows, matrix.columns, matrix.size) == (rows, columns, 1 << 31)
+    run = library(matrix, "dequantize", mx.float16)
     out = sparse(stack.shape, np.float16)
-    pointers, numbers = memory.pointers(stack, out.ctypes.data), memory.numbers(sizes(stack, whole(stack)))
+    pointers, params = memory.pointers(matrix, out.ctypes.data), memory.packed_params(matrix.params())
     for at, row in enumerate(written):
-        run(pointers, numbers, row, row + 1)
+        run(pointers, params, row, row + 1)
         found = out[row // (rows // 4), row % (rows // 4)]
         assert_same(mx.array(found), rounded(expected[at], mx.float16), f"row {row}")

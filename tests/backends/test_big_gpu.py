@@ -1,4 +1,4 @@
-"""Weights past 2^31 elements on a GPU, in full: one small block of rows over and over must unpack alike everywhere."""
+"""Weights past 2^31 elements on a GPU, in full: a small block of rows, repeated, dequantizes alike everywhere."""
 
 import mlx.core as mx
 import numpy as np

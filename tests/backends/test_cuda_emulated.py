@@ -1,4 +1,4 @@
-"""Every format's CUDA program, as MLX generates it, executed: the bits are the reference's, products near exact."""
+"""Every format's CUDA kernels, as MLX generates them, executed: the bits are the reference's, products near exact."""
 
 from functools import cache
 
@@ -9,7 +9,7 @@ import pytest
 from cuda_programs import mostly_full, planted
 from emulated_kernels import needs_compiler
 from product_cases import SIZES, check_products, weight
-from support import DTYPES, GGUF_TYPES, assert_same, gguf_fixture, rounded
+from support import DTYPES, GGUF_TYPES, assert_same, each_with_one, gguf_fixture, rounded
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.host.compiler import compiler
@@ -25,11 +25,11 @@ def reference(weight):
     """[out, in] float32."""
     with mxd.use_backend("reference"), np.errstate(all="ignore"):
         dense = np.array(weight.dequantize(mx.float32))
-    return dense.T if weight.by_inputs else dense
+    return dense.T if weight.matrix.layout == "KN" else dense
 
 
-def check_unpacking(weights, dtypes=DTYPES, **options):
-    """Weights of one format, unpacked and looked up, in each type."""
+def check_dequantizing(weights, dtypes=DTYPES, **options):
+    """Weights of one format, dequantized and looked up, in each type."""
     cases = [(weight, dtype) for weight in weights for dtype in dtypes]
 
     def found():
@@ -39,7 +39,7 @@ def check_unpacking(weights, dtypes=DTYPES, **options):
         results = found()
     for (one, dtype), (dense, rows) in zip(cases, results, strict=True):
         exact = reference(one)
-        assert_same(dense, rounded(exact.T if one.by_inputs else exact, dtype), f"{one} {dtype}")
+        assert_same(dense, rounded(exact.T if one.matrix.layout == "KN" else exact, dtype), f"{one} {dtype}")
         assert_same(rows, rounded(exact[np.array(ids(one))], dtype), f"take {one} {dtype}")
 
 
@@ -52,19 +52,10 @@ def test_gguf(name):
     rng = np.random.default_rng(1)
     sizes = ((1, 1), (9, 257), (3, 520), *(((2, 7), (1, 263)) if name in ("f32", "f16", "bf16") else ()))
     fixtures = gguf_fixture(name).values() if name in GGUF_TYPES else ()
-    check_unpacking(
+    check_dequantizing(
         [sample_weights.gguf(name, rng, *size) for size in sizes]
         + [mxd.GGUFWeight(blocks, name) for blocks, _ in fixtures]
     )
-
-
-def each_with_one(names, kinds):
-    """Every name with every kind; in `make test` each name with one of them."""
-    return [
-        pytest.param(name, kind, id=f"{name}-{kind}", marks=() if i == at % len(kinds) else full)
-        for at, name in enumerate(names)
-        for i, kind in enumerate(kinds)
-    ]
 
 
 @pytest.mark.parametrize(("name", "scales"), each_with_one(GROUP_FORMATS, DTYPES))
@@ -86,7 +77,7 @@ def test_groups(name, scales):
         weights += [sample_weights.groups(name, rng, 13, 9, g_idx="uneven", zeros="none", scales=scales)]
     if name != "awq4":
         weights += [sample_weights.groups(name, rng, 100, 64, g_idx="uneven", scales=scales)]
-    check_unpacking(weights)
+    check_dequantizing(weights)
 
 
 @pytest.mark.parametrize("rows", mostly_full((1, 7, 17), fast=1))
@@ -100,7 +91,7 @@ def test_products(name, rows):
 @pytest.mark.parametrize("name", mostly_full(mxd.formats(), fast="mxfp4"))
 def test_no_read_leaves_a_buffer(name, watched):
     for size in SIZES:
-        check_unpacking([weight(name, size)], [mx.float16], **watched)
+        check_dequantizing([weight(name, size)], [mx.float16], **watched)
 
 
 @full
@@ -141,7 +132,7 @@ def test_bytes_are_permuted_by_three_bits_of_a_selector():
 
 
 # A format that shows it, what is planted, and what is said.
-UNPACKING = {
+DEQUANTIZING = {
     "a sign for a byte": ("nvfp4", "(code >> 3 & 0x01010101) * 255", "__byte_perm(code << 4, 0, 0xba98)", "differ"),
     "another selector": ("iq4_xs", "0x4420", "0x4402", "differ"),
     "another offset": ("q4_k", "__byte_perm(word, 0x4b000000", "__byte_perm(word, 0x4a000000", "differ"),
@@ -149,12 +140,12 @@ UNPACKING = {
     "halves exchanged": ("f16", "as_type<ushort>(high)", "as_type<ushort>(low)", "differ"),
     "another shift": ("mxfp4", "skipped * 8", "skipped * 4", "differ"),
     "rounding down": ("q4_1", "T low = T(w[i + 2 * k]);", "T low = T(w[i + 2 * k] * 0.999f);", "differ"),
-    "store not aligned": ("f32", "if (aligned)", "if (true)", r"misaligned address \(prelude/cuda.h:\d+\)"),
+    "store not aligned": ("f32", "if (aligned)", "if (true)", r"misaligned address \(platform/cuda.h:\d+\)"),
     "load not aligned": (
         "q8_0",
         "if (ALIGN % 16 == 0)",
         "if (ALIGN % 2 == 0)",
-        r"misaligned address \(prelude/cuda.h:\d+\)",
+        r"misaligned address \(platform/cuda.h:\d+\)",
     ),
 }
 PRODUCTS = {
@@ -165,19 +156,19 @@ PRODUCTS = {
 }
 
 
-@pytest.mark.parametrize("mistake", UNPACKING)
-def test_mistakes_in_unpacking(mistake):
-    if "aligned" in mistake and "ziglang" in compiler().command:
+@pytest.mark.parametrize("mutation", DEQUANTIZING)
+def test_mutations_of_dequantize(mutation):
+    if "aligned" in mutation and "ziglang" in compiler().command:
         pytest.skip("ziglang checks no alignment")
-    name, text, wrong, said = UNPACKING[mistake]
+    name, text, wrong, said = DEQUANTIZING[mutation]
     rng = np.random.default_rng(3)
     with planted(text, wrong), pytest.raises((AssertionError, emulator.EmulatorError), match=said):
-        check_unpacking([sample_weights.gguf(name, rng, 2, columns) for columns in (13, 64)])
+        check_dequantizing([sample_weights.gguf(name, rng, 2, columns) for columns in (13, 64)])
 
 
-@pytest.mark.parametrize("mistake", PRODUCTS)
-def test_mistakes_in_products(mistake):
-    name, text, wrong = PRODUCTS[mistake]
+@pytest.mark.parametrize("mutation", PRODUCTS)
+def test_mutations_of_products(mutation):
+    name, text, wrong = PRODUCTS[mutation]
     with planted(text, wrong), emulator.cuda(), pytest.raises(AssertionError, match="off by"):
         check_products(weight(name, SIZES[0]), mx.float16, 2)
 

@@ -1,36 +1,42 @@
-"""Products of few vectors on CUDA by mma.sync, executed as NVIDIA documents it."""
+"""Products of few rows of x on CUDA by mma.sync, executed as NVIDIA documents it."""
 
 from contextlib import contextmanager
-from unittest.mock import patch
 
 import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
 from cuda_programs import mostly_full, planted
+from devices import generation
 from emulated_kernels import needs_compiler
 from product_cases import FORMATS, SIZES, check_products, check_single_inputs, small_and_large, weight, wide_groups
 
-from mlx_dequant import dispatch
+from mlx_dequant import dtypes, launches
 from mlx_dequant.diagnostics import sample_weights
-from mlx_dequant.kernel_source import mma_least
+from mlx_dequant.tuning import Device
 
 pytestmark = needs_compiler
 
 FAST = ("awq4", "gptq4", "gptq3", "ct4", "q3_k", "q4_k")
-LANES = {name: max(mma_least(form)) for name, form in FORMATS.items() if mma_least(form)}
+
+
+def exact_block(form):
+    """Weights of `wide_groups` whose codes are integers times one scale."""
+    return form.traits.get("exact_block", 0) if form.family == "gguf" else 128
+
+
+# Inputs of a lane: four lanes share a scale.
+LANES = {name: 8 if exact_block(form) % 128 else 32 for name, form in FORMATS.items() if exact_block(form)}
 
 
 @contextmanager
 def mma(**options):
-    with patch.object(dispatch, "generation", lambda target: 80), emulator.cuda(**options):
+    with generation(80), emulator.cuda(**options):
         yield
 
 
-def run(packed, vectors):
-    """Inputs of a lane, of a product of so many."""
-    with patch.object(dispatch, "generation", lambda target: 80):
-        return dispatch.mma_run("cuda", mx.float16, vectors, packed)
+def inputs_of_a_lane(packed, M, dtype=mx.float16, known=80):
+    return launches.mma_inputs(Device("cuda", known), packed.matrix, M, dtypes.name(dtype))
 
 
 HALVES = (mx.float16, mx.bfloat16)
@@ -39,7 +45,7 @@ HALVES = (mx.float16, mx.bfloat16)
 @pytest.mark.parametrize("rows", mostly_full((1, 3, 8, 11), fast=3))
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.full) for n in LANES])
 def test_products(name, rows):
-    assert run(wide_groups(name), 8) == LANES[name]
+    assert inputs_of_a_lane(wide_groups(name), 8) == LANES[name]
     with mma():
         check_products(wide_groups(name), mx.float16, rows)
 
@@ -47,7 +53,7 @@ def test_products(name, rows):
 @pytest.mark.parametrize("name", mostly_full([n for n in LANES if FORMATS[n].family != "gguf"], fast="gptq3"))
 def test_groups_of_32(name):
     packed = small_and_large(name)
-    assert run(packed, 8) == 8
+    assert inputs_of_a_lane(packed, 8) == 8
     with mma():
         for dtype in HALVES:
             check_products(packed, dtype, 4)
@@ -65,7 +71,7 @@ def test_weights_are_exact(name):
 @pytest.mark.parametrize(("name", "size"), [("awq4", (40, 77)), ("ct4", (37, 96))])
 def test_sizes_that_nothing_divides(name, size):
     packed = weight(name, size)
-    assert run(packed, 3) == 8
+    assert inputs_of_a_lane(packed, 3) == 8
     with mma():
         check_products(packed, mx.float16, 3)
 
@@ -89,10 +95,9 @@ def test_what_is_not_for_mma():
     others = [(wide_groups("iq3_s"), mx.bfloat16, 8), (wide_groups("gptq4"), mx.float32, 8), (bfloats, mx.float16, 8)]
     others += [(wide_groups("q6_k"), mx.float16, 8), (wide_groups("iq2_xs"), mx.float16, 2)]
     others += [(weight("gptq4", SIZES[1]), mx.float16, 8), (weight("ct4", (40, 72)), mx.float16, 8)]
-    with patch.object(dispatch, "generation", lambda target: 80):
-        assert [dispatch.mma_run("cuda", dtype, vectors, packed) for packed, dtype, vectors in others] == [0] * 7
-    with patch.object(dispatch, "generation", lambda target: 75):
-        assert dispatch.mma_run("cuda", mx.float16, 8, wide_groups("gptq4")) == 0
+    assert [inputs_of_a_lane(packed, M, dtype) for packed, dtype, M in others] == [0] * 7
+    assert inputs_of_a_lane(wide_groups("gptq4"), 8) == 32
+    assert inputs_of_a_lane(wide_groups("gptq4"), 8, known=75) == 0
 
 
 # What is planted, and of which format.
@@ -102,7 +107,7 @@ MUTATIONS = {
     "neighbours in another order": ("ct3", "pairs[i / 2 * stride] =", "pairs[(COUNT - 1 - i) / 2 * stride] ="),
     "another output's sums": ("awq4", "part[i / 2][i % 2 * 2 + k]", "part[i / 2][i % 2 + k]"),
     "another output's scale": ("ct4", "by[i].scale * part", "by[0].scale * part"),
-    "another lane's vectors": ("gptq4", "lane % 4 == m / 2", "lane % 4 == m % 4"),
+    "another lane's rows of x": ("gptq4", "lane % 4 == m / 2", "lane % 4 == m % 4"),
     "another output's min": ("q4_k", "by[i].min * all[k]", "by[0].min * all[k]"),
     "inputs twice": ("gptq4", "at += stride", "at += stride / 2"),
     "no barrier before sums are added": (
@@ -113,15 +118,15 @@ MUTATIONS = {
 }
 
 
-@pytest.mark.parametrize("mistake", MUTATIONS)
-def test_mistakes(mistake):
-    name, text, wrong = MUTATIONS[mistake]
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_mutations(mutation):
+    name, text, wrong = MUTATIONS[mutation]
     with planted(text, wrong), mma(), pytest.raises(AssertionError, match="off by"):
         check_products(wide_groups(name), mx.float16, 3)
 
 
 @pytest.mark.full
 def test_lanes_past_the_last_output_are_seen(watched):
-    text, wrong = "min(first + place, outputs - N)", "first + place"
+    text, wrong = "min(first + lane_output, outputs - BN)", "first + lane_output"
     with planted(text, wrong), mma(**watched), pytest.raises(emulator.EmulatorError, match="overflow"):
         check_products(wide_groups("gptq4"), mx.float16, 3)

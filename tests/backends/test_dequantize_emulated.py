@@ -1,6 +1,6 @@
-"""Every format's Metal program, as MLX generates it, executed: the bits are the reference's.
+"""Every format's Metal kernel, as MLX generates it, executed: the bits are the reference's.
 
-The whole launch in Python is part of it: grid, threadgroups, sizes, small inputs.
+The whole launch in Python is part of it: grid, threadgroups, launch parameters, small inputs.
 """
 
 import platform
@@ -13,11 +13,11 @@ import pytest
 from support import DTYPES, GGUF_TYPES, GROUP_SETS, assert_same, bits, gguf_fixture, group_fixture, rounded
 
 import mlx_dequant as mxd
-from mlx_dequant.backends import gpu
+from mlx_dequant.backends.gpu import unpacked
 from mlx_dequant.backends.host.compiler import compiler
-from mlx_dequant.backends.launch import Region
 from mlx_dequant.diagnostics import sample_weights
 from mlx_dequant.diagnostics.sample_weights import GGUF_FORMATS, GROUP_FORMATS
+from mlx_dequant.encoded import Region
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 
@@ -83,7 +83,7 @@ def test_groups_of_random_bits(name, scales, dtype):
 
 
 @pytest.mark.parametrize("name", [name for name in GROUP_FORMATS if name.startswith("ct")])
-def test_packed_rows_of_any_length(name):
+def test_compressed_tensors_rows_of_any_length(name):
     rng = np.random.default_rng(4)
     for inputs, outputs in ((1, 1), (5, 1), (13, 9), (263, 2), (520, 9)):
         for zeros in ("stored", "none"):
@@ -94,7 +94,7 @@ def test_packed_rows_of_any_length(name):
 
 @pytest.mark.parametrize("name", GROUP_FORMATS)
 def test_regions_of_any_rows(name):
-    """Rows that a thread unpacks together begin at a multiple of their number; a region may begin and end elsewhere."""
+    """Rows that a thread decodes together begin at a multiple of their number; a region may begin and end elsewhere."""
     rng = np.random.default_rng(12)
     for g_idx in ("", "uneven") if name != "awq4" else ("",):
         weight = sample_weights.groups(name, rng, 128, 128, g_idx=g_idx)
@@ -102,7 +102,7 @@ def test_regions_of_any_rows(name):
         for first, end in ((0, 3), (1, 2), (3, 21), (8, 23), (30, 64), (127, 128)):
             part = Region(first, end, 32, 100)
             with emulator.metal():
-                found = gpu.region("metal", weight, mx.float16, part)
+                found = unpacked.region("metal", weight.matrix, mx.float16, part)
             assert_same(found, expected[first:end, 32:100], f"{weight} {part}")
 
 

@@ -88,7 +88,7 @@ def test_python_threads_at_once(thread_count):
         expected = [bits(weight.dequantize(mx.float32)) for weight in weights]
     failures = []
 
-    def unpack():
+    def dequantize():
         try:
             with mxd.use_backend("host"):
                 for weight, want in zip(weights * 3, expected * 3, strict=True):
@@ -96,7 +96,7 @@ def test_python_threads_at_once(thread_count):
         except BaseException as error:
             failures.append(error)
 
-    started = [threading.Thread(target=unpack) for _ in range(4)]
+    started = [threading.Thread(target=dequantize) for _ in range(4)]
     for thread in started:
         thread.start()
     for thread in started:
@@ -106,7 +106,7 @@ def test_python_threads_at_once(thread_count):
 
 def test_the_gil_is_released():
     """ctypes holds it only in functions of its PyDLL, which are marked."""
-    run = library.library(large(), "dequantize")
+    run = library.library(large().matrix, "dequantize")
     assert not type(run)._flags_ & ctypes._FUNCFLAG_PYTHONAPI
     assert type(ctypes.pythonapi.Py_IsInitialized)._flags_ & ctypes._FUNCFLAG_PYTHONAPI
 
@@ -167,7 +167,7 @@ def test_an_error_while_filling_is_raised(size):
 # Of either way that memory is filled.
 @pytest.mark.parametrize("rows", [4, 800])
 def test_inside_compile_and_grad(rows):
-    """A constant weight unpacks while MLX traces."""
+    """A constant weight is dequantized while MLX traces."""
     weight = large(rows)
     with mxd.use_backend("reference"):
         dense = mx.where(mx.isfinite(weight.dequantize(mx.float32)), 1.0, 0.0)
@@ -194,7 +194,7 @@ def test_python_ends_after_mlx_has_let_go_of_files():
     assert not memory._files
 
 
-def test_python_ends_well_after_unpacking():
+def test_python_ends_well_after_dequantizing():
     script = """
 import mlx_dequant as mxd, numpy as np, mlx.core as mx
 with mxd.use_backend("host"):

@@ -1,4 +1,4 @@
-"""Programs as text: names, includes, line numbers, and tables that agree with what they stand for."""
+"""Kernel sources as text: names, includes, line numbers, and tables that agree with what they stand for."""
 
 import re
 import runpy
@@ -8,43 +8,41 @@ import gguf
 import pytest
 
 import mlx_dequant as mxd
-from mlx_dequant import kernel_source
+from mlx_dequant import encoded, kernel_source, kernels, launches
 from mlx_dequant.backends.host import compiler, library
-from mlx_dequant.registry import Format, gguf_format
+from mlx_dequant.registry import METAL, Format, gguf_format
 
 FORMATS = mxd.formats()
 LINE = re.compile(r'#line (\d+) "(.+)"')
 FILES = {
     f"{path.parent.name}/{path.name}": path.read_text().splitlines()
-    for folder in (kernel_source.METAL, library.FOLDER)
+    for folder in (METAL, library.FOLDER)
     for path in folder.rglob("*.*")
     if path.suffix in (".metal", ".h", ".cpp")
 }
 
 
-def every(target, form, kernels=None):
-    """Every program of a format, built afresh."""
-    about_weights = (
-        kernel for kernel in kernel_source.kernels(target, form) if kernel.name not in ("add_parts", "arrange")
-    )
-    for kernel in kernels or about_weights:
+def every(platform, form, specs=None):
+    """Every kernel source that reads a matrix of a format, built afresh."""
+    for spec in specs or launches.every_spec(platform, form):
         for dtype in kernel_source.TYPES:
             for scales in ["float32"] if form.family == "gguf" else kernel_source.TYPES:
-                yield kernel_source.program.__wrapped__(target, form, kernel, dtype, scales)
+                if spec.needs_matrix:
+                    yield kernel_source.kernel_source.__wrapped__(platform, form, spec, dtype, scales)
 
 
 def texts(name):
-    """The text of a format's unpacking on every compiler."""
+    """The text that dequantizes a format, on every compiler."""
     form = FORMATS[name]
-    for target in ("metal", "cuda"):
-        program = next(every(target, form, [kernel_source.DEQUANTIZE]))
-        yield program.header + program.body
+    for platform in ("metal", "cuda"):
+        source = next(every(platform, form, [kernels.DEQUANTIZE]))
+        yield source.header + source.body
     yield library.text(form, "dequantize", "float32", "float32")
 
 
 def test_names_are_unique():
-    names = [program.name for form in FORMATS.values() for program in every("metal", form)]
-    names += [program.name for form in FORMATS.values() for program in every("cuda", form, [kernel_source.DEQUANTIZE])]
+    names = [source.name for form in FORMATS.values() for source in every("metal", form)]
+    names += [source.name for form in FORMATS.values() for source in every("cuda", form, [kernels.DEQUANTIZE])]
     assert len(names) > 1000
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
@@ -52,15 +50,20 @@ def test_names_are_unique():
 
 def test_a_name_depends_on_the_text(monkeypatch):
     def name():
-        return kernel_source.program.__wrapped__(
-            "metal", FORMATS["q4_0"], kernel_source.DEQUANTIZE, "float32", "float32"
-        ).name
+        build = kernel_source.kernel_source.__wrapped__
+        return build("metal", FORMATS["q4_0"], kernels.DEQUANTIZE, "float32", "float32").name
 
     before = name()
     assert name() == before
     read = kernel_source._read
     monkeypatch.setattr(kernel_source, "_read", lambda path: read(path) + "// other\n")
     assert name() != before
+
+
+def test_launch_parameters_that_disagree_are_refused(monkeypatch):
+    monkeypatch.setattr(kernel_source, "PARAMS", (*encoded.PARAMS[1:], encoded.PARAMS[0]))
+    with pytest.raises(ValueError, match=r"launch_params.metal: found the fields \('rows', .*expected \('columns', "):
+        next(every("metal", FORMATS["q4_0"]))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -128,7 +131,7 @@ def test_formats_cannot_be_changed():
 
 
 def test_tables_are_what_make_writes(tmp_path, monkeypatch):
-    folder = kernel_source.METAL / "formats" / "tables"
+    folder = METAL / "formats" / "tables"
     monkeypatch.setattr(sys, "argv", ["make.py", str(tmp_path)])
     runpy.run_path(str(folder / "make.py"), run_name="__main__")
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
@@ -136,17 +139,17 @@ def test_tables_are_what_make_writes(tmp_path, monkeypatch):
 
 
 def test_each_format_is_one_file_and_kernels_name_none():
-    shared = {"source", "codes", "signs", "e2m1", "k_scales", "iq1_values"}
-    files = {path.stem for path in (kernel_source.METAL / "formats" / "gguf").glob("*.metal")}
+    shared = {"loader", "codes", "signs", "e2m1", "k_scales", "iq1_values"}
+    files = {path.stem for path in (METAL / "formats" / "gguf").glob("*.metal")}
     assert files - shared == {name for name, form in FORMATS.items() if form.family == "gguf"}
-    for path in (kernel_source.METAL / "kernels").glob("*.metal"):
+    for path in (METAL / "kernels").glob("*.metal"):
         assert not set(re.findall(r"\w+", path.read_text())) & set(FORMATS), path.name
 
 
-def test_device_differences_live_in_the_prelude():
+def test_device_differences_live_with_the_platform():
     for path in [
-        *(kernel_source.METAL / "formats").rglob("*.metal"),
-        *(kernel_source.METAL / "kernels").glob("*.metal"),
+        *(METAL / "formats").rglob("*.metal"),
+        *(METAL / "kernels").glob("*.metal"),
     ]:
         assert not re.search(r"CUDA|__device__|__global__|__shared__|__METAL|NVRTC", path.read_text()), path.name
 
@@ -154,7 +157,7 @@ def test_device_differences_live_in_the_prelude():
 def test_a_name_tells_the_type_of_x():
     """Its type is in the text that MLX makes, and a name must not stand for two texts."""
     names = {
-        kernel_source.program("metal", FORMATS["q4_0"], kernel_source.PRODUCT[1, 1], "float32", given=given).name
-        for given in ("float16", "bfloat16", "float32")
+        kernel_source.kernel_source("metal", FORMATS["q4_0"], kernels.qmv(1, 1, 4, 32), "float32", input_dtype=x).name
+        for x in ("float16", "bfloat16", "float32")
     }
     assert len(names) == 3

@@ -11,21 +11,28 @@ from layout import along
 from support import DTYPES, GGUF_TYPES, assert_same, bits, rounded
 
 import mlx_dequant as mxd
-from mlx_dequant.backends import reference
+from mlx_dequant.backends import arrays, reference
+from mlx_dequant.backends.reference import groups
+from mlx_dequant.registry import FAMILIES
+
+# What the reference's modules may import, besides each other.
+ALLOWED = {"__future__", "importlib", "gguf", "mlx", "numpy", "...encoded", "..arrays"}
 
 
 def test_it_shares_nothing_with_the_shaders():
-    """Neither the programs nor another backend: only NumPy, MLX and gguf-py."""
-    tree = ast.parse(Path(reference.__file__).read_text())
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add("." * node.level + (node.module or ""))
-    allowed = {"__future__", "collections.abc", "typing", "gguf", "mlx", "numpy", "..weights.base"}
-    assert imported <= allowed, imported - allowed
-    assert "metal" not in {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    """Neither kernel sources nor another backend: NumPy, MLX, gguf-py, the record and what rounds."""
+    files = sorted(Path(reference.__file__).parent.glob("*.py"))
+    assert {path.stem for path in files} == {"__init__", "groups", *FAMILIES}
+    for path in files:
+        tree = ast.parse(path.read_text())
+        imported = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add("." * node.level + (node.module or ""))
+        assert imported <= {*ALLOWED, ".groups"}, f"{path.name}: {imported}"
+        assert "metal" not in {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}, path.name
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -34,7 +41,7 @@ def test_rounding(dtype):
     fractions = [0, 1, 0x7FFF, 0x8000, 0x8001, 0x18000, 0xFFF, 0x1000, 0x1001, 0x3000, 0x400000, 0x7FFFFF]
     words = (np.arange(512, dtype=np.uint32)[:, None] << 23 | np.array(fractions, np.uint32)).astype(np.uint32)
     exact = words.view(np.float32)
-    assert_same(reference.rounded(exact, dtype), rounded(exact, dtype))
+    assert_same(arrays.rounded(exact, dtype), rounded(exact, dtype))
 
 
 def test_the_rounding_the_tests_use():
@@ -53,7 +60,7 @@ def test_the_rounding_the_tests_use():
 def test_codes(width, axis):
     codes = np.random.default_rng(width).integers(0, 1 << width, (37, 41))
     words = along(axis, codes, width)
-    assert np.array_equal(reference.codes(words, width, axis, codes.shape[axis]), codes)
+    assert np.array_equal(groups.codes(words, width, axis, codes.shape[axis]), codes)
 
 
 GGUF_PY = {kind.name.lower() for kind in gguf.quants._type_traits} | {"f32", "f16"}
@@ -65,7 +72,7 @@ def test_it_is_gguf_py(name):
     blocks = np.random.default_rng(0).integers(0, 256, (3, 5 * form.bytes), np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[form.title]).astype(np.float32)
-    assert_same(reference.dequantize(mxd.GGUFWeight(blocks, name), mx.float32), bits(expected), name)
+    assert_same(reference.dequantize(mxd.GGUFWeight(blocks, name).matrix, mx.float32), bits(expected), name)
 
 
 def test_the_types_that_gguf_py_lacks_have_ggmls_own_fixtures():

@@ -1,4 +1,4 @@
-"""Every format's Metal program under AddressSanitizer and UBSan, each buffer at a guard page."""
+"""Every format's Metal kernel under AddressSanitizer and UBSan, each buffer at a guard page."""
 
 import emulator
 import mlx.core as mx

@@ -1,10 +1,9 @@
-"""Products with packed weights: as near to exact as float32 sums are, in every format, both ways."""
-
-from unittest.mock import patch
+"""Products with quantized weights: as near to exact as float32 sums are, in every format, both ways."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from devices import tuned
 from product_cases import (
     FORMATS,
     LONG,
@@ -21,18 +20,16 @@ from product_cases import (
     weight,
     wide_groups,
 )
-from support import DTYPES
+from support import DTYPES, each_with_one
 
 import mlx_dequant as mxd
-from mlx_dequant import dispatch
 
 full = pytest.mark.full
-names = pytest.mark.parametrize("name", FORMATS)
+HALVES = (mx.float16, mx.bfloat16)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-@dtypes
-@names
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(FORMATS, DTYPES))
 def test_products(name, dtype, backend):
     for size in SIZES:
         for rows in ROWS:
@@ -41,35 +38,30 @@ def test_products(name, dtype, backend):
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "gptq4" else full) for name in FORMATS])
 def test_products_of_wide_groups(name, backend):
-    for dtype in (mx.float16, mx.bfloat16):
+    for dtype in HALVES:
         for rows in (1, 4, 8, 11):
             check_products(wide_groups(name), dtype, rows, seed=rows)
         check_single_inputs(wide_groups(name), dtype, 5)
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
-@names
-def test_products_of_many_vectors(name, dtype, backend):
-    """Of tiles that are whole and of tiles that are not, with steps enough to fill their buffers in turn."""
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(FORMATS, HALVES))
+def test_products_of_many_rows(name, dtype, backend):
+    """Of blocks that are whole and of blocks that are not, with steps enough to fill their buffers in turn."""
     for rows in (17, 64, 100):
         check_products(weight(name, MANY), dtype, rows, seed=rows)
-    for clustered in (dispatch.CLUSTERED, 0) if backend == "cuda" else (0,):
-        groups = patch.dict(dispatch.TILED_GROUPS, dict.fromkeys(dispatch.TILED_GROUPS, 1))
-        with groups, patch.object(dispatch, "CLUSTERED", clustered):
-            check_products(weight(name, LONG), dtype, 300)
+    with tuned(qmm_threadgroups=dict.fromkeys((32, 64, 128), 1)):
+        check_products(weight(name, LONG), dtype, 300)
 
 
-@dtypes
-@names
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(FORMATS, DTYPES))
 def test_single_inputs_pick_exact_weights(name, dtype, backend):
     for rows in (1, 7, 16, 17):
         check_single_inputs(weight(name), dtype, rows)
 
 
-@dtypes
-@pytest.mark.parametrize("name", SCALED)
-def test_single_inputs_pick_exact_weights_of_whole_tiles(name, dtype, backend):
-    """Where tiles may have an arithmetic of their own for whole numbers times a scale."""
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(SCALED, DTYPES))
+def test_single_inputs_pick_exact_weights_of_whole_blocks(name, dtype, backend):
+    """Where qmm may have an arithmetic of their own for whole numbers times a scale."""
     check_single_inputs(small_and_large(name), dtype, 150)
 
 

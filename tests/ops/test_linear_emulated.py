@@ -1,4 +1,4 @@
-"""The kernels of products and look-ups, executed as Metal would run them, in every format."""
+"""The kernels of matmuls and look-ups, executed as Metal would run them, in every format."""
 
 from unittest.mock import patch
 
@@ -6,19 +6,21 @@ import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
+from devices import permuted, routed, tuned
 from product_cases import FORMATS, ROWS, SIZES, TILED, check_products, check_single_inputs, exact, shuffled, weight
 from support import DTYPES, assert_same, rounded
 
-from mlx_dequant import dispatch
-from mlx_dequant.backends import gpu
+from mlx_dequant import dispatch, dtypes, launches, tuning
+from mlx_dequant.backends.gpu.act_order import sort_by_group
 from mlx_dequant.backends.host.compiler import compiler
-from mlx_dequant.kernel_source import REORDER, reorder_whole
+from mlx_dequant.kernels import permute_columns
+from mlx_dequant.tuning import Device
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 full = pytest.mark.full
 
 # Rows shared by eight simdgroups, as in small matrices, or each row one simdgroup's.
-SHARED = {"shared": dispatch.FEW_ROWS, "alone": 0}
+SHARED = {"shared": tuning.METAL.few_rows, "alone": 0}
 
 CASES = [(name, dtype, rows, few) for name in FORMATS for dtype in DTYPES for rows in ROWS for few in SHARED]
 
@@ -50,7 +52,7 @@ def exact_matmul():
 
 @pytest.mark.parametrize(("name", "dtype", "rows", "few"), list(cases()))
 def test_products(name, dtype, rows, few):
-    with patch.object(dispatch, "FEW_ROWS", SHARED[few]), emulator.metal():
+    with tuned(few_rows=SHARED[few]), emulator.metal():
         for size in SIZES:
             check_products(weight(name, size), dtype, rows, seed=rows)
 
@@ -58,15 +60,14 @@ def test_products(name, dtype, rows, few):
 @pytest.mark.parametrize("name", ["q4_k", "iq2_xs", pytest.param("ct3", marks=full), pytest.param("f16", marks=full)])
 def test_four_share_long_rows(name):
     """Rows that are no multiple of what four simdgroups take at once, and shorter ones."""
-    few = patch.multiple(dispatch, FEW_ROWS=0, LONG_ROWS=0)
     for device in (emulator.metal, emulator.cuda):
-        with few, device():
+        with tuned(few_rows=0, long_rows=0), device():
             for inputs in (4352, 1024):
                 check_products(weight(name, (33, inputs)), mx.float16, 1)
 
 
-def tiled_cases():
-    """All formats with the smallest tile, some with all tiles and all sizes; the rest is `full`."""
+def qmm_cases():
+    """All formats with the smallest block, some with all blocks and all sizes; the rest is `full`."""
     for at, name in enumerate(FORMATS):
         for dtype in (mx.float16, mx.bfloat16):
             for rows in (17, 64, 100):
@@ -77,60 +78,37 @@ def tiled_cases():
                     yield pytest.param(name, dtype, rows, size, id=label, marks=() if fast else full)
 
 
-def by(way):
-    """Products take this way, however many vectors there are."""
-    return patch.object(dispatch, "way", lambda *_: way)
-
-
-@pytest.mark.parametrize(("name", "dtype", "rows", "size"), list(tiled_cases()))
-def test_tiled_products(name, dtype, rows, size):
-    with by("tiled"), emulator.metal():
+@pytest.mark.parametrize(("name", "dtype", "rows", "size"), list(qmm_cases()))
+def test_qmm(name, dtype, rows, size):
+    with routed("fused_gemm"), emulator.metal():
         check_products(weight(name, size), dtype, rows, seed=rows)
 
 
 @pytest.mark.parametrize(("name", "splits"), [("q8_0", 5), ("gptq4", 2)])
-def test_tiled_products_of_shared_inputs(name, splits):
+def test_threadgroups_share_inputs(name, splits):
     """Threadgroups share the inputs, evenly or not."""
     packed = weight(name, (192, 1280))
-    held = {32: splits * 2}  # there are two tiles of 128 outputs
-    assert gpu._splits(2, packed.in_features // 256, held[32]) == splits
-    with by("tiled"), patch.object(dispatch, "TILED_GROUPS", held), emulator.metal():
-        check_products(packed, mx.float16, 3)
+    held = dict.fromkeys((32, 64), splits * 2)  # there are two blocks of 128 outputs
+    assert launches._splits(2, packed.in_features // 256, held[32]) == splits
+    with routed("fused_gemm"), tuned(qmm_threadgroups=held), emulator.metal():
+        check_products(packed, mx.float16, 17)
 
 
 def test_splits_fill_a_gpu():
-    assert gpu._splits(64, 100, 264) == 4
-    assert gpu._splits(192, 100, 264) == 4
-    assert gpu._splits(256, 100, 264) == 1
-    assert gpu._splits(500, 100, 264) == 1
-    assert gpu._splits(1, 0, 264) == 1
-    assert gpu._splits(1, 16, 264) == 16
+    assert launches._splits(64, 100, 264) == 4
+    assert launches._splits(192, 100, 264) == 4
+    assert launches._splits(256, 100, 264) == 1
+    assert launches._splits(500, 100, 264) == 1
+    assert launches._splits(1, 0, 264) == 1
+    assert launches._splits(1, 16, 264) == 16
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["q4_k", "awq4", pytest.param("ct3", marks=full)])
-def test_unpacked_products_are_of_parts(name, dtype):
-    """The weight is unpacked in parts, 32 rows or columns of it at a time."""
-    with by("unpacked"), patch.object(gpu, "DENSE", 1), emulator.metal():
-        check_products(weight(name, (130, 130)), dtype, 9)
-
-
-@pytest.mark.parametrize(("target", "generation"), [("metal", 0), ("cuda", 80), ("cuda", 90)])
-@pytest.mark.parametrize("name", ["q4_k", "q8_0", "gptq4", "ct4"])
-def test_ways(name, target, generation, monkeypatch):
-    """Few vectors stay packed; float32 has no tiles; on Hopper weights in order stay with them."""
-    monkeypatch.setattr(dispatch, "generation", lambda target: generation)
-    packed = weight(name, SIZES[1])
-    for dtype in DTYPES:
-        least = dict.fromkeys(("packed", "tiled", "unpacked"), 10**9)
-        for vectors in range(5000, 0, -1):
-            least[dispatch.way(target, dtype, vectors, packed)] = vectors
-        if dtype == mx.float32:
-            assert least == {"packed": 1, "tiled": 10**9, "unpacked": 129}
-            continue
-        hopper = generation == 90
-        last = {"gptq4": 769 if hopper else 257, "ct4": 257}.get(name, 10**9 if hopper else 385)
-        assert least == {"packed": 1, "tiled": 17, "unpacked": last}
+def test_dense_products_are_of_parts(name, dtype):
+    """The weight is dequantized in parts, 32 rows or columns of it at a time."""
+    with routed("dequantize_then_gemm"), patch.object(dispatch, "DENSE_BYTES", 1), emulator.metal():
+        check_products(weight(name, (130, 130)), dtype, 17)
 
 
 @pytest.mark.parametrize("name", ["q5_k", "gptq4", pytest.param("awq4", marks=full), pytest.param("iq2_s", marks=full)])
@@ -141,67 +119,65 @@ def test_single_inputs_pick_exact_weights(name):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("inputs", [16384 + 8, 16384 + 7])
+@pytest.mark.parametrize("columns", [16384 + 8, 16384 + 7])
 @pytest.mark.parametrize("device", [emulator.metal, emulator.cuda])
-def test_another_order(device, inputs, dtype):
-    """Of vectors that several threadgroups share, aligned or not."""
-    x = mx.random.normal((2, inputs)).astype(dtype)
-    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
+def test_permuted_columns(device, columns, dtype):
+    """Of rows that several threadgroups share, aligned or not."""
+    x = mx.random.normal((2, columns)).astype(dtype)
+    perm = mx.array(np.random.default_rng(0).permutation(columns).astype(np.int32))
     with device():
-        found = gpu._reordered(device.__name__, x, mx.array(order))
-    assert mx.array_equal(found, x[:, mx.array(order)])
+        found = permuted(device.__name__, x, perm)
+    assert mx.array_equal(found, x[:, perm])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("inputs", [1, 40, 2047, 2052, 2304, 4096])
+@pytest.mark.parametrize("columns", [1, 40, 2047, 2052, 2304, 4096])
 @pytest.mark.parametrize("device", [emulator.metal, emulator.cuda])
-def test_another_order_of_whole_vectors(device, inputs, dtype, monkeypatch):
-    """Vectors in threadgroup memory come out as parts of vectors do, bit by bit, NaNs of every kind too."""
-    target, words = device.__name__, mx.uint32 if dtype == mx.float32 else mx.uint16
-    bits = np.random.default_rng(1).integers(0, 2 ** (8 * dtype.size), (5, inputs))
+def test_permuted_columns_of_whole_rows(device, columns, dtype):
+    """Rows in threadgroup memory come out as parts of rows do, bit by bit, NaNs of every kind too."""
+    platform, words = device.__name__, mx.uint32 if dtype == mx.float32 else mx.uint16
+    bits = np.random.default_rng(1).integers(0, 2 ** (8 * dtype.size), (5, columns))
     x = mx.array(bits, words).view(dtype)
-    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
+    perm = np.random.default_rng(0).permutation(columns).astype(np.int32)
     for least in (5, 6):
-        monkeypatch.setattr(dispatch, "WHOLE_VECTORS", least)
-        assert (dispatch.reorder(target, 5, inputs * dtype.size) == REORDER) == (least == 6)
-        with device():
-            found = gpu._reordered(target, x, mx.array(order))
-        assert np.array_equal(np.array(found.view(words)), bits[:, order])
+        with tuned(permute_whole_rows=least), device():
+            launch = launches.permutation(Device(platform), 5, columns, dtypes.name(dtype))
+            assert (launch.spec == permute_columns()) == (least == 6)
+            found = permuted(platform, x, mx.array(perm))
+        assert np.array_equal(np.array(found.view(words)), bits[:, perm])
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16], ids=str)
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize(
-    ("device", "generation", "most"), [(emulator.metal, 0, 28), (emulator.cuda, 0, 44), (emulator.cuda, 80, 99)]
+    ("device", "known", "most"), [(emulator.metal, 0, 28), (emulator.cuda, 0, 44), (emulator.cuda, 80, 99)]
 )
-def test_another_order_of_the_longest_vectors(device, generation, most, extra, dtype, monkeypatch):
+def test_permuted_columns_of_the_longest_rows(device, known, most, extra, dtype):
     """Those that a device's threadgroups can hold, and one value more."""
-    monkeypatch.setattr(dispatch, "generation", lambda target: generation)
-    monkeypatch.setattr(dispatch, "WHOLE_VECTORS", 2)
-    inputs = most * 1024 // dtype.size + extra
-    operation = dispatch.reorder(device.__name__, 2, inputs * dtype.size)
-    assert operation == (REORDER if extra else reorder_whole(most))
-    x = mx.random.normal((2, inputs)).astype(dtype)
-    order = np.random.default_rng(0).permutation(inputs).astype(np.int32)
-    with device():
-        found = gpu._reordered(device.__name__, x, mx.array(order))
-    assert mx.array_equal(found, x[:, mx.array(order)])
+    columns = most * 1024 // dtype.size + extra
+    x = mx.random.normal((2, columns)).astype(dtype)
+    perm = mx.array(np.random.default_rng(0).permutation(columns).astype(np.int32))
+    with tuned(permute_whole_rows=2), device():
+        launch = launches.permutation(Device(device.__name__, known), 2, columns, dtypes.name(dtype))
+        assert launch.spec == permute_columns(0 if extra else most)
+        found = permuted(device.__name__, x, perm, known)
+    assert mx.array_equal(found, x[:, perm])
 
 
-@pytest.mark.parametrize("inputs", [4096, 4091])
+@pytest.mark.parametrize("columns", [4096, 4091])
 @pytest.mark.parametrize(
     ("device", "sanitizer"), [(emulator.metal, "thread"), (emulator.metal, "address"), (emulator.cuda, "address")]
 )
-def test_another_order_under_sanitizers(device, inputs, sanitizer):
+def test_permuted_columns_under_sanitizers(device, columns, sanitizer):
     """The smallest threadgroup memory, filled, or nearly."""
     obstacle = emulator.obstacle(sanitizer)
     if obstacle:
         pytest.skip(obstacle)
-    x = mx.random.normal((dispatch.WHOLE_VECTORS, inputs)).astype(mx.float16)
-    order = mx.array(np.random.default_rng(0).permutation(inputs).astype(np.int32))
+    x = mx.random.normal((tuning.METAL.permute_whole_rows, columns)).astype(mx.float16)
+    perm = mx.array(np.random.default_rng(0).permutation(columns).astype(np.int32))
     with device(sanitizer=sanitizer, order="shuffled"):
-        found = gpu._reordered(device.__name__, x, order)
-    assert mx.array_equal(found, x[:, order])
+        found = permuted(device.__name__, x, perm)
+    assert mx.array_equal(found, x[:, perm])
 
 
 @pytest.mark.parametrize(
@@ -217,7 +193,7 @@ def test_products_of_sorted_weights(name, count):
     for device in (emulator.metal, emulator.cuda):
         with device():
             check_products(packed, DTYPES[count % 3], count)
-    assert packed.sort_by_group().weight.derived  # a backend has used it
+    assert "gpu" in sort_by_group(packed.matrix).cache  # a backend has used it
 
 
 @full
@@ -236,20 +212,20 @@ def test_every_order_gives_one_result(name, few):
     cotangent = mx.array(np.random.default_rng(2).normal(size=(4, packed.out_features)).astype(np.float32))
     found = set()
     for order in emulator.ORDERS:
-        with patch.object(dispatch, "FEW_ROWS", SHARED[few]), emulator.metal(order=order):
+        with tuned(few_rows=SHARED[few]), emulator.metal(order=order):
             values, gradients = mx.vjp(packed.linear, [x], [cotangent])
             found.add(np.array(values[0]).tobytes() + np.array(gradients[0]).tobytes())
     assert len(found) == 1
 
 
 @pytest.mark.parametrize("name", ["q4_k", "gptq4", pytest.param("awq4", marks=full)])
-def test_every_order_gives_one_tiled_result(name):
+def test_every_order_gives_one_result_of_qmm(name):
     packed = weight(name, TILED)
     rng = np.random.default_rng(1)
     x = mx.array(rng.normal(size=(33, packed.in_features)).astype(np.float16))
     found = set()
     for order in emulator.ORDERS:
-        with by("tiled"), emulator.metal(order=order):
+        with routed("fused_gemm"), emulator.metal(order=order):
             found.add(np.array(packed.linear(x)).tobytes())
     assert len(found) == 1
 
@@ -261,18 +237,18 @@ def test_products_under_sanitizers(name, few, sanitizer):
     obstacle = emulator.obstacle(sanitizer)
     if obstacle:
         pytest.skip(obstacle)
-    with patch.object(dispatch, "FEW_ROWS", SHARED[few]), emulator.metal(sanitizer=sanitizer, order="shuffled"):
+    with tuned(few_rows=SHARED[few]), emulator.metal(sanitizer=sanitizer, order="shuffled"):
         check_products(weight(name, (9, 77)), mx.float16, 4)
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
-@pytest.mark.parametrize("rows", [3, pytest.param(40, marks=full)])
+@pytest.mark.parametrize("rows", [17, pytest.param(40, marks=full)])
 @pytest.mark.parametrize("name", ["gptq4", *(pytest.param(name, marks=full) for name in ("q4_0", "awq4", "f16"))])
-def test_tiled_products_under_sanitizers(name, rows, sanitizer):
+def test_qmm_under_sanitizers(name, rows, sanitizer):
     obstacle = emulator.obstacle(sanitizer)
     if obstacle:
         pytest.skip(obstacle)
-    with by("tiled"), emulator.metal(sanitizer=sanitizer, order="shuffled"):
+    with routed("fused_gemm"), emulator.metal(sanitizer=sanitizer, order="shuffled"):
         check_products(weight(name, (130, 64)), mx.float16, rows)
 
 

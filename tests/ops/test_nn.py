@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from support import GROUP_SETS, gguf_fixture, group_fixture
 
 import mlx_dequant as mxd
-from mlx_dequant.backends import gpu
+from mlx_dequant.backends.gpu import launch
 from mlx_dequant.nn import PackedEmbedding, PackedLinear, pack_model
 
 
@@ -28,15 +28,15 @@ def q4_0(rows: int, columns: int, seed: int = 0) -> mxd.GGUFWeight:
 
 def dense(weight: mxd.QuantizedWeight) -> mx.array:
     """float32 [out, in]."""
-    unpacked = weight.dequantize(mx.float32)
-    return unpacked.T if weight.by_inputs else unpacked
+    stored = weight.dequantize(mx.float32)
+    return stored.T if weight.matrix.layout == "KN" else stored
 
 
 def every_family():
     chosen = {}
     for name in GROUP_SETS:
         weight, _ = group_fixture(name)
-        chosen[weight.format.family, weight.inputs.get("g_idx") is not None] = name
+        chosen[weight.format.family, weight.arrays.get("g_idx") is not None] = name
     return ["gguf", *chosen.values()]
 
 
@@ -100,7 +100,7 @@ def test_an_embedding_gives_exact_rows(backend, weight):
 def test_parameters_are_the_packed_arrays(weight):
     layer = PackedLinear(weight, mx.zeros(weight.out_features))
     flat = dict(tree_flatten(layer.parameters()))
-    present = {name for name, array in weight.inputs.items() if array is not None}
+    present = {name for name, array in weight.arrays.items() if array is not None}
     assert flat.keys() == present | {"bias"}
     assert sum(array.nbytes for array in flat.values()) == weight.nbytes + 4 * weight.out_features
     assert layer.weight is weight
@@ -125,7 +125,7 @@ def test_weights_are_saved_and_loaded(weight, tmp_path):
     path = str(tmp_path / "weights.safetensors")
     model = nn.Sequential(PackedLinear(weight, mx.ones(weight.out_features)))
     model.save_weights(path)
-    zeros = {name: mx.zeros_like(array) for name, array in weight.inputs.items() if array is not None}
+    zeros = {name: mx.zeros_like(array) for name, array in weight.arrays.items() if array is not None}
     other = nn.Sequential(PackedLinear(weight.replace(**zeros), mx.zeros(weight.out_features)))
     x = mx.random.normal((2, weight.in_features))
     assert not mx.array_equal(other(x), model(x))
@@ -153,7 +153,7 @@ def test_scales_follow_the_models_type():
     weight = weight_of(next(name for name in every_family() if name != "gguf"))
     layer = PackedLinear(weight)
     layer.set_dtype(mx.float32)
-    assert layer.weight.dtype == layer.weight.scales_dtype == mx.float32
+    assert (layer.weight.dtype, layer.weight.matrix.scale_dtype) == (mx.float32, "float32")
     assert mx.array_equal(dense(layer.weight), dense(weight))
 
 
@@ -163,7 +163,7 @@ def test_a_parameter_changed_in_place_is_the_weights(backend):
     expected = layer(x) * 2
     layer.scales *= 2
     assert mx.allclose(layer(x), expected, rtol=1e-4, atol=1e-4)
-    assert mx.array_equal(layer.weight.inputs["scales"], layer.scales)
+    assert mx.array_equal(layer.weight.arrays["scales"], layer.scales)
 
 
 def test_a_copy_of_a_layer_has_a_weight_of_its_own():
@@ -211,7 +211,7 @@ def test_layers_refuse_other_shapes():
     with pytest.raises(mxd.FormatError, match=r"^bias: found shape \(63,\), expected \(64,\)"):
         PackedLinear(q4_0(64, 64), mx.zeros(63))
     with pytest.raises(mxd.FormatError, match=r"^weight: found shape \(2, 32, 64\), expected a matrix"):
-        PackedEmbedding(mxd.GGUFWeight(q4_0(64, 64).inputs["blocks"].reshape(2, 32, -1), "Q4_0"))
+        PackedEmbedding(mxd.GGUFWeight(q4_0(64, 64).arrays["blocks"].reshape(2, 32, -1), "Q4_0"))
 
 
 class Adapted(nn.Module):
@@ -270,9 +270,9 @@ def test_a_compiled_function_may_have_a_layer_as_its_state():
     layer = PackedLinear(q4_0(64, 64))
 
     def call(x: mx.array) -> mx.array:
-        return (x * gpu.held(layer.weight)[0].astype(mx.float32).sum()).sum()
+        return (x * launch.device_arrays(layer.weight.matrix)[0].astype(mx.float32).sum()).sum()
 
-    expected = layer.weight.inputs["blocks"].astype(mx.float32).sum()
+    expected = layer.weight.arrays["blocks"].astype(mx.float32).sum()
     assert mx.compile(mx.grad(call), inputs=layer.state)(mx.array(1.0)) == expected
     assert mx.compile(call, inputs=layer.state)(mx.array(1.0)) == expected
 

@@ -1,4 +1,4 @@
-"""Look-ups in packed weights: rows of the [out, in] matrix, exact to the bit."""
+"""Look-ups in quantized weights: rows of the [out, in] matrix, exact to the bit."""
 
 import mlx.core as mx
 import numpy as np

@@ -12,22 +12,25 @@ import pytest
 from product_cases import exact, numbers, weight
 
 import mlx_dequant as mxd
-from mlx_dequant import backends, products
+from mlx_dequant import backends
+from mlx_dequant.backends import reference
 from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.ops.transforms import is_traced
 
 NAMES = ("q4_k", "gptq4", "ct3", "f32")
 NEAR = 2e-5
 
 
-def plain_product(weight, x, transpose):
-    dense = mx.array(exact(weight).astype(np.float32))
-    y = (x.astype(mx.float32) @ (dense if transpose == weight.by_inputs else dense.T)).astype(x.dtype)
+def plain_matmul(matrix, x, transpose):
+    dense = mx.array(reference.weights(matrix))
+    y = (x.astype(mx.float32) @ (dense.T if transpose else dense)).astype(x.dtype)
     # A convolution has no jvp, as custom kernels have none.
     return mx.conv1d(y.reshape(1, -1, 1), mx.ones((1, 1, 1), y.dtype)).reshape(y.shape)
 
 
-def plain_take(weight, ids, dtype, axis):
-    return mx.array(exact(weight).astype(np.float32))[ids].astype(dtype)
+def plain_gather(matrix, ids, dtype, axis):
+    dense = mx.array(reference.weights(matrix))
+    return (dense.T if axis else dense)[ids].astype(dtype)
 
 
 @contextmanager
@@ -46,8 +49,8 @@ def on(backend):
     with emulator.metal():
         if backend == "graph":
             with (
-                patch.object(backends.metal, "product", plain_product),
-                patch.object(backends.metal, "take", plain_take),
+                patch.object(backends.metal, "matmul", plain_matmul),
+                patch.object(backends.metal, "gather", plain_gather),
             ):
                 yield
         else:
@@ -58,7 +61,7 @@ ON_GPU = {"metal", "cuda"}
 
 
 def layers(extra, but=()):
-    """A fixture: a packed weight, while its backend is in force."""
+    """A fixture: a quantized weight, while its backend is in force."""
     places = [place for place in (*mxd.available_backends(), extra) if place not in but]
 
     @pytest.fixture(params=[(name, place) for place in places for name in NAMES], ids="-".join)
@@ -90,7 +93,7 @@ def near_jvp(call, twin, x):
 
 
 def dense(layer):
-    """The layer's product with the unpacked weight."""
+    """The layer's product with the dequantized weight."""
     matrix = mx.array(exact(layer).T.astype(np.float32))
     return lambda x: x @ matrix
 
@@ -158,26 +161,26 @@ def test_what_a_transformation_follows_is_told_from_what_none_does():
 
     def look(x):
         later = mx.sin(x)
-        found.extend([products.is_traced(x), products.is_traced(later)])
+        found.extend([is_traced(x), is_traced(later)])
         return later.sum()
 
     def look_after_evaluation(x):
         mx.eval(later := mx.sin(x))
-        found.append(products.is_traced(later))
+        found.append(is_traced(later))
         return look(later)
 
     def twice(x):
         return mx.grad(look)(x).sum()
 
     x = mx.ones((2, 3))
-    products.is_traced(x)
+    is_traced(x)
     for call in (mx.grad(look), mx.grad(twice), mx.grad(look_after_evaluation), mx.grad(mx.checkpoint(look))):
         mx.eval(call(x))
     mx.eval(mx.compile(look)(x), mx.compile(mx.grad(look))(x), mx.vmap(look)(x), mx.jvp(look, [x], [x])[1])
     assert len(found) >= 15
     assert all(found)
-    assert not products.is_traced(x)
-    assert not products.is_traced(mx.sin(x))
+    assert not is_traced(x)
+    assert not is_traced(mx.sin(x))
 
 
 def test_compile(traced):

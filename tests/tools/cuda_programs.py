@@ -1,4 +1,4 @@
-"""What tests of CUDA programs on the CPU share."""
+"""What tests of CUDA kernels on the CPU share."""
 
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -14,14 +14,14 @@ def mostly_full(kinds, fast):
 
 
 @contextmanager
-def planted(text, mistake):
-    """Every program has a mistake in place of a text."""
+def planted(text, mutation):
+    """Every kernel source has a mutation in place of a text."""
     found = set()
 
     def cuda_text(kernel, call):
         header, function = msl_check.cuda.cuda_text(kernel, call)
         found.add(text in header)
-        return header.replace(text, mistake), function
+        return header.replace(text, mutation), function
 
     with patch.object(emulator.cuda_device, "cuda_text", cuda_text):
         yield

@@ -5,7 +5,7 @@ from msl_check import nvrtc
 from msl_check.cuda import cuda_faults
 from msl_check.launches import record
 
-from mlx_dequant.kernel_source import kernels
+from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import formats
 
 CLEAN = """
@@ -25,7 +25,7 @@ MUTATIONS = {
     "shared memory with a value": ("shared[32];", "shared[32] = {1.0f};"),
     "missing semicolon": ("__syncthreads();", "__syncthreads()"),
 }
-# Devices and what NVRTC is told of them; Hopper's has a macro that tiles ask for.
+# Devices and what NVRTC is told of them; Hopper's has a macro that qmm asks for.
 ARCHITECTURES = {80: "sm_80", 90: "sm_90a"}
 HOPPER = "__CUDA_ARCH_FEAT_SM90_ALL"
 
@@ -35,7 +35,7 @@ needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
 @pytest.mark.parametrize("name", formats())
 def test_programs_pass_clang(name):
     recorded = record("cuda", formats()[name])
-    assert recorded.kernels == kernels("cuda", formats()[name])
+    assert recorded.specs == every_spec("cuda", formats()[name])
     for text in recorded.texts():
         assert cuda_faults(text) == []
     for text in record("cuda", formats()[name], generations=(90,)).texts():

@@ -53,7 +53,7 @@ def test_packed_index_that_says_nothing_new(index, backend):
     q, z, scales = packed(4, 5, 50, 2)
     weight = mxd.CompressedTensorsWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), index, group_size=32)
     assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, np.arange(50) // 32)))
-    assert weight.inputs["g_idx"] is None
+    assert weight.arrays["g_idx"] is None
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 48])

@@ -126,6 +126,6 @@ def test_real_act_order_is_used():
     weight, expected = group_fixture(name)
     tensors = group_tensors(name)
     del tensors["expected"], tensors["g_idx"]
-    assert weight.inputs["g_idx"] is not None
+    assert weight.arrays["g_idx"] is not None
     without = mxd.GPTQWeight(**tensors, group_size=32)
     assert not np.array_equal(bits(without.dequantize()), bits(expected))

@@ -1,4 +1,4 @@
-"""What every packed weight is: what it accepts, what it tells, that it cannot change."""
+"""What every quantized weight is: what it accepts, what it tells, that it cannot change."""
 
 import gguf
 import mlx.core as mx
@@ -8,11 +8,11 @@ from support import DTYPES, assert_same, bits, gguf_fixture, group_fixture, grou
 
 import mlx_dequant as mxd
 
-AWQ, GPTQ, PACKED = "awq_w4_g64_gemm_full", "gptq_w4_g32_actorder_sym_v1_full", "ct_w4a16_g64_asym_4l"
+AWQ, GPTQ, CT = "awq_w4_g64_gemm_full", "gptq_w4_g32_actorder_sym_v1_full", "ct_w4a16_g64_asym_4l"
 
 
 def test_shapes_and_features():
-    awq, gptq, packed = (group_fixture(name)[0] for name in (AWQ, GPTQ, PACKED))
+    awq, gptq, packed = (group_fixture(name)[0] for name in (AWQ, GPTQ, CT))
     for weight, shape in ((awq, (576, 32)), (gptq, (576, 32)), (packed, (32, 576))):
         assert weight.shape == shape
         assert (weight.in_features, weight.out_features) == (576, 32)
@@ -25,7 +25,7 @@ def test_shapes_and_features():
 
 def test_sizes():
     """Bytes as the tensors take them; the act-order index counts, one that says nothing does not."""
-    awq, gptq, packed = (group_fixture(name)[0] for name in (AWQ, GPTQ, PACKED))
+    awq, gptq, packed = (group_fixture(name)[0] for name in (AWQ, GPTQ, CT))
     codes = 576 * 32 // 2
     assert awq.nbytes == codes + 9 * 32 // 2 + 9 * 32 * 2
     assert gptq.nbytes == codes + 18 * 32 // 2 + 18 * 32 * 2 + 576 * 4
@@ -38,7 +38,7 @@ def test_sizes():
 
 
 @pytest.mark.parametrize("kind", ["Q4_K", "q4_k", gguf.GGMLQuantizationType.Q4_K, 12, np.int32(12)])
-def test_ways_to_name_a_type(kind):
+def test_names_of_a_type(kind):
     assert mxd.GGUFWeight(gguf_fixture("q4_k")["real"][0], kind).format.name == "q4_k"
 
 
@@ -70,8 +70,8 @@ EMPTY = {
     "awq no outputs": lambda: mxd.AWQWeight(*words((128, 0), (1, 0), (1, 0))),
     "gptq no inputs": lambda: mxd.GPTQWeight(*words((0, 8), (0, 8), (0, 1))),
     "gptq no outputs": lambda: mxd.GPTQWeight(*words((16, 0), (1, 0), (1, 0))),
-    "packed no inputs": lambda: mxd.CompressedTensorsWeight(*words((3, 0), (3, 0)), (3, 0)),
-    "packed no outputs": lambda: mxd.CompressedTensorsWeight(*words((0, 16), (0, 1)), (0, 128)),
+    "ct no inputs": lambda: mxd.CompressedTensorsWeight(*words((3, 0), (3, 0)), (3, 0)),
+    "ct no outputs": lambda: mxd.CompressedTensorsWeight(*words((0, 16), (0, 1)), (0, 128)),
 }
 
 
@@ -97,7 +97,7 @@ def spread(array):
     return wide[..., ::2]
 
 
-WAYS = {
+KINDS = {
     "numpy": np.array,
     "mlx": mx.array,
     "numpy strided": spread,
@@ -110,28 +110,30 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_inputs_of_every_kind(way, backend):
-    for name in (AWQ, GPTQ, PACKED):
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_of_every_kind(kind, backend):
+    for name in (AWQ, GPTQ, CT):
         weight, expected = group_fixture(name)
         tensors = {key: np.array(array) for key, array in group_tensors(name).items() if key != "expected"}
-        tensors = {key: WAYS[way](array) for key, array in tensors.items()}
+        tensors = {key: KINDS[kind](array) for key, array in tensors.items()}
         options = {"group_size": 32 if name == GPTQ else 64}
-        assert_same(type(weight)(**tensors, **options).dequantize(), bits(expected), f"{name} {way}")
+        assert_same(type(weight)(**tensors, **options).dequantize(), bits(expected), f"{name} {kind}")
     blocks, expected = gguf_fixture("q6_k")["real"]
-    assert_same(mxd.dequantize_gguf(WAYS[way](blocks), "Q6_K", dtype=mx.float32), bits(expected), way)
+    assert_same(mxd.dequantize_gguf(KINDS[kind](blocks), "Q6_K", dtype=mx.float32), bits(expected), kind)
 
 
 def test_weights_are_immutable(backend):
     blocks, expected = gguf_fixture("q4_0")["real"]
     weight = mxd.GGUFWeight(blocks, "Q4_0")
-    for attribute in ("shape", "inputs", "new"):
+    for attribute in ("shape", "arrays", "matrix", "new"):
         with pytest.raises(AttributeError, match=f"GGUFWeight is immutable: {attribute}"):
             setattr(weight, attribute, None)
     with pytest.raises(AttributeError, match="immutable"):
         del weight.shape
     with pytest.raises(TypeError):
-        weight.inputs["blocks"] = None
+        weight.arrays["blocks"] = None
+    with pytest.raises(AttributeError, match="rows"):
+        weight.matrix.rows = 1
 
     given = [np.array(blocks), mx.array(blocks)]
     for array in given:
@@ -152,11 +154,11 @@ def test_functions_take_the_same_arguments(backend):
     for name, function in (
         (AWQ, mxd.dequantize_awq),
         (GPTQ, mxd.dequantize_gptq),
-        (PACKED, mxd.dequantize_compressed_tensors),
+        (CT, mxd.dequantize_compressed_tensors),
     ):
         tensors = group_tensors(name)
         expected = tensors.pop("expected")
-        expected = expected if name == PACKED else expected.T
+        expected = expected if name == CT else expected.T
         size = 32 if name == GPTQ else 64
         assert_same(function(**tensors, group_size=size), bits(expected), name)
         exact = np.array(expected.astype(mx.float32))
@@ -170,5 +172,5 @@ def test_functions_take_the_same_arguments(backend):
 def test_a_flat_slice_of_blocks_is_copied():
     """It may begin at any byte, and GPUs load 16 at once; what MLX allocates on a CPU begins at a multiple of 8."""
     file = mx.zeros(1 + 4 * 144, mx.uint8)
-    blocks = mxd.GGUFWeight(file[1:], "Q4_K", (4, 256)).inputs["blocks"]
+    blocks = mxd.GGUFWeight(file[1:], "Q4_K", (4, 256)).arrays["blocks"]
     assert np.asarray(blocks).ctypes.data % 8 == 0

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
+from devices import anew
 from msl_check.cuda import cuda_text
 
 import mlx_dequant as mxd
@@ -77,6 +78,7 @@ def _launches(launch: Launch) -> Generator[None]:
         with (
             patch.object(mx.fast, "cuda_kernel", lambda **kernel: lambda **call: launch(kernel, call)),
             patch.object(backends.cuda, "available", lambda: True),
+            anew(),
             mxd.use_backend("cuda"),
         ):
             yield

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
+from devices import anew
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
@@ -109,6 +110,7 @@ def metal(**options: Any) -> Generator[None]:
         with (
             patch.object(mx.fast, "metal_kernel", lambda **declaration: Kernel(chosen, **declaration)),
             patch.object(backends.metal, "available", lambda: True),
+            anew(),
             mxd.use_backend("metal"),
         ):
             yield

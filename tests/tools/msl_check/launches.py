@@ -10,22 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
-from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
+from devices import generation, tuned
 
 import mlx_dequant as mxd
-from mlx_dequant import backends, dispatch
-from mlx_dequant.backends import gpu
-from mlx_dequant.kernel_source import REORDER_WHOLE, Kernel, Program
+from mlx_dequant import backends, dtypes, launches, tuning
+from mlx_dequant.backends.gpu import launch as gpu
+from mlx_dequant.kernel_source import KernelSource
+from mlx_dequant.kernels import KernelSpec
 from mlx_dequant.registry import Format
+from mlx_dequant.tuning import Device
 from mlx_dequant.weights import QuantizedWeight
 
 from .cuda import cuda_text
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
-VECTORS = (1, 2, 3, 5, 9, 17, 64, 100, 200)
+ROWS = (1, 2, 3, 5, 9, 17, 64, 100, 200)  # of x: each pass of qmv and qvm, each block of qmm, each route
 GENERATIONS = {"metal": (0,), "cuda": (80, 90)}
 
 
@@ -43,7 +45,7 @@ class Launch:
 class Recorded:
     """Everything that the package asked of MLX for weights in one format."""
 
-    kernels: set[Kernel]
+    specs: set[KernelSpec]
     launches: list[Launch]
 
     def texts(self) -> list[str]:
@@ -100,64 +102,67 @@ def _g_idx_weight(form: Format, scales: mx.Dtype) -> QuantizedWeight:
 
 
 def record(
-    target: str, form: Format, dtypes: tuple[mx.Dtype, ...] = DTYPES, generations: tuple[int, ...] = ()
+    platform: str, form: Format, types: tuple[mx.Dtype, ...] = DTYPES, generations: tuple[int, ...] = ()
 ) -> Recorded:
-    """What the package launches on `target`, "metal" or "cuda", for weights in a format; each program once.
+    """What the package launches on `platform`, "metal" or "cuda", for weights in a format; each source once.
 
     Args:
-        generations: of devices, as `dispatch.generation` tells them; all that differ by default.
+        generations: of devices, as `tuning.Device` has them; all that differ by default.
     """
-    with tempfile.TemporaryFile() as printed, _recording(target) as recorded:
+    with tempfile.TemporaryFile() as printed, _recording(platform) as recorded:
         with _output_to(printed.fileno()):
-            mx.export_function(lambda _: None, lambda: _use(target, form, dtypes, generations or GENERATIONS[target]))
+            every = generations or GENERATIONS[platform]
+            mx.export_function(lambda _: None, lambda: _use(platform, form, types, every))
         printed.seek(0)
         texts = re.findall(r"Generated source code for `\w+`:\n```\n(.*?)\n```\n", printed.read().decode(), re.DOTALL)
-    if target == "metal":
+    if platform == "metal":
         # MLX says what it made of each; the header is what we gave it.
         pairs = zip(recorded.launches, texts, strict=True)
         recorded.launches = [replace(one, function=text.removeprefix(one.header)) for one, text in pairs]
     return recorded
 
 
-def _use(target: str, form: Format, dtypes: tuple[mx.Dtype, ...], generations: tuple[int, ...]) -> mx.array:
-    """Everything that a GPU does with a weight, in every type and for few vectors and many."""
-    backend = backends._BACKENDS[target]
+def _use(platform: str, form: Format, types: tuple[mx.Dtype, ...], generations: tuple[int, ...]) -> mx.array:
+    """Everything that a GPU does with a weight, in every type and for few rows of x and many."""
+    backend = backends._BACKENDS[platform]
     for weight in weights(form):
-        for dtype in dtypes:
-            backend.dequantize(weight, dtype)
+        matrix = weight.matrix
+        for dtype in types:
+            backend.dequantize(matrix, dtype)
             for transpose in (False, True):
-                width = weight.rows if transpose else weight.columns
-                backend.take(weight, mx.zeros(3, mx.int32), dtype, int(transpose))
-                # Each as it is, and as if it were large; few and many show all that differs then.
-                cases = [(*one, False) for one in product(generations, VECTORS)]
-                cases += product(generations, (VECTORS[0], VECTORS[-1]), (True,))
-                for generation, vectors, large in cases:
-                    with (
-                        patch.object(dispatch, "generation", lambda _, known=generation: known),
-                        patch.object(dispatch, "LONG_ROWS", 0 if large else dispatch.LONG_ROWS),
-                    ):
-                        backend.product(weight, mx.zeros((vectors, weight.size // width), dtype), transpose)
-    for dtype in dtypes:
-        gpu._reordered(target, mx.zeros((3, 64), dtype), mx.zeros(64, mx.int32))
-        for size in REORDER_WHOLE[target]:
-            inputs = 1024 * size // dtype.size
-            x, order = mx.zeros((dispatch.WHOLE_VECTORS, inputs), dtype), mx.zeros(inputs, mx.int32)
-            with patch.object(dispatch, "generation", lambda _: 80):
-                gpu._reordered(target, x, order)
+                inputs = matrix.columns if transpose else matrix.rows
+                backend.gather(matrix, mx.zeros(3, mx.int32), dtype, int(transpose))
+                # Each as it is, and as if its rows were long; few and many show all that differs then.
+                cases = [(*one, {}) for one in product(generations, ROWS)]
+                cases += product(generations, (ROWS[0], ROWS[-1]), ({"long_rows": 0},))
+                for known, M, fields in cases:
+                    with generation(known), tuned(**fields):
+                        backend.matmul(matrix, mx.zeros((M, inputs), dtype), transpose)
+    for dtype in types:
+        _permute(platform, Device(platform, generations[0]), 3, 64, dtype)
+        for device in (Device(platform, known) for known in generations):
+            column = tuning.tuning(device)
+            for size in column.permute_kilobytes:
+                _permute(platform, device, column.permute_whole_rows, 1024 * size // dtype.size, dtype)
     return mx.zeros(1)
 
 
+def _permute(platform: str, device: Device, M: int, columns: int, dtype: mx.Dtype) -> None:
+    launch = launches.permutation(device, M, columns, dtypes.name(dtype))
+    gpu.bind(platform, None, launch)(mx.zeros((M, columns), dtype), mx.zeros(columns, mx.int32))
+
+
 @contextmanager
-def _recording(target: str) -> Iterator[Recorded]:
+def _recording(platform: str) -> Iterator[Recorded]:
     """Puts a recorder in the place where the package asks MLX for a kernel."""
-    maker = f"{target}_kernel"
-    real_maker, real_program = getattr(mx.fast, maker), gpu.program
+    maker = f"{platform}_kernel"
+    real_maker, real_source = getattr(mx.fast, maker), gpu.kernel_source
     recorded = Recorded(set(), [])
     seen: set[tuple[Any, ...]] = set()
 
-    def program(target: str, form: Format | None, kernel: Kernel, *types: Any) -> Program:
-        recorded.kernels.add(kernel)
-        return real_program(target, form, kernel, *types)
+    def kernel_source(platform: str, form: Format | None, spec: KernelSpec, *types: Any) -> KernelSource:
+        recorded.specs.add(spec)
+        return real_source(platform, form, spec, *types)
 
     def make(**kernel: Any) -> Callable[..., list[mx.array]]:
         def launch(**call: Any) -> list[mx.array]:
@@ -166,9 +171,9 @@ def _recording(target: str) -> Iterator[Recorded]:
             key = (kernel["name"], inputs, call["threadgroup"])
             if key not in seen:
                 seen.add(key)
-                before, function = cuda_text(kernel, call) if target == "cuda" else (kernel["header"], "")
+                before, function = cuda_text(kernel, call) if platform == "cuda" else (kernel["header"], "")
                 recorded.launches.append(Launch(before, function, call["grid"], call["threadgroup"]))
-                if target == "metal":
+                if platform == "metal":
                     return real_maker(**kernel)(**call, verbose=True)
             shapes = zip(call["output_shapes"], call["output_dtypes"], strict=True)
             return [mx.zeros(shape, dtype) for shape, dtype in shapes]
@@ -177,12 +182,12 @@ def _recording(target: str) -> Iterator[Recorded]:
 
     gpu.kernel.cache_clear()
     setattr(mx.fast, maker, make)
-    gpu.program = program
+    gpu.kernel_source = kernel_source
     try:
         yield recorded
     finally:
         setattr(mx.fast, maker, real_maker)
-        gpu.program = real_program
+        gpu.kernel_source = real_source
         gpu.kernel.cache_clear()
 
 

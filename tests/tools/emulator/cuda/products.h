@@ -108,7 +108,7 @@ struct Products {
       for (size_t i = 0; i < groups[group].size(); ++i) {
         const Product& product = groups[group][i];
         if (product.hashed() != product.factors) {
-          hooks->fail("wgmma: a factor changed before the product was done");
+          hooks->fail("wgmma: a fragment changed before the product was done");
         }
         float rows[2][16];
         uint32_t words[4];

@@ -1,0 +1,96 @@
+"""Products on a GPU are decided once for a matrix, a number of rows of x and a type, and kept with the matrix."""
+
+import gc
+import weakref
+from contextlib import contextmanager
+from functools import partial
+from unittest.mock import patch
+
+import emulator
+import mlx.core as mx
+import numpy as np
+import pytest
+from emulated_kernels import needs_compiler
+from product_cases import check_near, exact, numbers, shuffled
+
+import mlx_dequant as mxd
+from mlx_dequant import backends, dispatch
+from mlx_dequant.backends.gpu import matmul, unpacked
+
+pytestmark = needs_compiler
+
+
+def q8_0():
+    blocks = np.random.default_rng(0).integers(0, 256, (40, 2 * 34), np.uint8)
+    blocks.reshape(-1, 34)[:, :2] = np.array([0.25], np.float16).view(np.uint8)
+    return mxd.GGUFWeight(blocks, "Q8_0")
+
+
+@contextmanager
+def kept():
+    """The Metal backend as users have it; what it asks the dispatcher for a product."""
+    plans = []
+    plan = dispatch.plan
+
+    def asked(device, matrix, M, dtype, operation):
+        plans.append((M, dtype, operation))
+        return plan(device, matrix, M, dtype, operation)
+
+    with (
+        emulator.metal(),
+        patch.object(backends.metal, "matmul", partial(matmul.matmul, "metal")),
+        patch.object(backends.metal, "dequantize", partial(unpacked.dequantize, "metal")),
+        patch.object(dispatch, "plan", asked),
+    ):
+        yield plans
+
+
+def check(packed, M, dtype):
+    x = numbers(np.random.default_rng(M), (M, packed.in_features), dtype)
+    check_near(packed.linear(x), x, exact(packed).T, f"{M} {dtype}")
+
+
+@pytest.mark.parametrize("make", [q8_0, lambda: shuffled("gptq4")], ids=["q8_0", "act-order"])
+def test_a_product_is_decided_once(make):
+    packed = make()
+    operation = dispatch.MATMUL if packed.matrix.layout == "KN" else dispatch.MATMUL_T
+    with kept() as plans:
+        for _ in range(3):
+            for M in (1, 9, 17):
+                check(packed, M, mx.float16)
+            check(packed, 1, mx.bfloat16)
+    assert plans == [(M, "float16", operation) for M in (1, 9, 17)] + [(1, "bfloat16", operation)]
+
+
+def test_both_directions_are_kept_apart():
+    packed = q8_0()
+    x, cotangent = mx.ones((2, 64)), mx.ones((2, 40))
+    with kept() as plans:
+        for _ in range(2):
+            gradient = mx.vjp(packed.linear, [x], [cotangent])[1][0]
+            check_near(gradient, cotangent, exact(packed), "gradient")
+    assert sorted(plans) == [(2, "float32", "matmul"), (2, "float32", "matmul_t")]
+
+
+def test_a_bounded_number_is_kept():
+    packed = q8_0()
+    with kept(), patch.object(matmul, "MAX_PRODUCTS", 3):
+        for M in (1, 2, 3, 4, 1, 5):
+            check(packed, M, mx.float32)
+            assert len(packed.matrix.cache["metal"]) <= 3
+
+
+def test_what_is_kept_does_not_keep_the_weight():
+    """A dropped weight frees its memory at once, before Python looks for circles."""
+    packed = q8_0()
+    with kept():
+        packed.linear(mx.ones((2, 64)))
+        packed.linear(mx.ones((400, 64), mx.float16))
+        packed.dequantize()
+    gone = weakref.ref(packed.matrix)
+    gc.disable()
+    try:
+        del packed
+        assert gone() is None
+    finally:
+        gc.enable()

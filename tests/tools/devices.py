@@ -1,0 +1,80 @@
+"""GPUs that a test takes the machine's for, and tables of the dispatcher with other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import mlx.core as mx
+
+from mlx_dequant import backends, dtypes, launches, tuning
+from mlx_dequant.backends.gpu import launch, matmul, unpacked
+from mlx_dequant.encoded import EncodedMatrix
+from mlx_dequant.tuning import Device, Route
+
+COLUMNS = ("METAL", "CUDA", "HOPPER", "OLD_CUDA")
+OPERATIONS = ("dequantize", "matmul", "gather")
+
+
+def _forget(matrix: EncodedMatrix) -> None:
+    """Drops the launches that the GPU backends keep with a matrix."""
+    for key in ("metal", "cuda", "regions"):
+        matrix.cache.pop(key, None)
+    if matrix.cache.get("sorted") is not None:
+        _forget(matrix.cache["sorted"])
+
+
+@contextmanager
+def anew() -> Generator[None]:
+    """The GPU backends decide each call anew: what they kept was for another device, or for other kernels."""
+
+    def each_time(operation: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        def call(matrix: EncodedMatrix, *rest: Any) -> mx.array:
+            _forget(matrix)
+            try:
+                return operation(matrix, *rest)
+            finally:
+                _forget(matrix)
+
+        return call
+
+    with ExitStack() as patches:
+        for backend in (backends.metal, backends.cuda):
+            for name in OPERATIONS:
+                patches.enter_context(patch.object(backend, name, each_time(getattr(backend, name))))
+        yield
+
+
+@contextmanager
+def generation(known: int) -> Generator[None]:
+    """Every GPU is of a generation: CUDA's compute capability times ten."""
+
+    def device(platform: str) -> Device:
+        return Device(platform, known)
+
+    with patch.object(matmul, "device", device), patch.object(unpacked, "device", device), anew():
+        yield
+
+
+@contextmanager
+def tuned(**fields: Any) -> Generator[None]:
+    """Every column of the dispatcher's tables has other values in those fields."""
+    columns = {name: replace(getattr(tuning, name), **fields) for name in COLUMNS}
+    with patch.multiple(tuning, **columns), anew():
+        yield
+
+
+@contextmanager
+def routed(name: str) -> Generator[None]:
+    """Every product takes that route, however many rows x has."""
+    with tuned(routes=(Route(1, name, frozenset(), "a test"),)):
+        yield
+
+
+def permuted(platform: str, x: mx.array, perm: mx.array, known: int = 0) -> mx.array:
+    """x [M, columns] with its columns in the order of `perm`, by the kernel of a device."""
+    call = launches.permutation(Device(platform, known), *x.shape, dtypes.name(x.dtype))
+    return launch.bind(platform, None, call)(x, perm)
