@@ -28,10 +28,19 @@ SHOWN = 20  # failed checks that the report shows; --json has them all
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", metavar="NAME", help="examine this one alone")
     parser.add_argument("--format", metavar="NAME", action="append", help="examine this format alone; may be repeated")
+    parser.add_argument(
+        "--plans",
+        nargs="?",
+        const="here",
+        metavar="DEVICE",
+        help="print which kernels run, and examine nothing: for the GPU here, or for metal, cuda, cuda:80 ...",
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.plans:
+        return _print_plans(options)
     from ..diagnostics.environment import report
 
     start = perf_counter()
@@ -54,6 +63,24 @@ def run(options: argparse.Namespace) -> int:
     out.print("\n".join(lines), soft_wrap=True)
     write_json(options, _result(facts, examined, bridge, problems))
     return 1 if problems else 0 if examined else 2
+
+
+def _print_plans(options: argparse.Namespace) -> int:
+    """The tables of the dispatcher, and what a layer of each format launches."""
+    from ..diagnostics import plans
+    from ..registry import formats
+
+    names = _formats(options.format)
+    out = console(options)
+    tables: dict[str, Any] = {}
+    for device in plans.devices(options.plans):
+        rows = list(plans.table(device))
+        layers = {name: list(plans.plans(device, formats()[name])) for name in names}
+        tables[plans.title(device)] = {"table": rows, "formats": layers}
+        lines = [plans.title(device), *rows, "", *(line for each in layers.values() for line in each), ""]
+        out.print("\n".join(lines), soft_wrap=True, markup=False)
+    write_json(options, {"plans": tables})
+    return 0
 
 
 def _formats(asked: list[str] | None) -> list[str]:
