@@ -91,7 +91,7 @@ def test_gptq(width, data, seed, size, pair):
 @pytest.mark.parametrize("width", [2, 3, 4, 8])
 @given(data=st.data(), seed=seeds, outputs=st.integers(1, 40), inputs=st.integers(1, 150), size=sizes)
 @settings(examples, max_examples=60)
-def test_packed(width, data, seed, outputs, inputs, size):
+def test_compressed_tensors(width, data, seed, outputs, inputs, size):
     rng = np.random.default_rng(seed)
     scales, out = data.draw(st.sampled_from(PAIRS), "types")
     groups = 1 if size == -1 else -(-inputs // size)
