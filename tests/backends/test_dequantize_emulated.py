@@ -4,13 +4,24 @@ The whole launch in Python is part of it: grid, threadgroups, launch parameters,
 """
 
 import platform
+from itertools import product
 from pathlib import Path
 
 import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
-from support import DTYPES, GGUF_TYPES, GROUP_SETS, assert_same, bits, gguf_fixture, group_fixture, rounded
+from support import (
+    DTYPES,
+    GGUF_TYPES,
+    GROUP_SETS,
+    assert_same,
+    bits,
+    each_with_one,
+    gguf_fixture,
+    group_fixture,
+    rounded,
+)
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.gpu import unpacked
@@ -23,7 +34,6 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to r
 
 NAMES = [str(dtype).removeprefix("mlx.core.") for dtype in DTYPES]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
-scale_types = pytest.mark.parametrize("scales", DTYPES, ids=NAMES)
 
 
 def reference(weight):
@@ -39,8 +49,7 @@ def check(weight, dtype, **options):
             assert_same(weight.dequantize(dtype), expected, f"{weight} {order}")
 
 
-@dtypes
-@pytest.mark.parametrize("name", GGUF_TYPES)
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(GGUF_TYPES, DTYPES))
 def test_gguf_fixtures(name, dtype):
     for part, (blocks, expected) in gguf_fixture(name).items():
         weight = mxd.GGUFWeight(blocks, name)
@@ -57,8 +66,7 @@ def test_group_fixtures(name):
             assert_same(weight.dequantize(), bits(expected), order)
 
 
-@dtypes
-@pytest.mark.parametrize("name", GGUF_FORMATS)
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(GGUF_FORMATS, DTYPES))
 def test_gguf_of_random_bytes(name, dtype):
     rng = np.random.default_rng(1)
     for rows, columns in ((1, 1), (9, 257), (3, 520)):
@@ -73,10 +81,9 @@ def test_gguf_rows_of_any_length(name, dtype):
         check(sample_weights.gguf(name, rng, rows, columns), dtype)
 
 
-@dtypes
-@scale_types
-@pytest.mark.parametrize("name", GROUP_FORMATS)
-def test_groups_of_random_bits(name, scales, dtype):
+@pytest.mark.parametrize(("name", "types"), each_with_one(GROUP_FORMATS, [*product(DTYPES, DTYPES)]))
+def test_groups_of_random_bits(name, types):
+    scales, dtype = types
     rng = np.random.default_rng(3)
     for inputs, outputs in ((9, 32), (32, 264), (70, 1), (3, 2)):
         check(sample_weights.groups(name, rng, inputs, outputs, scales=scales), dtype)
@@ -142,8 +149,7 @@ def check_flushed(weight, dtype, exact):
     assert_same(found, expected, str(weight))
 
 
-@dtypes
-@pytest.mark.parametrize("name", GGUF_FORMATS)
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(GGUF_FORMATS, DTYPES))
 def test_flushing_gguf(name, dtype):
     rng = np.random.default_rng(8)
     weight = sample_weights.gguf(name, rng, 9, 1024)
@@ -152,8 +158,7 @@ def test_flushing_gguf(name, dtype):
         check_flushed(mxd.GGUFWeight(blocks, name), dtype, expected)
 
 
-@scale_types
-@pytest.mark.parametrize("name", GROUP_FORMATS)
+@pytest.mark.parametrize(("name", "scales"), each_with_one(GROUP_FORMATS, DTYPES))
 def test_flushing_groups(name, scales):
     # Scales of bfloat16 and float32 are normal here: a GPU that flushes has no others.
     rng = np.random.default_rng(9)
