@@ -11,8 +11,19 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import random_weights
+from product_cases import TRAITS, by_traits
 from random_weights import GGUF_FORMATS, GROUP_FORMATS
-from support import DTYPES, GGUF_TYPES, GROUP_SETS, assert_same, bits, gguf_fixture, group_fixture, rounded
+from support import (
+    DTYPES,
+    GGUF_TYPES,
+    GROUP_SETS,
+    assert_same,
+    bits,
+    each_with_one,
+    gguf_fixture,
+    group_fixture,
+    rounded,
+)
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.gpu import unpacked
@@ -32,9 +43,12 @@ def reference(weight):
 
 
 def check(weight, dtype, **options):
-    """In every order, the emulator's bits are those of the reference, rounded once."""
+    """In every order, the emulator's bits are those of the reference, rounded once.
+
+    No thread waits for another here, which leaves little to the order: two of four, but for `TRAITS`.
+    """
     expected = rounded(reference(weight), dtype)
-    for order in emulator.ORDERS:
+    for order in emulator.ORDERS if weight.format.name in TRAITS else ("forward", "shuffled"):
         with emulator.metal(order=order, **options):
             assert_same(weight.dequantize(dtype), expected, f"{weight} {order}")
 
@@ -57,8 +71,7 @@ def test_group_fixtures(name):
             assert_same(weight.dequantize(), bits(expected), order)
 
 
-@dtypes
-@pytest.mark.parametrize("name", GGUF_FORMATS)
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(GGUF_FORMATS, DTYPES))
 def test_gguf_of_random_bytes(name, dtype):
     rng = np.random.default_rng(1)
     for rows, columns in ((1, 1), (9, 257), (3, 520)):
@@ -73,9 +86,18 @@ def test_gguf_rows_of_any_length(name, dtype):
         check(random_weights.gguf(name, rng, rows, columns), dtype)
 
 
-@dtypes
-@scale_types
-@pytest.mark.parametrize("name", GROUP_FORMATS)
+def pairs():
+    """Types of scales and of results: each with each, in `make test` each with another, but for one format."""
+    for at, name in enumerate(GROUP_FORMATS):
+        for i, scales in enumerate(DTYPES):
+            for k, dtype in enumerate(DTYPES):
+                fast = name == "gptq4" or k == (i + at) % 3
+                yield pytest.param(
+                    name, scales, dtype, id=f"{name}-{NAMES[i]}-{NAMES[k]}", marks=() if fast else pytest.mark.full
+                )
+
+
+@pytest.mark.parametrize(("name", "scales", "dtype"), list(pairs()))
 def test_groups_of_random_bits(name, scales, dtype):
     rng = np.random.default_rng(3)
     for inputs, outputs in ((9, 32), (32, 264), (70, 1), (3, 2)):
@@ -126,6 +148,10 @@ def test_zero_points(name, zeros):
     check(random_weights.groups(name, rng, 64, 64, zeros=zeros), mx.float16)
 
 
+# Of these every type: scales of scales, far ones, of several words, none.
+FLUSHED = ("q4_k", "mxfp4", "iq1_m", "f16")
+
+
 def check_flushed(weight, dtype, exact):
     """Flushing changes no bit, but where the float32 result is itself subnormal: that may be zero.
 
@@ -142,8 +168,14 @@ def check_flushed(weight, dtype, exact):
     assert_same(found, expected, str(weight))
 
 
-@dtypes
-@pytest.mark.parametrize("name", GGUF_FORMATS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=() if name in FLUSHED or i == at % 3 else pytest.mark.full)
+        for at, name in enumerate(GGUF_FORMATS)
+        for i, dtype in enumerate(DTYPES)
+    ],
+)
 def test_flushing_gguf(name, dtype):
     rng = np.random.default_rng(8)
     weight = random_weights.gguf(name, rng, 9, 1024)
@@ -186,7 +218,11 @@ def test_contraction_is_real():
     assert results == [0, 2**-24]
 
 
-@pytest.mark.parametrize("name", GGUF_FORMATS)
+# Those that add to a product, or multiply twice.
+FUSED = (*TRAITS, "q2_k", "nvfp4", "iq1_m", "iq4_xs", "tq1_0")
+
+
+@pytest.mark.parametrize("name", by_traits(GGUF_FORMATS, FUSED))
 def test_contraction_changes_no_gguf_weight(name):
     flags = contraction()
     check(random_weights.gguf(name, np.random.default_rng(10), 9, 1024), mx.float32, flags=flags)
@@ -194,7 +230,7 @@ def test_contraction_changes_no_gguf_weight(name):
         check(mxd.GGUFWeight(blocks, name), mx.float32, flags=flags)
 
 
-@pytest.mark.parametrize("name", GROUP_FORMATS)
+@pytest.mark.parametrize("name", by_traits(GROUP_FORMATS))
 def test_contraction_changes_no_group_weight(name):
     rng = np.random.default_rng(11)
     check(random_weights.groups(name, rng, 64, 64), mx.float32, flags=contraction())
