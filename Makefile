@@ -18,10 +18,10 @@ demo: $(VENV)/demo
 	$(BIN)/mlx-dequant generate "$$model" -p "What is the capital of France?"
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not full"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not full"
 
 test-full: lint
-	$(BIN)/python -m pytest -n 2 --durations=20
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

@@ -11,6 +11,10 @@ from mlx_dequant.backends.host import compiler, library
 # On a GPU, MLX's own float32 products, which tests compare with, would be of TF32's 11 bits.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
+# The processes that xdist starts are one to a core already.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_itemcollected(item):
     """With `--dist loadgroup`, one process of xdist's runs what is of a format and a type, or else of a file.

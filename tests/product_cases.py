@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from support import FIXTURES, gguf_fixture, rounded
 
 import mlx_dequant as mxd
@@ -13,6 +16,24 @@ from mlx_dequant import backends
 from mlx_dequant.diagnostics import bounds, compare, sample_weights
 
 FORMATS = mxd.formats()
+
+# All that a kernel distinguishes about formats, in as few of them as have it.
+TRAITS = (
+    "f16",  # a weight a block
+    "q8_0",  # signed bytes times one scale
+    "q4_k",  # scales of scales, and a min
+    "q6_k",  # short runs that share a scale
+    "mxfp4",  # scales far from one another
+    "iq2_xs",  # a table
+    "awq4",  # by columns, fields in turns
+    "gptq4",  # by columns, act-order
+    "gptq3",  # fields that straddle words
+    "ct4",  # by rows, streams, act-order
+    "ct3",  # streams that straddle words
+)
+# One a family.
+FAMILIES = ("f16", "q4_k", "awq4", "gptq3", "ct4")
+
 ROWS = (1, 2, 7, 16, 17, 64, 100)
 # Outputs and inputs: formats round them up to what they can have. Rows that end inside a run, and
 # more rows than one split of a transposed product takes.
@@ -26,6 +47,32 @@ MANY = (160, 672)
 # One that has two whole tiles and part of one, pairs of steps that take every room for weights to come twice, then
 # an odd step and part of one; AWQ's rows begin at any word.
 LONG = (264, 9 * 128 + 32)
+
+
+def by_traits(names: Iterable[str] = FORMATS, fast: Iterable[str] = TRAITS) -> list[Any]:
+    """Names for a test, of which `make test` has those of `fast`."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.full) for name in names]
+
+
+def on_backends(names: Iterable[str], dtypes: Sequence[mx.Dtype]) -> list[Any]:
+    """Every name with every type on every backend. In `make test` each of `TRAITS` with one type, in turn.
+
+    The reference multiplies with what others are compared with: `make test` has one name a family there.
+    """
+    return [
+        pytest.param(
+            name,
+            dtype,
+            backend,
+            id=f"{name}-{dtype}-{backend}",
+            marks=()
+            if name in (FAMILIES if backend == "reference" else TRAITS) and i == TRAITS.index(name) % len(dtypes)
+            else pytest.mark.full,
+        )
+        for name in names
+        for i, dtype in enumerate(dtypes)
+        for backend in mxd.available_backends()
+    ]
 
 
 @cache
@@ -110,14 +157,18 @@ def wide(array: mx.array) -> np.ndarray:
     return np.array(array.astype(mx.float32)).astype(np.float64)
 
 
-def check_products(packed: mxd.QuantizedWeight, dtype: mx.Dtype, count: int, seed: int = 0) -> None:
-    """`linear` of `count` vectors and its gradient are as near to exact as `dtype` allows."""
+def check_products(
+    packed: mxd.QuantizedWeight, dtype: mx.Dtype, count: int, seed: int = 0, gradient: bool = True
+) -> None:
+    """`linear` of `count` vectors, and its gradient if asked for, are as near to exact as `dtype` allows."""
     rng = np.random.default_rng(seed)
     x = numbers(rng, (count, packed.in_features), dtype)
     check_near(packed.linear(x), x, exact(packed).T, f"{packed} {dtype} {count}")
+    if not gradient:
+        return
     cotangent = numbers(rng, (count, packed.out_features), dtype)
-    gradient = mx.vjp(packed.linear, [x], [cotangent])[1][0]
-    check_near(gradient, cotangent, exact(packed), f"gradient {packed} {dtype} {count}")
+    found = mx.vjp(packed.linear, [x], [cotangent])[1][0]
+    check_near(found, cotangent, exact(packed), f"gradient {packed} {dtype} {count}")
 
 
 def check_near(found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> None:

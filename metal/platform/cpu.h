@@ -3,7 +3,17 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __x86_64__
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// g++ takes a second for all of immintrin.h, most of a program's time. Its parts ask for this name.
+#define _IMMINTRIN_H_INCLUDED
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <f16cintrin.h>
+#ifdef __AVX512F__
+#include <avx512fintrin.h>
+#endif
+#elif defined(__x86_64__)
 #include <immintrin.h>
 #endif
 

@@ -24,21 +24,27 @@ GENERATIONS = {"mma": (80, ()), "wgmma": (90, ("-D__CUDA_ARCH_FEAT_SM90_ALL",))}
 
 
 @contextmanager
-def qmm(instruction, threadgroups=1, **options):
+def qmm(instruction, threadgroups=1, compiled=(), **options):
     """qmm by that instruction. Threadgroups share inputs to make up `threadgroups`; 1: none do, and have many steps."""
     known, flags = GENERATIONS[instruction]
     with (
         generation(known),
         tuned(qmm_threadgroups=dict.fromkeys((32, 64, 128), threadgroups)),
-        emulator.cuda(flags=flags, **options),
+        emulator.cuda(flags=(*flags, *compiled), **options),
     ):
         yield
 
 
-@pytest.mark.parametrize("rows", mostly_full((17, 64, 100, 200), fast=17))
+# Formats by rows and by columns, and what `make test` multiplies with: each block of rows.
+BLOCKS = {"q4_k": 17, "gptq4": 17, "awq4": 100, "ct4": 64}
+
+
 @pytest.mark.parametrize("instruction", GENERATIONS)
-@pytest.mark.parametrize("name", ["q4_k", "gptq4", "awq4", "ct4"])
-def test_products(name, instruction, rows):
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [pytest.param(n, rows, marks=() if rows == BLOCKS[n] else full) for n in BLOCKS for rows in (17, 64, 100, 200)],
+)
+def test_products(name, rows, instruction):
     with qmm(instruction, order="ahead"):
         check_products(weight(name, MANY), DTYPES[1 + rows % 2], rows)
 
@@ -112,7 +118,7 @@ def check_found(mutation, instruction, packed, rows):
     text, wrong, said = mutation
     with (
         planted(text, wrong),
-        qmm(instruction, order="ahead"),
+        qmm(instruction, order="ahead", compiled=("-O0",)),  # compiling takes longer than running
         pytest.raises((AssertionError, emulator.EmulatorError), match=said),
     ):
         check_products(packed, mx.float16, rows)

@@ -200,4 +200,4 @@ import mlx_dequant as mxd, numpy as np, mlx.core as mx
 with mxd.use_backend("host"):
     mxd.GGUFWeight(np.zeros((4096, 18 * 32), np.uint8), "Q4_0").dequantize(mx.float32)
 """
-    assert [subprocess.run([sys.executable, "-c", script]).returncode for _ in range(8)] == [0] * 8
+    assert [subprocess.run([sys.executable, "-c", script]).returncode for _ in range(3)] == [0] * 3

@@ -16,11 +16,12 @@ from product_cases import (
     check_single_inputs,
     exact,
     numbers,
+    on_backends,
     small_and_large,
     weight,
     wide_groups,
 )
-from support import DTYPES, each_with_one
+from support import DTYPES
 
 import mlx_dequant as mxd
 
@@ -29,7 +30,7 @@ HALVES = (mx.float16, mx.bfloat16)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-@pytest.mark.parametrize(("name", "dtype"), each_with_one(FORMATS, DTYPES))
+@pytest.mark.parametrize(("name", "dtype", "backend"), on_backends(FORMATS, DTYPES), indirect=["backend"])
 def test_products(name, dtype, backend):
     for size in SIZES:
         for rows in ROWS:
@@ -44,7 +45,7 @@ def test_products_of_wide_groups(name, backend):
         check_single_inputs(wide_groups(name), dtype, 5)
 
 
-@pytest.mark.parametrize(("name", "dtype"), each_with_one(FORMATS, HALVES))
+@pytest.mark.parametrize(("name", "dtype", "backend"), on_backends(FORMATS, HALVES), indirect=["backend"])
 def test_products_of_many_rows(name, dtype, backend):
     """Of blocks that are whole and of blocks that are not, with steps enough to fill their buffers in turn."""
     for rows in (17, 64, 100):
@@ -53,13 +54,13 @@ def test_products_of_many_rows(name, dtype, backend):
         check_products(weight(name, LONG), dtype, 300)
 
 
-@pytest.mark.parametrize(("name", "dtype"), each_with_one(FORMATS, DTYPES))
+@pytest.mark.parametrize(("name", "dtype", "backend"), on_backends(FORMATS, DTYPES), indirect=["backend"])
 def test_single_inputs_pick_exact_weights(name, dtype, backend):
     for rows in (1, 7, 16, 17):
         check_single_inputs(weight(name), dtype, rows)
 
 
-@pytest.mark.parametrize(("name", "dtype"), each_with_one(SCALED, DTYPES))
+@pytest.mark.parametrize(("name", "dtype", "backend"), on_backends(SCALED, DTYPES), indirect=["backend"])
 def test_single_inputs_pick_exact_weights_of_whole_blocks(name, dtype, backend):
     """Where qmm may have an arithmetic of their own for whole numbers times a scale."""
     check_single_inputs(small_and_large(name), dtype, 150)

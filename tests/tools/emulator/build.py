@@ -19,8 +19,9 @@ RUNTIME = HERE / "runtime"
 
 BASE = ("-std=c++17", "-fPIC", "-w", "-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE")
 KERNEL = (*BASE, "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fvisibility=hidden", "-shared", f"-I{SHIM}")
-# What CUDA's programs are compiled with besides.
+# What CUDA's programs are compiled with besides, and the instructions that they are linked with.
 CUDA = (f"-I{CUDA_SHIM}", "-fsanitize=alignment")
+INSTRUCTIONS = CUDA_SHIM / "instructions.cpp"
 
 # By name: what compiles a kernel, what links a runner, and what the runtime has to know.
 SANITIZERS = {
@@ -75,14 +76,29 @@ def _compile(*words: str | Path, text: str | None = None) -> None:
 
 
 @cache
-def program(text: str, flags: tuple[str, ...] = (), sanitizer: str | None = None) -> Path:
+def program(text: str, flags: tuple[str, ...] = (), sanitizer: str | None = None, cuda: bool = False) -> Path:
     """The shared object of a C++ program (`text.cpp`)."""
-    if sanitizer:
-        flags = (*flags, "-g1", *SANITIZERS[sanitizer])
+    shims, own, parts = [_made_of(SHIM)], KERNEL, []
+    if cuda:
+        shims, own, parts = [*shims, _made_of(CUDA_SHIM)], (*KERNEL, *CUDA), [_instructions(sanitizer)]
+    own = (*own, *_watching(sanitizer), *flags)
     return _kept(
-        [text, _made_of(SHIM), _made_of(CUDA_SHIM), *KERNEL, *flags],
-        lambda made: _compile(*KERNEL, *flags, "-x", "c++", "-", "-o", made, text=text),
+        [text, *shims, *own],
+        lambda made: _compile(*own, *parts, "-x", "c++", "-", "-o", made, text=text),
     )
+
+
+@cache
+def _instructions(sanitizer: str | None) -> Path:
+    flags = (*KERNEL, "-O2", *CUDA, *_watching(sanitizer), "-c")
+    return _kept(
+        [_made_of(SHIM), _made_of(CUDA_SHIM), *flags],
+        lambda made: _compile(*flags, INSTRUCTIONS, "-o", made),
+    )
+
+
+def _watching(sanitizer: str | None) -> tuple[str, ...]:
+    return ("-g1", *SANITIZERS[sanitizer]) if sanitizer else ()
 
 
 @cache

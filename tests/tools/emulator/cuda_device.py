@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +16,6 @@ from msl_check.cuda import cuda_text
 import mlx_dequant as mxd
 from mlx_dequant import backends
 
-from .build import CUDA
 from .device import as_array, blank, forget, numpy_of
 from .launch import Options, fenced, run
 
@@ -48,8 +46,7 @@ def cuda(together: Callable[[], Any] = lambda: None, **options: Any) -> Generato
 
     with _launches(ask):
         together()
-    chosen = Options(**options)
-    chosen = replace(chosen, flags=(*CUDA, *chosen.flags))
+    chosen = Options(**options, cuda=True)
     source, places = cpp(known), {program: at for at, program in enumerate(known)}
 
     def launch(kernel: dict[str, Any], call: dict[str, Any]) -> list[mx.array]:

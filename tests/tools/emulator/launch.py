@@ -34,6 +34,7 @@ class Options:
         flush: subnormal operands and results are zero while kernels run.
         flags: for the compiler, after its own.
         sanitizer: "address" (with UBSan) or "thread": kernels run in a process of their own.
+        cuda: programs are CUDA's, not Metal's.
     """
 
     order: str = "forward"
@@ -41,6 +42,7 @@ class Options:
     flush: bool = False
     flags: tuple[str, ...] = ()
     sanitizer: str | None = None
+    cuda: bool = False
 
 
 MARGIN = 4096
@@ -79,7 +81,7 @@ def run(
     threadgroup = tuple(min(pair) for pair in zip(grid, threadgroup, strict=True))
     if not 0 < np.prod(threadgroup) <= 1024:
         raise EmulatorError(f"threadgroup: found {threadgroup}, expected 1 to 1024 threads")
-    program = build.program(text, options.flags, options.sanitizer)
+    program = build.program(text, options.flags, options.sanitizer, options.cuda)
     if options.sanitizer:
         _watched(program, buffers, [*grid, *threadgroup], options)
     else:

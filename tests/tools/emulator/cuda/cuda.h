@@ -138,4 +138,3 @@ inline T __shfl_xor_sync(unsigned mask, T value, int lanes, EMULATOR_AT) {
 #include "shared.h"
 
 #include "instructions.h"
-#include "misaligned.h"

@@ -2,7 +2,7 @@
 
 namespace emulator {
 
-static uint32_t shared_bytes;
+inline uint32_t shared_bytes;
 static const uint32_t first_shared = 1024;
 
 inline char* shared_memory() { return (char*)hooks->scratch(0, shared_bytes, 227 * 1024); }

@@ -10,7 +10,7 @@
 
 namespace emulator {
 
-static const Hooks* hooks;
+inline const Hooks* hooks;
 
 template <typename T>
 inline T& shared(unsigned id) {

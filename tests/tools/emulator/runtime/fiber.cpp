@@ -1,3 +1,6 @@
+// Its longjmp refuses another stack.
+#undef _FORTIFY_SOURCE
+
 #include "fiber.h"
 
 #include <deque>
@@ -27,12 +30,34 @@ thread_local Fiber* starting;
 const unsigned kNoSync = 1;
 thread_local void* scheduler_fiber;
 #endif
+#ifndef EMULATOR_WATCHED
+thread_local std::deque<void*> spare_stacks;
+#endif
+
+void* new_stack() {
+#ifndef EMULATOR_WATCHED
+  if (!spare_stacks.empty()) {
+    void* spare = spare_stacks.back();
+    spare_stacks.pop_back();
+    return spare;
+  }
+#endif
+  void* made = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+  if (made == MAP_FAILED) throw std::bad_alloc();
+  return made;
+}
+
+void drop_stack(void* stack) {
+#ifdef EMULATOR_WATCHED
+  munmap(stack, kStackBytes);
+#else
+  spare_stacks.push_back(stack);
+#endif
+}
 
 }  // namespace
 
-Fiber::Fiber(void (*entry)()) : entry_(entry) {
-  stack_ = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
-  if (stack_ == MAP_FAILED) throw std::bad_alloc();
+Fiber::Fiber(void (*entry)()) : entry_(entry), stack_(new_stack()) {
   getcontext(&context_);
   context_.uc_stack.ss_sp = stack_;
   context_.uc_stack.ss_size = kStackBytes;
@@ -49,7 +74,7 @@ Fiber::~Fiber() {
 #ifdef EMULATOR_THREAD
   __tsan_destroy_fiber(sanitizer_);
 #endif
-  munmap(stack_, kStackBytes);
+  drop_stack(stack_);
 }
 
 void Fiber::begin() {
@@ -64,6 +89,28 @@ void Fiber::switched_in() {
 #endif
 }
 
+#ifdef EMULATOR_WATCHED
+
+void Fiber::switch_in() { swapcontext(&scheduler_, &context_); }
+
+void Fiber::switch_out() { swapcontext(&context_, &scheduler_); }
+
+#else
+
+// Without the signals' masks, which swapcontext asks the kernel for at each switch.
+void Fiber::switch_in() {
+  if (_setjmp(scheduler_)) return;
+  if (begun_) _longjmp(here_, 1);
+  begun_ = true;
+  setcontext(&context_);
+}
+
+void Fiber::switch_out() {
+  if (!_setjmp(here_)) _longjmp(scheduler_, 1);
+}
+
+#endif
+
 void Fiber::resume() {
   starting = this;
 #ifdef EMULATOR_ADDRESS
@@ -74,7 +121,7 @@ void Fiber::resume() {
   scheduler_fiber = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(sanitizer_, kNoSync);
 #endif
-  swapcontext(&scheduler_, &context_);
+  switch_in();
 #ifdef EMULATOR_ADDRESS
   __sanitizer_finish_switch_fiber(mine, nullptr, nullptr);
 #endif
@@ -87,7 +134,7 @@ void Fiber::suspend() {
 #ifdef EMULATOR_THREAD
   __tsan_switch_to_fiber(scheduler_fiber, kNoSync);
 #endif
-  swapcontext(&context_, &scheduler_);
+  switch_out();
   switched_in();
 }
 

@@ -2,10 +2,15 @@
 
 #pragma once
 
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
 #include <memory>
+
+#if defined(EMULATOR_ADDRESS) || defined(EMULATOR_THREAD)
+#define EMULATOR_WATCHED
+#endif
 
 namespace emulator {
 
@@ -21,12 +26,20 @@ class Fiber {
 
  private:
   static void begin();
+  void switch_in();
+  void switch_out();
   void switched_in();
 
   void (*entry_)();
   void* stack_;
   ucontext_t context_;
+#ifdef EMULATOR_WATCHED
   ucontext_t scheduler_;
+#else
+  bool begun_ = false;
+  jmp_buf here_;
+  jmp_buf scheduler_;
+#endif
   void* sanitizer_ = nullptr;
   const void* scheduler_stack_ = nullptr;
   size_t scheduler_bytes_ = 0;

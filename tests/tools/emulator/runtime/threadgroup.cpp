@@ -26,9 +26,26 @@ std::string text(const Site& site) {
   return std::string(site.what) + " (" + site.file + ":" + std::to_string(site.line) + ")";
 }
 
-// By hand: memcpy is watched by sanitizers, and lanes have no memory in common here.
-void copy(volatile char* to, const volatile char* from, size_t bytes) {
-  for (size_t i = 0; i < bytes; ++i) to[i] = from[i];
+void copy(char* to, const char* from, size_t bytes) {
+#ifdef EMULATOR_WATCHED
+  // By hand: memcpy is watched by sanitizers, and lanes have no memory in common here.
+  for (size_t i = 0; i < bytes; ++i) ((volatile char*)to)[i] = ((const volatile char*)from)[i];
+#else
+  memcpy(to, from, bytes);
+#endif
+}
+
+// To each of a simdgroup what all gave; a lane that is not there gave bits 1.
+void hand_out(const std::vector<Worker*>& members, size_t bytes) {
+  char* all = members[0]->all;
+  for (size_t i = 0; i < 32; ++i) {
+    if (i < members.size()) {
+      copy(all + i * bytes, members[i]->mine, bytes);
+    } else {
+      for (size_t k = 0; k < bytes; ++k) all[i * bytes + k] = char(0xff);
+    }
+  }
+  for (size_t i = 1; i < members.size(); ++i) copy(members[i]->all, all, 32 * bytes);
 }
 
 }  // namespace
@@ -177,16 +194,8 @@ void Threadgroup::meet(Meeting& meeting, Site site, bool ordered, size_t bytes) 
     me.state = State::kWaiting;
     me.fiber->suspend();
   } else {
-    for (Worker* to : meeting.members) {
-      to->state = State::kReady;
-      for (size_t i = 0; bytes && i < 32; ++i) {
-        if (i < meeting.members.size()) {
-          copy(to->all + i * bytes, meeting.members[i]->mine, bytes);
-        } else {
-          for (size_t k = 0; k < bytes; ++k) to->all[i * bytes + k] = char(0xff);
-        }
-      }
-    }
+    for (Worker* member : meeting.members) member->state = State::kReady;
+    if (bytes) hand_out(meeting.members, bytes);
     meeting.arrived = 0;
     ++meeting.generation;
   }
