@@ -1,4 +1,4 @@
-"""What only a machine itself can show of the bridge; `mlx-dequant doctor` runs it where torch is installed."""
+"""Checks of the bridge on this machine's devices. `mlx-dequant doctor` runs them if torch is installed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ COUNT = 1 << 16
 
 
 def device() -> str:
-    """Where torch tensors of this machine cross from: "mps", "cuda" or "cpu"."""
+    """The torch device to check on this machine: "mps", "cuda" or "cpu"."""
     if torch.backends.mps.is_available():
         return "mps"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def checks(on: str | None = None) -> list[tuple[str, bool, str]]:
-    """What was checked, whether it holds, and what was seen, for torch tensors on `on`."""
+    """For torch tensors on `on`: what was checked, whether it holds, and what was seen."""
     where = on or device()
     results: list[tuple[str, bool, str]] = []
-    for check, places in CHECKS.items():
-        if where not in places:
+    for check, devices in CHECKS.items():
+        if where not in devices:
             continue
         try:
             seen = check(where)
             results.append((check.__doc__ or "", not seen, seen or f"on {where}"))
-        except Exception as error:  # A report goes on to its end.
+        except Exception as error:  # The report goes on.
             results.append((check.__doc__ or "", False, f"{type(error).__name__}: {error}"))
     return results
 
@@ -79,7 +79,7 @@ def leaves_alone(where: str) -> str:
 
 
 def multiplies(where: str) -> str:
-    """A product with a packed layer is the CPU's, with one wait each way"""
+    """A product with a quantized layer equals the CPU's, with one wait each way"""
     words = torch.arange(256 * 8, dtype=torch.int32).reshape(256, 8) * 0x1F35_0B7
     layer = SimpleNamespace(qweight=words, qzeros=words[:4], scales=torch.full((4, 64), 0.01, dtype=torch.float16))
     config = SimpleNamespace(group_size=64, pack_factor=8)
@@ -89,9 +89,9 @@ def multiplies(where: str) -> str:
     there = SimpleNamespace(**{name: tensor.to(where) for name, tensor in vars(layer).items()})
     mps_dequant.awq_dequant_matmul(x.to(where), there, None, config)
     with count_synchronisations() as counts:
-        found = mps_dequant.awq_dequant_matmul(x.to(where), there, None, config)
-    if not torch.allclose(found.cpu().double(), exact, rtol=2e-3, atol=2e-3):
-        return f"off by {(found.cpu().double() - exact).abs().max().item():.3g}"
+        result = mps_dequant.awq_dequant_matmul(x.to(where), there, None, config)
+    if not torch.allclose(result.cpu().double(), exact, rtol=2e-3, atol=2e-3):
+        return f"off by {(result.cpu().double() - exact).abs().max().item():.3g}"
     waits = (counts.torch, counts.mlx)
     return "" if waits == (int(where == "mps"), 1) else f"waits for torch and MLX: {waits}"
 

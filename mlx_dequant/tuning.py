@@ -92,23 +92,23 @@ _NO_UNITS = (
     _route(1, "gemv", "float32 x", "matrix units multiply two-byte types"),
 )
 _LOOKED_UP = (
-    _route(257, "dequantize_then_gemm", "looked up", "the fused kernel looks up every input's scale again for each block"),
-    _route(17, "fused_gemm", "looked up", "matrix units, though every input's scale is looked up"),
+    _route(257, "dequantize_then_gemm", "looked up", "the fused kernel looks up each scale again for every block"),
+    _route(17, "fused_gemm", "looked up", "matrix units, though each scale is looked up"),
 )
 _UNMEASURED = (
     *_NO_UNITS,
     *_LOOKED_UP,
     _route(385, "dequantize_then_gemm", "", "not measured on this device: MLX's product should win by then"),
-    _route(17, "fused_gemm", "", "matrix units; the quantized matrix is read once a block and decoded in registers"),
+    _route(17, "fused_gemm", "", "matrix units: the matrix is read once a block and decoded in registers"),
     _GEMV,
 )
 _HOPPER_ROUTES = (
     *_NO_UNITS,
-    _route(769, "dequantize_then_gemm", "looked up by two", "measured: two outputs share a look-up, so the fused kernel is faster up to here"),
-    _route(17, "fused_gemm", "looked up by two", "measured: matrix units, though every input's scale is looked up"),
+    _route(769, "dequantize_then_gemm", "looked up by two", "measured: two outputs share a look-up"),
+    _route(17, "fused_gemm", "looked up by two", "measured: matrix units, though each input's scale is looked up"),
     *_LOOKED_UP,
-    _route(256, "dequantize_then_gemm", "", "measured: takes 0.74 to 0.98 of the fused kernel's time from here on"),
-    _route(17, "fused_gemm", "", "measured: the quantized matrix is read once a block and decoded in registers"),
+    _route(256, "dequantize_then_gemm", "", "measured: 0.74 to 0.98 of the fused kernel's time from here on"),
+    _route(17, "fused_gemm", "", "measured: the matrix is read once a block and decoded in registers"),
     _GEMV,
 )
 

@@ -1,4 +1,4 @@
-"""Writes the lookup tables of the IQ formats from the grids of gguf-py: `python metal/formats/tables/make.py [folder]`."""
+"""Writes the lookup tables from the grids of gguf-py: `python metal/formats/tables/make.py [folder]`."""
 
 import sys
 from pathlib import Path
