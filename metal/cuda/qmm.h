@@ -42,9 +42,9 @@ template <uint BM>
 __device__ inline void store_sums(const accumulator<BM>& sum, uint eighth, float* to) {
   uint lane = threadIdx.x % 32;
   to += lane % 4 * 32 + lane / 4 * 2;
-  const float* values = sum.part + eighth * 4;
-  *(float2*)to = make_float2(values[0], values[2]);
-  *(float2*)(to + 16) = make_float2(values[1], values[3]);
+  const float* part = sum.part + eighth * 4;
+  *(float2*)to = make_float2(part[0], part[2]);
+  *(float2*)(to + 16) = make_float2(part[1], part[3]);
 }
 
 }  // namespace mlx_dequant

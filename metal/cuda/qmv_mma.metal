@@ -16,33 +16,33 @@ inline void add_chunks(const S& loader, const X* x, uint output, uint input, uin
   for (uint at = begin; at + 4 * TK <= inputs; at += stride) {
     uint v[TK / 2];
     scaling by[BN];
-    float partial[BN / 2][4];
+    float part[BN / 2][4];
     load_half2<TK, ALIGNED>(x + at, v);
     to_pair_stride<TK, half2_layout<F, S, TK>::pair_stride>(v);
 #pragma unroll
     for (uint i = 0; i < BN / 2; ++i) {
 #pragma unroll
-      for (uint k = 0; k < 4; ++k) partial[i][k] = 0.0f;
+      for (uint k = 0; k < 4; ++k) part[i][k] = 0.0f;
     }
 #pragma unroll
     for (uint i = 0; i < BN; i += step) {
       uint q[TK / 2 * step];
       half2_codes<F, step, TK>(loader, output + i, at + input, by + i, q);
       convert_half2(q, X());
-      multiply_half2<step, TK>(q, v, partial + i / 2, X());
+      multiply_half2<step, TK>(q, v, part + i / 2, X());
     }
 #pragma unroll
     for (uint i = 0; i < BN; ++i) {
 #pragma unroll
-      for (uint k = 0; k < V; ++k) sum[i][k] += by[i].scale * partial[i / 2][i % 2 * 2 + k];
+      for (uint k = 0; k < V; ++k) sum[i][k] += by[i].scale * part[i / 2][i % 2 * 2 + k];
     }
     if (has_min<F>::value) {
-      float x_sum[4];
-      sum_half2(v, x_sum, X());
+      float all[4];
+      sum_half2(v, all, X());
 #pragma unroll
       for (uint i = 0; i < BN; ++i) {
 #pragma unroll
-        for (uint k = 0; k < V; ++k) sum[i][k] -= by[i].min * x_sum[k];
+        for (uint k = 0; k < V; ++k) sum[i][k] -= by[i].min * all[k];
       }
     }
   }
