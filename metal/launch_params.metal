@@ -2,7 +2,7 @@
 // kernel_source.py compares them. Fields that a kernel or a family does not use are 0.
 
 struct LaunchParams {
-  uint rows;  // of the matrix as it is stored
+  uint rows;  // of the stored matrix
   uint columns;
   uint first_row;  // of the region that this launch covers
   uint end_row;

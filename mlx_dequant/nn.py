@@ -135,15 +135,17 @@ def pack_model(
     missing = sorted(layers.keys() - weights.keys())
     if missing and strict:
         raise FormatError(f"weights: found none for {_listed(missing)} (strict=False keeps those layers)")
-    packed: list[tuple[str, nn.Module]] = []
+    replacements: list[tuple[str, nn.Module]] = []
     for name, weight in weights.items():
         layer: Any = layers[name]
         shape = (weight.out_features, weight.in_features)
         if len(weight.shape) != 2 or layer.weight.shape != shape:
             raise FormatError(f"layer {name!r}: found a weight of {shape}, expected {layer.weight.shape}")
         linear = isinstance(layer, nn.Linear)
-        packed.append((name, PackedLinear(weight, layer.get("bias")) if linear else PackedEmbedding(weight, dtype)))
-    model.update_modules(tree_unflatten(packed))
+        replacements.append(
+            (name, PackedLinear(weight, layer.get("bias")) if linear else PackedEmbedding(weight, dtype))
+        )
+    model.update_modules(tree_unflatten(replacements))
     return model
 
 

@@ -12,9 +12,9 @@ __device__ inline uint rounded_pair(const float* w, bfloat16_t) {
   return as_type<uint>(__floats2bfloat162_rn(w[0], w[1]));
 }
 
-// The type in which weights for fragments of X are computed, where scale_traits say S. A code of at
-// most 11 significant bits times a float16 scale, rounded once to float16, is what half arithmetic
-// gives, two weights at a time.
+// The type in which weights for fragments of X are computed, where scale_traits say S. For a code
+// of at most 11 significant bits and a float16 scale, half arithmetic gives the correctly rounded
+// float16 weight, two weights at a time.
 template <typename X, typename S>
 struct compute_type {
   typedef float type;
@@ -24,7 +24,7 @@ struct compute_type<float16_t, float16_t> {
   typedef float16_t type;
 };
 
-struct wide_scale;  // scales.metal has it
+struct wide_scale;  // defined in scales.metal
 
 // A 7-bit code as the float code + 128, which one byte permutation makes. Multiplying by the scale
 // also subtracts scale * (128 + F::zero), which is exact if that product fits 24 bits. An infinite

@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
-    """Opens a quantized checkpoint; weights are read when they are asked for.
+    """Opens a quantized checkpoint; weights are read on access.
 
     Args:
         path: a GGUF file (any part of a split one), or a Hugging Face folder with safetensors

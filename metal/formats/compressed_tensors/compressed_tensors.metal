@@ -20,7 +20,7 @@
 #include "../scales.metal"
 #include "../bitpack.metal"
 
-struct no_group_params;  // layout_nk.metal has it
+struct no_group_params;  // defined in layout_nk.metal
 
 template <typename S>
 struct compressed_tensors_loader {

@@ -20,7 +20,7 @@
 
 #include "../scales.metal"
 
-struct no_group_params;  // layout_nk.metal has it
+struct no_group_params;  // defined in layout_nk.metal
 
 struct gguf_loader {
   enum { layout_kn = 0, rows_per_thread = 1, qvm_rows = 8, qvm_columns = 8 };

@@ -39,8 +39,8 @@ class Compiler:
 @cache
 def compiler() -> Compiler | None:
     """The first of $CXX, clang++, g++ and `ziglang` that works; None if none does."""
-    asked = os.environ.get("CXX")
-    candidates = [shlex.split(asked)] if asked else []
+    cxx = os.environ.get("CXX")
+    candidates = [shlex.split(cxx)] if cxx else []
     candidates += [["clang++"], ["g++"]]
     if importlib.util.find_spec("ziglang"):
         candidates.append([sys.executable, "-m", "ziglang", "c++"])
@@ -58,9 +58,9 @@ def compiler() -> Compiler | None:
 
 def cache_folder() -> Path:
     """MLX_DEQUANT_CACHE, or the user's cache folder."""
-    asked = os.environ.get("MLX_DEQUANT_CACHE")
-    if asked:
-        return Path(asked)
+    folder = os.environ.get("MLX_DEQUANT_CACHE")
+    if folder:
+        return Path(folder)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "mlx-dequant"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-dequant"

@@ -15,11 +15,11 @@ PARTS = 4  # parts of the work for each thread
 @cache
 def count() -> int:
     """Threads in use: MLX_DEQUANT_THREADS, or the processors this process may run on."""
-    asked = os.environ.get("MLX_DEQUANT_THREADS", "")
-    if asked:
-        if not asked.isdigit() or int(asked) == 0:
-            raise ValueError(f"MLX_DEQUANT_THREADS: found {asked!r}, expected a positive integer")
-        return int(asked)
+    setting = os.environ.get("MLX_DEQUANT_THREADS", "")
+    if setting:
+        if not setting.isdigit() or int(setting) == 0:
+            raise ValueError(f"MLX_DEQUANT_THREADS: found {setting!r}, expected a positive integer")
+        return int(setting)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
