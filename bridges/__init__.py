@@ -1,4 +1,4 @@
-"""Torch on this side, MLX on the other. Importing this package does not import torch."""
+"""Bridges between torch and MLX. Importing this package does not import torch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ __all__ = ["install", "invalidate", "uninstall"]
 def install(patch: bool = False) -> None:
     """Lets the MPS path of vLLM pull request 36523 find MLX: registers `dequant_int4` and `dequant_gguf`.
 
-    Installed packages of those names are left alone. Where vLLM's `mps_dequant` module is loaded and
-    remembers that its imports failed, it forgets.
+    Installed packages of those names are left alone. If vLLM's `mps_dequant` module is loaded and has
+    cached that its imports failed, the cache is cleared.
 
     Args:
-        patch: also replace the functions of that module (imported if need be) by those of
-            `mlx_dequant.bridges.mps_dequant`: products then use packed weights, and every GGUF type
-            runs on a kernel.
+        patch: also replace the functions of that module, importing it if needed, by those of
+            `mlx_dequant.bridges.mps_dequant`. Then products use quantized weights, and every GGUF
+            type has a kernel.
 
     Raises:
-        ImportError: `patch` is asked for, and vLLM's module cannot be imported or has none of the functions.
+        ImportError: `patch` is True, and vLLM's module cannot be imported or has none of the functions.
     """
     from .vllm import install as run
 

@@ -1,4 +1,4 @@
-"""The module that vLLM imports as `dequant_gguf`: GGUF blocks unpacked, every type."""
+"""The module that vLLM imports as `dequant_gguf`: dequantizes GGUF blocks of every type."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def dequantize_gguf(W: torch.Tensor, quant_type: int, m: int, n: int, dtype: tor
     """The weights of a GGUF tensor.
 
     Args:
-        W: uint8, the file's bytes in any shape: m rows of n weights in blocks.
+        W: uint8 of any shape, the file's bytes: m rows of n weights in blocks.
         quant_type: GGUF's number of the type.
         m, n: shape of the result.
         dtype: float16 (also when None), bfloat16 or float32.
 
     Returns:
-        [m, n] in `dtype`, on W's device, in memory of its own.
+        [m, n] in `dtype`, on W's device, in its own memory.
 
     Raises:
         FormatError: the type is unknown, or W does not hold m * n weights of it.

@@ -1,4 +1,4 @@
-"""The module that vLLM imports as `dequant_int4`: group-quantized weights unpacked, 4 bits each."""
+"""The module that vLLM imports as `dequant_int4`: dequantizes 4-bit AWQ and GPTQ weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from . import packed
 
 
 def dequantize_awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Tensor, group_size: int) -> torch.Tensor:
-    """AWQ weights as they are multiplied: (q - z) * s, with input i in group i // group_size.
+    """The weights of an AWQ layer: (q - z) * s, with input i in group i // group_size.
 
     Args:
         qweight: int32 [in, out/8].
         scales: float16, bfloat16 or float32 [groups, out].
         qzeros: int32 [groups, out/8].
-        group_size: inputs of a group; -1 for one group of all.
+        group_size: inputs in a group; -1 for a single group.
 
     Returns:
         [in, out] in the scales' dtype, on their device.
@@ -34,15 +34,15 @@ def dequantize_gptq(
     group_size: int,
     zero_adj: int,
 ) -> torch.Tensor:
-    """GPTQ weights as they are multiplied: (q - z - zero_adj) * s, with input i in group g_idx[i].
+    """The weights of a GPTQ layer: (q - z - zero_adj) * s, with input i in group g_idx[i].
 
     Args:
         qweight: int32 [in/8, out].
         scales: float16, bfloat16 or float32 [groups, out].
         qzeros: int32 [groups, out/8].
         g_idx: int32 [in]; None or empty means i // group_size.
-        group_size: inputs of a group; -1 for one group of all.
-        zero_adj: added to each stored zero point, without wrap: 1 for checkpoints of version 1, 0 for 2.
+        group_size: inputs in a group; -1 for a single group.
+        zero_adj: added to each stored zero point, without wrapping: 1 for checkpoints of version 1, 0 for 2.
 
     Returns:
         [in, out] in the scales' dtype, on their device.

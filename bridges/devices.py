@@ -1,4 +1,4 @@
-"""What each kind of torch device asks of a crossing: who waits for whom, and whether memory is shared."""
+"""Adapters for each kind of torch device: which side waits for the other, and whether memory is shared."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ DTYPES = {
     torch.complex64: mx.complex64,
 }
 
-# From here on fresh memory costs more than the bytes, and large pages pay (measured: 16 MB even).
+# From this many bytes on, page faults of new memory cost more than copying, and large pages pay (measured: 16 MB is
+# even).
 LARGE = 24 << 20
 
 
@@ -62,7 +63,7 @@ def count_synchronisations() -> Generator[Synchronisations]:
 
 
 class CPU:
-    """Host memory. MLX takes a copy; torch shares MLX's memory."""
+    """Host memory. MLX gets a copy; torch shares MLX's memory."""
 
     shares = False
 
@@ -70,12 +71,12 @@ class CPU:
         """Nothing is in flight: torch's CPU operations end before they return."""
 
     def take(self, tensor: torch.Tensor, owner: torch.Tensor | None, share: bool) -> mx.array:
-        """`tensor` as MLX has it.
+        """`tensor` as an MLX array.
 
         Args:
-            tensor: plain and detached, so that MLX's hold keeps its storage alive but not `owner`.
-            owner: the tensor that the caller holds, if it shows the same memory.
-            share: insist on torch's own memory.
+            tensor: plain and detached, so that the array keeps its storage alive but not `owner`.
+            owner: the caller's tensor, if it has the same memory.
+            share: fail rather than copy.
         """
         if share:
             return shared(owner, lambda: mx.from_dlpack(tensor, copy=False))
@@ -84,7 +85,7 @@ class CPU:
         return filled(tuple(tensor.shape), DTYPES[tensor.dtype], lambda address: _write(tensor, address))
 
     def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
-        """An evaluated array's own memory, as torch has it."""
+        """A torch tensor on the memory of an evaluated array."""
         return torch.from_dlpack(array.__dlpack__(dl_device=(1, 0)))
 
 
@@ -97,7 +98,7 @@ def _write(tensor: torch.Tensor, address: int) -> None:
 
 
 class MPS:
-    """Apple's GPU. Both sides see the same Metal buffer, so each must wait for the other's work."""
+    """Apple's GPU. Both sides use the same Metal buffer, so each must wait for the other's work."""
 
     shares = True
 
@@ -108,7 +109,7 @@ class MPS:
             counts.torch += 1
 
     def adopt(self, tensor: torch.Tensor) -> mx.array:
-        """Never MLX's copying import, which hangs in MLX before 0.32.3."""
+        """Shares the tensor's memory. MLX's copying import hangs before 0.32.3."""
         return mx.from_dlpack(tensor, copy=False)
 
     def take(self, tensor: torch.Tensor, owner: torch.Tensor | None, share: bool) -> mx.array:
@@ -117,7 +118,7 @@ class MPS:
         try:
             return shared(owner, lambda: self.adopt(tensor))
         except (ValueError, RuntimeError, BufferError):
-            # Torch before 2.12 keeps MPS tensors where MLX cannot read.
+            # Torch before 2.12 keeps MPS tensors in private memory, which MLX cannot read.
             if share:
                 raise
             return HOST.take(tensor.cpu(), owner, share=False)
@@ -129,7 +130,7 @@ class MPS:
 
 
 class CUDA:
-    """NVIDIA's GPUs. MLX neither takes nor gives their memory: everything passes through the host."""
+    """NVIDIA's GPUs. MLX cannot import or export their memory, so all data passes through the host."""
 
     shares = False
 
@@ -142,7 +143,7 @@ class CUDA:
         if tensor.nbytes < staging.WORTH:
             return mx.array(tensor.cpu().contiguous())
         source = tensor.contiguous()
-        # The copy runs in a thread of MLX's, which has another current stream.
+        # The copy runs in a thread of MLX, which has another current stream.
         torch.cuda.current_stream(source.device).synchronize()
         return filled(tuple(source.shape), DTYPES[source.dtype], lambda address: staging.to_host(source, address))
 
@@ -158,7 +159,7 @@ def of(device: torch.device) -> CPU | MPS | CUDA:
     """The adapter of a torch device.
 
     Raises:
-        FormatError: MLX has nothing to do with such a device.
+        FormatError: the device is not cpu, mps or cuda.
     """
     if device.type not in BY_TYPE:
         raise FormatError(f"device: found {device}, expected cpu, mps or cuda")
@@ -172,19 +173,19 @@ def wait_for_mlx(array: mx.array) -> None:
         counts.mlx += 1
 
 
-# MLX may compute in place in an array that it alone holds. While torch sees the memory too, a second
-# holder stands here, with the place and form of that memory; it goes with the tensor.
+# MLX may compute in place in an array that nothing else references. So for memory that torch uses too, this holds a
+# second reference, with the memory's address and shape, until the tensor dies.
 _shared: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def shared(owner: torch.Tensor | None, adopt: Callable[[], mx.array]) -> mx.array:
-    """The array that `adopt` makes in torch's memory, which MLX does not overwrite while `owner` lives."""
+    """The array that `adopt` makes on torch's memory. MLX does not overwrite it while `owner` lives."""
     if owner is None:
         return adopt()
     form = owner.data_ptr(), owner.dtype, owner.shape, owner.stride()
-    held = _shared.get(owner)
-    if held is None or held[0] != form:
-        held = _shared[owner] = form, adopt()
-    alias = mx.stop_gradient(held[1])
+    entry = _shared.get(owner)
+    if entry is None or entry[0] != form:
+        entry = _shared[owner] = form, adopt()
+    alias = mx.stop_gradient(entry[1])
     mx.eval(alias)
     return alias

@@ -1,4 +1,4 @@
-"""What only a machine itself can show of the bridge; `mlx-dequant doctor` runs it where torch is installed."""
+"""Checks of the bridge on this machine's devices. `mlx-dequant doctor` runs them if torch is installed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ COUNT = 1 << 16
 
 
 def device() -> str:
-    """Where torch tensors of this machine cross from: "mps", "cuda" or "cpu"."""
+    """The torch device to check on this machine: "mps", "cuda" or "cpu"."""
     if torch.backends.mps.is_available():
         return "mps"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def checks(on: str | None = None) -> list[tuple[str, bool, str]]:
-    """What was checked, whether it holds, and what was seen, for torch tensors on `on`."""
+    """For torch tensors on `on`: what was checked, whether it holds, and what was seen."""
     where = on or device()
     results: list[tuple[str, bool, str]] = []
-    for check, places in CHECKS.items():
-        if where not in places:
+    for check, devices in CHECKS.items():
+        if where not in devices:
             continue
         try:
             seen = check(where)
             results.append((check.__doc__ or "", not seen, seen or f"on {where}"))
-        except Exception as error:  # A report goes on to its end.
+        except Exception as error:  # The report goes on.
             results.append((check.__doc__ or "", False, f"{type(error).__name__}: {error}"))
     return results
 

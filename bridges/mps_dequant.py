@@ -1,8 +1,8 @@
 """`vllm.model_executor.layers.quantization.utils.mps_dequant` of vLLM pull request 36523, on MLX.
 
-No released vLLM has that module. The names, parameters, results and devices are the same, and three
-things are done better: weights cross the bridge once and are multiplied while packed; bfloat16 and
-float32 scales and activations work; every GGUF type, group_size=-1 and GPTQ of 2, 3 and 8 bits work.
+No released vLLM has that module. Names, parameters, results and devices are the same. Three things are
+better: weights cross the bridge once and products use them quantized; bfloat16 and float32 scales and
+activations work; and every GGUF type, group_size=-1 and GPTQ with 2, 3 and 8 bits work.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _pytorch_dequant_gptq(
     group_size: int,
     use_v2_format: bool = False,
 ) -> torch.Tensor:
-    """As `dequant_int4.dequantize_gptq`; zeros are stored less one unless `use_v2_format`."""
+    """As `dequant_int4.dequantize_gptq`; zero points are stored minus one unless `use_v2_format`."""
     return dequant_int4.dequantize_gptq(qweight, scales, qzeros, g_idx, group_size, 0 if use_v2_format else 1)
 
 
@@ -78,19 +78,19 @@ def _pytorch_dequant_gguf(
 
 
 def awq_dequant_matmul(x: torch.Tensor, layer: Any, bias: torch.Tensor | None, quant_config: Any) -> torch.Tensor:
-    """x through an AWQ layer whose weight stays packed.
+    """x through an AWQ layer whose weight stays quantized.
 
     Args:
         x: float16, bfloat16 or float32 [..., in], on the layer's device.
-        layer: anything with `qweight`, `scales` and `qzeros`.
+        layer: an object with `qweight`, `scales` and `qzeros`.
         bias: [out] or None.
-        quant_config: anything with `group_size` and `pack_factor` (8).
+        quant_config: an object with `group_size` and `pack_factor` (8).
 
     Returns:
         [..., qweight.shape[-1] * pack_factor] in x's dtype, without gradients.
 
     Raises:
-        FormatError: something does not fit; the message names it.
+        FormatError: an argument does not fit; the message names it.
     """
     _check_pack_factor(quant_config, 4)
     weight = packed.awq(layer.qweight, layer.scales, layer.qzeros, quant_config.group_size)
@@ -100,20 +100,20 @@ def awq_dequant_matmul(x: torch.Tensor, layer: Any, bias: torch.Tensor | None, q
 def gptq_dequant_matmul(
     x: torch.Tensor, layer: Any, bias: torch.Tensor | None, quant_config: Any, use_v2_format: bool = False
 ) -> torch.Tensor:
-    """x through a GPTQ layer whose weight stays packed.
+    """x through a GPTQ layer whose weight stays quantized.
 
     Args:
         x: float16, bfloat16 or float32 [..., in], on the layer's device.
-        layer: anything with `qweight`, `scales`, `qzeros` and `g_idx` (which may be empty).
+        layer: an object with `qweight`, `scales`, `qzeros` and `g_idx` (which may be empty).
         bias: [out] or None.
-        quant_config: anything with `group_size`, and `weight_bits` or `bits` (2, 3, 4 or 8; 4 if neither is there).
-        use_v2_format: whether zeros are stored as they are, not less one.
+        quant_config: an object with `group_size`, and `weight_bits` or `bits` (2, 3, 4 or 8; 4 if neither is there).
+        use_v2_format: whether zero points are stored unchanged, not minus one.
 
     Returns:
         [..., out] in x's dtype, without gradients.
 
     Raises:
-        FormatError: something does not fit; the message names it.
+        FormatError: an argument does not fit; the message names it.
     """
     bits = _bits(quant_config)
     _check_pack_factor(quant_config, bits)
@@ -148,7 +148,7 @@ def _bits(quant_config: Any) -> int:
 
 
 def _check_pack_factor(quant_config: Any, bits: int) -> None:
-    """The codes of a word, where the config says it; a fraction for 3 bits."""
+    """Checks the config's codes per word, if it has them; a fraction for 3 bits."""
     factor = getattr(quant_config, "pack_factor", None)
     if factor is not None and factor * bits != 32:
         raise FormatError(f"pack_factor: found {factor}, expected {32 / bits:g} codes of {bits} bits a word")

@@ -1,4 +1,4 @@
-"""A layer's tensors as a packed weight, and what torch gets from one."""
+"""A layer's tensors as a quantized weight, and dequantized weights and products for torch."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def gguf(W: Any, quant_type: int, m: int, n: int) -> QuantizedWeight:
 
 
 def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The weight unpacked, in memory of its own on `like`'s device; in its own type by default."""
+    """The weight dequantized, in its own memory on `like`'s device; in its own type by default."""
     if dtype is not None and dtype not in FLOATS:
         raise FormatError(f"dtype: found {dtype}, expected float16, bfloat16 or float32")
-    wanted = weight.dtype if dtype is None else FLOATS[dtype]
-    out = crossing.to_torch(weight.dequantize(wanted), like.device)
-    # F16 as float16 and its like are the packed bytes themselves: not for torch to write into.
-    return out.clone() if weight.format.weights == 1 and wanted == weight.dtype else out
+    result_dtype = weight.dtype if dtype is None else FLOATS[dtype]
+    out = crossing.to_torch(weight.dequantize(result_dtype), like.device)
+    # F16 as float16 and the like are the weight's own bytes, which torch must not write into.
+    return out.clone() if weight.format.weights == 1 and result_dtype == weight.dtype else out
 
 
 def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> t
 
     Args:
         bias: [out] or None.
-        like: a tensor of the layer, which x must share its device with.
+        like: a tensor of the layer; x must be on its device.
     """
     named = {"x": x} if bias is None else {"x": x, "bias": bias}
     inputs = _together(qweight=like, **named)[1:]
@@ -73,12 +73,12 @@ def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> t
         raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
     if bias is not None and bias.dtype not in FLOATS:
         raise FormatError(f"bias: found {bias.dtype}, expected float16, bfloat16 or float32")
-    across = crossing.cross(inputs)
-    return crossing.to_torch(weight.linear(across[0], *across[1:]), x.device)
+    arrays = crossing.cross(inputs)
+    return crossing.to_torch(weight.linear(arrays[0], *arrays[1:]), x.device)
 
 
 def integer(name: str, value: Any) -> int:
-    """An integer of any kind, enumerations among them."""
+    """An integer of any type, enumerations included."""
     try:
         return operator.index(value)
     except TypeError:
@@ -86,7 +86,7 @@ def integer(name: str, value: Any) -> int:
 
 
 def _together(**tensors: Any) -> list[torch.Tensor]:
-    """The tensors, checked to be such and on one device."""
+    """The arguments, checked to be tensors on one device."""
     first: torch.Tensor | None = None
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):

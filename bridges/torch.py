@@ -1,7 +1,7 @@
-"""Tensors across: torch to MLX and back, with the waits that each direction needs.
+"""Converts torch tensors to MLX arrays and back, with the waits that each direction needs.
 
-CPU: one copy in, none out. MPS: none either way where torch's storage is shared (torch 2.12 and
-later). CUDA: MLX imports no CUDA tensor, so through pinned host memory both ways.
+CPU: one copy to MLX, none to torch. MPS: no copy if torch's storage is shared (torch 2.12 and later).
+CUDA: through pinned host memory both ways, because MLX imports no CUDA tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Synchronisations", "count_synchronisations", "to_mlx", "to_torch"]
 
 
 def to_mlx(tensor: torch.Tensor, *, copy: bool | None = None) -> mx.array:
-    """A torch tensor as an MLX array of the same shape, dtype and values; gradients stay behind.
+    """A torch tensor as an MLX array of the same shape, dtype and values, without gradients.
 
     Args:
         tensor: any shape and strides, on the CPU, MPS or CUDA; bool, an integer, float16, bfloat16,
@@ -28,18 +28,18 @@ def to_mlx(tensor: torch.Tensor, *, copy: bool | None = None) -> mx.array:
         copy: None shares memory where that is safe and free (MPS) and copies once elsewhere. True
             always copies. False never does.
 
-    A shared array shows torch's later writes. MLX writes nothing into it while `tensor` itself
-    lives; where only another view of its storage does, pass copy=True.
+    A shared array shows torch's later writes. MLX does not write into it while `tensor` itself lives. If
+    only another view of its storage lives on, pass copy=True.
 
     Raises:
-        FormatError: a dtype that MLX lacks (float64 among them), a sparse tensor, another device.
+        FormatError: MLX lacks the dtype (float64 among others), or the tensor is sparse or on another device.
         ValueError: copy=False, and the memory cannot be shared.
     """
     return cross([tensor], copy)[0]
 
 
 def cross(tensors: Sequence[torch.Tensor], copy: bool | None = None) -> list[mx.array]:
-    """Several tensors of one device, with one wait for all of them."""
+    """Several tensors of one device as MLX arrays, with one wait for all of them."""
     for tensor in tensors:
         _check(tensor)
     device = devices.of(tensors[0].device)
@@ -57,12 +57,12 @@ def to_torch(array: mx.array, device: torch.device | str | None = None) -> torch
     """An MLX array as a torch tensor of the same shape, dtype and values.
 
     Args:
-        array: evaluated here if it is not; a lazy array of another thread must be evaluated there.
+        array: a lazy array is evaluated here; one made by another thread must be evaluated there.
         device: "mps" and "cpu" share MLX's memory, so a write on either side shows on the other;
             "cuda" gets a copy. By default "mps" where MLX runs on Metal, otherwise "cpu".
 
     Raises:
-        FormatError: another device.
+        FormatError: the device is not cpu, mps or cuda.
     """
     if not isinstance(array, mx.array):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise FormatError(f"array: found {type(array).__name__}, expected an mx.array")
@@ -85,5 +85,5 @@ def _check(tensor: Any) -> None:
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The values alone: no gradient, nothing left to conjugate or negate."""
+    """The values alone: no gradient, and no pending conjugation or negation."""
     return tensor.detach().resolve_conj().resolve_neg()

@@ -1,4 +1,4 @@
-"""The modules under the names that vLLM imports, and its own functions replaced on request."""
+"""Registers the modules that vLLM imports, and replaces vLLM's own functions on request."""
 
 from __future__ import annotations
 
@@ -34,38 +34,38 @@ _replaced: dict[str, Any] = {}
 
 
 def install(patch: bool = False) -> None:
-    theirs = _to_patch() if patch else sys.modules.get(VLLM)
+    vllm_module = _to_patch() if patch else sys.modules.get(VLLM)
     for name, module in MODULES.items():
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             sys.modules[name] = module
             _registered.add(name)
-    if theirs is None:
+    if vllm_module is None:
         return
-    _forget_failures(theirs)
+    _forget_failures(vllm_module)
     if patch and not _replaced:
-        _replaced.update({name: getattr(theirs, name) for name in FUNCTIONS if hasattr(theirs, name)})
+        _replaced.update({name: getattr(vllm_module, name) for name in FUNCTIONS if hasattr(vllm_module, name)})
         for name in _replaced:
-            setattr(theirs, name, getattr(mps_dequant, name))
+            setattr(vllm_module, name, getattr(mps_dequant, name))
 
 
 def _to_patch() -> ModuleType:
     """vLLM's module, with at least one of the functions that can be replaced."""
     try:
-        theirs = importlib.import_module(VLLM)
+        vllm_module = importlib.import_module(VLLM)
     except ImportError as error:
         raise ImportError(f"install(patch=True) found no module {VLLM} ({error}), {ONLY_THERE}") from error
-    if not any(hasattr(theirs, name) for name in FUNCTIONS):
+    if not any(hasattr(vllm_module, name) for name in FUNCTIONS):
         raise ImportError(f"install(patch=True) found none of {', '.join(FUNCTIONS)} in {VLLM}, {ONLY_THERE}")
-    return theirs
+    return vllm_module
 
 
 def uninstall() -> None:
-    theirs = sys.modules.get(VLLM)
-    if theirs is not None:
+    vllm_module = sys.modules.get(VLLM)
+    if vllm_module is not None:
         for name, function in _replaced.items():
-            if getattr(theirs, name, None) is getattr(mps_dequant, name):
-                setattr(theirs, name, function)
-        _forget_ours(theirs)
+            if getattr(vllm_module, name, None) is getattr(mps_dequant, name):
+                setattr(vllm_module, name, function)
+        _forget_our_modules(vllm_module)
     _replaced.clear()
     for name in _registered:
         if sys.modules.get(name) is MODULES[name]:
@@ -73,38 +73,38 @@ def uninstall() -> None:
     _registered.clear()
 
 
-def _remembered(theirs: ModuleType, getter: str) -> tuple[Any, list[str]]:
-    """A getter of vLLM's, and the globals that it assigns: what it remembers of its import."""
-    function = _replaced.get(getter, getattr(theirs, getter, None))
+def _remembered(vllm_module: ModuleType, getter: str) -> tuple[Any, list[str]]:
+    """A getter of vLLM, and the globals that it assigns, which cache the result of its import."""
+    function = _replaced.get(getter, getattr(vllm_module, getter, None))
     plain = getattr(function, "__wrapped__", function)
     if not isinstance(plain, FunctionType):
         return function, []
     return function, [step.argval for step in dis.get_instructions(plain) if step.opname == "STORE_GLOBAL"]
 
 
-def _forget_failures(theirs: ModuleType) -> None:
-    """Makes a getter that has already failed try again.
+def _forget_failures(vllm_module: ModuleType) -> None:
+    """Makes getters that have failed try again.
 
-    Assumed: it remembers in globals that it assigns itself (the module or None, and flags), or in
-    `functools.cache`. A module that it did find stays.
+    Assumes that a getter caches its result in globals that it assigns (the module or None, and flags), or with
+    `functools.cache`. A module that a getter has found stays.
     """
     for getter in GETTERS:
-        function, names = _remembered(theirs, getter)
-        if not any(isinstance(getattr(theirs, name, None), ModuleType) for name in names):
-            _reset(theirs, function, names)
+        function, names = _remembered(vllm_module, getter)
+        if not any(isinstance(getattr(vllm_module, name, None), ModuleType) for name in names):
+            _reset(vllm_module, function, names)
 
 
-def _forget_ours(theirs: ModuleType) -> None:
-    ours = list(MODULES.values())
+def _forget_our_modules(vllm_module: ModuleType) -> None:
+    our_modules = list(MODULES.values())
     for getter in GETTERS:
-        function, names = _remembered(theirs, getter)
-        if not names or any(getattr(theirs, name, None) in ours for name in names):
-            _reset(theirs, function, names)
+        function, names = _remembered(vllm_module, getter)
+        if not names or any(getattr(vllm_module, name, None) in our_modules for name in names):
+            _reset(vllm_module, function, names)
 
 
-def _reset(theirs: ModuleType, function: Any, names: list[str]) -> None:
+def _reset(vllm_module: ModuleType, function: Any, names: list[str]) -> None:
     for name in names:
-        # A flag "tried" goes back to False; a module, or a False in place of one, to None.
-        setattr(theirs, name, False if getattr(theirs, name, None) is True else None)
+        # A flag "tried" becomes False again; a module, or False instead of a module, becomes None.
+        setattr(vllm_module, name, False if getattr(vllm_module, name, None) is True else None)
     if hasattr(function, "cache_clear"):
         function.cache_clear()

@@ -1,1 +1,1 @@
-"""The Metal sources: platforms, formats and kernels, read as text by `mlx_dequant.programs`."""
+"""The Metal sources: platforms, formats and kernels. `mlx_dequant.kernel_source` reads them as text."""

@@ -1,6 +1,6 @@
 """AWQ, GPTQ, compressed-tensors and GGUF weights on MLX: dequantized, multiplied with, and bridged to torch.
 
-Nothing here imports MLX before it is used: the formats, the dispatcher and the kernel sources work without it.
+MLX is imported on first use. The formats, the dispatcher and the kernel sources work without it.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         QuantizedWeight,
     )
 
-# What needs MLX, by the module that has it.
+# Names that need MLX, by their module.
 _LAZY = {
     "backends": ("available_backends", "current_backend", "use_backend"),
     "functions": (
@@ -52,7 +52,7 @@ _LAZY = {
     ),
 }
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
-# Modules that are attributes of the package too. `lm` needs mlx-lm.
+# Modules that are also attributes of the package. `lm` needs mlx-lm.
 _MODULES = ("backends", "bridges", "lm", "nn")
 
 __all__ = [
@@ -92,8 +92,8 @@ def __getattr__(name: str) -> Any:
             "mlx-dequant needs MLX with a backend. On Linux: pip install 'mlx-dequant[cpu]', "
             "or [cuda12] or [cuda13] for an NVIDIA GPU."
         ) from error
-    found = import_module(f".{module}", __name__)
-    return found if name == module else getattr(found, name)
+    loaded = import_module(f".{module}", __name__)
+    return loaded if name == module else getattr(loaded, name)
 
 
 def __dir__() -> list[str]:

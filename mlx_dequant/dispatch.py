@@ -1,7 +1,7 @@
-"""Which kernels run, for a device, a matrix, the rows of x and their type: a pure function of those.
+"""Which kernels run: a pure function of the device, the matrix, the number of rows of x and their type.
 
-`tuning.py` has the tables, `launches.py` the grids. A plan is asked once and launched as it is; it names no array and
-knows no array library.
+`tuning.py` has the tables, `launches.py` the grids. A plan is made once and launched many times. It names no array,
+and this module imports no array library.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .encoded import EncodedMatrix, Region
 from .launches import Launch
 from .tuning import PASS_ROWS, Device, Route, tuning
 
-# Bytes of a dequantized part of a matrix, for MLX's own product: a layer of a usual model fits.
+# Limit of the bytes that are dequantized at a time for MLX's own product. A layer of a usual model fits.
 DENSE_BYTES = 512 << 20
-# Up to this many rows of x, products keep the weights' own values; with more they round them to x's type.
+# Up to this many rows of x, products use exact weights; with more rows, weights are rounded to x's type.
 EXACT_ROWS = 16
 
 # x @ W.T and x @ W for the stored matrix W.
@@ -26,7 +26,7 @@ MATMUL_T, MATMUL = "matmul_t", "matmul"
 
 @dataclass(frozen=True)
 class Pass:
-    """Rows first to end - 1 of x, and what is launched for them: each takes what the one before made."""
+    """Rows first to end - 1 of x, and their launches. Each launch takes the result of the one before."""
 
     first: int
     end: int
@@ -40,10 +40,10 @@ class Plan:
     Attributes:
         route: "gemv", "fused_gemm", "dequantize_then_gemm", "dense", or the operation's name.
         reason: why, in a line.
-        passes: over the rows of x; () where the product is MLX's own.
-        before: on x, before it is split into passes.
-        after: on the result.
-        regions: of the matrix, dequantized one after the other ("dequantize_then_gemm").
+        passes: passes over the rows of x; () where MLX's own product runs.
+        before: a launch on x, before x is split into passes.
+        after: a launch on the result.
+        regions: regions of the matrix to dequantize one after the other ("dequantize_then_gemm").
     """
 
     route: str
@@ -58,8 +58,8 @@ def plan(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation: s
     """The plan of an operation.
 
     Args:
-        M: rows of x, or ids of a look-up; any number for "dequantize".
-        dtype: "float32", "float16" or "bfloat16": of x, or of the result of a look-up or of "dequantize".
+        M: rows of x, or number of ids for a gather; ignored for "dequantize".
+        dtype: "float32", "float16" or "bfloat16": type of x, or of the result of a gather or of "dequantize".
         operation: a key of `RULES`.
     """
     return RULES[operation](device, matrix, M, dtype, operation)
@@ -75,7 +75,7 @@ def _gather(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation
 
 
 def route(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> Route:
-    """The row of the device's table that decides."""
+    """The first row of the device's table whose conditions hold."""
     conditions = _conditions(matrix, dtype)
     return next(row for row in tuning(device).routes if M >= row.M and row.when <= conditions)
 
@@ -99,7 +99,7 @@ def _matmul(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation
         permute = launches.permutation(device, M, matrix.K, dtype, "perm" if forward else "inv_perm")
         before, after = (permute, None) if forward else (None, permute)
     if row.name != "gemv" and matrix.format.stored == dtype:
-        return Plan("dense", "the matrix holds x's type: MLX multiplies it as it is", (), before, after)
+        return Plan("dense", "the matrix is stored in x's type, so MLX multiplies it directly", (), before, after)
     if row.name == "dequantize_then_gemm":
         return Plan(row.name, row.reason, (), before, after, _regions(matrix, dtype, transpose))
     if row.name == "fused_gemm":
@@ -114,17 +114,17 @@ def _matmul(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation
 
 
 def _regions(matrix: EncodedMatrix, dtype: str, transpose: bool) -> tuple[Region, ...]:
-    """Parts of the matrix by its product's outputs, of at most `DENSE_BYTES` each."""
+    """The matrix cut along the product's outputs into regions of at most `DENSE_BYTES` each."""
     inputs, outputs = (matrix.columns, matrix.rows) if transpose else (matrix.rows, matrix.columns)
-    most = DENSE_BYTES // max(inputs * (4 if dtype == "float32" else 2), 1)
-    step = next((most // whole * whole for whole in (1024, 128, 32) if most >= whole), 32)
+    limit = DENSE_BYTES // max(inputs * (4 if dtype == "float32" else 2), 1)
+    step = next((limit // multiple * multiple for multiple in (1024, 128, 32) if limit >= multiple), 32)
     edges = pairwise([*range(0, outputs, step), outputs])
     return tuple(Region(at, end, 0, inputs) if transpose else Region(0, inputs, at, end) for at, end in edges)
 
 
 Rule = Callable[[Device, EncodedMatrix, int, str, str], Plan]
 
-# A row an operation.
+# One rule for each operation.
 RULES: dict[str, Rule] = {
     MATMUL_T: _matmul,
     MATMUL: _matmul,

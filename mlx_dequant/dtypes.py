@@ -1,4 +1,4 @@
-"""The float types that weights dequantize to and scales come in, by name: "float16" for `mx.float16`."""
+"""The float types of dequantized weights and of scales, by name: "float16" for `mx.float16`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_float(dtype: Any) -> bool:
 
 
 def checked(dtype: Any) -> Any:
-    """`dtype`, one of `FLOATS`."""
+    """`dtype`, checked to be one of `FLOATS`."""
     if not is_float(dtype):
         raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
     return dtype

@@ -1,4 +1,4 @@
-"""What the backends take: a matrix as it is stored, and what a launch tells a kernel of it. Knows no array library."""
+"""What the backends take: a matrix as it is stored, and the parameters of a launch. Imports no array library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .registry import FAMILIES, Family, Format
 
 @dataclass(frozen=True)
 class Region:
-    """Rows and columns of the matrix as it is stored; the first column is a multiple of 32."""
+    """A rectangle of the stored matrix; its first column is a multiple of 32."""
 
     first_row: int
     end_row: int
@@ -30,7 +30,7 @@ class Region:
 
 @dataclass(frozen=True)
 class LaunchParams:
-    """The numbers of a launch: the fields of `metal/launch_params.metal`, in its order."""
+    """The parameters of a launch: the fields of `metal/launch_params.metal`, in the same order."""
 
     rows: int = 0
     columns: int = 0
@@ -53,29 +53,29 @@ class LaunchParams:
 
     @property
     def words(self) -> tuple[int, ...]:
-        """uint32 values, as the shader's struct lays them out."""
+        """uint32 values in the order of the shader's struct."""
         return tuple(getattr(self, name) for name in PARAMS)
 
 
-PARAMS = tuple(each.name for each in fields(LaunchParams))
+PARAMS = tuple(param.name for param in fields(LaunchParams))
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedMatrix:
-    """A quantized matrix in the arrays that its checkpoint has. Valid: whoever makes one has checked it.
+    """A quantized matrix in the arrays of its checkpoint. Whoever makes one has checked that it is valid.
 
     Attributes:
-        arrays: by the names of `Family.arrays`; None for one that is absent.
-        format: the registry's row.
-        rows: of the matrix as it is stored, leading axes folded in.
-        columns: of the matrix as it is stored.
-        scale_dtype: "float32", "float16" or "bfloat16", the type of the array of scales.
-        loader_params: fields of `LaunchParams` that the family's loader reads.
+        arrays: arrays by the names of `Family.arrays`; None for an absent one.
+        format: the row of the registry.
+        rows: rows of the stored matrix, leading axes folded in.
+        columns: columns of the stored matrix.
+        scale_dtype: type of the scales: "float32", "float16" or "bfloat16".
+        loader_params: the fields of `LaunchParams` that the family's loader reads.
         has_g_idx: whether each input's group is looked up in g_idx (act-order).
-        experts: matrices that `rows` stacks.
-        perm: int32 [K], for a matrix that was sorted by group: the input that each of its inputs was.
-        inv_perm: int32 [K], where each input went.
-        cache: what backends derive from it; dropped with it.
+        experts: number of matrices stacked along the rows.
+        perm: int32 [K] or None. For a matrix sorted by group: input i of it was input perm[i].
+        inv_perm: int32 [K] or None: input i moved to inv_perm[i].
+        cache: what backends derive from the matrix; it goes with the matrix.
     """
 
     arrays: Mapping[str, Any]
@@ -101,12 +101,12 @@ class EncodedMatrix:
 
     @property
     def K(self) -> int:
-        """Inputs of the linear layer."""
+        """in_features of the linear layer."""
         return self.rows if self.layout == "KN" else self.columns
 
     @property
     def N(self) -> int:
-        """Outputs of the linear layer."""
+        """out_features of the linear layer."""
         return self.columns if self.layout == "KN" else self.rows
 
     @property
@@ -116,16 +116,16 @@ class EncodedMatrix:
 
     @property
     def group_size(self) -> int:
-        """Inputs of a group, 2^31 for a single one; 0 for GGUF."""
+        """Inputs in a group, 2^31 if there is only one group; 0 for GGUF."""
         return self.loader_params.get("group_size", 0)
 
     @property
     def whole(self) -> Region:
-        """The region that is all of the matrix."""
+        """The region of all rows and columns."""
         return Region(0, self.rows, 0, self.columns)
 
     def params(self, region: Region | None = None, **launch: int) -> LaunchParams:
-        """The numbers of a launch over a region of this matrix, by default all of it."""
+        """The parameters of a launch over a region of this matrix, by default all of it."""
         region = region or self.whole
         return LaunchParams(
             rows=self.rows,

@@ -1,4 +1,4 @@
-"""Division by a number known before a launch, as shaders do it: by multiplication."""
+"""Division by a number known before a launch. Shaders do it by multiplication."""
 
 
 def fast_divmod(divisor: int) -> tuple[int, int]:
@@ -8,9 +8,9 @@ def fast_divmod(divisor: int) -> tuple[int, int]:
 
 
 def grouping(size: int, groups: int) -> dict[str, int]:
-    """The group size as shaders read it, and what divides by it.
+    """The launch parameters of groups: their size, and the multiplier and shift that divide by it.
 
-    One group has no boundary: its size is one that is never reached.
+    A single group gets size 2^31, which no input reaches.
     """
     size = 2**31 if groups == 1 else size
     multiplier, shift = fast_divmod(size)

@@ -1,4 +1,4 @@
-"""One-call forms of the weights, for scripts."""
+"""Functions that dequantize a layer's arrays in one call, for scripts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dequantize_compressed_tensors(
     return weight.dequantize(dtype)
 
 
-# The name of the checkpoint's format, "pack-quantized".
+# Named after the checkpoint format "pack-quantized".
 dequantize_packed = dequantize_compressed_tensors
 
 

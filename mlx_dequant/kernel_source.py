@@ -1,4 +1,4 @@
-"""Kernel sources: a platform, a format and a kernel put together, from the files under `metal/`."""
+"""Kernel sources: a platform, a format and a kernel, put together from the files under `metal/`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .registry import FAMILIES, METAL, Format
 # C++ names of the element types, the same on every compiler.
 TYPES = {"float32": "float", "float16": "float16_t", "bfloat16": "bfloat16_t"}
 
-# The file that has a matrix unit, by platform.
+# The file with a platform's matrix code.
 _UNITS = {
     ("metal", "qmm"): "platform/metal_mma.h",
     ("cuda", "qmm"): "cuda/qmm.h",
@@ -25,7 +25,7 @@ _UNITS = {
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 _FIELD = re.compile(r"^  uint (\w+);", re.MULTILINE)
 
-# MLX writes a kernel's declaration after the header, and has no word for this.
+# MLX writes a kernel's declaration after the header and offers no launch bounds.
 _RESIDENT = """#undef __global__
 #define __global__ __attribute__((global)) __launch_bounds__({}, {})
 """
@@ -33,7 +33,7 @@ _RESIDENT = """#undef __global__
 
 @dataclass(frozen=True)
 class KernelSource:
-    """What a backend compiles. The name holds a hash of the text: no two sources share it.
+    """What a backend compiles. The name contains a hash of the text, so no two sources share it.
 
     Attributes:
         scratch: floats of threadgroup memory.
@@ -51,7 +51,7 @@ def _read(path: Path) -> str:
 
 
 def inline(paths: list[Path], seen: set[Path] | None = None) -> str:
-    """The files' text, each once, with quoted includes in place and `#line`s that name the files."""
+    """The text of the files, each file once, with quoted includes inlined and `#line` directives."""
     seen = set() if seen is None else seen
     parts: list[str] = []
     for path in paths:
@@ -74,17 +74,17 @@ def inline(paths: list[Path], seen: set[Path] | None = None) -> str:
 
 
 def struct(form: Format, has_g_idx: bool) -> str:
-    """The struct that decodes a format: one of its own for act-order."""
+    """The name of the struct that decodes a format; act-order has a struct of its own."""
     return f"{form.name}_g_idx" if has_g_idx else form.name
 
 
 def has_view(form: Format) -> bool:
-    """Whether `metal/cuda/views` says how the family's codes come as pairs of halves."""
+    """Whether `metal/cuda/views` has the family's codes as pairs of halves."""
     return (METAL / "cuda" / "views" / f"{form.family}.h").is_file()
 
 
 def sources(form: Format | None, files: list[Path]) -> str:
-    """The launch parameters, the format, where there is one, and other files in their namespace, without a platform."""
+    """The launch parameters, the format, if any, and other files, in their namespace; no platform."""
     paths = [METAL / "launch_params.metal"]
     check = ""
     if form:
@@ -92,14 +92,14 @@ def sources(form: Format | None, files: list[Path]) -> str:
         paths += [*loader, METAL / form.source]
         check = _size_check(form)
     text = inline([*paths, *files])
-    found = tuple(_FIELD.findall(_read(METAL / "launch_params.metal")))
-    if found != PARAMS:
-        raise ValueError(f"launch_params.metal: found the fields {found}, expected {PARAMS}")
+    names = tuple(_FIELD.findall(_read(METAL / "launch_params.metal")))
+    if names != PARAMS:
+        raise ValueError(f"launch_params.metal: found the fields {names}, expected {PARAMS}")
     return f"namespace mlx_dequant {{\n{text}\n{check}\n}}  // namespace mlx_dequant\n"
 
 
 def _size_check(form: Format) -> str:
-    """Fails to compile when the registry and the shader disagree on a format's sizes."""
+    """A static_assert that the registry and the shader agree on a format's sizes."""
     if form.family == "gguf":
         facts = f"{form.name}::weights == {form.weights} && {form.name}::bytes == {form.bytes}"
         if form.lut:
@@ -122,11 +122,11 @@ def kernel_source(
     """The source of a kernel for `platform` "metal" or "cuda".
 
     Args:
-        form: the matrix's format, or None for a kernel that reads none.
+        form: the matrix's format, or None for a kernel that reads no matrix.
         dtype: type of the output, a key of `TYPES`.
         scale_dtype: type of the scales, a key of `TYPES`; ignored for GGUF.
-        has_g_idx: whether the matrix says so.
-        input_dtype: type of the kernel's first input besides the matrix's; MLX writes it into the text.
+        has_g_idx: whether the matrix has act-order.
+        input_dtype: type of the first input after the matrix's arrays; MLX writes it into the kernel.
     """
     headers = [METAL / f"platform/{platform}.h"]
     if spec.unit:

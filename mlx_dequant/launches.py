@@ -1,4 +1,4 @@
-"""The launches of each kernel: grid, block shape and split of the inputs. `dispatch.py` decides which of them run."""
+"""The launches of each kernel: grid, block shape and split-K. `dispatch.py` decides which launches run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class Launch:
     """One launch of a kernel, by threadgroups of `THREADS`.
 
     Attributes:
-        reads_matrix: whether the matrix's arrays come first among its inputs.
+        params: the launch parameters.
+        threadgroups: threadgroups in the grid, which has one dimension.
+        shape: shape of the output.
+        dtype: type of the output.
         operand: the matrix's array that comes after the launch's input: "perm", "inv_perm" or "".
-        params: as they are in the kernel.
-        threadgroups: of the grid, which has one dimension.
-        shape: of the output.
-        dtype: of the output.
     """
 
     spec: KernelSpec
@@ -39,17 +38,17 @@ class Launch:
 
 
 def dequantize(matrix: EncodedMatrix, dtype: str, region: Region) -> list[Launch]:
-    """Launches that dequantize a region, row after row: more than one where a grid has too few threads."""
+    """Launches that dequantize the rows of a region in turn: more than one where a grid has too few threads."""
     rows = matrix.family.traits["rows_per_thread"]
     across = -(-region.columns // (8 * THREADS))
     multiplier, shift = fast_divmod(across)
-    most = MAX_THREADS // THREADS // across * rows
+    limit = MAX_THREADS // THREADS // across * rows
     launches: list[Launch] = []
-    for first, end in pairwise([*range(region.first_row, region.end_row, most), region.end_row]):
-        part = Region(first, end, region.first_column, region.end_column)
-        params = matrix.params(part, tiles_multiplier=multiplier, tiles_shift=shift)
-        threadgroups = -(-part.rows // rows) * across
-        launches.append(Launch(kernels.DEQUANTIZE, params, threadgroups, (part.rows, part.columns), dtype))
+    for first, end in pairwise([*range(region.first_row, region.end_row, limit), region.end_row]):
+        strip = Region(first, end, region.first_column, region.end_column)
+        params = matrix.params(strip, tiles_multiplier=multiplier, tiles_shift=shift)
+        threadgroups = -(-strip.rows // rows) * across
+        launches.append(Launch(kernels.DEQUANTIZE, params, threadgroups, (strip.rows, strip.columns), dtype))
     return launches
 
 
@@ -71,7 +70,7 @@ def few_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpos
 
 
 def _qmv(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> tuple[Launch, ...]:
-    """x @ W.T: each row of the stored matrix is a sum."""
+    """x @ W.T: each row of the stored matrix gives one element of the result."""
     column = tuning(device)
     bm = _pass_rows(M)
     bn, values = column.qmv_shape[bm]
@@ -81,21 +80,21 @@ def _qmv(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> tuple[Lau
 
 
 def _qvm(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> tuple[Launch, ...]:
-    """x @ W: rows of the stored matrix are added up."""
+    """x @ W: the rows of the stored matrix are added up."""
     column = tuning(device)
     columns = matrix.family.traits["qvm_columns"] if M <= 2 else 8
     tiles = -(-matrix.columns // (4 * 32 * columns))
-    held = column.qvm_threadgroups
+    threadgroups = column.qvm_threadgroups
     if M == 1 and matrix.layout == "KN":
-        held = column.qvm_threadgroups_one_row[columns]
-    split_k = max(1, min(-(-matrix.rows // 64), held // tiles))
+        threadgroups = column.qvm_threadgroups_one_row[columns]
+    split_k = max(1, min(-(-matrix.rows // 64), threadgroups // tiles))
     return _split(kernels.qvm(_pass_rows(M)), matrix, tiles, split_k, (M, matrix.columns), dtype)
 
 
 def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int:
-    """Inputs that a lane of qmv_mma takes: 32 or 8, or 0 where it cannot run or is slower.
+    """Inputs that a lane of qmv_mma takes: 32 or 8, or 0 where qmv_mma cannot run or is slower.
 
-    Four lanes' inputs have to share a scale, and codes have to be exact in x's type.
+    The inputs of four lanes must share a scale, and codes must be exact in x's type.
     """
     form = matrix.format
     if not tuning(device).matrix_units_few or matrix.has_g_idx or not has_view(form) or dtype == "float32":
@@ -103,25 +102,25 @@ def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int
     grouped = matrix.group_size > 0
     exact_block = matrix.group_size if grouped else form.traits.get("exact_block", 0)
     exact_bits = 8 if grouped else form.traits.get("exact_bits", 0)
-    # What a lane reads at once has to be there, and aligned.
-    whole = matrix.columns % 8 == 0 if matrix.layout == "KN" else matrix.rows >= 8
+    # What a lane reads at once must lie inside the matrix, and be aligned.
+    inside = matrix.columns % 8 == 0 if matrix.layout == "KN" else matrix.rows >= 8
     aligned = not grouped or matrix.layout == "KN" or matrix.columns % 32 == 0
     exact = exact_block and (dtype == "float16" or exact_bits <= 8) and (not grouped or matrix.scale_dtype == "float16")
-    if not (exact and whole and aligned):
+    if not (exact and inside and aligned):
         return 0
-    # To make bfloat16 of codes costs more, so that begins a row of x later.
-    least = _mma_from(form)
+    # Converting codes to bfloat16 costs more, so it pays from one row of x later on.
+    thresholds = _mma_from(form)
     return next(
-        (tk for tk in (32, 8) if exact_block % (4 * tk) == 0 and least[tk] + (dtype == "bfloat16") <= M),
+        (tk for tk in (32, 8) if exact_block % (4 * tk) == 0 and thresholds[tk] + (dtype == "bfloat16") <= M),
         0,
     )
 
 
 def _mma_from(form: Format) -> dict[int, int]:
-    """By inputs of a lane, the rows of x from which qmv_mma is faster: eight take as long as one there."""
+    """By inputs of a lane: the rows of x from which qmv_mma is faster. There, eight rows take as long as one."""
     family = FAMILIES[form.family]
     if form.code_bits <= 2 and form.traits["scale_block"] == 32:
-        return {32: 1, 8: 3}  # few bytes, and decoded 32 at once: one row of x waits for decoding
+        return {32: 1, 8: 3}  # for one row of x already, decoding takes longer than reading
     if not form.bits:
         return {32: 3, 8: 3}
     if family.layout == "KN":
@@ -130,7 +129,7 @@ def _mma_from(form: Format) -> dict[int, int]:
 
 
 def _mma_outputs(form: Format) -> int:
-    """Outputs that four lanes of qmv_mma share: fewer where each has a zero point to look up."""
+    """Outputs that four lanes of qmv_mma share; fewer where each output has a zero point to look up."""
     return 4 if form.bits and FAMILIES[form.family].layout == "NK" else 8
 
 
@@ -142,16 +141,16 @@ def _qmv_mma(device: Device, matrix: EncodedMatrix, M: int, dtype: str, tk: int)
 
 
 def many_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpose: bool) -> tuple[Launch, ...]:
-    """The same with any number of rows of x, by matrix units."""
+    """A product with any number of rows of x, by matrix units; `transpose` as in `few_rows`."""
     column = tuning(device)
     inputs, outputs = (matrix.columns, matrix.rows) if transpose else (matrix.rows, matrix.columns)
     blocks = column.blocks["NK" if transpose else "KN"]
-    block = next((each for each in blocks if each.bm >= M), blocks[-1])
+    block = next((block for block in blocks if block.bm >= M), blocks[-1])
     down = -(-M // block.bm)
     steps = -(-inputs // block.bk)
-    # Rounded up to whole blocks, in the order in which they are read.
+    # x, filled up to whole blocks.
     shape = (down * block.bm, steps * block.bk)
-    packed = Launch(
+    pack = Launch(
         kernels.pack_activations(block.bm, block.tk),
         LaunchParams(columns=inputs, M=M),
         -(-shape[0] * shape[1] // (8 * THREADS)),
@@ -160,42 +159,42 @@ def many_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpo
     )
     tiles = down * -(-outputs // BLOCK_OUTPUTS)
     split_k = _splits(tiles, inputs // 256, column.qmm_threadgroups[block.bm])
-    split_k = -(-steps // -(-steps // split_k)) if steps else 1  # none is left without a step
+    split_k = -(-steps // -(-steps // split_k)) if steps else 1  # every threadgroup has a step
     spec = kernels.qmm(not transpose, block.bm, block.tk)
-    return (packed, *_split(spec, matrix, tiles, split_k, (M, outputs), dtype))
+    return (pack, *_split(spec, matrix, tiles, split_k, (M, outputs), dtype))
 
 
 @lru_cache(maxsize=4096)
-def _splits(tiles: int, most: int, held: int) -> int:
-    """Parts of the inputs, at most `most`, that leave the least of a GPU idle which holds `held` threadgroups."""
-    if tiles >= held:
+def _splits(tiles: int, limit: int, threadgroups: int) -> int:
+    """The split_k, at most `limit`, that leaves the least of a GPU idle that runs `threadgroups` at the same time."""
+    if tiles >= threadgroups:
         return 1
-    counts = range(1, max(1, min(most, max(4, held // tiles))) + 1)
-    return min(counts, key=lambda splits: -(-tiles * splits // held) / splits)
+    counts = range(1, max(1, min(limit, max(4, threadgroups // tiles))) + 1)
+    return min(counts, key=lambda splits: -(-tiles * splits // threadgroups) / splits)
 
 
 def _split(
     spec: KernelSpec, matrix: EncodedMatrix, tiles: int, split_k: int, shape: tuple[int, int], dtype: str
 ) -> tuple[Launch, ...]:
-    """A launch whose threadgroups share the inputs, and one that adds up what they made."""
+    """A launch that splits K over threadgroups, and one that adds up their results."""
     params = matrix.params(M=shape[0], split_k=split_k)
     if split_k == 1:
         return (Launch(spec, params, tiles, shape, dtype),)
-    added = LaunchParams(columns=shape[1], M=shape[0], split_k=split_k)
+    reduce_params = LaunchParams(columns=shape[1], M=shape[0], split_k=split_k)
     return (
         Launch(spec, params, tiles * split_k, (split_k, *shape), "float32"),
-        Launch(kernels.SPLIT_K_REDUCE, added, -(-shape[0] * shape[1] // THREADS), shape, dtype),
+        Launch(kernels.SPLIT_K_REDUCE, reduce_params, -(-shape[0] * shape[1] // THREADS), shape, dtype),
     )
 
 
 def permutation(device: Device, M: int, columns: int, dtype: str, operand: str = "perm") -> Launch:
-    """Puts the columns of [M, columns] in another order: from threadgroup memory, where rows fit and are many."""
+    """Permutes the columns of [M, columns], through threadgroup memory where rows fit in it and there are many."""
     column = tuning(device)
     size = columns * (4 if dtype == "float32" else 2)
-    kilobytes = next((each for each in column.permute_kilobytes if size <= 1024 * each), 0)
-    whole = column.permute_whole_rows <= M and kilobytes
-    threadgroups = M if whole else M * -(-columns // PERMUTE_CHUNK)
-    spec = kernels.permute_columns(kilobytes if whole else 0)
+    kilobytes = next((limit for limit in column.permute_kilobytes if size <= 1024 * limit), 0)
+    whole_rows = column.permute_whole_rows <= M and kilobytes
+    threadgroups = M if whole_rows else M * -(-columns // PERMUTE_CHUNK)
+    spec = kernels.permute_columns(kilobytes if whole_rows else 0)
     return Launch(spec, LaunchParams(columns=columns, M=M), threadgroups, (M, columns), dtype, operand)
 
 
@@ -204,19 +203,19 @@ def _pass_rows(M: int) -> int:
 
 
 def every_spec(platform: str, form: Format) -> set[KernelSpec]:
-    """All that a platform may launch for a format."""
-    found = {kernels.DEQUANTIZE, kernels.GATHER_ROWS, kernels.GATHER_COLUMNS, kernels.SPLIT_K_REDUCE}
+    """Every kernel that a platform may launch for a format."""
+    specs = {kernels.DEQUANTIZE, kernels.GATHER_ROWS, kernels.GATHER_COLUMNS, kernels.SPLIT_K_REDUCE}
     for column in columns(platform):
         for bm, (bn, values) in column.qmv_shape.items():
-            found |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
-            found.add(kernels.qvm(bm))
-        found |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
+            specs |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
+            specs.add(kernels.qvm(bm))
+        specs |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
         for layout, blocks in column.blocks.items():
-            found |= {kernels.qmm(layout == "KN", block.bm, block.tk) for block in blocks}
-            found |= {kernels.pack_activations(block.bm, block.tk) for block in blocks}
+            specs |= {kernels.qmm(layout == "KN", block.bm, block.tk) for block in blocks}
+            specs |= {kernels.pack_activations(block.bm, block.tk) for block in blocks}
         if column.matrix_units_few and has_view(form):
-            found |= _mma_specs(form)
-    return found
+            specs |= _mma_specs(form)
+    return specs
 
 
 def _mma_specs(form: Format) -> set[KernelSpec]:

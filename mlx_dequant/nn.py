@@ -1,8 +1,8 @@
 """Layers whose weights stay quantized, for models written with `mlx.nn`.
 
-A layer's parameters are the packed arrays, by the names their files give them ("blocks"; "qweight",
-"scales", ...), so that counting bytes, saving and loading work as for any layer. They are never
-trained: adapters on top are.
+A layer's parameters are the quantized arrays, by the names in their files ("blocks"; "qweight",
+"scales", ...), so that counting bytes, saving and loading work as for any layer. These parameters are
+never trained, but adapters on top of them are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .weights import QuantizedWeight
 
 
 class _Packed(nn.Module):
-    # mlx-lm counts weight.size * 32 // bits parameters in a layer with `bits`.
+    # mlx-lm takes a layer with `bits` to have weight.size * 32 // bits parameters.
     bits = 32
 
     def __init__(self, weight: QuantizedWeight):
@@ -28,26 +28,26 @@ class _Packed(nn.Module):
         if len(weight.shape) != 2:
             raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
         self._weight = weight
-        # Arrays of the same memory, but others than the weight's: MLX refuses to compile a function
-        # whose graph holds arrays that it was given as state too.
+        # Other array objects than the weight's, on the same memory: MLX refuses to compile a function
+        # whose graph contains arrays that are also passed as state.
         for name, array in weight.arrays.items():
             if array is not None:
                 super().__setitem__(name, mx.stop_gradient(array))
 
     @property
     def weight(self) -> QuantizedWeight:
-        """The weight that this layer's parameters make up."""
+        """The weight that consists of this layer's parameters."""
         return self._weight
 
     def __setitem__(self, name: str, value: Any) -> None:
-        # While `mx.compile` traces, it may put stand-ins without a value in an array's place.
+        # While `mx.compile` traces, it may assign placeholders without a value.
         if name in self._weight.arrays and has_value(value):
             self._weight = self._weight.replace(**{name: value})
             array: Any = self._weight.arrays[name]
             value = mx.stop_gradient(array)
         super().__setitem__(name, value)
 
-    # All of it, whatever is added or taken away: `unfreeze` on a whole model leaves this layer frozen.
+    # Every parameter, so that `unfreeze` on a model leaves this layer frozen.
     @property
     def _no_grad(self) -> set[str]:
         return set(self)
@@ -62,7 +62,7 @@ class _Packed(nn.Module):
 
 
 class PackedLinear(_Packed):
-    """y = x Wᵀ + bias with a packed W.
+    """y = x Wᵀ + bias with a quantized W.
 
     Args:
         weight: a matrix of any format.
@@ -81,7 +81,7 @@ class PackedLinear(_Packed):
         return self.weight.linear(x, self.get("bias"))
 
     def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
-        """This layer under a low-rank adapter, as mlx-lm's training asks for it."""
+        """This layer with a low-rank adapter; mlx-lm's training calls this."""
         from mlx_lm.tuner.lora import LoRALinear
 
         weight = self._weight
@@ -91,7 +91,7 @@ class PackedLinear(_Packed):
 
 
 class PackedEmbedding(_Packed):
-    """Rows of a packed [vocabulary, dims] matrix.
+    """Rows of a quantized [vocabulary, dims] matrix.
 
     Args:
         weight: a matrix of any format.
@@ -114,19 +114,19 @@ class PackedEmbedding(_Packed):
 def pack_model(
     model: nn.Module, weights: Mapping[str, QuantizedWeight], strict: bool = True, dtype: mx.Dtype | None = None
 ) -> nn.Module:
-    """Puts packed weights in the place of a model's `nn.Linear` and `nn.Embedding` layers.
+    """Replaces a model's `nn.Linear` and `nn.Embedding` layers by layers with quantized weights.
 
     Args:
         model: changed in place. Biases of its linear layers stay.
         weights: by the dotted names of layers, "model.layers.0.mlp.up_proj".
-        strict: every linear layer and embedding must be given; otherwise the others stay as they are.
-        dtype: type of what packed embeddings give; each weight's own by default.
+        strict: whether every linear layer and embedding must have a weight; otherwise those without one stay.
+        dtype: type of the rows that embeddings return; each weight's own by default.
 
     Returns:
         The model.
 
     Raises:
-        FormatError: a name is no such layer, a shape does not fit, or a layer was not given.
+        FormatError: a name is not that of a linear layer or embedding, a shape does not fit, or a layer has no weight.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Embedding))}
     extra = sorted(weights.keys() - layers.keys())
@@ -134,16 +134,18 @@ def pack_model(
         raise FormatError(f"weights: found {_listed(extra)}, expected names of the model's linear layers or embeddings")
     missing = sorted(layers.keys() - weights.keys())
     if missing and strict:
-        raise FormatError(f"weights: found none for {_listed(missing)} (strict=False lets layers stay)")
-    packed: list[tuple[str, nn.Module]] = []
+        raise FormatError(f"weights: found none for {_listed(missing)} (strict=False keeps those layers)")
+    replacements: list[tuple[str, nn.Module]] = []
     for name, weight in weights.items():
         layer: Any = layers[name]
         shape = (weight.out_features, weight.in_features)
         if len(weight.shape) != 2 or layer.weight.shape != shape:
             raise FormatError(f"layer {name!r}: found a weight of {shape}, expected {layer.weight.shape}")
         linear = isinstance(layer, nn.Linear)
-        packed.append((name, PackedLinear(weight, layer.get("bias")) if linear else PackedEmbedding(weight, dtype)))
-    model.update_modules(tree_unflatten(packed))
+        replacements.append(
+            (name, PackedLinear(weight, layer.get("bias")) if linear else PackedEmbedding(weight, dtype))
+        )
+    model.update_modules(tree_unflatten(replacements))
     return model
 
 

@@ -1,7 +1,7 @@
-"""The formats and their families: one row each.
+"""The formats and their families, one row each.
 
-The sizes stand here and in the shader's struct; kernel sources compare them. What kernels need to know of a format
-besides is a trait in its shader file, which `Format.traits` reads.
+Sizes are here and in the shader's struct, and every kernel source checks that the two agree. Anything else that
+kernels need to know of a format is a trait in its shader file, which `Format.traits` reads.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ METAL = Path(__file__).parent / "metal"
 
 @dataclass(frozen=True)
 class Family:
-    """Formats whose weights are held by the same arrays and read by the same loader.
+    """Formats that store weights in the same arrays and share a loader.
 
     Attributes:
-        name: its folder below `metal/formats`, and its loader's function.
-        title: the name its own tools print.
+        name: its folder below `metal/formats`, and the name of its loader function.
+        title: the name that its own tools print.
         layout: "KN" where a stored row is an input, "NK" where it is an output.
-        arrays: name and element type of each array, in the loader's order; S is the scales' type.
-        codes: the array that holds codes input by input, for families with groups; "" for none.
-        prefix: what a format's name begins with, before its bits.
-        bits: the bits of its formats; () where formats have rows of their own.
+        arrays: name and element type of each array, in the loader's order; S is the type of the scales.
+        codes: the array of codes, for families with groups; "" for GGUF.
+        prefix: a format's name without its bits.
+        bits: the bits of its formats; () for GGUF, whose formats have rows of their own.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Format:
         weights: weights of a GGUF block; 0 for the group formats.
         bytes: bytes of a GGUF block; 0 for the group formats.
         ggml_type: GGUF's number of the type; -1 for the group formats.
-        stored: the float type that it holds as it is ("float16" for F16); "" for codes.
+        stored: the float type of its plain values ("float16" for F16); "" for a quantized format.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Format:
 
     @property
     def title(self) -> str:
-        """The name its own tools print: "Q4_K", "GPTQ 4-bit"."""
+        """The name that its own tools print: "Q4_K", "GPTQ 4-bit"."""
         return self.name.upper() if self.family == "gguf" else f"{FAMILIES[self.family].title} {self.bits}-bit"
 
     @property
@@ -110,7 +110,7 @@ class Format:
 
     @property
     def code_bits(self) -> float:
-        """Bits a weight takes, without the scales of groups."""
+        """Bits per weight, without the scales of groups."""
         return self.bits or 8 * self.bytes / self.weights
 
     @cached_property
@@ -120,17 +120,17 @@ class Format:
 
     @cached_property
     def lut(self) -> str:
-        """The shader's name of the table that its codes are looked up in, if it is a large one; else ""."""
-        found = re.search(r'^#include "\.\./tables/(\w+)\.metal"$', (METAL / self.source).read_text(), re.MULTILINE)
-        return f"{found[1]}_grid" if found and "lut_words" in self.traits else ""
+        """The shader's name of its lookup table, if that is a large one; else ""."""
+        match = re.search(r'^#include "\.\./tables/(\w+)\.metal"$', (METAL / self.source).read_text(), re.MULTILINE)
+        return f"{match[1]}_grid" if match and "lut_words" in self.traits else ""
 
 
 def _traits(file: Path, struct: str) -> Mapping[str, int]:
     """The first enum of a struct in a shader file, by name."""
-    found = re.search(rf"struct {struct} \{{[^}}]*?enum \{{(.*?)\}}", file.read_text(), re.DOTALL)
-    if found is None:
+    match = re.search(rf"struct {struct} \{{[^}}]*?enum \{{(.*?)\}}", file.read_text(), re.DOTALL)
+    if match is None:
         raise ValueError(f"{file.name}: found no enum in struct {struct}")
-    return MappingProxyType({name: int(value) for name, value in re.findall(r"(\w+) = (\d+)", found[1])})
+    return MappingProxyType({name: int(value) for name, value in re.findall(r"(\w+) = (\d+)", match[1])})
 
 
 _GGUF = (
@@ -165,7 +165,7 @@ _GGUF = (
     ("q2_0", 64, 18, 42),
 )
 
-# The types that are no codes.
+# The formats of plain floats.
 _STORED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 _FORMATS: dict[str, Format] = {

@@ -1,11 +1,11 @@
-"""The dispatcher's tables: what each platform's GPUs want, a column each, with the reason of each row."""
+"""The dispatcher's tables: a column of numbers for each kind of GPU, and routes with their reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-# Rows of x that one pass over a quantized matrix serves: qmv and qvm are compiled for these counts.
+# The values of BM, the rows of x in one pass over the matrix, that qmv and qvm are compiled for.
 PASS_ROWS = (1, 2, 4, 8)
 
 
@@ -15,7 +15,7 @@ class Device:
 
     Attributes:
         platform: "metal" or "cuda".
-        generation: what it can do: CUDA's compute capability times ten; 0 where it is not known.
+        generation: CUDA's compute capability times ten; 0 if not known.
     """
 
     platform: str
@@ -24,7 +24,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Route:
-    """A row of a table: from `M` rows of x on, where all of `when` holds, this is how to multiply, and why."""
+    """A row of a table: the route from `M` rows of x on, if all conditions of `when` hold, and why."""
 
     M: int
     name: str
@@ -34,33 +34,34 @@ class Route:
 
 @dataclass(frozen=True)
 class Block:
-    """The block of a threadgroup of qmm: BM rows of x, TK inputs of each of four lanes."""
+    """The block of a threadgroup of qmm: BM rows of x, and TK inputs for each of four lanes."""
 
     bm: int
     tk: int
 
     @property
     def bk(self) -> int:
-        """Inputs of a step."""
+        """Inputs in a step."""
         return 4 * self.tk
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The column of a platform.
+    """The column of a kind of GPU.
 
     Attributes:
         routes: the first whose conditions hold is taken.
-        qmv_shape: by rows of x of a pass, rows of the matrix that a simdgroup multiplies at once, reading x once for
-            them, and the longest run of a lane: what registers hold.
-        few_rows: a matrix with fewer rows leaves a GPU idle with a simdgroup for each: eight share them.
-        long_rows: for one row of x, four simdgroups share a matrix's rows from this many columns on.
-        qvm_threadgroups: threadgroups that qvm spreads over.
+        qmv_shape: by BM: the rows of the matrix that a simdgroup multiplies at once, reading x once, and the most
+            columns that a lane takes at once. Registers limit both.
+        few_rows: eight simdgroups share a row of a matrix with fewer rows, which would leave the GPU idle otherwise.
+        long_rows: for one row of x, four simdgroups share a row of at least this length.
+        qvm_threadgroups: threadgroups over which qvm splits K.
         qvm_threadgroups_one_row: the same for one row of x and layout KN, by columns of a lane.
-        blocks: of qmm, by the layout that it reads the matrix in, smallest first.
-        qmm_threadgroups: threadgroups that the device holds at once, by rows of x of a block.
-        permute_whole_rows: rows of x from which each is permuted by a threadgroup: fewer leave a GPU idle.
-        permute_kilobytes: threadgroup memory that may hold a row of x, smallest first.
+        blocks: blocks of qmm by the layout in which it reads the matrix, smallest first.
+        qmm_threadgroups: threadgroups that run at the same time, by rows of x in a block.
+        permute_whole_rows: from this many rows of x on, a threadgroup permutes a whole row; fewer would leave the
+            GPU idle.
+        permute_kilobytes: sizes of threadgroup memory for a row of x, smallest first.
         matrix_units_few: whether qmv_mma exists.
     """
 
@@ -78,36 +79,36 @@ class Tuning:
 
 
 def _route(M: int, name: str, when: str, reason: str) -> Route:
-    return Route(M, name, frozenset(each for each in when.split(", ") if each), reason)
+    return Route(M, name, frozenset(condition for condition in when.split(", ") if condition), reason)
 
 
-# Conditions of a route, of which dispatch.py says when they hold:
-#   float32 x        matrix units multiply two-byte types
-#   looked up        inputs that a lane of qmm takes may be of several groups
-#   looked up by two the same, for two outputs at once (layout KN)
-_GEMV = _route(1, "gemv", "", "one pass over the matrix serves 8 rows of x, with float32's error")
+# Conditions of a route; dispatch.py decides when they hold:
+#   float32 x         x is float32, which matrix units do not multiply
+#   looked up         the inputs of a lane of qmm may lie in several groups, so each looks up its group
+#   looked up by two  the same, where a look-up serves two outputs (act-order in layout KN)
+_GEMV = _route(1, "gemv", "", "one pass over the matrix multiplies 8 rows of x, with float32's error")
 _NO_UNITS = (
-    _route(129, "dequantize_then_gemm", "float32 x", "MLX's product may use TF32, so it waits until it saves much"),
+    _route(129, "dequantize_then_gemm", "float32 x", "MLX's product may use TF32, so only where it saves much time"),
     _route(1, "gemv", "float32 x", "matrix units multiply two-byte types"),
 )
 _LOOKED_UP = (
-    _route(257, "dequantize_then_gemm", "looked up", "fused, each input looks its scale up again for every block"),
-    _route(17, "fused_gemm", "looked up", "matrix units, though each input looks its scale up"),
+    _route(257, "dequantize_then_gemm", "looked up", "the fused kernel looks up each scale again for every block"),
+    _route(17, "fused_gemm", "looked up", "matrix units, though each scale is looked up"),
 )
 _UNMEASURED = (
     *_NO_UNITS,
     *_LOOKED_UP,
     _route(385, "dequantize_then_gemm", "", "not measured on this device: MLX's product should win by then"),
-    _route(17, "fused_gemm", "", "matrix units, decoded in registers: the packed matrix is read once a block"),
+    _route(17, "fused_gemm", "", "matrix units: the matrix is read once a block and decoded in registers"),
     _GEMV,
 )
 _HOPPER_ROUTES = (
     *_NO_UNITS,
     _route(769, "dequantize_then_gemm", "looked up by two", "measured: two outputs share a look-up"),
-    _route(17, "fused_gemm", "looked up by two", "measured: matrix units, though each input looks its scale up"),
+    _route(17, "fused_gemm", "looked up by two", "measured: matrix units, though each input's scale is looked up"),
     *_LOOKED_UP,
-    _route(256, "dequantize_then_gemm", "", "measured: 0.74 to 0.98 of the time of the fused kernel from here on"),
-    _route(17, "fused_gemm", "", "measured: the packed matrix is read once a block, decoded in registers"),
+    _route(256, "dequantize_then_gemm", "", "measured: 0.74 to 0.98 of the fused kernel's time from here on"),
+    _route(17, "fused_gemm", "", "measured: the matrix is read once a block and decoded in registers"),
     _GEMV,
 )
 
@@ -131,7 +132,7 @@ CUDA = Tuning(
     qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 8)},
     few_rows=2048,
     long_rows=4096,
-    # As many as an H100 holds at once, two on each processor.
+    # An H100 runs this many at once, two on each multiprocessor.
     qvm_threadgroups=264,
     qvm_threadgroups_one_row={8: 528, 4: 396},
     # 99 KB of shared memory or more.
@@ -141,7 +142,7 @@ CUDA = Tuning(
     },
     qmm_threadgroups={32: 264, 64: 264, 128: 132},
     permute_whole_rows=64,
-    # 48 KB, and 99 since sm_80. From 28 on, an H100 holds 7, 5, 4, 3 and 2 such threadgroups on each processor.
+    # 48 KB, and 99 since sm_80. From 28 on, a multiprocessor of an H100 holds 7, 5, 4, 3 and 2 such threadgroups.
     permute_kilobytes=(8, 16, 28, 44, 56, 75, 99),
     matrix_units_few=True,
 )
@@ -155,11 +156,11 @@ HOPPER = replace(
     },
 )
 
-# CUDA devices before sm_80 have neither mma.sync of these shapes nor asynchronous copies.
+# CUDA devices before sm_80 lack mma.sync of the shapes that are used, and asynchronous copies.
 OLD_CUDA = replace(
     CUDA,
     routes=(
-        _route(129, "dequantize_then_gemm", "", "no matrix unit of ours runs on this device"),
+        _route(129, "dequantize_then_gemm", "", "the kernels for matrix units need sm_80"),
         _GEMV,
     ),
     permute_kilobytes=(8, 16, 28, 44),

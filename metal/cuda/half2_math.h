@@ -1,9 +1,9 @@
-// The types that weights are computed in on CUDA for matrix units: float, or one that needs fewer
-// instructions and gives the same weights.
+// The types in which CUDA computes weights for its matrix units: float, or a type that gives the
+// same weights with fewer instructions.
 
 namespace mlx_dequant {
 
-// Two weights as X, in a word.
+// Rounds two weights to the type of the last argument and puts them into one word.
 __device__ inline uint rounded_pair(const float* w, float16_t) {
   return as_type<uint>(__floats2half2_rn(w[0], w[1]));
 }
@@ -12,9 +12,9 @@ __device__ inline uint rounded_pair(const float* w, bfloat16_t) {
   return as_type<uint>(__floats2bfloat162_rn(w[0], w[1]));
 }
 
-// The type that weights are computed in for fragments of X, where scale_traits say S. A code of 11
-// significant bits times a float16 scale, rounded once to float16, is the same by half arithmetic,
-// which takes two at a time.
+// The type in which weights for fragments of X are computed, where scale_traits say S. For a code
+// of at most 11 significant bits and a float16 scale, half arithmetic gives the correctly rounded
+// float16 weight, two weights at a time.
 template <typename X, typename S>
 struct compute_type {
   typedef float type;
@@ -24,11 +24,11 @@ struct compute_type<float16_t, float16_t> {
   typedef float16_t type;
 };
 
-struct wide_scale;  // scales.metal has it
+struct wide_scale;  // defined in scales.metal
 
-// A code of 7 bits as the float that is 128 more, for which a byte has to be put into place only.
-// Its scale takes 128 and F::zero off where it is multiplied, without an error if it times
-// 128 + F::zero fits 24 bits. An infinite scale gives NaN.
+// A 7-bit code as the float code + 128, which one byte permutation makes. Multiplying by the scale
+// also subtracts scale * (128 + F::zero), which is exact if that product fits 24 bits. An infinite
+// scale gives NaN.
 struct raised {
   float value;
 };
@@ -59,7 +59,7 @@ __device__ inline uint rounded_pair(const raised* w, X x) {
   return rounded_pair(pair, x);
 }
 
-// What formats and sources ask for by these names, for halves.
+// The functions that formats and loaders call, for half values.
 
 __device__ inline __half2 pair_at(const float16_t* q) { return __halves2half2(q[0], q[1]); }
 
@@ -79,24 +79,24 @@ __device__ inline void multiply_all(float16_t* q, float by) {
   for (uint i = 0; i < N; i += 2) set_pair(__hmul2(pair_at(q + i), scale), q + i);
 }
 
-// A number below 1024 becomes a half as the low bits of 1024.
+// The half 1024 + z, which has z in its low bits.
 __device__ inline void set_zero_point(uint z, float16_t& zero) {
   zero = __ushort_as_half(ushort(0x6400 | z));
 }
 
-// The fields of the halves of a word that `mask` has `low` and `high` bits up, less zero
-// points.
+// One field of each 16-bit half of a word, less zero points. `mask` is a field's mask; `low` and
+// `high` are the first bits of the two fields within their halves.
 __device__ inline __half2 half2_subtract_zero(uint halves, uint mask, uint low, uint high,
                                               __half2 zero) {
-  uint word;  // their and, or 1024 in both; compilers make two steps of it
+  uint word;  // halves & masks | 1024 in both halves; compilers emit two instructions
   asm("lop3.b32 %0, %1, %2, %3, 0xea;"
       : "=r"(word)
       : "r"(halves), "r"(mask << low | mask << (16 + high)), "r"(0x64006400u));
   __half2 fields = as_type<__half2>(word);
   if (low + high == 0) return __hsub2(fields, zero);
-  float2 part = make_float2(1.0f / (1 << low), 1.0f / (1 << high));
-  __half2 less = __floats2half2_rn(1024.0f - 1024.0f * part.x, 1024.0f - 1024.0f * part.y);
-  return __hfma2(fields, __floats2half2_rn(part.x, part.y), __hsub2(less, zero));
+  float2 unit = make_float2(1.0f / (1 << low), 1.0f / (1 << high));
+  __half2 bias = __floats2half2_rn(1024.0f - 1024.0f * unit.x, 1024.0f - 1024.0f * unit.y);
+  return __hfma2(fields, __floats2half2_rn(unit.x, unit.y), __hsub2(bias, zero));
 }
 
 template <uint N, typename Shift>
@@ -132,7 +132,7 @@ __device__ inline void fields_subtract_zero(const uint* words, uint shift, uint 
   }
 }
 
-// The fields of words, two bytes at a time.
+// q[i] = field i - number, two fields at a time.
 template <uint N>
 __device__ inline void to_numbers(fields<N> codes, uint number, float16_t* q) {
   static_assert(N % 4 == 0, "whole words");
@@ -146,12 +146,12 @@ __device__ inline void to_numbers(fields<N> codes, uint number, float16_t* q) {
 
 template <uint N>
 __device__ inline void signed_lut(uint low, uint high, uint, uint signs, float16_t* q) {
-  static_assert(N == 8, "all of an lut");
+  static_assert(N == 8, "a whole LUT entry");
 #pragma unroll
   for (uint i = 0; i < 8; i += 2) {
     uint bytes = __byte_perm(i < 4 ? low : high, 0x64646464, i % 4 == 0 ? 0x4140 : 0x4342);
     __half2 pair = __hsub2(as_type<__half2>(bytes), __float2half2_rn(1024.0f));
-    // Two sign bits at once: copies of them, 15 bits apart.
+    // Moves two sign bits at once: the product holds copies of them 15 bits apart.
     uint minus = (signs >> i & 3) * 0x40008000 & 0x80008000;
     set_pair(as_type<__half2>(as_type<uint>(pair) ^ minus), q + i);
   }
@@ -162,23 +162,24 @@ __device__ inline void scale_codes(B by, float16_t* q) {
   multiply_all<N>(q, by.scale);
 }
 
-// Exact, as codes times their second scale are of up to 11 bits.
+// Exact: a code times its second scale has at most 11 bits.
 template <uint N>
 __device__ inline float nested_scale(float first, float second, float16_t* q) {
   multiply_all<N>(q, second);
   return first;
 }
 
-// Of powers of two: the first takes codes no further than halves go, so that only the second
-// rounds. That is not infinite, as a code may be 0.
+// Splits a product of powers of two. The codes are multiplied by a factor within half's range,
+// which is exact, so only the second multiplication rounds. The second factor stays finite, because
+// a code may be 0.
 template <uint N>
 __device__ inline float pow2_scale(float first, float second, float16_t* q) {
-  float both = first * second;
-  const float least = 1.0f / 16384, most = 32768.0f;
-  float near = both < least ? least : both < most ? both : most;
-  multiply_all<N>(q, near);
-  float rest = both * as_type<float>(0x7f000000 - as_type<uint>(near));
-  return rest < most ? rest : most;
+  float scale = first * second;
+  const float lowest = 1.0f / 16384, highest = 32768.0f;
+  float factor = scale < lowest ? lowest : scale < highest ? scale : highest;
+  multiply_all<N>(q, factor);
+  float rest = scale * as_type<float>(0x7f000000 - as_type<uint>(factor));
+  return rest < highest ? rest : highest;
 }
 
 template <uint N>

@@ -1,11 +1,11 @@
-// Codes as pairs of halves, one word each, and products with them by mma.sync: what qmv_mma.metal
-// and the views of formats (views/) are made of.
+// Codes as pairs of halves, one pair a word, and their products by mma.sync. qmv_mma.metal and the
+// views of formats (views/) use them.
 
 #include "half2_math.h"
 
 namespace mlx_dequant {
 
-// N values as N / 2 pairs.
+// Loads N values as N / 2 pairs.
 template <uint N, bool ALIGNED, typename T>
 __device__ inline void load_half2(const T* x, uint* pairs) {
   if (ALIGNED) {
@@ -18,7 +18,7 @@ __device__ inline void load_half2(const T* x, uint* pairs) {
   }
 }
 
-// Pairs of halves as pairs of another type.
+// Converts pairs of halves to pairs of another type.
 template <uint COUNT>
 __device__ inline void convert_half2(uint (&)[COUNT], float16_t) {}
 
@@ -32,7 +32,7 @@ __device__ inline void convert_half2(uint (&pairs)[COUNT], bfloat16_t type) {
   }
 }
 
-// Makes pairs of neighbours ones of every value and that `BY` further on, 2 * BY values at a time.
+// Turns pairs of neighbouring values into pairs of values `BY` apart, within each 2 * BY values.
 template <uint N, uint BY>
 __device__ inline void to_pair_stride(uint* pairs) {
   uint moved[N / 2];
@@ -46,7 +46,7 @@ __device__ inline void to_pair_stride(uint* pairs) {
   for (uint i = 0; i < N / 2; ++i) pairs[i] = moved[i];
 }
 
-// The fields of two words of a format, less zero points, as pairs.
+// Pairs of codes less zero points: field i of the first word with field i of the second.
 template <typename F>
 __device__ inline void half2_words(F, uint first, uint second, const float16_t* zero, uint* pairs) {
 #pragma unroll
@@ -59,7 +59,8 @@ __device__ inline void half2_words(F, uint first, uint second, const float16_t* 
   }
 }
 
-// Each field of a word and the one 16 bits further, less a zero point, `stride` apart.
+// Pairs of codes less a zero point: each field of a word with the field 16 bits above it. Pairs are
+// stored `stride` apart.
 template <typename F>
 __device__ inline void half2_fields(F, uint word, float16_t zero, uint stride, uint* pairs) {
 #pragma unroll
@@ -72,7 +73,7 @@ __device__ inline void half2_fields(F, uint word, float16_t zero, uint stride, u
   }
 }
 
-// Neighbouring rows of n, as pairs.
+// Pairs of codes of neighbouring rows. A row has n codes.
 template <uint COUNT>
 __device__ inline void half2_rows(const float16_t (&q)[COUNT], uint n, uint* pairs) {
 #pragma unroll
@@ -82,15 +83,16 @@ __device__ inline void half2_rows(const float16_t (&q)[COUNT], uint n, uint* pai
   }
 }
 
-// Neighbours, as pairs that are `stride` apart.
+// Pairs of neighbouring codes, stored `stride` apart.
 template <uint COUNT>
 __device__ inline void half2_neighbours(const float16_t (&q)[COUNT], uint stride, uint* pairs) {
 #pragma unroll
   for (uint i = 0; i < COUNT; i += 2) pairs[i / 2 * stride] = as_type<uint>(pair_at(q + i));
 }
 
-// sum += a * x of four lanes: a of two outputs, the first pair of each and then the second, and two
-// pairs of x. Of each output a lane has the sums for rows 2 * (lane % 4) and the next.
+// sum += W * x for two outputs and the inputs of four lanes. a and b are the outputs' first pairs,
+// c and d their second pairs; x holds two pairs. Of each output, a lane accumulates rows 2 * (lane
+// % 4) and 2 * (lane % 4) + 1 of x.
 #define MULTIPLY_ADD(type, name)                                                                 \
   __device__ inline void multiply_add(float* sum, uint a, uint b, uint c, uint d, const uint* x, \
                                       type) {                                                    \
@@ -103,8 +105,8 @@ MULTIPLY_ADD(float16_t, "f16")
 MULTIPLY_ADD(bfloat16_t, "bf16")
 #undef MULTIPLY_ADD
 
-// sum += pairs [R / 2, N] times x's [R / 2]. Four lanes share N outputs and have R inputs each, in
-// whatever order, of those and of row lane / 4 of x.
+// sum += pairs [R / 2, N] times x's pairs [R / 2]. Four lanes share N outputs. Each lane has R
+// inputs of these outputs and the same R inputs of row lane / 4 of x; their order is free.
 template <uint N, uint R, typename T>
 __device__ inline void multiply_half2(const uint* pairs, const uint* x, float (*sum)[4], T type) {
 #pragma unroll
@@ -117,7 +119,7 @@ __device__ inline void multiply_half2(const uint* pairs, const uint* x, float (*
   }
 }
 
-// The sums of x alone, for rows 2 * (lane % 4) and the next.
+// The sums of x over four lanes, for rows 2 * (lane % 4) and 2 * (lane % 4) + 1.
 template <uint COUNT, typename T>
 __device__ inline void sum_half2(const uint (&x)[COUNT], float* sum, T type) {
   const float one[2] = {1.0f, 1.0f};

@@ -1,19 +1,20 @@
-// qmm on CUDA: 16 outputs of a warp times x in shared memory.
+// qmm on CUDA: a warp multiplies 16 outputs by x in shared memory.
 
 #include "half2_math.h"
 
 namespace mlx_dequant {
 
-// 16 outputs x 4 * TK inputs of a weight that a warp holds together, as T: lane i has outputs
-// 2 * (i / 4) and the next, inputs TK * (i % 4) and on. Both instructions below take 16 inputs as
-// four pairs of pairs, one of each lane of an output. In which order inputs are added up is free,
-// so they get four neighbours of each lane: a k_slice.
+// A fragment of the weight, of type T: 16 outputs x 4 * TK inputs, spread over a warp. Lane i holds
+// outputs 2 * (i / 4) and 2 * (i / 4) + 1, and the TK inputs from TK * (i % 4) on. Both
+// instructions, mma.sync and wgmma, take 16 inputs: two pairs of each of an output's four lanes.
+// The order of the summation is free, so each lane gives four neighbouring inputs. These 16 inputs
+// are a k-slice.
 template <typename T, uint TK>
 struct weight_fragment {
   uint pairs[2][TK / 2];
 };
 
-// N of a lane's inputs from `first` on.
+// Rounds N of a lane's inputs, from `first` on, to T.
 template <uint N, typename V, typename T, uint TK>
 __device__ inline void round_to(const V* w, uint output, uint first,
                                 weight_fragment<T, TK>& weights) {
@@ -23,8 +24,8 @@ __device__ inline void round_to(const V* w, uint output, uint first,
   }
 }
 
-// 16 outputs x BM sums that a warp holds together. Of eight rows of x, a lane has two neighbours
-// for its first output and two for its second.
+// The accumulator of 16 outputs x BM rows of x, spread over a warp. Of every eight rows of x, a
+// lane holds two neighbours for its first output and the same two for its second.
 template <uint BM>
 struct accumulator {
   float part[BM / 2];
@@ -36,7 +37,7 @@ __device__ inline void clear(accumulator<BM>& sum) {
   for (uint i = 0; i < BM / 2; ++i) sum.part[i] = 0.0f;
 }
 
-// Those of eight rows of x, [8, 16].
+// Stores the sums of eight rows of x as [8, 16].
 template <uint BM>
 __device__ inline void store_sums(const accumulator<BM>& sum, uint eighth, float* to) {
   uint lane = threadIdx.x % 32;

@@ -1,17 +1,18 @@
-// Tiles by mma.sync, from sm_80 on: lanes load x, and a product is done when the next statement
-// runs.
+// qmm by mma.sync, from sm_80 on. Lanes load x themselves, and a product completes before the next
+// statement.
 
 namespace mlx_dequant {
 
-// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it. A tile is parts
-// of 16 inputs of each lane, 128 bytes for a row of x. The odd rows have neighbours swapped, so
-// that eight lanes that load never meet in a bank.
+// The offset of an input of a row of x in a tile of x: BM rows x 4 * TK inputs. `swizzle_width`
+// inputs from there are contiguous. A tile consists of chunks of 16 inputs of each lane, 128 bytes
+// for a row of x. Odd rows have neighbouring octets swapped, so that eight lanes that load never
+// meet in a bank.
 enum { swizzle_width = 8 };
 template <uint BM, uint TK>
 __device__ inline uint swizzled_offset(uint row, uint input) {
-  uint part = input % TK / 16;
+  uint chunk = input % TK / 16;
   uint octet = input / TK * 2 + input % 16 / 8;
-  return (part * BM + row) * 64 + (octet ^ row % 2) * 8;
+  return (chunk * BM + row) * 64 + (octet ^ row % 2) * 8;
 }
 
 template <typename T>
@@ -19,7 +20,7 @@ __device__ inline void store_swizzled(const float* v, T* to) {
   store<8>(to, v);
 }
 
-// Room for lanes of a warp to exchange weights.
+// Shared memory in which the lanes of a warp exchange weights.
 template <typename T>
 struct workspace {
   T* exchange;
@@ -42,7 +43,7 @@ __device__ inline void copy_tile(workspace<T>&, const T* from, T* to, uint) {
   }
 }
 
-// When it returns, all warps are done with the tile before.
+// When it returns, all warps have finished with the previous tile.
 template <typename T>
 __device__ inline void wait_for_tile(workspace<T>&, uint) {
   asm volatile("cp.async.wait_all;" : : : "memory");
@@ -67,8 +68,8 @@ MULTIPLY_ADD(float16_t, "f16")
 MULTIPLY_ADD(bfloat16_t, "bf16")
 #undef MULTIPLY_ADD
 
-// Adds weights times a tile to the sums, half of the k_slices. 32 rows of x at once, so that no sum
-// waits for itself.
+// sum += weights * tile over half of the k-slices. 32 rows of x are interleaved, so that no product
+// waits for the one before it.
 template <uint HALF, uint BM, uint TK, typename T>
 __device__ inline void multiply_add(workspace<T>&, accumulator<BM>& sum,
                                     const weight_fragment<T, TK>& weights, const T* tile) {

@@ -1,11 +1,11 @@
-// Tiles by wgmma, which Hopper has: x comes by bulk copies, and products run on while weights are
-// unpacked.
+// qmm by wgmma, on Hopper. x arrives by bulk copies, and products run while the next weights are
+// decoded.
 
 namespace mlx_dequant {
 
-// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it. A tile is parts
-// of four k_slices, 128 bytes for a row of x. Words of 16 bytes are swapped within a row as the
-// descriptor below says.
+// The offset of an input of a row of x in a tile of x: BM rows x 4 * TK inputs. `swizzle_width`
+// inputs from there are contiguous. A tile consists of groups of four k-slices, 128 bytes for a row
+// of x. The 16-byte words of a row are permuted as the descriptor below says.
 enum { swizzle_width = 2 };
 template <uint BM, uint TK>
 __device__ inline uint swizzled_offset(uint row, uint input) {
@@ -19,9 +19,10 @@ __device__ inline void store_swizzled(const float* v, T* to) {
   *(uint*)to = rounded_pair(v, T());
 }
 
-// Room for lanes of a warp to exchange weights. Each of two tiles has a barrier that its copy
-// completes and, two further on, one that the warps complete which are done with it. Of all four,
-// the parities of the phases to wait for next: tiles begin as if just released.
+// Shared memory in which the lanes of a warp exchange weights, and four barriers. Barrier i, 0 or
+// 1, completes when the copy into tile i has arrived; barrier `released + i` completes when all
+// warps have finished with tile i. Bit i of `parities` is the parity of barrier i's phase to wait
+// for next. Tiles start as released.
 template <typename T>
 struct workspace {
   T* exchange;
@@ -88,7 +89,7 @@ __device__ inline void wait_for_tile(workspace<T>& space, uint buffer) {
   wait_for_barrier(space, buffer);
 }
 
-// Warps need not wait for each other, but for the next copy into a buffer.
+// Warps do not wait for each other here. Only the next copy into this buffer waits for them all.
 template <typename T>
 __device__ inline void release_tile(workspace<T>& space, uint buffer) {
   if (space.lane == 0) {
@@ -108,13 +109,13 @@ __device__ inline void release_tile(workspace<T>& space, uint buffer) {
   NAMES_32                                                                                  \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
   "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define MULTIPLY_ADD(type, name, vectors, count, factors)                                          \
+#define MULTIPLY_ADD(type, name, rows, count, operands)                                            \
   template <uint TK>                                                                               \
   __device__ inline void multiply_add_slice(float (&d)[count],                                     \
                                             const weight_fragment<type, TK>& weights,              \
                                             uint k_slice, unsigned long long x) {                  \
-    asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" vectors  \
-                 "k16.f32." name "." name " {" NAMES_##count "}, " factors ", p, 1, 1, 0; }"       \
+    asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" rows     \
+                 "k16.f32." name "." name " {" NAMES_##count "}, " operands ", p, 1, 1, 0; }"      \
                  : SUMS_##count(0)                                                                 \
                  : "r"(weights.pairs[0][2 * k_slice]), "r"(weights.pairs[1][2 * k_slice]),         \
                    "r"(weights.pairs[0][2 * k_slice + 1]), "r"(weights.pairs[1][2 * k_slice + 1]), \
@@ -136,13 +137,13 @@ MULTIPLY_ADDS(bfloat16_t, "bf16")
 #undef NAMES_32
 #undef NAMES_64
 
-// Starts to add weights times a tile to the sums, half of the k_slices. The weights have to stay
-// until it is done.
+// Starts sum += weights * tile over half of the k-slices. The weights' registers must not change
+// until the products complete.
 template <uint HALF, uint BM, uint TK, typename T>
 __device__ inline void multiply_add(workspace<T>&, accumulator<BM>& sum,
                                     const weight_fragment<T, TK>& weights, const T* tile) {
-  // A descriptor, in units of 16 bytes: where x is; eight rows are 1024 bytes; words of 16 bytes
-  // are swapped among 128.
+  // wgmma's descriptor of x, in units of 16 bytes: the address, the 1024 bytes from eight rows to
+  // the next eight, and the swizzle of 16-byte words within 128 bytes.
   unsigned long long x = uint(__cvta_generic_to_shared(tile)) / 16;
   x |= 1ull << 16 | (1024ull / 16) << 32 | 1ull << 62;
   if (HALF == 0) asm volatile("wgmma.fence.sync.aligned;" : : : "memory");
@@ -157,7 +158,8 @@ __device__ inline void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned 0;" : : : "memory");
 }
 
-// The sums are what they are from here on, and not where the products were begun.
+// Tells the compiler that the sums change here, where the products complete, and not where they
+// started.
 template <uint BM>
 __device__ inline void wait_for_sums(accumulator<BM>& sum) {
   wait_for_products();

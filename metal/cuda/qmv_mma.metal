@@ -1,18 +1,18 @@
-// out[split_k, M, outputs] = x[M, inputs] times a weight of either layout for up to eight rows of
+// out[split_k, M, outputs] = x[M, inputs] times a weight of either layout, for up to eight rows of
 // x, by matrix units
 //
-// For x of two bytes and float16 scales; BM is 1 or 8. Codes less their zero point are multiplied
-// as they are, exact in x's type, and accumulated in float32; sums are scaled. Four lanes share BN
-// outputs and take TK inputs each, all of which have one scale; two simdgroups lie side by side.
-// The inputs go round in such chunks over the four of each of split_k threadgroups; split_k_reduce
-// adds them up.
+// For float16 or bfloat16 x; BM is 1 or 8. Codes less their zero point are exact in x's type. They
+// are multiplied without their scale and accumulated in float32; then the sums are scaled. Four
+// lanes share BN outputs and take TK inputs each. These 4 * TK inputs, a chunk, share one scale. Of
+// a threadgroup's eight simdgroups, two lie side by side along the outputs and four take turns with
+// the chunks, as do split_k threadgroups. split_k_reduce adds up their results.
 
-// Adds chunks begin, begin + stride ... to `sum`, of V rows of x. x is where this lane has its
-// inputs.
+// Adds the chunks at inputs begin, begin + stride ... to `sum`, for V rows of x. x and `input`
+// point to this lane's inputs of a chunk.
 template <typename F, uint BN, uint TK, uint V, bool ALIGNED, typename X, typename S>
 inline void add_chunks(const S& loader, const X* x, uint output, uint input, uint begin,
                        uint stride, uint inputs, float (*sum)[V]) {
-  const uint together = S::layout_kn ? BN : 2;  // outputs that are decoded together
+  const uint step = S::layout_kn ? BN : 2;  // outputs decoded at once
   for (uint at = begin; at + 4 * TK <= inputs; at += stride) {
     uint v[TK / 2];
     scaling by[BN];
@@ -25,11 +25,11 @@ inline void add_chunks(const S& loader, const X* x, uint output, uint input, uin
       for (uint k = 0; k < 4; ++k) part[i][k] = 0.0f;
     }
 #pragma unroll
-    for (uint i = 0; i < BN; i += together) {
-      uint q[TK / 2 * together];
-      half2_codes<F, together, TK>(loader, output + i, at + input, by + i, q);
+    for (uint i = 0; i < BN; i += step) {
+      uint q[TK / 2 * step];
+      half2_codes<F, step, TK>(loader, output + i, at + input, by + i, q);
       convert_half2(q, X());
-      multiply_half2<together, TK>(q, v, part + i / 2, X());
+      multiply_half2<step, TK>(q, v, part + i / 2, X());
     }
 #pragma unroll
     for (uint i = 0; i < BN; ++i) {
@@ -51,7 +51,7 @@ inline void add_chunks(const S& loader, const X* x, uint output, uint input, uin
 template <typename F, typename T, uint BM, uint BN, uint TK, typename X, typename S>
 inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, float* scratch,
                     uint threadgroup_index, uint thread_index) {
-  const uint V = BM == 1 ? 1 : 2;  // rows of x whose sums a lane has
+  const uint V = BM == 1 ? 1 : 2;  // rows of x that a lane accumulates
   const uint wide = 2;
   const uint deep = 8 / wide;
   const uint across = wide * 8 * BN;
@@ -63,7 +63,8 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
   uint first = threadgroup_index / p.split_k * across;
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;
-  // No lane may miss a product: those past the end repeat outputs that are others' to store.
+  // Every lane must take part in mma.sync. Lanes past the end repeat outputs that other lanes
+  // store.
   uint lane_output = (simdgroup % wide * 8 + lane / 4) * BN;
   uint output = min(first + lane_output, outputs - BN);
   uint input = lane % 4 * TK;
@@ -74,17 +75,17 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
 #pragma unroll
     for (uint k = 0; k < V; ++k) sum[i][k] = 0.0f;
   }
-  uint part = split * deep + simdgroup / wide;
-  uint parts = p.split_k * deep;
-  const X* mine = x + size_t(BM == 1 ? 0 : min(lane / 4, M - 1)) * inputs + input;
+  uint share = split * deep + simdgroup / wide;
+  uint shares = p.split_k * deep;
+  const X* lane_x = x + size_t(BM == 1 ? 0 : min(lane / 4, M - 1)) * inputs + input;
   if (inputs % 8 == 0 && is_aligned(x)) {
-    add_chunks<F, BN, TK, V, true>(loader, mine, output, input, part * chunk, parts * chunk, inputs,
-                                   sum);
+    add_chunks<F, BN, TK, V, true>(loader, lane_x, output, input, share * chunk, shares * chunk,
+                                   inputs, sum);
   } else {
-    add_chunks<F, BN, TK, V, false>(loader, mine, output, input, part * chunk, parts * chunk,
+    add_chunks<F, BN, TK, V, false>(loader, lane_x, output, input, share * chunk, shares * chunk,
                                     inputs, sum);
   }
-  for (uint rest = inputs / chunk * chunk + part; rest < inputs; rest += parts) {
+  for (uint rest = inputs / chunk * chunk + share; rest < inputs; rest += shares) {
     float w[BN];
     decode_outputs<F, BN>(loader, output, rest, w);
 #pragma unroll

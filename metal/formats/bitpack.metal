@@ -1,5 +1,5 @@
-// BITS-bit codes packed into 32-bit words, lowest bits first. Codes of 3 bits may straddle:
-// 32 of them fill 3 words, and codes 10 and 21 lie across two.
+// BITS-bit codes packed into 32-bit words, lowest bits first. 3-bit codes can straddle words: 32 of
+// them fill 3 words, and codes 10 and 21 lie across two.
 
 template <uint BITS>
 struct bitpack {
@@ -13,8 +13,8 @@ inline void fields_subtract_zero(thread const uint* words, uint shift, uint mask
   for (uint i = 0; i < N; ++i) q[i] = field_subtract_zero(words[i], shift, mask, zero[i]);
 }
 
-// COUNT codes from `bit` on, as low bits, of words that lie `stride` apart. `add` is added to each
-// word, modulo 2^32.
+// COUNT codes from bit `bit` on, in the low bits of the result. Words lie `stride` apart. `add` is
+// added to each word, modulo 2^32.
 template <uint BITS, uint COUNT>
 inline uint read_bits(device const uint* words, size_t stride, uint bit, uint add) {
   uint shift = bit % 32;
@@ -25,7 +25,7 @@ inline uint read_bits(device const uint* words, size_t stride, uint bit, uint ad
   return result;
 }
 
-// The same from code `first` on, words as they are.
+// The same from code `first` on, with nothing added.
 template <uint BITS, uint COUNT>
 inline uint read_bits_at(device const uint* words, size_t stride, uint first) {
   size_t bit = size_t(first) * BITS;
@@ -36,8 +36,8 @@ inline uint read_bits_at(device const uint* words, size_t stride, uint first) {
 // 2^32.
 template <uint BITS, uint N>
 inline void unpack(device const uint* words, size_t first, uint add, thread uint* q) {
-  const uint most = BITS == 8 ? 4 : 8;  // codes that fit a word
-  const uint count = N < most ? N : most;
+  const uint limit = BITS == 8 ? 4 : 8;  // codes that fit a word
+  const uint count = N < limit ? N : limit;
   words += first * BITS / 32;
   uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
   for (uint i = 0; i < N; i += count) {
@@ -46,12 +46,12 @@ inline void unpack(device const uint* words, size_t first, uint add, thread uint
   }
 }
 
-// The same as values, less the zero point zero[i].
+// The same as values of type V, less the zero point zero[i].
 template <uint BITS, uint N, typename V>
 inline void unpack_subtract_zero(device const uint* words, size_t first, thread const V* zero,
                                  thread V* q) {
-  const uint most = BITS == 8 ? 4 : 8;
-  const uint count = N < most ? N : most;
+  const uint limit = BITS == 8 ? 4 : 8;
+  const uint count = N < limit ? N : limit;
   words += first * BITS / 32;
   uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
   for (uint i = 0; i < N; i += count) {

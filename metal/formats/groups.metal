@@ -1,6 +1,6 @@
-// Formats whose inputs come in groups that share scales and zero points.
+// For formats whose inputs form groups that share scales and zero points.
 
-// Groups of `size` inputs. A single group comes as the size 2^31.
+// Groups of `size` inputs; a single group has size 2^31. fast_div takes the other two numbers.
 struct grouping {
   uint size, multiplier, shift;
 };
@@ -15,11 +15,11 @@ inline uint group_of(uint input, grouping groups) {
   return fast_div(input, groups.multiplier, groups.shift);
 }
 
-// The zero point z, in the form that subtract_zero takes.
+// Stores the zero point z in the form that subtract_zero takes.
 inline void set_zero_point(uint z, thread float& zero) { zero = as_zero_point(z); }
 
-// What N columns of a group share, as the type V that weights are computed in; zero points as
-// set_zero_point gives them.
+// The scales and zero points of N columns in one group. Weights are computed as the type V, and
+// set_zero_point makes the zero points.
 template <uint N, typename V = float>
 struct kn_group_params {
   V zero[N];

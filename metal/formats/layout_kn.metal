@@ -1,9 +1,10 @@
-// Layout KN: a row is an input, and rows of a group share scales and zero points, which a kernel
-// that goes through many rows loads once a group. A loader includes this after its share_group,
+// Layout KN: a stored row is an input. Rows of a group share scales and zero points, so kernels
+// that read many rows load these once a group. A loader includes this file after its share_group,
 // group_at, load_group_params and codes.
 //
-// Columns have scales of their own, so codes of a row come scaled (layout_nk.metal has the same
-// names). A format's scale_block is only how many columns a thread takes.
+// Each column has its own scale, so `codes` of a row gives scaled weights and the scale 1.
+// layout_nk.metal defines the same names. A format's scale_block is only the number of columns that
+// a thread takes.
 
 #include "scales.metal"
 

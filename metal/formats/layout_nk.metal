@@ -1,5 +1,6 @@
-// Layout NK: a row is an output, and runs of a row share scales. The same names as in
-// layout_kn.metal, so that kernels need not know. A loader includes this after its codes.
+// Layout NK: a stored row is an output, and neighbours in a row share scales. This file defines the
+// same names as layout_kn.metal, so kernels serve both layouts. A loader includes it after its
+// codes.
 
 #include "scales.metal"
 
@@ -41,7 +42,7 @@ inline void codes(thread const S& loader, thread const no_group_params&, uint ro
   for (uint r = 0; r < R; ++r) decode<F, N>(loader, row + r, column, q + r * N);
 }
 
-// They came scaled.
+// Decoded weights are scaled already.
 template <uint N>
 inline void apply_scale(thread const no_group_params&, thread const float* q, thread float* w) {
   for (uint i = 0; i < N; ++i) w[i] = q[i];

@@ -1,4 +1,4 @@
-// What makes weights of a format's codes: w = scale*q - min, or scale*q where has_min says 0
+// From codes to weights: w = scale*q - min, or scale*q where has_min is 0
 
 struct scaling {
   float scale, min;
@@ -16,10 +16,13 @@ struct has_min {
   enum { value = 0 };
 };
 
-// How exact a format's codes and scales are. float16_t: codes are integers of at most 11 bits,
-// nested scales included, and their scale is one float16 (or powers of two, for pow2_scale).
-// wide_scale: codes have 7 bits, less F::zero, and the scale fits 24 bits when it is multiplied by
-// 128 + F::zero. float: nothing is promised.
+// What a platform may assume of a format's codes and scales:
+//
+//   float16_t   codes are integers of at most 11 bits, nested scales included, with one float16
+//               scale, or with powers of two (pow2_scale)
+//   wide_scale  codes have 7 bits, F::zero is subtracted from them, and scale * (128 + F::zero)
+//               fits 24 bits
+//   float       nothing
 struct wide_scale;
 template <typename F, typename S>
 struct scale_traits {
@@ -32,20 +35,21 @@ inline void multiply(thread const float* a, thread const float* b, thread float*
   for (uint i = 0; i < N; ++i) c[i] = a[i] * b[i];
 }
 
-// The scale of codes that have two. A platform may multiply q by the second one instead.
+// The scale of codes with two scales, one nested in the other. A platform may multiply q by the
+// second scale instead and return the first.
 template <uint N>
 inline float nested_scale(float first, float second, thread float*) {
   return first * second;
 }
 
-// The same for powers of two whose product may be too small for a GPU's floats.
+// The same for powers of two. Their product may be subnormal, and GPUs flush subnormals to zero.
 template <uint N>
 inline float pow2_scale(float first, float second, thread float* q) {
   for (uint i = 0; i < N; ++i) q[i] *= first;
   return second;
 }
 
-// q[0..N) = weights of those codes.
+// Turns the codes q[0..N) into weights.
 template <typename F, uint N>
 inline void scale_codes(scaling by, thread float* q) {
   for (uint i = 0; i < N; ++i) {

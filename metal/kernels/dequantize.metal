@@ -1,11 +1,11 @@
-// out = the weights of a part of the matrix, each thread a run of 8
+// out = the weights of a region of the matrix; a thread decodes 8 columns
 //
-// A threadgroup of 256 covers 2048 columns of a row, long writes that memory likes; or of as many
-// rows as the loader decodes together, one after the other. The grid is one-dimensional: rows may
-// be many.
+// A threadgroup of 256 covers 2048 columns, so that writes are long. It covers as many rows as the
+// loader decodes at once. The grid has one dimension, because the others are too short for the rows
+// of some matrices.
 
 template <uint N, typename T>
-inline void store_run(device T* out, thread const float* w, bool aligned) {
+inline void store_values(device T* out, thread const float* w, bool aligned) {
   if (aligned) {
     store<N>(out, w);
   } else {
@@ -36,7 +36,7 @@ inline void dequantize(thread const S& loader, device T* out, thread const Launc
 #pragma unroll
     for (uint r = 0; r < R; ++r) {
       apply_scale<N>(shared, w + r * N, w + r * N);
-      store_run<N>(out + size_t(r) * columns, w + r * N, aligned);
+      store_values<N>(out + size_t(r) * columns, w + r * N, aligned);
     }
     return;
   }
@@ -45,7 +45,7 @@ inline void dequantize(thread const S& loader, device T* out, thread const Launc
     if (column + N <= columns) {
       float w[N];
       decode<F, N>(loader, row, from, w);
-      store_run<N>(out, w, aligned);
+      store_values<N>(out, w, aligned);
     } else {
       for (uint i = 0; column + i < columns; ++i) {
         float w[1];

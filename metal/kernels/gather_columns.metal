@@ -1,6 +1,6 @@
-// out[M, rows] = column ids[i] of the matrix, each thread one weight
+// out[M, rows]: row i is column ids[i] of the matrix; a thread decodes one weight
 //
-// Negative ids count from the end; one out of range gives NaN.
+// Negative ids count from the end. An id out of range gives NaN.
 
 template <typename F, typename T, typename S>
 inline void gather_columns(thread const S& loader, device const int* ids, device T* out,

@@ -1,16 +1,16 @@
-// out[M, columns] = row ids[i] of the matrix, each thread a run of 8
+// out[M, columns]: row i is row ids[i] of the matrix; a thread decodes 8 columns
 //
-// Negative ids count from the end; one out of range gives NaN.
+// Negative ids count from the end. An id out of range gives NaN.
 
 template <typename F, typename T, typename S>
 inline void gather_rows(thread const S& loader, device const int* ids, device T* out,
                         thread const LaunchParams& p, uint threadgroup_index, uint thread_index) {
   const uint VALUES = 8;
   uint columns = p.columns;
-  uint runs = (columns + VALUES - 1) / VALUES;
+  uint chunks = (columns + VALUES - 1) / VALUES;
   size_t at = size_t(threadgroup_index) * 256 + thread_index;
-  size_t i = at / runs;
-  uint column = uint(at % runs) * VALUES;
+  size_t i = at / chunks;
+  uint column = uint(at % chunks) * VALUES;
   if (i >= p.M) return;
 
   uint row = uint(ids[i] < 0 ? ids[i] + int(p.rows) : ids[i]);

@@ -1,6 +1,7 @@
-// out = x [M, columns] in tiles of BM rows and 4 * TK inputs, each as qmm's matrix unit reads it
+// out = x [M, columns] packed into tiles of BM rows and 4 * TK inputs, in the order in which qmm's
+// matrix unit reads them (swizzled_offset)
 //
-// Past x are zeros. A thread takes eight inputs.
+// Tiles are filled up with zeros. A thread packs eight inputs.
 
 template <typename T, uint BM, uint TK, typename X>
 inline void pack_activations(device const X* x, device T* out, thread const LaunchParams& p,

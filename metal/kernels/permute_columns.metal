@@ -1,11 +1,12 @@
 // out[m, i] = x[m, perm[i]] for x and out [M, columns]
 //
-// A threadgroup takes a whole row where it has threadgroup memory for one: lanes gather from there
-// faster than from cache lines. Otherwise it takes a long part of a row, which a cache then holds.
+// Where a row fits threadgroup memory, a threadgroup copies it there first: lanes gather from it
+// faster than from the cache. Otherwise a threadgroup takes permute_chunk columns of a row.
 
 enum { permute_chunk = 16384 };
 
-// Columns first ... end - 1, by all threads of a threadgroup. V points to a row's values.
+// Gathers columns first ... end - 1 with all threads of a threadgroup. V is a pointer to a row of
+// x.
 template <typename T, typename V>
 inline void gather(V x, device const int* perm, device T* out, uint first, uint end, bool aligned,
                    uint thread_index) {

@@ -1,17 +1,17 @@
-// out[split_k, M, outputs] = x @ W.T for a stored W [outputs, inputs] or, KN, x @ W for a stored W
-// [inputs, outputs], for many rows of x
+// out[split_k, M, outputs] = x @ W.T for a stored W [outputs, inputs] or, with KN, x @ W for a
+// stored W [inputs, outputs], in blocks of BM rows of x
 //
 // x is [M, inputs], packed by pack_activations. A threadgroup of 256 covers a block of BM rows of x
-// and 128 outputs, a step of BK = 4 * TK inputs at a time. Each of 8 simdgroups decodes its 16
-// outputs into registers, rounded to x's type, and multiplies them by all BM rows, accumulated in
-// float32. x comes through threadgroup memory. split_k threadgroups share the inputs;
-// split_k_reduce adds their results up.
+// and 128 outputs, in steps of BK = 4 * TK inputs. Each of its 8 simdgroups decodes 16 outputs into
+// registers, rounded to x's type. It multiplies them by all BM rows, which lie in threadgroup
+// memory, and accumulates in float32. split_k threadgroups share the inputs; split_k_reduce adds up
+// their results.
 
 #include "qmm_loads.metal"
 
-// Adds up `steps` steps of whole blocks from input `begin` on. While one is multiplied, the weights
-// of the next are decoded and x of the next is on its way. Half by half: a simdgroup can stall
-// where it starts products, and decodes in between.
+// Adds `steps` steps of whole blocks, from input `begin` on. While one step is multiplied, the
+// weights of the next are decoded and its x is copied. A step runs in two halves, because a
+// simdgroup can stall where it starts products: it decodes in between.
 template <typename F, bool KN, uint BM, uint TK, typename X, typename S>
 inline void add_steps(thread const S& loader, device const X* x, uint outputs, uint inputs,
                       uint output, uint begin, uint steps, threadgroup X* tiles,
@@ -19,7 +19,7 @@ inline void add_steps(thread const S& loader, device const X* x, uint outputs, u
   const uint BK = 4 * TK;
   const uint size = BM * BK;
   const direction<KN, S::layout_kn> along;
-  // Two of each, of tiles of x too: products read one while the other is made.
+  // Fragments and tiles are double-buffered: products read one while the other is filled.
   weight_fragment<X, TK> even, odd;
   copy_tile<size>(space, x, tiles, 0);
   load_weights<F, true, 0>(along, loader, outputs, inputs, output, begin, space, even);
@@ -29,7 +29,7 @@ inline void add_steps(thread const S& loader, device const X* x, uint outputs, u
     for (uint k = 0; k < 2; ++k) {
       if (i + k == steps) break;
       thread weight_fragment<X, TK>& weights = k == 0 ? even : odd;
-      thread weight_fragment<X, TK>& others = k == 0 ? odd : even;
+      thread weight_fragment<X, TK>& next = k == 0 ? odd : even;
       threadgroup const X* tile = tiles + k * size;
       x += size;
       wait_for_tile(space, k);
@@ -37,11 +37,12 @@ inline void add_steps(thread const S& loader, device const X* x, uint outputs, u
       if (i + k > 0) release_tile(space, 1 - k);
       multiply_add<0>(space, sum, weights, tile);
       if (i + k + 1 < steps) copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);
-      // The last weights come twice: a branch would keep them apart from the products.
+      // The last step decodes its weights again. With a branch instead, decoding would not overlap
+      // with the products.
       uint input = begin + min(i + k + 1, steps - 1) * BK;
-      load_weights<F, true, 0>(along, loader, outputs, inputs, output, input, space, others);
+      load_weights<F, true, 0>(along, loader, outputs, inputs, output, input, space, next);
       multiply_add<1>(space, sum, weights, tile);
-      load_weights<F, true, 1>(along, loader, outputs, inputs, output, input, space, others);
+      load_weights<F, true, 1>(along, loader, outputs, inputs, output, input, space, next);
     }
   }
   wait_for_sums(sum);
@@ -49,7 +50,7 @@ inline void add_steps(thread const S& loader, device const X* x, uint outputs, u
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
-// The same where a block or a step may be cut short.
+// The same where the edge of the matrix cuts a block or a step short.
 template <typename F, bool KN, uint BM, uint TK, typename X, typename S>
 inline void add_edges(thread const S& loader, device const X* x, uint outputs, uint inputs,
                       uint output, uint begin, uint steps, threadgroup X* tiles,
@@ -79,7 +80,7 @@ inline void qmm(thread const S& loader, device const X* x, device T* out,
   const uint BK = 4 * TK;
   uint inputs = KN ? p.rows : p.columns;
   uint outputs = KN ? p.columns : p.rows;
-  // Threadgroups of the same weights are near each other.
+  // Threadgroups that read the same weights are close to each other.
   uint down = (p.M + BM - 1) / BM;
   uint across = (outputs + block_outputs - 1) / block_outputs;
   uint first_row = threadgroup_index % down * BM;
@@ -96,7 +97,8 @@ inline void qmm(thread const S& loader, device const X* x, device T* out,
   workspace<X> space;
   start(space, tiles + 2 * BM * BK, thread_index);
   bool even = !KN || has_g_idx<F>(loader) || share_group<F, TK>(loader);
-  // A block that would be cut short begins earlier, where weights can be read from there.
+  // A block that the edge would cut short starts at an earlier output, where weights can be read
+  // from there.
   bool can_move = outputs >= block_outputs && (!KN || outputs % 16 == 0);
   bool whole = even && (can_move || first_output + block_outputs <= outputs);
   uint output = whole ? min(first_output, outputs - block_outputs) : first_output;
@@ -111,17 +113,17 @@ inline void qmm(thread const S& loader, device const X* x, device T* out,
   add_edges<F, KN, BM, TK>(loader, x + size_t(edge) * BK * BM, outputs, inputs, lane_output,
                            lane_input + edge * BK, end - edge, tiles, space, sum);
 
-  threadgroup float* mine = scratch + thread_index / 32 * 128;
+  threadgroup float* block = scratch + thread_index / 32 * 128;
   uint column = output + thread_index / 32 * 16 + thread_index % 16;
   bool inside = column >= first_output && column < outputs;
   out += size_t(split) * p.M * outputs + column;
 #pragma unroll
   for (uint i = 0; i < BM / 8; ++i) {
-    store_sums(sum, i, mine);
+    store_sums(sum, i, block);
     simdgroup_barrier(mem_flags::mem_threadgroup);
     for (uint k = thread_index % 32 / 16; k < 8; k += 2) {
       uint row = first_row + i * 8 + k;
-      if (row < p.M && inside) out[size_t(row) * outputs] = T(mine[k * 16 + thread_index % 16]);
+      if (row < p.M && inside) out[size_t(row) * outputs] = T(block[k * 16 + thread_index % 16]);
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
   }

@@ -1,12 +1,12 @@
-// The weights of qmm, decoded into a simdgroup's registers
+// Decodes the weights of qmm into a simdgroup's fragments
 //
-// A step is 4 * TK inputs. A simdgroup has 16 outputs, and lane i of it two from 2 * (i / 4) on,
-// for TK inputs from TK * (i % 4) on: what a platform's fragments hold. They are decoded in halves:
-// of rows an output each, of columns half of the inputs.
+// A step is 4 * TK inputs. A simdgroup has 16 outputs. Its lane i decodes two of them, from output
+// 2 * (i / 4) on, for the TK inputs from TK * (i % 4) on. HALF selects half of these weights: one
+// of the two outputs where stored rows are outputs, TK / 2 of the inputs where stored columns are.
 
 enum { block_outputs = 128, lane_outputs = 2 };
 
-// The weights of an output, zero where they lie past the matrix.
+// TK weights of a row, with zeros past the edge of the matrix.
 template <typename F, uint TK, typename S>
 inline void decode_edge(thread const S& loader, uint rows, uint columns, uint row, uint column,
                         thread float* w) {
@@ -15,19 +15,20 @@ inline void decode_edge(thread const S& loader, uint rows, uint columns, uint ro
   if (row >= rows) return;
 #pragma unroll 1
   for (uint k = 0; k < TK && column + k < columns; ++k) {
-    float one[1];
-    decode<F, 1>(loader, row, column + k, one);
+    float value[1];
+    decode<F, 1>(loader, row, column + k, value);
     // An index that is not constant would put all of w in memory.
 #pragma unroll
-    for (uint i = 0; i < TK; ++i) w[i] = i == k ? one[0] : w[i];
+    for (uint i = 0; i < TK; ++i) w[i] = i == k ? value[0] : w[i];
   }
 }
 
-// How a matrix is read: KN, as one whose rows are the matmul's inputs; STORED_KN, its own layout.
+// How qmm reads a matrix. KN: the stored rows are the product's inputs. STORED_KN: the format's own
+// layout is KN.
 template <bool KN, bool STORED_KN>
 struct direction {};
 
-// From rows of outputs.
+// Stored rows are outputs.
 template <typename F, bool WHOLE, uint HALF, uint TK, bool STORED_KN, typename X, typename S>
 inline void load_weights(direction<false, STORED_KN>, thread const S& loader, uint outputs,
                          uint inputs, uint output, uint input, thread workspace<X>&,
@@ -47,8 +48,8 @@ inline void load_weights(direction<false, STORED_KN>, thread const S& loader, ui
   round_to<TK>(w, HALF, 0, weights);
 }
 
-// From columns of outputs, an even number of them. WHOLE: the inputs are of one group, or each
-// looks its group up.
+// Stored columns are outputs, an even number of them, and the format has layout KN. WHOLE: the
+// inputs are of one group, or each looks up its group.
 template <typename F, bool WHOLE, uint HALF, uint TK, typename X, typename S>
 inline void load_weights(direction<true, true>, thread const S& loader, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>&,
@@ -81,7 +82,7 @@ inline void load_weights(direction<true, true>, thread const S& loader, uint out
       decode<F, N>(loader, input + i, output, pair);
       for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
     } else {
-      // Not a branch for each input, which would wait for its loads alone.
+      // No branch for each input, so that the loads of all inputs overlap.
       decode<F, N>(loader, min(input + i, inputs - 1), min(output, outputs - N), pair);
       bool inside = output < outputs && input + i < inputs;
       for (uint k = 0; k < N; ++k) w[k][i] = inside ? pair[k] : 0.0f;
@@ -91,8 +92,9 @@ inline void load_weights(direction<true, true>, thread const S& loader, uint out
   for (uint k = 0; k < N; ++k) round_to<R>(w[k], k, HALF * R, weights);
 }
 
-// From columns of outputs, though the format has runs of outputs in a row: each lane decodes one of
-// the simdgroup's 16 outputs for an input, and lanes exchange them, eight inputs of each at a time.
+// Stored columns are outputs, and the format has layout NK: it decodes neighbours in a row. A lane
+// decodes the simdgroup's 16 outputs of one input. Then lanes exchange weights, eight inputs of
+// each at a time.
 template <typename F, bool WHOLE, uint HALF, uint TK, typename X, typename S>
 inline void load_weights(direction<true, false>, thread const S& loader, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>& space,

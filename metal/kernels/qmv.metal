@@ -1,18 +1,18 @@
-// out[M, rows] = x[M, columns] @ W.T for a stored W [rows, columns] and few rows of x, accumulated
-// in float32
+// out[M, rows] = x[M, columns] @ W.T for a stored W [rows, columns] and up to BM rows of x,
+// accumulated in float32
 //
-// SIMDGROUPS simdgroups share BN rows of W. Each lane takes every (32*SIMDGROUPS)-th run of VALUES
-// weights; runs have 8 weights where columns have scales of their own or there are no scales. A run
-// is decoded once for all BM rows of x. A threadgroup of 256 covers 8*BN/SIMDGROUPS rows of W.
+// SIMDGROUPS simdgroups share BN rows of W. Their 32*SIMDGROUPS lanes take VALUES columns each in
+// turn: MAX_VALUES, or 8 where every column has its own scale or the format has none. Weights are
+// decoded once for all BM rows of x. A threadgroup of 256 covers 8*BN/SIMDGROUPS rows of W.
 
-// Adds this lane's part of BN rows to `sum`. BLOCK codes share a scale, which is applied last. So
-// is a min for a single row of x, times a sum of x: an infinite x then gives NaN. For more rows of
-// x that sum costs more than taking the min off each code.
+// Adds this lane's share of BN rows to `sum`. BLOCK codes share a scale, which multiplies their
+// sum. For one row of x, a min multiplies the sum of x; an infinite x then gives NaN. For more rows
+// of x, that sum costs more than subtracting the min from each code.
 template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
           typename S>
 inline void add_rows(thread const S& loader, device const X* x, uint row, uint last, uint columns,
-                     uint M, uint part, uint stride, thread float* sum) {
-  for (uint column = part * VALUES; column + VALUES <= columns; column += stride * VALUES) {
+                     uint M, uint index, uint stride, thread float* sum) {
+  for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
     float q[BN][VALUES];
     scaling by[BN][VALUES / BLOCK];
 #pragma unroll
@@ -30,13 +30,13 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
 #pragma unroll
     for (uint m = 0; m < BM; ++m) {
       device const X* from = x + size_t(min(m, M - 1)) * columns + column;
-      float dot[BN], all;
+      float dot[BN], x_sum;
 #pragma unroll
       for (uint i = 0; i < VALUES; i += 8) {
         float v[8];
         load<8, ALIGNED>(from + i, v);
         if (has_min<F>::value && BM == 1) {
-          for (uint k = 0; k < 8; ++k) all = (i + k) % BLOCK == 0 ? v[k] : all + v[k];
+          for (uint k = 0; k < 8; ++k) x_sum = (i + k) % BLOCK == 0 ? v[k] : x_sum + v[k];
         }
 #pragma unroll
         for (uint r = 0; r < BN; ++r) {
@@ -45,13 +45,13 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
             dot[r] += q[r][i + k] * v[k];
             if ((i + k + 1) % BLOCK != 0) continue;
             sum[r * BM + m] += by[r][(i + k) / BLOCK].scale * dot[r];
-            if (has_min<F>::value && BM == 1) sum[r * BM + m] -= by[r][(i + k) / BLOCK].min * all;
+            if (has_min<F>::value && BM == 1) sum[r * BM + m] -= by[r][(i + k) / BLOCK].min * x_sum;
           }
         }
       }
     }
   }
-  uint rest = columns / VALUES * VALUES + part;
+  uint rest = columns / VALUES * VALUES + index;
   if (rest >= columns) return;
   for (uint r = 0; r < BN; ++r) {
     float w[1];
@@ -62,27 +62,27 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
   }
 }
 
-template <typename F, typename T, uint BM, uint SIMDGROUPS, uint BN, uint MOST, typename X,
+template <typename F, typename T, uint BM, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename X,
           typename S>
 inline void qmv(thread const S& loader, device const X* x, device T* out,
                 thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
-  const uint VALUES = S::layout_kn || F::scale_block < 8 ? 8 : MOST;
+  const uint VALUES = S::layout_kn || F::scale_block < 8 ? 8 : MAX_VALUES;
   const uint BLOCK = VALUES < F::scale_block ? VALUES : F::scale_block;
   static_assert(VALUES % BLOCK == 0, "whole blocks of a scale");
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;
   uint row = (threadgroup_index * (8 / SIMDGROUPS) + simdgroup / SIMDGROUPS) * BN;
-  uint part = simdgroup % SIMDGROUPS * 32 + lane;
+  uint index = simdgroup % SIMDGROUPS * 32 + lane;
 
   float sum[BN * BM];
   for (uint i = 0; i < BN * BM; ++i) sum[i] = 0.0f;
   if (row < p.rows) {
     if (p.columns % 8 == 0 && is_aligned(x)) {
-      add_rows<F, BM, BN, VALUES, BLOCK, true>(loader, x, row, p.rows - 1, p.columns, p.M, part,
+      add_rows<F, BM, BN, VALUES, BLOCK, true>(loader, x, row, p.rows - 1, p.columns, p.M, index,
                                                32 * SIMDGROUPS, sum);
     } else {
-      add_rows<F, BM, BN, VALUES, BLOCK, false>(loader, x, row, p.rows - 1, p.columns, p.M, part,
+      add_rows<F, BM, BN, VALUES, BLOCK, false>(loader, x, row, p.rows - 1, p.columns, p.M, index,
                                                 32 * SIMDGROUPS, sum);
     }
   }

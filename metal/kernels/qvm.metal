@@ -1,11 +1,12 @@
-// out[split_k, M, columns] = x[M, rows] @ W for a stored W [rows, columns] and few rows of x,
+// out[split_k, M, columns] = x[M, rows] @ W for a stored W [rows, columns] and up to BM rows of x,
 // accumulated in float32
 //
-// A lane covers the loader's qvm_columns columns, or 8 with more than two rows of x; four
-// simdgroups lie side by side and make long reads of a row. The rows of W go round in chunks over
-// the two simdgroup rows of each of split_k threadgroups; split_k_reduce adds them up. A chunk has
-// the loader's qvm_rows rows, fewer with more rows of x, as registers are short. With one or two,
-// codes of a chunk are added up and scaled together.
+// A lane covers the loader's qvm_columns columns, or 8 with more than two rows of x. Of a
+// threadgroup's eight simdgroups, four lie side by side and read long pieces of a row. The other
+// four lie below: these two rows of simdgroups take turns with chunks of W's rows, as do split_k
+// threadgroups. split_k_reduce adds up their results. A chunk has the loader's qvm_rows rows, or
+// fewer with more rows of x, for want of registers. With one or two rows of x, the codes of a chunk
+// are added up before they are scaled.
 
 // sum[m][i] += w[i]*v[m]
 template <uint BM, uint VALUES>
@@ -18,23 +19,23 @@ inline void add_products(thread const float* w, thread const float* v,
   }
 }
 
-// Moves the sums of a chunk's codes to `sum`, scaled.
+// Scales the sums of a chunk's codes, adds them to `sum` and clears them.
 template <uint BM, uint VALUES, typename C>
-inline void flush_group(thread const C& shared, thread float (*part)[VALUES],
+inline void flush_group(thread const C& shared, thread float (*partial)[VALUES],
                         thread float (*sum)[VALUES]) {
 #pragma unroll
   for (uint m = 0; m < BM; ++m) {
     float w[VALUES];
-    apply_scale<VALUES>(shared, part[m], w);
+    apply_scale<VALUES>(shared, partial[m], w);
 #pragma unroll
     for (uint i = 0; i < VALUES; ++i) {
       sum[m][i] += w[i];
-      part[m][i] = 0.0f;
+      partial[m][i] = 0.0f;
     }
   }
 }
 
-// v[r][m] = x of row m and input at + r.
+// v[r][m] = row m of x at input at + r.
 template <uint BM, uint CHUNK, bool ALIGNED, typename X>
 inline void load_chunk(device const X* x, uint at, uint rows, uint M, thread float (*v)[BM]) {
 #pragma unroll
@@ -48,16 +49,16 @@ inline void load_chunk(device const X* x, uint at, uint rows, uint M, thread flo
 }
 
 // Adds VALUES columns of rows begin ... begin + CHUNK - 1, begin + stride ... to `sum`. TOGETHER:
-// the rows of a chunk are of one group, and x is aligned. Then, with one or two rows of x, two
-// chunks are on their way at once, as nothing branches between them.
+// the rows of a chunk are of one group, and x is aligned. With one or two rows of x, that loop has
+// no branches, so that the loads of two chunks overlap.
 template <typename F, uint BM, uint VALUES, uint CHUNK, bool TOGETHER, typename X, typename S>
 inline void add_columns(thread const S& loader, device const X* x, uint column, uint begin,
                         uint stride, uint rows, uint M, thread float (*sum)[VALUES]) {
   typename S::template group_params<VALUES> shared;
   if (TOGETHER && BM <= 2) {
-    float part[BM][VALUES];
+    float partial[BM][VALUES];
     for (uint m = 0; m < BM; ++m) {
-      for (uint i = 0; i < VALUES; ++i) part[m][i] = 0.0f;
+      for (uint i = 0; i < VALUES; ++i) partial[m][i] = 0.0f;
     }
 #pragma unroll 2
     for (uint at = begin; at + CHUNK <= rows; at += stride) {
@@ -67,8 +68,8 @@ inline void add_columns(thread const S& loader, device const X* x, uint column, 
       float q[CHUNK * VALUES];
       codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
 #pragma unroll
-      for (uint r = 0; r < CHUNK; ++r) add_products<BM, VALUES>(q + r * VALUES, v[r], part);
-      flush_group<BM, VALUES>(shared, part, sum);
+      for (uint r = 0; r < CHUNK; ++r) add_products<BM, VALUES>(q + r * VALUES, v[r], partial);
+      flush_group<BM, VALUES>(shared, partial, sum);
     }
   } else {
     uint group = ~0u;

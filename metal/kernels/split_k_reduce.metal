@@ -1,4 +1,4 @@
-// out[M, columns] = the sum of parts [split_k, M, columns]; each thread adds one result up
+// out[M, columns] = the sum of parts [split_k, M, columns]; a thread makes one result
 
 template <typename T>
 inline void split_k_reduce(device const float* parts, device T* out, thread const LaunchParams& p,

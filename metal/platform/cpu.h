@@ -1,4 +1,4 @@
-// The host's C++ compiler: the format files under plain row loops, one weight run at a time.
+// The host's C++ compiler. The host backend's loops (backends/host/loops) call the format files.
 
 #include <stddef.h>
 #include <stdint.h>
@@ -44,7 +44,7 @@ inline uint mulhi(uint a, uint b) { return uint(uint64_t(a) * b >> 32); }
 struct bfloat16_t {
   uint16_t bits;
   bfloat16_t() = default;
-  // To nearest even; a NaN keeps its high bits and becomes quiet.
+  // Rounds to nearest even. A NaN keeps its high bits and becomes quiet.
   inline explicit bfloat16_t(float value) {
     uint u = as_type<uint>(value);
     uint rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
@@ -62,14 +62,14 @@ inline float load_f16(const uint8_t* p) {
   return float(h);
 }
 
-// Fields of N bytes, as one vector: compilers make a poor job of loops over bytes.
+// N byte-wide fields, as one vector: compilers vectorize loops over bytes badly.
 template <uint N>
 struct fields {
   typedef uint vector __attribute__((vector_size((N + 3) / 4 * 4)));
   vector words;
 };
 
-// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+// (byte >> shift) & mask for each byte; mask << shift fits a byte.
 template <uint N, uint ALIGN>
 inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   fields<N> result = {};
@@ -78,7 +78,7 @@ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   return result;
 }
 
-// Low bits and, from bit `up` on, high ones.
+// low | high << up, field by field.
 template <uint N>
 inline fields<N> join(fields<N> low, fields<N> high, uint up) {
   low.words |= high.words << up;
@@ -104,17 +104,17 @@ inline fields<N> spread_pairs(uint bits) {
   return result;
 }
 
-// q less a zero point, which as_zero_point made; both are whole numbers below 2^22. Such a number
-// becomes a float as the low bits of 2^23.
+// q - zero point. Both are integers below 2^22, and as_zero_point makes the zero point. An integer
+// in the low bits of the float 2^23 makes 2^23 + the integer.
 inline float as_zero_point(uint number) { return as_type<float>(number | 0x4b000000); }
 inline float subtract_zero(uint q, float zero) { return as_zero_point(q) - zero; }
 
-// The masked bits of a word from `shift` on, less a zero point.
+// (word >> shift & mask) - zero point.
 inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
   return subtract_zero(word >> shift & mask, zero);
 }
 
-// Entry i of a table of a format's.
+// Entry i of a format's lookup table.
 template <typename T>
 inline uint lut(const T* table, uint i) {
   return table[i];
@@ -123,26 +123,26 @@ inline uint lut(const T* table, uint i) {
 // Byte k of a word.
 inline float byte_of(uint word, uint k) { return float(int(word >> (8 * k) & 255)); }
 
-// Signed bytes as floats. g++ widens bytes in many steps unless asked by name.
+// Converts signed bytes to floats. g++ takes many steps to widen bytes without these intrinsics.
 template <uint N>
 inline void bytes_to_floats(const int8_t* bytes, float* q) {
   uint i = 0;
 #ifdef __AVX512F__
   for (; i + 16 <= N; i += 16) {
-    const __m128i some = _mm_loadu_si128((const __m128i*)(bytes + i));
-    _mm512_storeu_ps(q + i, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some)));
+    const __m128i vector = _mm_loadu_si128((const __m128i*)(bytes + i));
+    _mm512_storeu_ps(q + i, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(vector)));
   }
 #endif
 #ifdef __AVX2__
   for (; i + 8 <= N; i += 8) {
-    const __m128i some = _mm_loadl_epi64((const __m128i*)(bytes + i));
-    _mm256_storeu_ps(q + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some)));
+    const __m128i vector = _mm_loadl_epi64((const __m128i*)(bytes + i));
+    _mm256_storeu_ps(q + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(vector)));
   }
 #endif
   for (; i < N; ++i) q[i] = float(bytes[i]);
 }
 
-// q[i] = field i less a number, which fits a signed byte.
+// q[i] = field i - number, which fits a signed byte.
 template <uint N>
 inline void to_numbers(fields<N> codes, uint number, float* q) {
   typedef uint8_t vector __attribute__((vector_size((N + 3) / 4 * 4)));
@@ -158,9 +158,9 @@ inline void look_up(fields<N> codes, const int8_t* table, float* q) {
   uint i = 0;
 #ifdef __SSSE3__
   for (; i + 16 <= N; i += 16) {
-    const __m128i found = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table),
-                                           _mm_loadu_si128((const __m128i*)(values + i)));
-    _mm_storeu_si128((__m128i*)(values + i), found);
+    const __m128i looked_up = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table),
+                                               _mm_loadu_si128((const __m128i*)(values + i)));
+    _mm_storeu_si128((__m128i*)(values + i), looked_up);
   }
 #endif
   for (; i < N; ++i) values[i] = table[values[i]];
@@ -173,8 +173,8 @@ inline uint load_u32(const uint8_t* p) {
   return word;
 }
 
-// The masked bits of `word` from bit Shift::shift(first + i) on, as one vector: compilers make a
-// poor job of a loop of constant shifts.
+// word >> Shift::shift(first + i) & mask as element i of one vector: compilers vectorize a loop of
+// constant shifts badly.
 template <uint N, typename Shift>
 inline auto split(uint word, uint mask, uint first) {
   typedef uint vector __attribute__((vector_size(N * sizeof(uint))));
@@ -217,7 +217,7 @@ inline void store(T* out, const float* w) {
 }
 
 #ifdef __F16C__
-// Compilers convert float16 one at a time unless they are asked by name.
+// Compilers convert float16 one value at a time without these intrinsics.
 template <uint N, bool ALIGNED>
 inline void load(const float16_t* x, float* v) {
   uint i = 0;

@@ -1,4 +1,4 @@
-// CUDA through NVRTC. CUDA's own headers contain the token "device", so they come first.
+// CUDA through NVRTC. CUDA's headers contain the token "device", so they come before its #define.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -13,13 +13,13 @@ typedef __nv_bfloat16 bfloat16_t;
 
 #define threadgroup_position_in_grid blockIdx
 #define thread_position_in_threadgroup threadIdx
-// Of a launch's shared memory, which may be more than a declaration may ask for.
+// Dynamic shared memory, which may be larger than a declared array.
 #define SCRATCH(type, name, count) extern __shared__ __align__(1024) type name[]
 #define threadgroup
 #define device
 #define thread
 #define constant const
-// Lanes look up different entries: global memory caches that, constant memory serialises it.
+// Global memory: constant memory serialises lanes that read different entries.
 #define TABLE alignas(16) __device__ const
 
 namespace mlx_dequant {
@@ -42,7 +42,7 @@ __device__ inline float f16_of(uint bits) { return __half2float(__ushort_as_half
 
 __device__ inline float load_f16(const uint8_t* p) { return f16_of(*(const ushort*)p); }
 
-// N words, at an address aligned to four or two of them where N is a multiple.
+// Loads N words. Where N is a multiple of 4 or 2, the address is aligned to as many words.
 template <uint N>
 __device__ inline void load_words(const uint* p, uint* q) {
   if (N % 4 == 0) {
@@ -69,7 +69,7 @@ __device__ inline void load_words(const uint* p, uint* q) {
 
 #include "fields.h"
 
-// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+// (byte >> shift) & mask for each byte; mask << shift fits a byte.
 template <uint N, uint ALIGN>
 __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   fields<N> result;
@@ -87,7 +87,7 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
 #pragma unroll
     for (uint i = 0; i < N / 4; ++i) to[i] = ((const uint*)p)[i];
   } else {
-    // Of unaligned bytes, the aligned words that hold them, shifted: half the loads.
+    // Loads the aligned words around the bytes and shifts them: half the loads.
     uint skipped = uint(size_t(p) % 4);
     const uint* words = (const uint*)(p - skipped);
     uint low = words[0];
@@ -104,8 +104,8 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
   return result;
 }
 
-// q less a zero point, which as_zero_point made; both are whole numbers below 2^22. Such a number
-// becomes a float as the low bits of 2^23, which is quicker than a conversion.
+// q - zero point. Both are integers below 2^22, and as_zero_point makes the zero point. An integer
+// in the low bits of the float 2^23 makes 2^23 + the integer, faster than a conversion.
 __device__ inline float as_zero_point(uint number) { return as_type<float>(number | 0x4b000000); }
 __device__ inline float subtract_zero(uint q, float zero) { return as_zero_point(q) - zero; }
 
@@ -114,10 +114,10 @@ __device__ inline float byte_subtract_zero(uint word, uint k, float zero) {
   return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + k)) - zero;
 }
 
-// The masked bits of a word from `shift` on, less a zero point. Fields that keep within
-// bytes are masked four at a time, once where they are asked for one after another.
+// (word >> shift & mask) - zero point. Fields within bytes are masked four at a time; the compiler
+// merges the masks of neighbouring fields.
 __device__ inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
-  // 3 bits straddle bytes.
+  // 3-bit fields straddle bytes.
   if (mask == 7) return subtract_zero(word >> shift & mask, zero);
   return byte_subtract_zero(word >> (shift % 8) & mask * 0x01010101, shift / 8, zero);
 }
@@ -127,7 +127,7 @@ __device__ inline float byte_of(uint word, uint k) {
   return byte_subtract_zero(word, k, as_zero_point(0));
 }
 
-// q[i] = field i less a number.
+// q[i] = field i - number.
 template <uint N>
 __device__ inline void to_numbers(fields<N> codes, uint number, float* q) {
 #pragma unroll
@@ -135,7 +135,7 @@ __device__ inline void to_numbers(fields<N> codes, uint number, float* q) {
     q[i] = byte_subtract_zero(codes.words[i / 4], i % 4, as_zero_point(number));
 }
 
-// Bytes 4*i and on of a table, each 128 more.
+// Bytes 4*i to 4*i + 3 of a table, each plus 128.
 __device__ inline uint table_word(const int8_t* table, uint i) {
   uint word = 0;
 #pragma unroll
@@ -143,7 +143,8 @@ __device__ inline uint table_word(const int8_t* table, uint i) {
   return word;
 }
 
-// q[i] = the table's value for field i, of 4 bits. A permutation looks four up in eight bytes.
+// q[i] = the table's value for field i, of 4 bits. A byte permutation looks up four fields in eight
+// entries.
 template <uint N, typename V>
 __device__ inline void look_up(fields<N> codes, const int8_t* table, V* q) {
 #pragma unroll
@@ -179,8 +180,8 @@ __device__ inline void split_subtract_zero(uint word, uint mask, uint first, con
   }
 }
 
-// Entry i of a table of a format's, or of its copy where a program has one: lanes that look up
-// different entries of global memory take turns.
+// Entry i of a format's lookup table. With SHARED_LUT it is read from a copy in shared memory,
+// because lanes that read different entries of global memory take turns.
 template <typename T>
 __device__ inline uint lut(const T* table, uint i) {
 #ifdef SHARED_LUT
@@ -191,7 +192,7 @@ __device__ inline uint lut(const T* table, uint i) {
 #endif
 }
 
-// Copies so many words of a table to the beginning of shared memory.
+// Copies a table of WORDS words to the beginning of shared memory.
 template <uint WORDS, typename T>
 __device__ inline void load_lut(const T* table, uint thread_index) {
   static_assert(WORDS % 256 == 0, "what follows in shared memory is aligned to 1024 bytes");
@@ -250,7 +251,7 @@ __device__ inline void store(float* out, const float* w) {
   }
 }
 
-// Two-byte results leave in words of eight.
+// Stores eight two-byte results at a time.
 template <uint N, typename T, typename V>
 __device__ inline void store(T* out, const V* w) {
   static_assert(sizeof(T) == 2 && N % 8 == 0, "eight two-byte results a store");
@@ -267,7 +268,7 @@ __device__ inline void store(T* out, const V* w) {
   }
 }
 
-// Copies `count` values to threadgroup memory, by all threads of a threadgroup.
+// All threads of a threadgroup copy `count` values to threadgroup memory.
 template <typename T>
 __device__ inline void copy_to_threadgroup(const T* from, uint count, T* to, uint thread_index) {
   const uint word = 16 / sizeof(T);

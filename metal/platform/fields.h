@@ -1,10 +1,10 @@
-// Fields of N bytes, four to a word; a single one in the low byte.
+// N byte-wide fields, four to a word; a single field is the low byte.
 template <uint N>
 struct fields {
   uint words[(N + 3) / 4];
 };
 
-// Low bits and, from bit `up` on, high ones.
+// low | high << up, field by field.
 template <uint N>
 inline fields<N> join(fields<N> low, fields<N> high, uint up) {
   for (uint i = 0; i < (N + 3) / 4; ++i) low.words[i] |= high.words[i] << up;

@@ -13,7 +13,7 @@ inline float load_f16(device const uint8_t* p) { return float(*(device const hal
 
 #include "fields.h"
 
-// Bits shift and up of each byte, as many as mask has; mask << shift fits a byte.
+// (byte >> shift) & mask for each byte; mask << shift fits a byte.
 template <uint N, uint ALIGN>
 inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
   fields<N> result;
@@ -36,16 +36,16 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
   return result;
 }
 
-// q less a zero point, which as_zero_point made; both are whole numbers below 2^22.
+// q - zero point. Both are integers below 2^22, and as_zero_point makes the zero point.
 inline float as_zero_point(uint number) { return float(int(number)); }
 inline float subtract_zero(uint q, float zero) { return float(int(q)) - zero; }
 
-// The masked bits of a word from `shift` on, less a zero point.
+// (word >> shift & mask) - zero point.
 inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
   return subtract_zero(word >> shift & mask, zero);
 }
 
-// Entry i of a table of a format's.
+// Entry i of a format's lookup table.
 template <typename T>
 inline uint lut(constant T* table, uint i) {
   return table[i];
@@ -54,7 +54,7 @@ inline uint lut(constant T* table, uint i) {
 // Byte k of a word.
 inline float byte_of(uint word, uint k) { return float(word >> (8 * k) & 255); }
 
-// q[i] = field i less a number.
+// q[i] = field i - number.
 template <uint N>
 inline void to_numbers(fields<N> codes, uint number, thread float* q) {
   for (uint i = 0; i < N; ++i) q[i] = byte_of(codes.words[i / 4], i % 4) - float(number);
@@ -71,7 +71,7 @@ inline uint load_u32(device const uint8_t* p) {
   return uint(((device const ushort*)p)[0]) | uint(((device const ushort*)p)[1]) << 16;
 }
 
-// q[i] = the masked bits of `word` from bit Shift::shift(first + i) on.
+// q[i] = word >> Shift::shift(first + i) & mask.
 template <uint N, typename Shift>
 inline void split(uint word, uint mask, uint first, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
@@ -86,25 +86,25 @@ inline void split_subtract_zero(uint word, uint mask, uint first, thread const f
   }
 }
 
-// N words, at an address aligned to four or two of them where N is a multiple.
+// Loads N words. Where N is a multiple of 4 or 2, the address is aligned to as many words.
 template <uint N>
 inline void load_words(device const uint* p, thread uint* q) {
   for (uint i = 0; i < N; ++i) q[i] = p[i];
 }
 
-// Whether load may take wide words: it does not here.
+// Whether load may read wide words. Here it never does.
 template <typename T>
 inline bool is_aligned(device const T*) {
   return true;
 }
 
-// N consecutive values, as float; ALIGNED as is_aligned says of their address.
+// Loads N consecutive values as float. ALIGNED: is_aligned holds for their address.
 template <uint N, bool ALIGNED, typename T>
 inline void load(device const T* x, thread float* v) {
   for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
 }
 
-// N consecutive results to an address aligned to N of them.
+// Stores N consecutive results. The address is aligned to N of them.
 template <uint N, typename T, typename V>
 inline void store(device T* out, thread const V* w) {
   for (uint i = 0; i < N; i += 4) {
@@ -112,7 +112,7 @@ inline void store(device T* out, thread const V* w) {
   }
 }
 
-// Copies `count` values to threadgroup memory, by all threads of a threadgroup.
+// All threads of a threadgroup copy `count` values to threadgroup memory.
 template <typename T>
 inline void copy_to_threadgroup(device const T* from, uint count, threadgroup T* to,
                                 uint thread_index) {

@@ -1,24 +1,24 @@
-// qmm on Metal: 16 outputs of a simdgroup times x in threadgroup memory, by 8 x 8 matrices.
+// qmm on Metal: a simdgroup multiplies 16 outputs by x in threadgroup memory, as 8 x 8 matrices.
 
 #include <metal_simdgroup_matrix>
 
 namespace mlx_dequant {
 
-// 16 outputs x 4 * TK inputs of a weight that a simdgroup holds together, as T: lane i has outputs
-// 2 * (i / 4) and the next, inputs TK * (i % 4) and on. A k_slice is 16 inputs, four of each lane
-// of an output: in which order inputs are added up is free.
+// A fragment of the weight, of type T: 16 outputs x 4 * TK inputs, spread over a simdgroup. Lane i
+// holds outputs 2 * (i / 4) and 2 * (i / 4) + 1, and the TK inputs from TK * (i % 4) on. A k-slice
+// is 16 inputs, four from each of an output's four lanes. The order of the summation is free.
 template <typename T, uint TK>
 struct weight_fragment {
   vec<T, 4> k_slices[2][TK / 4];
 };
 
-// The type that weights are computed in for fragments of X, where scale_traits say S.
+// The type in which weights for fragments of X are computed, where scale_traits say S.
 template <typename X, typename S>
 struct compute_type {
   typedef float type;
 };
 
-// N of a lane's inputs from `first` on.
+// Rounds N of a lane's inputs, from `first` on, to T.
 template <uint N, typename T, uint TK>
 inline void round_to(thread const float* w, uint output, uint first,
                      thread weight_fragment<T, TK>& weights) {
@@ -29,7 +29,7 @@ inline void round_to(thread const float* w, uint output, uint first,
   }
 }
 
-// 16 outputs x BM sums that a simdgroup holds together.
+// The accumulator of 16 outputs x BM rows of x, spread over a simdgroup.
 template <uint BM>
 struct accumulator {
   simdgroup_float8x8 part[2][BM / 8];
@@ -46,7 +46,7 @@ inline void clear(thread accumulator<BM>& sum) {
   }
 }
 
-// Those of eight rows of x, [8, 16].
+// Stores the sums of eight rows of x as [8, 16].
 template <uint BM>
 inline void store_sums(thread accumulator<BM>& sum, uint eighth, threadgroup float* to) {
 #pragma unroll
@@ -55,8 +55,9 @@ inline void store_sums(thread accumulator<BM>& sum, uint eighth, threadgroup flo
   }
 }
 
-// Where an input of a row of x lies in a tile of x, and `swizzle_width` next to it: k_slice by
-// k_slice, 8 x 8 blocks as matrices are loaded.
+// The offset of an input of a row of x in a tile of x: BM rows x 4 * TK inputs. `swizzle_width`
+// inputs from there are contiguous. A tile holds one k-slice after the other, each as the 8 x 8
+// matrices that are loaded.
 enum { swizzle_width = 4 };
 template <uint BM, uint TK>
 inline uint swizzled_offset(uint row, uint input) {
@@ -70,7 +71,7 @@ inline void store_swizzled(thread const float* v, device T* to) {
   store<4>(to, v);
 }
 
-// Room for lanes of a simdgroup to exchange weights.
+// Threadgroup memory in which the lanes of a simdgroup exchange weights.
 template <typename T>
 struct workspace {
   threadgroup T* exchange;
@@ -91,7 +92,7 @@ inline void copy_tile(thread workspace<T>& space, device const T* from, threadgr
   }
 }
 
-// When it returns, all simdgroups are done with the tile before.
+// When it returns, all simdgroups have finished with the previous tile.
 template <typename T>
 inline void wait_for_tile(thread workspace<T>&, uint) {
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -100,20 +101,20 @@ inline void wait_for_tile(thread workspace<T>&, uint) {
 template <typename T>
 inline void release_tile(thread workspace<T>&, uint) {}
 
-// Adds weights times a tile to the sums, half of the k_slices.
+// sum += weights * tile over half of the k-slices.
 template <uint HALF, uint BM, uint TK, typename T>
 inline void multiply_add(thread workspace<T>& space, thread accumulator<BM>& sum,
                          thread const weight_fragment<T, TK>& weights, threadgroup const T* tile) {
   uint output = space.lane / 4 * 2;
   uint input = space.lane % 4 * 4;
-  threadgroup T* mine =
+  threadgroup T* lane_weights =
       space.exchange + output / 8 * 128 + input / 8 * 64 + output % 8 * 8 + input % 8;
   tile += HALF * TK / 8 * BM * 16;
 #pragma unroll
   for (uint k_slice = HALF * TK / 8; k_slice < (HALF + 1) * TK / 8; ++k_slice) {
 #pragma unroll
     for (uint i = 0; i < 2; ++i)
-      *(threadgroup vec<T, 4>*)(mine + i * 8) = weights.k_slices[i][k_slice];
+      *(threadgroup vec<T, 4>*)(lane_weights + i * 8) = weights.k_slices[i][k_slice];
     simdgroup_barrier(mem_flags::mem_threadgroup);
     simdgroup_matrix<T, 8, 8> w[2][2];
 #pragma unroll

@@ -29,12 +29,12 @@ def _available() -> tuple[str, ...]:
 
 
 def available_backends() -> list[str]:
-    """The backends that work here, best first, out of "metal", "cuda", "host", "reference"."""
+    """The backends that work on this machine, best first, out of "metal", "cuda", "host", "reference"."""
     return list(_available())
 
 
 def current_backend() -> str:
-    """The backend in force: `use_backend`, then MLX_DEQUANT_BACKEND, then the best available."""
+    """The backend in use: that of `use_backend`, else of MLX_DEQUANT_BACKEND, else the best available."""
     return _chosen.get() or _checked(os.environ.get("MLX_DEQUANT_BACKEND") or _best())
 
 
@@ -75,7 +75,7 @@ def _checked(name: str) -> str:
 
 
 def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
-    """[rows, columns] weights, by the backend in force."""
+    """[rows, columns] weights, from the backend in use."""
     if matrix.size == 0:
         return mx.zeros((matrix.rows, matrix.columns), dtype)
     return _BACKENDS[current_backend()].dequantize(matrix, dtype)
@@ -83,13 +83,13 @@ def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
 
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] @ W.T for the stored matrix W (`transpose`), or x [..., rows] @ W."""
-    wide = matrix.rows if transpose else matrix.columns
+    outputs = matrix.rows if transpose else matrix.columns
     if matrix.size == 0 or x.size == 0:
-        return mx.zeros((*x.shape[:-1], wide), x.dtype)
+        return mx.zeros((*x.shape[:-1], outputs), x.dtype)
     name = current_backend()
     if name in _LAZY:
-        return _BACKENDS[name].matmul(matrix, x.reshape(-1, x.shape[-1]), transpose).reshape(*x.shape[:-1], wide)
-    # An x with its value reshapes itself: MLX would take a thread's wake-up for it.
+        return _BACKENDS[name].matmul(matrix, x.reshape(-1, x.shape[-1]), transpose).reshape(*x.shape[:-1], outputs)
+    # These backends reshape x themselves: reshaping in MLX would cost the wake-up of a thread.
     return _BACKENDS[name].matmul(matrix, x, transpose)
 
 
@@ -102,5 +102,5 @@ def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> 
 
 
 def is_lazy() -> bool:
-    """Whether the backend in force builds graphs; the others need values at once."""
+    """Whether the backend in use builds lazy graphs; the other backends need values at once."""
     return current_backend() in _LAZY

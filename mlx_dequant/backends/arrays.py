@@ -1,4 +1,4 @@
-"""What backends that see values share: NumPy's view of an array, rounding, and the check of ids."""
+"""Shared by the backends that read values: NumPy's view of an array, rounding, and the check of ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def numpy(array: mx.array | None) -> np.ndarray:
-    """An array as NumPy has it; bfloat16 as float32."""
+    """An array as a NumPy array; bfloat16 becomes float32."""
     assert array is not None
     if array.dtype == mx.bfloat16:
         with mx.stream(mx.cpu):
@@ -17,7 +17,7 @@ def numpy(array: mx.array | None) -> np.ndarray:
 
 
 def rounded(exact: np.ndarray, dtype: mx.Dtype) -> mx.array:
-    """float32 values in `dtype`, rounded to nearest even."""
+    """float32 values rounded to `dtype`, to nearest even."""
     if dtype == mx.bfloat16:
         bits = np.ascontiguousarray(exact).view(np.uint32)
         even = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
@@ -32,7 +32,7 @@ def rounded(exact: np.ndarray, dtype: mx.Dtype) -> mx.array:
 
 def checked_ids(ids: mx.array, count: int) -> np.ndarray:
     """int32 ids in 0 .. count - 1; negative ones count from the end."""
-    given = numpy(ids).reshape(-1)
-    if given.size and (given.min() < -count or given.max() >= count):
-        raise IndexError(f"ids: found {given.min()} to {given.max()}, expected {-count} to {count - 1}")
-    return np.where(given < 0, given + count, given).astype(np.int32)
+    values = numpy(ids).reshape(-1)
+    if values.size and (values.min() < -count or values.max() >= count):
+        raise IndexError(f"ids: found {values.min()} to {values.max()}, expected {-count} to {count - 1}")
+    return np.where(values < 0, values + count, values).astype(np.int32)

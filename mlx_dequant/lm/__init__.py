@@ -1,4 +1,4 @@
-"""Language models on mlx-lm, with weights that stay packed: `load`, then `mlx_lm.generate` as always."""
+"""Language models on mlx-lm whose weights stay quantized: `load`, then `mlx_lm.generate` as usual."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""Puts weights into mlx-lm's model; none that is packed is ever unpacked."""
+"""Puts weights into mlx-lm's model. Quantized weights of linear layers and embeddings stay quantized."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ Weight = QuantizedWeight | mx.array
 
 
 def build(model: nn.Module, weights: Mapping[str, Weight], dtype: mx.Dtype) -> None:
-    """Puts in all the weights of a model, in place, and readies it for inference.
+    """Puts all weights into a model, in place, and prepares it for inference.
 
-    A matrix whose elements are of another float type than `dtype` is not converted: it stays as it
-    is, as a packed weight does.
+    A layer's matrix in another float type than `dtype` is not converted: it stays as it is stored, as
+    a quantized weight does.
 
     Args:
-        weights: by the names of the model's parameters.
-        dtype: of activations, and of dense weights.
+        weights: weights by the names of the model's parameters.
+        dtype: type of activations and of dense weights.
 
     Raises:
-        FormatError: a parameter is missing, or not the model's, or of another shape.
+        FormatError: a parameter is missing, is not one of the model's, or has another shape.
     """
     parameters = dict(tree_flatten(model.parameters()))
     _check_names(weights, parameters)
     layers = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Embedding))}
-    packed: dict[str, QuantizedWeight] = {}
+    quantized: dict[str, QuantizedWeight] = {}
     dense: list[tuple[str, mx.array]] = []
     for name, weight in weights.items():
         weight = _as_stored(weight, dtype) if name in layers else _as_array(weight, dtype)
         if isinstance(weight, QuantizedWeight):
-            packed[name.removesuffix(".weight")] = weight
+            quantized[name.removesuffix(".weight")] = weight
         elif weight.shape != parameters[name].shape:
             raise FormatError(f"{name}: found shape {weight.shape}, expected {parameters[name].shape}")
         else:
             dense.append((name, weight))
     model.load_weights(dense, strict=False)
-    pack_model(model, packed, strict=False, dtype=dtype)
+    pack_model(model, quantized, strict=False, dtype=dtype)
     model.eval()
     mx.eval(model.parameters())
 
@@ -58,7 +58,7 @@ def _check_names(weights: Mapping[str, Weight], parameters: Mapping[str, mx.arra
 
 
 def _as_stored(weight: Weight, dtype: mx.Dtype) -> Weight:
-    """The matrix of a linear layer or an embedding: an array only if it is one of `dtype`."""
+    """The matrix of a linear layer or an embedding: a plain array only if its type is `dtype`."""
     if isinstance(weight, QuantizedWeight):
         return weight.dequantize() if weight.format.stored == dtypes.name(dtype) else weight
     kind = next((form.name for form in formats().values() if form.stored == dtypes.name(weight.dtype)), None)

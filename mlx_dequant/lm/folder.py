@@ -13,29 +13,29 @@ from ..loading import Checkpoint
 from ..weights import QuantizedWeight
 from .build import Weight
 
-# A type that no weight has: what mlx-lm computes from a stand-in, rather than renames, shows by it.
-STAND_IN = mx.complex64
+# The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
+PLACEHOLDER = mx.complex64
 
 
 def config(path: Path) -> dict[str, Any]:
-    """config.json, as all of mlx-lm's models read it.
+    """config.json, in the form that all of mlx-lm's models read.
 
-    Transformers 5 moved the settings of rotary positions into `rope_parameters`, of which many of
-    mlx-lm's models (llama's too) know nothing: they would take their defaults.
+    Transformers 5 moved the settings of rotary positions into `rope_parameters`. Many of mlx-lm's
+    models, llama among them, do not read it and would use their defaults.
     """
     from mlx_lm.utils import load_config
 
-    found = load_config(path)
-    rope = found.get("rope_parameters")
+    settings = load_config(path)
+    rope = settings.get("rope_parameters")
     if isinstance(rope, dict) and "rope_theta" in rope:
-        found.setdefault("rope_theta", rope["rope_theta"])
+        settings.setdefault("rope_theta", rope["rope_theta"])
         if rope.get("rope_type", "default") != "default":
-            found["rope_scaling"] = found.get("rope_scaling") or rope
-    return found
+            settings["rope_scaling"] = settings.get("rope_scaling") or rope
+    return settings
 
 
 def empty_model(config: dict[str, Any]) -> nn.Module:
-    """The model with weights that nothing has computed, and nothing will.
+    """The model, with weights that are never evaluated.
 
     Raises:
         FormatError: mlx-lm does not know the architecture.
@@ -63,19 +63,21 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     """The model's weights by the names of its parameters, after the model's own renaming.
 
     Raises:
-        FormatError: the model joins, splits or changes a packed layer.
+        FormatError: the model joins, splits or changes a quantized layer.
     """
-    given = dict(checkpoint.weights)
-    arrays = {name: weight for name, weight in given.items() if isinstance(weight, mx.array)}
-    packed = {f"{name}.weight": weight for name, weight in given.items() if isinstance(weight, QuantizedWeight)}
-    stand_ins = {name: mx.zeros((weight.out_features, weight.in_features), STAND_IN) for name, weight in packed.items()}
-    named: dict[str, mx.array] = {**arrays, **stand_ins}
+    stored = dict(checkpoint.weights)
+    arrays = {name: weight for name, weight in stored.items() if isinstance(weight, mx.array)}
+    quantized = {f"{name}.weight": weight for name, weight in stored.items() if isinstance(weight, QuantizedWeight)}
+    placeholders = {
+        name: mx.zeros((weight.out_features, weight.in_features), PLACEHOLDER) for name, weight in quantized.items()
+    }
+    named: dict[str, mx.array] = {**arrays, **placeholders}
     if hasattr(model, "sanitize"):
         named = model.sanitize(named)
-    owners = {id(array): packed[name] for name, array in stand_ins.items()}
+    owners = {id(array): quantized[name] for name, array in placeholders.items()}
     result: dict[str, Weight] = {name: owners.pop(id(array), array) for name, array in named.items()}
     for name, weight in result.items():
-        if isinstance(weight, mx.array) and weight.dtype == STAND_IN:
+        if isinstance(weight, mx.array) and weight.dtype == PLACEHOLDER:
             raise FormatError(
                 f"{checkpoint.path.name}: {name}: found packed layers that mlx-lm's model joins or splits, expected "
                 "each to be one of its linear layers"

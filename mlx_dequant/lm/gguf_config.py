@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model, as mlx-lm's config of that model."""
+"""mlx-lm's config of the model in a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Architecture:
     """An architecture of GGUF files.
 
     Attributes:
-        model_type: mlx-lm's name of it.
-        interleaved: rows of queries and keys are stored so that each pair which rotates together is adjacent.
-        norm_offset: what was added to the weights of norms.
+        model_type: mlx-lm's name for it.
+        interleaved: whether the rows of queries and keys that rotate together are stored next to each other.
+        norm_offset: what the converter added to the weights of norms.
     """
 
     model_type: str
@@ -43,7 +43,7 @@ def _architecture(file: GGUFFile) -> Architecture:
 
 
 class Keys:
-    """Metadata below the architecture's name."""
+    """The metadata whose keys begin with the architecture's name."""
 
     def __init__(self, file: GGUFFile):
         self._file, self._metadata = file.path.name, file.metadata
@@ -71,8 +71,8 @@ def config(file: GGUFFile) -> dict[str, Any]:
     """mlx-lm's config of the model in a file.
 
     Raises:
-        FormatError: the architecture is not supported, a key is missing, or asks for what mlx-lm's
-            model does not do.
+        FormatError: the architecture is not supported, a key is missing, or its value asks for a feature that
+            mlx-lm's model lacks.
     """
     form = _architecture(file)
     keys = Keys(file)
@@ -111,8 +111,8 @@ def config(file: GGUFFile) -> dict[str, Any]:
 def _rope_scaling(keys: Keys) -> dict[str, Any] | None:
     kind = keys.get("rope.scaling.type", "none", str)
     if kind == "none":
-        old = keys.get("rope.scale_linear", 1.0, float)
-        return None if old == 1.0 else {"rope_type": "linear", "factor": old}
+        factor = keys.get("rope.scale_linear", 1.0, float)
+        return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
     if kind not in ("linear", "yarn"):
         raise keys.fail("rope.scaling.type", kind, "none, linear or yarn")
     scaling = {"rope_type": kind, "factor": keys.need("rope.scaling.factor", float)}
@@ -122,10 +122,10 @@ def _rope_scaling(keys: Keys) -> dict[str, Any] | None:
 
 
 def _gemma3(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
-    # The 27B model, alone, scales queries by their share of the hidden size; the file does not say so.
-    share = result["hidden_size"] // result["num_attention_heads"]
+    # Only the 27B model scales queries by hidden size / heads. The file does not say so.
+    scalar = result["hidden_size"] // result["num_attention_heads"]
     return {
         "rope_theta": keys.get("rope.freq_base", 1000000.0, float),
-        "query_pre_attn_scalar": share if result["num_hidden_layers"] == 62 else result["head_dim"],
+        "query_pre_attn_scalar": scalar if result["num_hidden_layers"] == 62 else result["head_dim"],
         "sliding_window": keys.need("attention.sliding_window"),
     }

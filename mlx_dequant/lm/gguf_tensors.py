@@ -1,4 +1,4 @@
-"""A GGUF file's tensors under the names that mlx-lm's model gives them, and as it expects them."""
+"""A GGUF file's tensors, by mlx-lm's names and in the form that mlx-lm's model expects."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ROPE = "rope_freqs.weight"
 
 
 def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, Weight]:
-    """The model's weights by the names of its parameters; the model is told if its output layer is tied.
+    """The model's weights by the names of its parameters.
 
     Raises:
-        FormatError: the file lacks one, or has tensors that the model does not know.
+        FormatError: the file lacks a weight, or has tensors that the model does not know.
     """
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
@@ -32,23 +32,23 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
     architecture = file.metadata["general.architecture"]
     known = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(known, config["num_hidden_layers"])
-    left = file.tensors.keys() - {ROPE}
-    found: dict[str, Weight] = {}
+    unused = file.tensors.keys() - {ROPE}
+    result: dict[str, Weight] = {}
     for parameter in parameters:
         tensor = names.get_name(parameter, (".weight", ".bias")) or parameter
         if tensor not in file.tensors:
             raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
-        left.discard(tensor)
-        found[parameter] = _undone(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
-    if left:
+        unused.discard(tensor)
+        result[parameter] = _converted(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
+    if unused:
         raise FormatError(
-            f"{file.path.name}: tensor {min(left)!r}: found, expected none such in a {architecture} model"
+            f"{file.path.name}: tensor {min(unused)!r}: found, expected none such in a {architecture} model"
         )
-    return model.sanitize(found)
+    return model.sanitize(result)
 
 
-def _undone(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any]) -> Weight:
-    """What the file's converter did to a weight, undone."""
+def _converted(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any]) -> Weight:
+    """A weight without the changes that the file's converter made."""
     module = parameter.split(".")[-2]
     if form.interleaved and module in ("q_proj", "k_proj"):
         heads = config["num_attention_heads" if module == "q_proj" else "num_key_value_heads"]
@@ -59,21 +59,21 @@ def _undone(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapp
 
 
 def _halves(weight: GGUFWeight, heads: int) -> GGUFWeight:
-    """In each head the even rows first, then the odd ones: mlx-lm's rotated pairs lie half a head apart.
+    """Puts the even rows of each head first, then the odd ones: mlx-lm rotates pairs half a head apart.
 
-    Rows are packed each by itself, so that blocks move with them.
+    A row consists of whole blocks, so rows of bytes can be moved.
     """
     blocks = weight.arrays["blocks"]
     assert blocks is not None
     rows = blocks.reshape(-1, blocks.size // weight.shape[0])
     if len(rows) % (2 * heads):
         raise FormatError(f"{len(rows)} rows of queries or keys, expected a multiple of {2 * heads} ({heads} heads)")
-    parted = rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2)
-    return weight.replace(blocks=parted.reshape(blocks.shape))
+    halves = rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2)
+    return weight.replace(blocks=halves.reshape(blocks.shape))
 
 
 def scale_rope(file: GGUFFile, config: Mapping[str, Any], model: Any) -> None:
-    """Applies the factors by which some files (Llama 3.1 on) slow each rotation down."""
+    """Applies the factors by which some files (from Llama 3.1 on) slow the rotations down."""
     if ROPE not in file.tensors:
         return
     dims = config["head_dim"]
@@ -89,7 +89,7 @@ class FactoredRoPE(nn.Module):
 
     Args:
         dims: length of a head.
-        base: of the wavelengths.
+        base: base of the wavelengths.
         factors: float32 [dims / 2].
     """
 
@@ -100,7 +100,7 @@ class FactoredRoPE(nn.Module):
         self._wavelengths = base ** (mx.arange(0, dims, 2) / dims) * factors
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
-        """x [batch, heads, positions, dims], the first position being `offset`."""
+        """x [batch, heads, positions, dims] rotated, where the first position is `offset`."""
         return mx.fast.rope(
             x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._wavelengths
         )

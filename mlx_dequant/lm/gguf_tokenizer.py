@@ -1,4 +1,4 @@
-"""The tokenizer that a GGUF file describes, as Hugging Face's files have it and mlx-lm reads them."""
+"""The tokenizer of a GGUF file, written as Hugging Face's files, which mlx-lm reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREFIX = "tokenizer.ggml."
 SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 CONTROL, USER_DEFINED = 3, 4
 
-# Tokens that end an answer, whichever of them the file calls the end.
+# Tokens that end an answer, even if the file names another end token.
 ENDS = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "</s>"}
 
 
@@ -29,7 +29,7 @@ def tokenizer(file: GGUFFile) -> TokenizerWrapper:
     """The tokenizer, with the file's special tokens and chat template.
 
     Raises:
-        FormatError: the file has none, or one of a kind that is not supported.
+        FormatError: the file has no tokenizer, or one that is not supported.
     """
     from mlx_lm.utils import load_tokenizer
 
@@ -38,10 +38,10 @@ def tokenizer(file: GGUFFile) -> TokenizerWrapper:
         found = settings.get("model")
         raise FormatError(f"{file.path.name}: {PREFIX}model: found {found!r}, expected {' or '.join(KINDS)}")
     if file.metadata.get("general.architecture") == "gemma3":
-        settings.pop("scores", None)  # there they are not in the order of merges, but tokens are
+        settings.pop("scores", None)  # Gemma's scores are not in the order of merges; its tokens are
     try:
         built, config, ends = _described(settings)
-    except Exception as error:  # the tokenizers library knows no other class of its own
+    except Exception as error:  # the tokenizers library raises nothing more specific
         raise FormatError(f"{file.path.name}: tokenizer: {error!r}") from error
     config["chat_template"] = file.metadata.get("tokenizer.chat_template")
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def tokenizer(file: GGUFFile) -> TokenizerWrapper:
 
 
 def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any], list[int]]:
-    """The tokenizer, what tokenizer_config.json says of it, and the ids that end an answer."""
+    """The tokenizer, the content of tokenizer_config.json, and the ids that end an answer."""
     from tokenizers import AddedToken
 
     tokens: list[str] = settings["tokens"]
@@ -74,10 +74,10 @@ def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any], 
 
 
 def _frame(built: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Puts tokens around every text, where the file asks for them."""
+    """Adds tokens before and after every text, if the file asks for them."""
     from tokenizers.processors import TemplateProcessing
 
-    # What llama.cpp does where the file does not say.
+    # llama.cpp's default.
     default = settings["model"] == "llama" or settings.get("pre") in ("llama-bpe", "tekken")
     first = config["bos_token"] if settings.get("add_bos_token", default) else None
     last = config["eos_token"] if settings.get("add_eos_token", False) else None

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path, dtype: mx.Dtype | None = None) -> tuple[nn.Module, TokenizerWrapper]:
-    """A quantized checkpoint as mlx-lm's own model, its weights packed, and its tokenizer.
+    """A quantized checkpoint as mlx-lm's own model, whose weights stay quantized, and its tokenizer.
 
     Args:
-        path: what `mlx_dequant.load` takes. A GGUF file's model is a llama (also Mistral, SmolLM2),
-            qwen2, qwen3 or gemma3 (text); a folder's any that mlx-lm knows, if its packed layers
-            are linear layers there too.
-        dtype: type of activations, and of weights that are not packed: float32, float16 or
-            bfloat16. By default float32 where the CPU computes, whose half-precision operations
-            are slow in MLX; on a GPU the type in config.json, and bfloat16 for GGUF.
+        path: a GGUF file or a folder, as for `mlx_dequant.load`. A GGUF file's model is a llama (also
+            Mistral, SmolLM2), qwen2, qwen3 or gemma3 (text). A folder's model is any that mlx-lm
+            knows and in which the quantized layers are linear layers.
+        dtype: type of activations and of dense weights: float32, float16 or bfloat16. The default is
+            float32 on the CPU, where MLX's half-precision operations are slow. On a GPU it is
+            the type in config.json, and bfloat16 for GGUF.
 
     Returns:
         The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer.

@@ -1,4 +1,4 @@
-"""The two kinds of vocabularies in GGUF files, as the tokenizers library has them."""
+"""The two kinds of vocabularies in GGUF files, as tokenizers of the tokenizers library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# What follows letters and digits is the same.
+# The end of the patterns, after letters and digits.
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _LLAMA3 = _WORDS + r"|\p{N}{1,3}" + _REST
@@ -20,7 +20,7 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# How text is cut before merges, by `tokenizer.ggml.pre`: at what, and whether GPT-2's words are cut after that.
+# How text is split before merges, by `tokenizer.ggml.pre`: a pattern, and whether GPT-2's word pattern follows.
 CUTS = {
     "default": ("", True),
     "gpt-2": ("", True),
@@ -34,7 +34,7 @@ SPACE = "▁"
 
 
 def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
-    """Bytes written as printable characters, cut into words and merged in the file's order (GPT-2)."""
+    """GPT-2's BPE: bytes as printable characters, split into words and merged in the file's order."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     cut = settings.get("pre", "default")
@@ -43,8 +43,8 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
     pattern, words = CUTS[cut]
     merges = [tuple(merge.split(" ")) for merge in settings["merges"]]
     # These vocabularies have tokens that no merge makes.
-    whole = cut in ("llama-bpe", "tekken")
-    built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=whole))
+    ignore_merges = cut in ("llama-bpe", "tekken")
+    built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=ignore_merges))
     parts: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
     parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))
     built.pre_tokenizer = pre_tokenizers.Sequence(parts)
@@ -55,9 +55,9 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
 
 
 def sentence_piece(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
-    """SentencePiece's BPE: spaces are a character, and the best-scored token is merged first.
+    """SentencePiece's BPE: a space is a character, and the token with the best score is merged first.
 
-    Without scores that is the one that comes first.
+    Without scores, tokens are merged in the order of the vocabulary.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -80,11 +80,11 @@ def _numbered(tokens: list[str]) -> dict[str, int]:
 
 
 def _merges(vocabulary: Mapping[str, int], scores: Any) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a third, in the order of that one's score."""
-    found: list[tuple[float, int, int, int, tuple[str, str]]] = []
+    """Every pair of tokens that together are a token, by the score of that token."""
+    pairs: list[tuple[float, int, int, int, tuple[str, str]]] = []
     for token, number in vocabulary.items():
         for at in range(1, len(token)):
             left, right = token[:at], token[at:]
             if left in vocabulary and right in vocabulary:
-                found.append((-scores[number], number, vocabulary[left], vocabulary[right], (left, right)))
-    return [pair for *_, pair in sorted(found)]
+                pairs.append((-scores[number], number, vocabulary[left], vocabulary[right], (left, right)))
+    return [pair for *_, pair in sorted(pairs)]

@@ -1,4 +1,4 @@
-"""Checkpoints: GGUF files and Hugging Face folders, read lazily and checked."""
+"""Checkpoints: GGUF files and Hugging Face folders, checked and read lazily."""
 
 from .checkpoint import Checkpoint, load
 from .gguf_file import GGUFFile

@@ -1,4 +1,4 @@
-"""One call for every kind of checkpoint."""
+"""`load` for every kind of checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .schemes import scheme
 
 
 class Weights(Mapping[str, "QuantizedWeight | mx.array"]):
-    """Weights by name. One is read from its file each time it is asked for, and not kept."""
+    """Weights by name. Each access reads a weight from its file; nothing is cached."""
 
     def __init__(self, readers: dict[str, Callable[[], QuantizedWeight | mx.array]]):
         self._readers = readers
@@ -43,15 +43,15 @@ class Weights(Mapping[str, "QuantizedWeight | mx.array"]):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's weights and what its files say of them.
+    """The weights and metadata of a checkpoint.
 
     Attributes:
         path: the file or folder.
         format: "gguf", "gptq", "awq" or "compressed-tensors".
-        weights: lazy. GGUF: the file's own tensor names; F32, F16 and BF16 tensors are `mx.array` in
-            their own type, all others `GGUFWeight`. Folders: module names ("model.layers.0.mlp.up_proj")
-            for packed layers, tensor names ("model.norm.weight") for the rest.
-        metadata: GGUF: the file's keys. Folders: the strings that the safetensors files hold.
+        weights: weights by name, read lazily. GGUF: the file's own tensor names; F32, F16 and BF16 tensors
+            are `mx.array` in their own type, all others `GGUFWeight`. Folders: module names
+            ("model.layers.0.mlp.up_proj") for quantized layers, tensor names ("model.norm.weight") for the rest.
+        metadata: GGUF: the file's keys. Folders: the strings in the headers of the safetensors files.
         config: config.json; empty for GGUF.
     """
 
@@ -63,16 +63,16 @@ class Checkpoint:
 
 
 def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
-    """Opens a quantized checkpoint; weights are read when they are asked for.
+    """Opens a quantized checkpoint; weights are read on access.
 
     Args:
         path: a GGUF file (any part of a split one), or a Hugging Face folder with safetensors
             quantized by GPTQ, AWQ, compressed-tensors (pack-quantized) or auto-round.
-        zero_points: "v1", "v1-field" or "v2" (see `GPTQWeight`) in place of what a GPTQ folder says.
+        zero_points: "v1", "v1-field" or "v2" (see `GPTQWeight`), instead of the kind that a GPTQ folder says.
 
     Warns:
-        UserWarning: the zero points of a symmetric GPTQ folder are not of the kind that its label says;
-            they are decoded as what they are, unless `zero_points` is given.
+        UserWarning: the zero points of a symmetric GPTQ folder are stored in another way than its config says.
+            They are decoded as stored, unless `zero_points` is given.
 
     Raises:
         FileNotFoundError: the file or folder, or a file it names, is missing.
@@ -98,18 +98,18 @@ def _load_gguf(path: Path) -> Checkpoint:
 def _load_folder(path: Path, zero_points: str | None) -> Checkpoint:
     folder = Folder(path)
     try:
-        found = scheme(folder.quantization)
+        quantization = scheme(folder.quantization)
     except FormatError as error:
         raise FormatError(f"{path.name}: {error}") from None
-    modules = packed_modules(folder, found)
+    modules = packed_modules(folder, quantization)
     if not modules:
-        raise FormatError(f"{path.name}: found no module packed as {found.format}")
-    if found.format == "gptq" and zero_points is None:
-        zero_points = find_zero_points(folder, modules, found.zero_points)
+        raise FormatError(f"{path.name}: found no module packed as {quantization.format}")
+    if quantization.format == "gptq" and zero_points is None:
+        zero_points = find_zero_points(folder, modules, quantization.zero_points)
     readers: dict[str, Callable[[], QuantizedWeight | mx.array]] = {
-        module: partial(read, folder, found.format, module, settings, zero_points or "")
+        module: partial(read, folder, quantization.format, module, settings, zero_points or "")
         for module, settings in modules.items()
     }
-    taken = parts(found.format, modules)
-    readers |= {name: partial(folder.read, name) for name in folder.tensors if name not in taken}
-    return Checkpoint(path, found.format, Weights(readers), folder.metadata, folder.config)
+    module_tensors = parts(quantization.format, modules)
+    readers |= {name: partial(folder.read, name) for name in folder.tensors if name not in module_tensors}
+    return Checkpoint(path, quantization.format, Weights(readers), folder.metadata, folder.config)

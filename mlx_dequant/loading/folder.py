@@ -1,4 +1,4 @@
-"""Hugging Face folders: which safetensors files make up a model, and which tensors a packed module."""
+"""Hugging Face folders: config files, and which safetensors file has which tensor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Folder:
         path: the folder.
         config: config.json; empty without one.
         quantization: the quantization config, from config.json or beside it.
-        metadata: the strings that the safetensors files hold.
+        metadata: the strings in the headers of the safetensors files.
         tensors: the file of each tensor by name, in the files' order.
     """
 
@@ -39,9 +39,9 @@ class Folder:
 
     def _quantization(self) -> dict[str, Any]:
         for key in ("quantization_config", "compression_config"):
-            found = self.config.get(key)
-            if isinstance(found, dict) and found:
-                return found
+            section = self.config.get(key)
+            if isinstance(section, dict) and section:
+                return section
         for name in QUANTIZE_CONFIGS:
             if (self.path / name).is_file():
                 return read_json(self.path / name)
@@ -69,19 +69,19 @@ class Folder:
             raise FormatError(f"{self.path.name}: tensor {tensor!r}: not found in {listed and listed[tensor]}")
 
     def _index(self) -> dict[str, str] | None:
-        found = sorted(path for path in self.path.glob("*.safetensors.index.json") if path.is_file())
-        if not found:
+        indices = sorted(path for path in self.path.glob("*.safetensors.index.json") if path.is_file())
+        if not indices:
             return None
-        index = read_json(found[0]).get("weight_map")
+        index = read_json(indices[0]).get("weight_map")
         if not isinstance(index, dict):
-            raise FormatError(f"{found[0].name}: found no weight_map")
+            raise FormatError(f"{indices[0].name}: found no weight_map")
         for tensor, name in index.items():
-            # A file of this folder and no other: an index may come from anyone.
+            # Only files of this folder: an index may be hostile.
             plain = isinstance(name, str) and name.endswith(".safetensors") and name.isprintable()
             plain = plain and not set(name) & set("/\\:")
             if not plain:
                 raise FormatError(
-                    f"{found[0].name}: tensor {tensor!r}: found file {name!r}, expected a name.safetensors"
+                    f"{indices[0].name}: tensor {tensor!r}: found file {name!r}, expected a name.safetensors"
                 )
         return index
 

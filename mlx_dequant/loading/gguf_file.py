@@ -1,4 +1,4 @@
-"""GGUF files over `mmap`: the header is checked when a file is opened, everything else is read when asked for."""
+"""GGUF files over `mmap`. Opening a file checks its header; everything else is read on access."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GGUFFile:
     Attributes:
         path: the file (the first part of a split one).
         version: 2 or 3.
-        alignment: bytes that offsets of tensors are multiples of.
+        alignment: bytes; every tensor's offset is a multiple.
         metadata: values by key: numbers, strings, lists of strings, NumPy arrays.
         tensors: a `TensorInfo` by name, in the file's order.
 
@@ -33,7 +33,7 @@ class GGUFFile:
 
     Raises:
         FileNotFoundError: the file, or a part of it, is missing.
-        FormatError: it is not a GGUF file we read, or a count, length, offset, alignment or type
+        FormatError: it is not a supported GGUF file, or a count, length, offset, alignment or type
             in it does not fit the rest.
     """
 
@@ -60,7 +60,7 @@ class GGUFFile:
         return flat.reshape(*info.shape[:-1], info.shape[-1] // info.format.weights * info.format.bytes)
 
     def weight(self, name: str) -> GGUFWeight:
-        """A tensor as a packed weight; its bytes are copied out of the file."""
+        """A tensor as a quantized weight; its bytes are copied out of the file."""
         info = self.tensors[name]
         blocks = copy(self._parts[info.part].data, self.blocks(name), info.offset)
         return GGUFWeight(blocks, info.format.name, info.shape)

@@ -24,12 +24,12 @@ U64 = struct.Struct("<Q")
 NUMBERS = ("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "|b1", None, None, "<u8", "<i8", "<f8")
 STRING, ARRAY = 8, 9
 MAX_AXES = 4
-MAX_NAME = 65535  # bytes of a key, as ggml's document has it
+MAX_NAME = 65535  # bytes of a key, ggml's limit
 
 
 @dataclass(frozen=True)
 class Field:
-    """Where the value of a key lies. `count` is None unless it is an array."""
+    """Type and position of a key's value. `count` is None unless the value is an array."""
 
     type: int
     count: int | None
@@ -48,7 +48,7 @@ class Cursor:
         return FormatError(f"{self.name}: {what}")
 
     def skip(self, length: int, what: str) -> int:
-        """Moves over `length` bytes, and returns where they begin."""
+        """Moves over `length` bytes, and returns the position of the first."""
         start, left = self.position, len(self.data) - self.position
         if length > left:
             raise self.fail(f"{what}: found {left} bytes left in the file, expected {length}")
@@ -73,14 +73,14 @@ class Cursor:
             raise self.fail(f"{what}: found bytes that are not UTF-8") from None
 
     def count(self, what: str, smallest: int) -> int:
-        """A number of things that take at least `smallest` bytes each."""
+        """A number of elements, each of which takes at least `smallest` bytes."""
         count, left = self.u64(what), len(self.data) - self.position
         if count * smallest > left:
             raise self.fail(f"{what}: found {count}, expected at most {left // smallest} in the {left} bytes left")
         return count
 
     def skip_strings(self, count: int, what: str) -> None:
-        # A vocabulary has hundreds of thousands: nothing but the walk in this loop.
+        # A vocabulary has hundreds of thousands of strings, so this loop does nothing else.
         unpack, data, position = U64.unpack_from, self.data, self.position
         try:
             for _ in range(count):
@@ -92,7 +92,7 @@ class Cursor:
         self.position = position
 
     def strings(self, count: int, what: str) -> list[str]:
-        """Strings that `skip_strings` went over before."""
+        """Strings that `skip_strings` has checked before."""
         unpack, data, end = U64.unpack_from, self.data, self.position
         values: list[str] = []
         try:
@@ -105,7 +105,7 @@ class Cursor:
         return values
 
     def field(self, key: str) -> Field:
-        """Notes where the value of a key lies, and moves past it."""
+        """The type and position of a key's value; moves past the value."""
         what, count = f"key {key!r}", None
         kind = self.u32(what)
         if kind == ARRAY:
@@ -127,7 +127,7 @@ class Cursor:
             raise self.fail(f"{what}: found value type {kind}, expected 0 to {len(NUMBERS) - 1}")
 
     def value(self, field: Field, key: str) -> Any:
-        """The value, read from where it lies: a scalar, a string, a list of strings or a NumPy array (a copy)."""
+        """A value: a scalar, a string, a list of strings or a NumPy array (a copy)."""
         what, count = f"key {key!r}", 1 if field.count is None else field.count
         if field.type == STRING:
             values: Any = self.strings(count, what)

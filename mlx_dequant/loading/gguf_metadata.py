@@ -9,7 +9,7 @@ from .gguf_header import Cursor, Field
 
 
 class Metadata(Mapping[str, Any]):
-    """The keys of a file. Each value is parsed when it is asked for, and kept."""
+    """The keys of a file. Each value is parsed on first access, and cached."""
 
     def __init__(self, cursor: Cursor, count: int):
         self._data, self._name = cursor.data, cursor.name

@@ -1,4 +1,4 @@
-"""One GGUF file: its header, and its tensor table checked against the file's size."""
+"""One GGUF file: its header and its tensor table, checked against the file's size."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class TensorInfo:
 
     Attributes:
         name: its name in the file.
-        format: the row of `mlx_dequant.formats()` it is in.
+        format: its row of `mlx_dequant.formats()`.
         shape: lengths in weights, the longest stride first (ggml lists them the other way round).
-        offset: where its bytes begin, from the start of the file that holds it.
-        nbytes: how many there are.
-        part: the number of that file, from 0, when a model is split.
+        offset: position of its first byte in its file.
+        nbytes: number of its bytes.
+        part: number of its file, from 0, if a model is split.
     """
 
     name: str
@@ -36,7 +36,7 @@ class TensorInfo:
 
 
 class Part:
-    """One file, checked."""
+    """One file of a model. Opening it checks the header and the tensor table."""
 
     def __init__(self, path: Path, number: int):
         self.path, self.number = path, number
@@ -49,7 +49,7 @@ class Part:
             raise self.fail("found a big-endian file, expected a little-endian one")
         if self.version not in VERSIONS:
             raise self.fail(f"found GGUF version {self.version}, expected one of {', '.join(map(str, VERSIONS))}")
-        # The shortest row of each table: an empty name, and the smallest value or one axis.
+        # The smallest row of each table: an empty name, and the smallest value or one axis.
         tensors = cursor.count("number of tensors", 8 + 4 + 8 + 4 + 8)
         keys = cursor.count("number of keys", 8 + 4 + 1)
         self.metadata = Metadata(cursor, keys)
@@ -109,6 +109,6 @@ class Part:
 
 
 def _type_name(kind: int) -> str:
-    import gguf  # slow to import, and only for the message
+    import gguf  # slow to import, and needed only for the message
 
     return next((known.name for known in gguf.GGMLQuantizationType if known.value == kind), str(kind))

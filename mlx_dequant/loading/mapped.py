@@ -17,7 +17,12 @@ LARGEST_JSON = 100_000_000  # bytes; safetensors' own limit on a header
 
 
 def open_map(path: Path) -> mmap.mmap:
-    """The bytes of a file. FileNotFoundError if it is missing, FormatError if it is empty."""
+    """The bytes of a file.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        FormatError: it is empty, or no regular file.
+    """
     if path.exists() and not path.is_file():
         raise FormatError(f"{path}: found a folder or a device, expected a file")
     with path.open("rb") as file:
@@ -28,12 +33,12 @@ def open_map(path: Path) -> mmap.mmap:
 
 
 def view(data: mmap.mmap, offset: int, nbytes: int) -> NDArray[np.uint8]:
-    """uint8 [nbytes], read-only, of the file itself."""
+    """uint8 [nbytes] from `offset` on: a read-only view of the file."""
     return np.frombuffer(data, np.uint8, nbytes, offset)
 
 
 def copy(data: mmap.mmap, values: NDArray[Any], offset: int) -> mx.array:
-    """`values`, a view of the map from `offset` on, in MLX's memory; the file's pages are let go."""
+    """`values`, a view of the map from `offset` on, in MLX's memory; the file's pages are released."""
     result = mx.array(values)
     page = mmap.PAGESIZE
     first, last = -(-offset // page) * page, (offset + values.nbytes) // page * page

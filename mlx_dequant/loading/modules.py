@@ -1,4 +1,4 @@
-"""Packed modules of a folder, from the tensors that make them up."""
+"""The quantized modules of a folder, and the tensors that each consists of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .folder import Folder
 from .schemes import Scheme
 from .settings import Settings
 
-# A module's tensors, the codes first: those it must have, then those it may have.
+# A module's tensors, the codes first: required ones, then optional ones.
 PARTS = {
     "awq": (("qweight", "scales", "qzeros"), ()),
     "gptq": (("qweight", "scales", "qzeros"), ("g_idx",)),
@@ -24,14 +24,14 @@ CLASSES = {"awq": AWQWeight, "gptq": GPTQWeight, "compressed-tensors": Compresse
 
 
 def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Settings]:
-    """The packed modules by name, each checked to be whole and to be packed by the config's rules."""
-    (codes, *others), _ = PARTS[scheme.format]
+    """The quantized modules by name. Each is checked to have all its tensors and to be quantized by the config."""
+    (codes, *required), _ = PARTS[scheme.format]
     modules: dict[str, Settings] = {}
     for name in folder.tensors:
         module, dot, part = name.rpartition(".")
         if part != codes:
             continue
-        missing = [other for other in others if module + dot + other not in folder.tensors]
+        missing = [name for name in required if module + dot + name not in folder.tensors]
         if missing:
             raise FormatError(f"{folder.path.name}: module {module!r}: found {codes} without {', '.join(missing)}")
         try:
@@ -46,13 +46,13 @@ def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Settings]:
 
 
 def parts(format: str, modules: Iterable[str]) -> set[str]:
-    """The names of the tensors that belong to packed modules."""
+    """The names of the tensors of quantized modules."""
     required, optional = PARTS[format]
     return {_join(module, part) for module in modules for part in (*required, *optional)}
 
 
 def read(folder: Folder, format: str, module: str, settings: Settings, zero_points: str) -> QuantizedWeight:
-    """A packed module, read from its files."""
+    """A quantized module, read from its files."""
     required, optional = PARTS[format]
     present = [part for part in (*required, *optional) if _join(module, part) in folder.tensors]
     tensors = {part: folder.read(_join(module, part)) for part in present}
@@ -66,8 +66,8 @@ def read(folder: Folder, format: str, module: str, settings: Settings, zero_poin
 def find_zero_points(folder: Folder, modules: dict[str, Settings], label: str) -> str:
     """GPTQ's kind of zero points: the label's, unless the data of a symmetric module says otherwise.
 
-    Symmetric codes have their zero in the middle, which v2 stores as it is and v1 less one. Some
-    tools write the one with the other's label.
+    The zero point of symmetric codes is 2**(bits - 1). v2 stores it unchanged, v1 minus one. Some
+    tools write one kind and label it as the other.
     """
     for module, settings in modules.items():
         bits = settings.bits

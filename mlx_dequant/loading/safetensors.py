@@ -18,7 +18,7 @@ import mlx.core as mx
 from ..errors import FormatError
 from .mapped import LARGEST_JSON, copy, open_map, parse_json, view
 
-# The file's type: how NumPy reads it, and MLX's type where NumPy lacks it.
+# By the file's name of a type: NumPy's type, and MLX's type where NumPy lacks it.
 READABLE: dict[str, tuple[str, mx.Dtype | None]] = {
     "BOOL": ("?", None),
     "U8": ("<u1", None),
@@ -33,7 +33,7 @@ READABLE: dict[str, tuple[str, mx.Dtype | None]] = {
     "BF16": ("<u2", mx.bfloat16),
     "F32": ("<f4", None),
 }
-# Types that a file may hold beside the ones we read: bytes of an element.
+# Other types that a file may have, which are not read: bytes of an element.
 OTHERS = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F64": 8, "C64": 8}
 SIZES = {name: int(code[-1]) if code != "?" else 1 for name, (code, _) in READABLE.items()} | OTHERS
 MAX_AXES = 8
@@ -42,7 +42,7 @@ LONGEST = 2**31 - 1  # MLX counts an axis in 32 bits
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of a file: its type as the file names it, shape, first byte and bytes."""
+    """A tensor of a file: the file's name of its type, shape, position and number of bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -55,7 +55,7 @@ class SafetensorsFile:
 
     Attributes:
         path: the file.
-        metadata: the strings its writer added.
+        metadata: the strings that its writer added.
         tensors: an `Entry` by name.
 
     Raises:
@@ -85,14 +85,14 @@ class SafetensorsFile:
 
         Raises:
             KeyError: the file has no such tensor.
-            FormatError: its type is none that MLX has.
+            FormatError: MLX lacks its type.
         """
         entry = self.tensors[name]
         if entry.dtype not in READABLE:
             raise self._fail(f"tensor {name!r}: found {entry.dtype}, expected one of {', '.join(READABLE)}")
         code, dtype = READABLE[entry.dtype]
         values = view(self._data, entry.offset, entry.nbytes)
-        # Any byte but 0 is true, as a bool that is neither would be undefined.
+        # Any byte but 0 is true: a bool with another byte than 0 or 1 would be undefined.
         values = values != 0 if code == "?" else values.view(code)
         result = copy(self._data, values.reshape(entry.shape), entry.offset)
         return result.view(dtype) if dtype else result

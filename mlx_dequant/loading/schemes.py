@@ -1,4 +1,4 @@
-"""Quantization configs: which format a folder is in, and how each of its modules is packed."""
+"""Quantization configs: the format of a folder, and the settings of each of its modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import FormatError
 from .settings import NOT_QUANTIZED, Settings, flat, integer, names, one_of, pattern, table
 
 ZERO_POINTS = {"gptq": "v1", "gptq_v2": "v2"}
-# auto-round's own names: which layout it packed, and how it stored zero points.
+# auto-round's names: the format, and how zero points are stored.
 AUTO_ROUND = {
     "auto_round:auto_gptq": ("gptq", "v1"),
     "auto_round:gptq": ("gptq", "v1"),
@@ -24,8 +24,8 @@ AUTO_ROUND = {
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a folder is packed: "gptq", "awq" or "compressed-tensors", the settings of a module by
-    its name, and GPTQ's kind of zero points."""
+    """A folder's format ("gptq", "awq" or "compressed-tensors"), the settings of a module by its name,
+    and GPTQ's kind of zero points."""
 
     format: str
     of: Callable[[str], Settings]
@@ -36,13 +36,13 @@ def scheme(config: dict[str, Any]) -> Scheme:
     """Reads a quantization config.
 
     Raises:
-        FormatError: the method or its variant is not supported, or a setting is not what it should be.
+        FormatError: the method or its variant is not supported, or a setting is not valid.
     """
     method = config.get("quant_method", config.get("method"))
     if method is None and "w_bit" in config:
-        method = "awq"  # AutoAWQ's own file has no such key
+        method = "awq"  # AutoAWQ's own file has no quant_method
     elif method is None and {"bits", "group_size", "desc_act"} <= config.keys():
-        method = "gptq"  # nor has AutoGPTQ's
+        method = "gptq"  # and neither has AutoGPTQ's
     readers = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed_tensors, "auto-round": _auto_round}
     read = readers.get(str(method).lower().removeprefix("intel/"))
     if read is None:
@@ -65,7 +65,7 @@ def _awq(config: dict[str, Any]) -> Scheme:
 
 def _auto_round(config: dict[str, Any]) -> Scheme:
     packing = config.get("packing_format") or config.get("backend") or "auto"
-    # Old releases wrote the kernel after the layout: auto_round:gptq:exllamav2.
+    # Old releases added the kernel to the layout: auto_round:gptq:exllamav2.
     layout = re.sub(r":(exllamav2|tritonv2|marlin)$", "", str(packing).replace("auto-round", "auto_round"))
     layout = "auto_round:auto_gptq" if layout == "auto" else layout
     one_of("packing_format", layout, tuple(AUTO_ROUND))
@@ -75,17 +75,17 @@ def _auto_round(config: dict[str, Any]) -> Scheme:
 
 
 def _rules(config: dict[str, Any]) -> Callable[[str], Settings]:
-    """The settings of a module where one flat config holds for all but the modules it names:
+    """The settings of a module by its name, from a flat config with exceptions.
 
-    `extra_config` (auto-round) by name or pattern, `dynamic` (GPTQModel) by pattern, "-:" for not
-    quantized, and `modules_to_not_convert` (AutoAWQ) by the name of a module or of one above it.
+    The exceptions are `extra_config` (auto-round) by name or pattern, `dynamic` (GPTQModel) by pattern, with "-:"
+    for not quantized, and `modules_to_not_convert` (AutoAWQ) by the name of the module or of a parent.
     """
     base = flat(config)
     named = {key: flat(values, base) for key, values in table(config, "extra_config").items()}
     patterns: list[tuple[Callable[[str], Any], Settings]] = []
     for key, values in table(config, "dynamic").items():
-        found = pattern("dynamic", re.sub("^[-+]:", "", key)).match
-        patterns.append((found, NOT_QUANTIZED if key.startswith("-:") else flat(values, base)))
+        matches = pattern("dynamic", re.sub("^[-+]:", "", key)).match
+        patterns.append((matches, NOT_QUANTIZED if key.startswith("-:") else flat(values, base)))
     for key, values in named.items():
         if re.search(r"[*+?^$()\[\]{}|\\]", key):
             patterns.append((pattern("extra_config", key).search, values))
@@ -96,42 +96,42 @@ def _rules(config: dict[str, Any]) -> Callable[[str], Settings]:
             return named[module]
         if any(f".{name}." in f".{module}." for name in skipped):
             return NOT_QUANTIZED
-        return next((settings for found, settings in patterns if found(module)), base)
+        return next((settings for matches, settings in patterns if matches(module)), base)
 
     return of
 
 
 def _compressed_tensors(config: dict[str, Any]) -> Scheme:
-    whole = config.get("format")
-    one_of("format", whole, ("pack-quantized", "mixed-precision"))
+    default_format = config.get("format")
+    one_of("format", default_format, ("pack-quantized", "mixed-precision"))
     one_of("sparsity_config.format", table(config, "sparsity_config").get("format") or "dense", ("dense",))
     if table(config, "transform_config").get("config_groups"):
         raise FormatError("transform_config: found rotations, expected none: the model would have to undo them")
     targets: list[tuple[str, Settings]] = []
     for name, group in table(config, "config_groups").items():
-        settings = _group(f"config_groups.{name}", group, whole)
+        settings = _group(f"config_groups.{name}", group, default_format)
         targets += [(target, settings) for target in names(group, "targets")]
-    # Names bind before patterns, and patterns before a class: a packed module's is Linear.
+    # Names come before patterns, and patterns before the class Linear, which every quantized module has.
     targets.sort(key=lambda row: (row[0] == "Linear", row[0].startswith("re:")))
     groups = [(_target(target), settings) for target, settings in targets]
     ignored = [_target(name) for name in names(config, "ignore")]
 
     def of(module: str) -> Settings:
-        if any(found(module) for found in ignored):
+        if any(matches(module) for matches in ignored):
             return NOT_QUANTIZED
-        for found, settings in groups:
-            if found(module):
+        for matches, settings in groups:
+            if matches(module):
                 return settings
-        raise FormatError(f"config_groups: found targets {[name for name, _ in targets]}, expected one that fits it")
+        raise FormatError(f"config_groups: found targets {[name for name, _ in targets]}, expected one that matches it")
 
     return Scheme("compressed-tensors", of)
 
 
-def _group(key: str, group: Any, whole: Any) -> Settings:
+def _group(key: str, group: Any, default_format: Any) -> Settings:
     if not isinstance(group, dict):
         raise FormatError(f"{key}: found {group!r}, expected an object")
     weights = table(group, "weights")
-    one_of(f"{key}.format", group.get("format") or whole, ("pack-quantized",))
+    one_of(f"{key}.format", group.get("format") or default_format, ("pack-quantized",))
     one_of(f"{key}.weights.type", weights.get("type", "int"), ("int",))
     strategy = weights.get("strategy") or ("group" if weights.get("group_size") else "channel")
     one_of(f"{key}.weights.strategy", strategy, ("group", "channel"))

@@ -1,4 +1,4 @@
-"""Settings of a packed module, and checked reads of a quantization config."""
+"""Settings of a quantized module, and checked reads of a quantization config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import FormatError
 
 @dataclass(frozen=True)
 class Settings:
-    """How one module is packed. `quantized` is False where a rule says that it is not."""
+    """How a module is quantized. `quantized` is False if a rule excludes the module."""
 
     bits: int
     group_size: int
@@ -23,10 +23,10 @@ NOT_QUANTIZED = Settings(bits=16, group_size=-1, symmetric=True, quantized=False
 
 
 def flat(config: Any, base: Settings | None = None) -> Settings:
-    """The settings of a flat config; what it lacks is the base's."""
+    """The settings of a flat config. Settings that it lacks come from `base`."""
     if not isinstance(config, dict):
         raise FormatError(f"quantization settings: found {config!r}, expected an object")
-    # AutoAWQ's own file says w_bit and q_group_size.
+    # AutoAWQ's own file names them w_bit and q_group_size.
     known = {"bits": base.bits, "group_size": base.group_size, "sym": base.symmetric} if base else {"sym": True}
     known |= {new: config[old] for new, old in (("bits", "w_bit"), ("group_size", "q_group_size")) if old in config}
     known |= config

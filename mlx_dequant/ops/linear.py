@@ -1,8 +1,7 @@
 """Linear layers whose weight stays quantized.
 
-Inside `mx.compile` and `mx.vmap` an array has no value yet. The GPU backends build graphs and do
-not mind; the host and the reference need values, so there they use plain operations on the dequantized
-weight, which the graph then holds.
+Inside `mx.compile` and `mx.vmap` an array has no value yet. The GPU backends build graphs and need none.
+The host and the reference do, so there the graph multiplies by the dequantized weight and keeps it.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from .transforms import has_value, is_traced, only
 def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.array:
     """x through a linear layer whose weight stays quantized.
 
-    Differentiable in x and bias, under `mx.grad`, `mx.vmap`, `mx.jvp` and `mx.compile`. Not under
-    `mx.vmap` on a GPU: MLX, which cannot map its custom kernels, raises a ValueError. Leading axes
-    do the same.
+    Differentiable in x and bias. Works under `mx.grad`, `mx.jvp`, `mx.compile` and `mx.vmap`, except that
+    on a GPU MLX cannot map custom kernels, so `mx.vmap` raises a ValueError. Give x leading axes instead.
 
     Args:
         x: [..., in] float16, bfloat16 or float32.
@@ -32,9 +30,9 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
 
     Returns:
         [..., out] in x's type, accumulated in float32 and rounded once. On a GPU, with more than 16
-        float16 or bfloat16 rows of x, weights are first rounded to x's type, as dense layers have
-        them; from 129 float32 rows on, MLX may use TF32. A weight with act-order
-        (g_idx) is sorted by group there at its first product, in arrays that are kept with it.
+        float16 or bfloat16 rows of x, weights are first rounded to x's type, as in a dense layer;
+        from 129 float32 rows on, MLX may use TF32. There, the first product sorts a weight with
+        act-order (g_idx) by group and keeps the sorted copy with the weight.
 
     Raises:
         FormatError: x or bias does not fit the weight.
@@ -60,23 +58,23 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     The gradient of one is the other, so no rule needs the dequantized matrix.
     """
     if not is_traced(x):
-        # A rule takes Python to make and, where values are needed at once, a thread's wake-up.
+        # Making a custom function costs time, and the wake-up of a thread where values are needed at once.
         return backends.matmul(matrix, x, transpose)
 
     def forward(x: mx.array) -> mx.array:
         if backends.is_lazy():
-            # Or `mx.jvp` would ask for the kernel's own.
+            # Without it, `mx.jvp` would ask the kernel for its own rule.
             return backends.matmul(matrix, mx.stop_gradient(x), transpose)
         if has_value(x):
             return backends.matmul(matrix, x, transpose)
         dense = backends.dequantize(matrix, mx.float32)
         return (x.astype(mx.float32) @ (dense.T if transpose else dense)).astype(x.dtype)
 
-    def turn(inputs: Any, axes: Any) -> tuple[mx.array, int]:
+    def map_over_axis(inputs: Any, axes: Any) -> tuple[mx.array, int]:
         return matmul(matrix, mx.moveaxis(only(inputs), only(axes), 0), transpose), 0
 
     rule: Any = mx.custom_function(forward)
     rule.vjp(lambda primals, cotangent, output: matmul(matrix, cotangent, not transpose))
     rule.jvp(lambda primals, tangents: matmul(matrix, only(tangents), transpose))
-    rule.vmap(turn)
+    rule.vmap(map_over_axis)
     return rule(x)

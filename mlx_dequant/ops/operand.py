@@ -1,4 +1,4 @@
-"""What the operations take: a weight by its matrix, whatever class holds it."""
+"""The weights that operations take: any object with a matrix and its shape."""
 
 from __future__ import annotations
 

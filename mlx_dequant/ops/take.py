@@ -17,7 +17,7 @@ INTEGERS = (mx.int32, mx.uint32, mx.int64, mx.uint64, mx.int16, mx.uint16, mx.in
 def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
     """Rows of the [out, in] matrix, as an embedding looks them up; exact to the bit.
 
-    Not under `mx.vmap` on a GPU, as `linear`.
+    On a GPU, `mx.vmap` raises a ValueError, as for `linear`.
 
     Args:
         weight: a matrix.
@@ -28,11 +28,10 @@ def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.arr
         [*ids.shape, in].
 
     Raises:
-        IndexError: an id is out of range, where the backend sees values (host, reference); on a
-            GPU such a row is NaN.
+        IndexError: an id is out of range, on the host and the reference. On a GPU such a row is NaN.
     """
     check_matrix(weight)
-    wanted: mx.Dtype = dtypes.checked(dtype or weight.dtype)
+    row_dtype: mx.Dtype = dtypes.checked(dtype or weight.dtype)
     if ids.dtype not in INTEGERS:
         raise FormatError(f"ids: found {ids.dtype}, expected integers")
     matrix = weight.matrix
@@ -40,12 +39,12 @@ def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.arr
 
     def look_up(ids: mx.array) -> mx.array:
         if backends.is_lazy() or has_value(ids):
-            rows = backends.gather(matrix, ids.reshape(-1), wanted, axis)
+            rows = backends.gather(matrix, ids.reshape(-1), row_dtype, axis)
         else:
-            dense = backends.dequantize(matrix, wanted)
+            dense = backends.dequantize(matrix, row_dtype)
             rows = (dense.T if axis else dense)[ids.reshape(-1)]
         return rows.reshape(*ids.shape, weight.in_features)
 
     rule: Any = mx.custom_function(look_up)
-    rule.vmap(lambda inputs, axes: (take(weight, mx.moveaxis(only(inputs), only(axes), 0), wanted), 0))
+    rule.vmap(lambda inputs, axes: (take(weight, mx.moveaxis(only(inputs), only(axes), 0), row_dtype), 0))
     return rule(ids)

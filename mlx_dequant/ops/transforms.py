@@ -1,4 +1,4 @@
-"""What MLX's transformations do to an array, and to the arguments of their rules."""
+"""How MLX's transformations show: in an array, and in the arguments of their rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mlx.core as mx
 
 
 def only(value: Any) -> Any:
-    """The single value of a rule's argument: MLX passes one value or a sequence of one."""
+    """The value of a rule's argument, which MLX passes by itself or in a sequence of length one."""
     return value[0] if isinstance(value, (list, tuple)) else value
 
 
@@ -25,9 +25,9 @@ _compiled: Any = mx.compile(_run, shapeless=True)
 
 
 def is_traced(array: mx.array) -> bool:
-    """Whether a transformation follows `array`: MLX then runs anew what it has compiled.
+    """Whether a transformation traces `array`: then MLX calls a compiled function's Python code again.
 
-    Also true the first time for a type and number of axes.
+    Also true the first time for a type and a number of axes.
     """
     _ran.latest = False
     _compiled(array)
@@ -35,7 +35,7 @@ def is_traced(array: mx.array) -> bool:
 
 
 def has_value(array: mx.array) -> bool:
-    """False inside `mx.compile` and `mx.vmap`, where evaluation is refused."""
+    """Whether `array` can be evaluated: not inside `mx.compile` and `mx.vmap`."""
     try:
         mx.eval(array)
     except ValueError:

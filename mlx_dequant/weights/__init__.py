@@ -1,4 +1,4 @@
-"""Quantized weights: one class a family, valid by construction."""
+"""Quantized weights: one class for each family, checked when they are made."""
 
 from .awq import AWQWeight
 from .base import QuantizedWeight
@@ -6,7 +6,7 @@ from .compressed_tensors import CompressedTensorsWeight
 from .gguf import GGUFWeight
 from .gptq import GPTQWeight
 
-# The name of the checkpoint's format, "pack-quantized".
+# Named after the checkpoint format "pack-quantized".
 PackQuantizedWeight = CompressedTensorsWeight
 
 __all__ = [

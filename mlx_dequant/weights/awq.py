@@ -19,7 +19,7 @@ class AWQWeight(QuantizedWeight):
         qweight: int32 [in, out/8], nibbles in the order 0 2 4 6 1 3 5 7 of the outputs.
         scales: float16, bfloat16 or float32 [groups, out].
         qzeros: int32 [groups, out/8], in the same order.
-        group_size: inputs of a group; -1 for one group of all.
+        group_size: inputs in a group; -1 for a single group.
         bits: 4.
 
     Raises:
@@ -32,13 +32,13 @@ class AWQWeight(QuantizedWeight):
         qweight = check.words("qweight", qweight)
         scales = check.floats("scales", scales)
         qzeros = check.words("qzeros", qzeros)
-        inputs, packed = qweight.shape
-        outputs = packed * 8
+        inputs, words = qweight.shape
+        outputs = words * 8
         size = check.group_size(group_size, inputs)
         groups = -(-inputs // size)
         why = f"(in {inputs}, out {outputs}, group_size {group_size})"
         check.shape("scales", scales, (groups, outputs), why)
-        check.shape("qzeros", qzeros, (groups, packed), why)
+        check.shape("qzeros", qzeros, (groups, words), why)
         check.extent("qweight: outputs", outputs)
         matrix = EncodedMatrix(
             arrays={"qweight": qweight, "qzeros": qzeros, "scales": scales},

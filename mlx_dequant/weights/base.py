@@ -1,4 +1,4 @@
-"""What every quantized weight is and does."""
+"""The base class of quantized weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class QuantizedWeight(ABC):
-    """A weight that stays quantized. Checked once, when it is made, and immutable after.
+    """A weight that stays quantized. It is checked when it is made, and immutable.
 
     Attributes:
         matrix: the arrays and numbers that the backends take.
         shape: shape of `dequantize()`.
-        in_features: inputs of the linear layer it belongs to.
-        out_features: outputs of that layer.
-        dtype: type that `dequantize()` gives unless told otherwise.
+        in_features: inputs of the linear layer.
+        out_features: outputs of the linear layer.
+        dtype: the default type of `dequantize()`.
     """
 
     matrix: EncodedMatrix
@@ -58,12 +58,12 @@ class QuantizedWeight(ABC):
 
     @property
     def format(self) -> Format:
-        """The row of `mlx_dequant.formats()` it is in."""
+        """Its row of `mlx_dequant.formats()`."""
         return self.matrix.format
 
     @property
     def arrays(self) -> Mapping[str, mx.array | None]:
-        """Its arrays by their names, None where absent. Read only."""
+        """Its arrays by name, None for an absent one. Read only."""
         return self.matrix.arrays
 
     @property
@@ -73,16 +73,16 @@ class QuantizedWeight(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its arrays take."""
+        """Bytes of its arrays."""
         return sum(array.nbytes for array in self.arrays.values() if array is not None)
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits a weight takes, scales and zero points included; 0 where there are no weights."""
+        """Bits per weight, scales and zero points included; 0 if there are no weights."""
         return 8 * self.nbytes / max(self.size, 1)
 
     def dequantize(self, dtype: mx.Dtype | None = None) -> mx.array:
-        """The weights in `shape`.
+        """The weights, of shape `shape`.
 
         Args:
             dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even);
@@ -99,12 +99,12 @@ class QuantizedWeight(ABC):
         return ops.take(self, ids, dtype)
 
     def replace(self, **arrays: mx.array) -> Self:
-        """The same weight with other arrays in the place of those that `arrays` names.
+        """A copy of this weight with some of its arrays replaced.
 
-        Each has the shape and type of the one it replaces; scales may be of another float type.
+        A new array has the shape and type of the old one; scales may have another float type.
 
         Raises:
-            FormatError: a name, shape or type is another one, or g_idx is out of range.
+            FormatError: an array is not one of the weight's, its shape or type differs, or g_idx is out of range.
         """
         changed = {name: check.array(name, array) for name, array in arrays.items()}
         for name, array in changed.items():

@@ -1,4 +1,4 @@
-"""Checks that name the tensor, what was found and what was expected."""
+"""Checks of arguments. Their errors say the tensor, what was found and what was expected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST = 2**31 - 1
 
 
 def array(name: str, value: Any) -> mx.array:
-    """`value`, an `mx.array` or a NumPy array, as a contiguous `mx.array`."""
+    """An `mx.array` or a NumPy array, as a contiguous `mx.array`."""
     if isinstance(value, mx.array):
         return mx.contiguous(value)
     if not isinstance(value, np.ndarray):
@@ -34,13 +34,13 @@ def integer(name: str, value: Any) -> int:
 
 def lengths(name: str, value: Any) -> tuple[int, ...]:
     """A shape, as integers or an array of them."""
-    # NumPy knows no bfloat16, so an `mx.array` is not for it to read.
+    # NumPy cannot read an `mx.array` of bfloat16.
     flat: Any = value.reshape(-1).tolist() if isinstance(value, mx.array) else np.asarray(value).reshape(-1)
     return tuple(integer(name, length) for length in flat)
 
 
 def words(name: str, value: Any, dimensions: int = 2) -> mx.array:
-    """Packed codes: int32, or uint32 read as int32."""
+    """Words of packed codes: int32, or uint32 read as int32."""
     result = array(name, value)
     if result.dtype not in (mx.int32, mx.uint32):
         raise FormatError(f"{name}: found {result.dtype}, expected int32")
@@ -78,31 +78,32 @@ def extent(name: str, value: int) -> None:
 
 
 def group_size(value: int, inputs: int) -> int:
-    """The size of a group; -1 means one group of all inputs."""
+    """The inputs in a group; -1 means a single group."""
     value = integer("group_size", value)
     if value == 0 or value < -1:
         raise FormatError(f"group_size: found {value!r}, expected a positive integer or -1")
-    everything = max(inputs, 1)
-    return everything if value == -1 else min(value, everything)
+    limit = max(inputs, 1)
+    return limit if value == -1 else min(value, limit)
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:
-    """`g_idx`, checked; None where it only says what `group_size` says."""
+    """`g_idx`, checked; None if it is the same as input // group_size."""
     result = array(name, value)
     if result.dtype not in (mx.int32, mx.int64, mx.uint32):
         raise FormatError(f"{name}: found {result.dtype}, expected int32")
     shape(name, result, (inputs,), "(a group for each input)")
-    given = within(name, result, groups)
-    if np.array_equal(given, np.arange(inputs) // size):
+    indices = within(name, result, groups)
+    if np.array_equal(indices, np.arange(inputs) // size):
         return None
     return result.astype(mx.int32)
 
 
 def within(name: str, value: mx.array, groups: int) -> np.ndarray:
-    """The groups of inputs, each of which exists."""
-    given = np.asarray(value)
-    if given.size and (given.min() < 0 or given.max() >= groups):
+    """A g_idx as NumPy has it, checked to be 0 to groups - 1."""
+    indices = np.asarray(value)
+    if indices.size and (indices.min() < 0 or indices.max() >= groups):
         raise FormatError(
-            f"{name}: found groups {given.min()} to {given.max()}, expected 0 to {groups - 1} ({groups} rows of scales)"
+            f"{name}: found groups {indices.min()} to {indices.max()}, "
+            f"expected 0 to {groups - 1} ({groups} rows of scales)"
         )
-    return given
+    return indices

@@ -20,18 +20,18 @@ class CompressedTensorsWeight(QuantizedWeight):
     """W[o, i] = (q - z) * s, with input i in its group; shape [out, in].
 
     Args:
-        weight_packed: int32 [out, ceil(in*bits/32)], a stream of codes along the inputs, stored
+        weight_packed: int32 [out, ceil(in*bits/32)], codes packed along the inputs, stored
             plus 2**(bits - 1).
         weight_scale: float16, bfloat16 or float32 [out, groups].
         weight_shape: (out, in), as integers or an array of two.
-        weight_zero_point: int32 [ceil(out*bits/32), groups], a stream along the outputs with the
+        weight_zero_point: int32 [ceil(out*bits/32), groups], packed along the outputs with the
             same offset; None for symmetric weights.
         weight_g_idx: int32 [in], the group of each input; None or all -1 means i // group_size.
         bits: 2, 3, 4 or 8.
-        group_size: inputs of a group; -1 for one group of all (per channel).
+        group_size: inputs in a group; -1 for a single group (per channel).
 
     Raises:
-        FormatError: a tensor's type or shape does not fit the others, or the index is out of range.
+        FormatError: a tensor's type or shape does not fit the others, or g_idx is out of range.
     """
 
     def __init__(
@@ -58,23 +58,23 @@ class CompressedTensorsWeight(QuantizedWeight):
         check.shape("weight_packed", codes, (outputs, -(-inputs * bits // 32)), why)
         size = check.group_size(group_size, inputs)
         groups = -(-inputs // size)
-        order = None
+        g_idx = None
         if weight_g_idx is not None:
-            given = check.array("weight_g_idx", weight_g_idx)
-            # An index of -1 throughout means that the exporter had none.
-            if given.size and bool(mx.any(given != -1)):
+            index = check.array("weight_g_idx", weight_g_idx)
+            # Some exporters write -1 throughout when there is no act-order.
+            if index.size and bool(mx.any(index != -1)):
                 groups = scales.shape[1]
-                order = check.groups_of("weight_g_idx", given, inputs, groups, size)
+                g_idx = check.groups_of("weight_g_idx", index, inputs, groups, size)
         check.shape("weight_scale", scales, (outputs, groups), why)
-        if order is None and groups > 1 and size % 32:
-            # A group that ends inside a run of 32 is looked up, input by input.
-            order = mx.arange(inputs, dtype=mx.int32) // size
+        if g_idx is None and groups > 1 and size % 32:
+            # Kernels without g_idx assume that 32 inputs share a group.
+            g_idx = mx.arange(inputs, dtype=mx.int32) // size
         zeros = None
         if weight_zero_point is not None:
             zeros = check.words("weight_zero_point", weight_zero_point)
             check.shape("weight_zero_point", zeros, (-(-outputs * bits // 32), groups), why)
         matrix = EncodedMatrix(
-            arrays={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": order},
+            arrays={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": g_idx},
             format=formats()[f"ct{bits}"],
             rows=outputs,
             columns=inputs,
@@ -84,6 +84,6 @@ class CompressedTensorsWeight(QuantizedWeight):
                 "has_zeros": int(zeros is not None),
                 "groups_per_row": groups,
             },
-            has_g_idx=order is not None,
+            has_g_idx=g_idx is not None,
         )
         self._set(matrix, full, scales.dtype)

@@ -1,4 +1,4 @@
-"""Weights of GGUF files. The format is ggml's (ggml-common.h); `blocks` are a file's bytes as they are."""
+"""Weights of GGUF files. The blocks are those of ggml-common.h, byte for byte as in the file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class GGUFWeight(QuantizedWeight):
     Args:
         blocks: uint8 [..., row bytes]; leading axes (experts) are allowed.
         type: a name ("Q4_K", any case), a `gguf.GGMLQuantizationType`, or its number.
-        shape: shape in weights, the longest stride first; by default that of `blocks`, its last
-            axis counted in weights. `blocks` may then be any array of the right size.
+        shape: shape in weights, the longest stride first; by default that of `blocks`, with the last
+            axis counted in weights. With a shape, `blocks` may be any array of the right size.
 
     Raises:
         FormatError: the type is unknown, or `blocks` does not hold whole rows of it.
@@ -35,7 +35,7 @@ class GGUFWeight(QuantizedWeight):
             known = ", ".join(row.title for row in formats().values() if row.family == "gguf")
             raise FormatError(f"type: found {type!r}, expected one of {known}")
         if isinstance(blocks, mx.array) and blocks.ndim == 1:
-            # A slice may begin at any byte; GPUs load up to 16 at once, from multiples of 16.
+            # Copies a slice, which may start at any byte: GPUs load 16 bytes at once, from multiples of 16.
             blocks = blocks + mx.zeros(1, blocks.dtype)
         blocks = check.array("blocks", blocks)
         if blocks.dtype != mx.uint8:
@@ -78,11 +78,11 @@ class GGUFWeight(QuantizedWeight):
         self._set(matrix, full, dtypes.of(form.stored or "float16"))
 
     def dequantize(self, dtype: mx.Dtype | None = None) -> mx.array:
-        """The weights in `shape`.
+        """The weights, of shape `shape`.
 
         Args:
             dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even). By
-                default float16; F32, F16 and BF16 give their own bits in their own type.
+                default float16; F32, F16 and BF16 keep their own type and bits.
         """
         if self.format.stored == dtypes.name(dtypes.checked(dtype or self.dtype)):
             blocks = self.arrays["blocks"]

@@ -12,7 +12,7 @@ from ..registry import formats
 from . import check
 from .base import QuantizedWeight
 
-# How a stored zero point becomes the real one: added to whole words, added to each field.
+# What "v1" adds to stored words of zero points (with 3 bits: to each field), by bits.
 WHOLE_WORD = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
 ZERO_POINTS = ("v1", "v1-field", "v2")
 
@@ -21,15 +21,15 @@ class GPTQWeight(QuantizedWeight):
     """W[i, o] = (q - z) * s, with input i in group g_idx[i]; shape [in, out].
 
     Args:
-        qweight: int32 [in*bits/32, out], a stream of codes along the inputs.
+        qweight: int32 [in*bits/32, out], codes packed along the inputs.
         scales: float16, bfloat16 or float32 [groups, out].
-        qzeros: int32 [groups, out*bits/32], a stream along the outputs.
+        qzeros: int32 [groups, out*bits/32], zero points packed along the outputs.
         g_idx: int32 [in], the group of each input; None or empty means i // group_size.
-        group_size: inputs of a group, the last one may be short; -1 for one group of all.
+        group_size: inputs in a group, the last one may be shorter; -1 for a single group.
         bits: 2, 3, 4 or 8.
-        zero_points: "v1": stored less one, whole words at a time, modulo 2**32 (AutoGPTQ, GPTQModel;
-            with 3 bits field by field, modulo 8). "v1-field": stored less one, each field by itself
-            and without wrap (vLLM's fallback). "v2": stored as they are.
+        zero_points: how they are stored. "v1": minus one, with whole words wrapping modulo 2**32 (AutoGPTQ,
+            GPTQModel; with 3 bits each field modulo 8). "v1-field": minus one in each field, without
+            wrapping (vLLM's fallback). "v2": unchanged.
 
     Raises:
         FormatError: a tensor's type or shape does not fit the others, or g_idx is out of range.
@@ -51,27 +51,27 @@ class GPTQWeight(QuantizedWeight):
         qweight = check.words("qweight", qweight)
         scales = check.floats("scales", scales)
         qzeros = check.words("qzeros", qzeros)
-        packed, outputs = qweight.shape
-        if packed * 32 % bits:
-            raise FormatError(f"qweight: found {packed} rows, expected a multiple of {bits} (32 codes of {bits} bits)")
-        inputs = packed * 32 // bits
+        words, outputs = qweight.shape
+        if words * 32 % bits:
+            raise FormatError(f"qweight: found {words} rows, expected a multiple of {bits} (32 codes of {bits} bits)")
+        inputs = words * 32 // bits
         if outputs * bits % 32:
             raise FormatError(f"qweight: found {outputs} outputs, expected a multiple of {32 // _common(bits)}")
         size = check.group_size(group_size, inputs)
         groups = -(-inputs // size)
-        given = None if g_idx is None else check.array("g_idx", g_idx)
-        if given is not None and given.size:
-            # Act-order checkpoints keep their group count; only the index says which group.
+        index = None if g_idx is None else check.array("g_idx", g_idx)
+        if index is not None and index.size:
+            # With act-order, the scales say how many groups there are.
             groups = scales.shape[0]
         why = f"(in {inputs}, out {outputs}, group_size {group_size}, {bits} bits)"
         check.shape("scales", scales, (groups, outputs), why)
         check.shape("qzeros", qzeros, (groups, outputs * bits // 32), why)
         check.extent("qweight: inputs", inputs)
-        order = None
-        if given is not None and given.size:
-            order = check.groups_of("g_idx", given, inputs, groups, size)
+        group_index = None
+        if index is not None and index.size:
+            group_index = check.groups_of("g_idx", index, inputs, groups, size)
         matrix = EncodedMatrix(
-            arrays={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": order},
+            arrays={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": group_index},
             format=formats()[f"gptq{bits}"],
             rows=inputs,
             columns=outputs,
@@ -81,11 +81,11 @@ class GPTQWeight(QuantizedWeight):
                 "zero_word": WHOLE_WORD[bits] if zero_points == "v1" else 0,
                 "zero_field": int(zero_points == "v1-field"),
             },
-            has_g_idx=order is not None,
+            has_g_idx=group_index is not None,
         )
         self._set(matrix, (inputs, outputs), scales.dtype)
 
 
 def _common(bits: int) -> int:
-    """How many bits of 32 a code shares evenly: outputs come in multiples of 32 over that."""
+    """The greatest common divisor of 32 and `bits`: outputs are a multiple of 32 over that."""
     return bits if 32 % bits == 0 else 1

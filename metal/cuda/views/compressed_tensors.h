@@ -4,7 +4,7 @@
 template <typename F, typename S, uint R>
 struct half2_layout<F, compressed_tensors_loader<S>, R> : word_pair_stride<F::bits, R> {};
 
-// As in nk.h, from whole words where there are some.
+// As in nk.h, but reads whole words where R codes fill them.
 template <typename F, uint N, uint R, typename S>
 __device__ inline void half2_codes(const compressed_tensors_loader<S>& loader, uint row,
                                    uint column, scaling* by, uint* q) {

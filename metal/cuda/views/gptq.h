@@ -7,7 +7,7 @@ template <typename F, uint N, uint R, typename S>
 __device__ inline void half2_group_codes(const gptq_loader<S>& loader,
                                          const kn_group_params<N, float16_t>& shared, uint row,
                                          uint column, uint* q) {
-  const uint rows = 32 / F::bits;  // of a word
+  const uint rows = 32 / F::bits;  // inputs in a word
   if (word_pair_stride<F::bits, R>::pair_stride == 1) {
     float16_t values[R * N];
     codes<F, N, R>(loader, shared, row, column, values);

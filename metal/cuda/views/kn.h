@@ -1,5 +1,5 @@
-// Layout KN: R rows of a group and N columns, as q[R / 2][N] pairs of codes less zero points, and
-// the columns' scales. The family's half2_group_codes comes before.
+// Layout KN: R rows x N columns of a group as q[R / 2][N] pairs of codes less zero points, and the
+// columns' scales. A view includes this after its half2_group_codes.
 
 template <typename F, uint N, uint R, typename S>
 __device__ inline void half2_codes(const S& loader, uint column, uint row, scaling* by, uint* q) {

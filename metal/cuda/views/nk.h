@@ -1,4 +1,5 @@
-// Layout NK: N rows of R columns that share a scale, as q[R / 2][N] pairs, and their scales.
+// Layout NK: N rows x R columns as q[R / 2][N] pairs of codes, and the rows' scales. The R columns
+// of a row share a scale.
 
 template <typename F, uint N, uint R, typename S>
 __device__ inline void half2_codes(const S& loader, uint row, uint column, scaling* by, uint* q) {

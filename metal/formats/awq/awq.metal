@@ -9,7 +9,7 @@
 //   bits   31..28  27..24  23..20  19..16  15..12  11..8  7..4  3..0
 //   column   7       5       3       1       6       4      2     0
 //
-// Input i is in group i / size.
+// Input i is in group i / group_size.
 //
 //   w[i, o] = (q - z)*s
 
@@ -47,7 +47,7 @@ struct scale_traits<F, awq_loader<S>> {
   typedef S type;
 };
 
-// Whether R rows from a multiple of R on are of one group.
+// Whether R rows, from a multiple of R on, always lie in one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const awq_loader<S>& loader) {
   return loader.groups.size % R == 0;
@@ -71,7 +71,7 @@ inline void load_group_params(thread const awq_loader<S>& loader, uint group, ui
   }
 }
 
-// q[0..N) = q - z of `row` from `column` on, then of R - 1 rows more.
+// q[0..N) = q - z of `row` from `column` on. The next R - 1 rows follow.
 template <typename F, uint N, uint R, typename V, typename S>
 inline void codes(thread const awq_loader<S>& loader, thread const kn_group_params<N, V>& shared,
                   uint row, uint column, thread V* q) {

@@ -1,17 +1,18 @@
 // compressed-tensors "pack-quantized": 2, 3, 4 or 8-bit codes, a scale per group of inputs
 //
-//   weight_packed      int32 [out, ceil(in*bits/32)]       a stream of codes along the inputs
+//   weight_packed      int32 [out, ceil(in*bits/32)]       codes packed along the inputs
 //   weight_scale       S     [out, groups]
-//   weight_zero_point  int32 [ceil(out*bits/32), groups]   a stream along the outputs, or absent
-//   weight_g_idx       int32 [in]                          group of each input, with act-order
+//   weight_zero_point  int32 [ceil(out*bits/32), groups]   zero points packed along the outputs, or
+//   absent weight_g_idx       int32 [in]                          group of each input, with
+//   act-order
 //
 // With 4 bits, word c of a row holds inputs 8*c .. 8*c + 7:
 //
 //   bits   31..28  27..24  23..20  19..16  15..12  11..8  7..4  3..0
 //   input    7       6       5       4       3       2      1     0
 //
-// Codes and zero points are signed, stored plus 2^(bits - 1). An absent zero point is 0, and is
-// so stored as 2^(bits - 1).
+// Codes and zero points are signed, stored plus 2^(bits - 1). An absent zero point is 0, as if
+// stored as 2^(bits - 1).
 //
 //   w[o, i] = (q - z)*s
 
@@ -19,7 +20,7 @@
 #include "../scales.metal"
 #include "../bitpack.metal"
 
-struct no_group_params;  // layout_nk.metal has it
+struct no_group_params;  // defined in layout_nk.metal
 
 template <typename S>
 struct compressed_tensors_loader {
@@ -52,8 +53,8 @@ inline compressed_tensors_loader<S> compressed_tensors(device const int* codes,
   return loader;
 }
 
-// has_g_idx: each input's group is looked up in g_idx (act-order). Else no group ends inside a run
-// of 32.
+// has_g_idx: each input's group is looked up in g_idx (act-order). Without it, no group ends within
+// 32 inputs from a multiple of 32.
 struct ct2 {
   enum { bits = 2, scale_block = 32, has_g_idx = 0 };
 };
@@ -97,8 +98,8 @@ inline device const uint* row_words(thread const compressed_tensors_loader<S>& l
   return loader.codes + row * loader.pitch;
 }
 
-// The zero points of a group in R rows, and which is row r's. has_zeros is 0 or 1: without a
-// branch, which compilers make two programs of.
+// The word bits with the zero points of a group in R rows; zero_point extracts row r's. has_zeros
+// is 0 or 1 and enters by multiplication: for a branch, compilers duplicate the code around it.
 template <typename F, uint R, typename S>
 inline uint zero_bits(thread const compressed_tensors_loader<S>& loader, uint group, uint row) {
   uint has = loader.has_zeros;
@@ -111,9 +112,10 @@ inline uint zero_point(uint bits, uint r, uint has) {
   return (bits >> (r * F::bits) & mask) | (1 - has) << (F::bits - 1);
 }
 
-// q[0..N) = codes of `row` from `column` on, a multiple of N, and scale[0] theirs; then of R - 1
-// rows more, `stride` apart in q. R divides `row`, N F::scale_block, and a word holds R zero
-// points.
+// q[0..N) = codes less zero points of `row` from `column` on, and scale[0] is their scale. The next
+// R - 1 rows follow, `stride` apart in q. N divides `column` and F::scale_block, R divides `row`,
+// and a word holds R zero points. With has_g_idx, inputs have scales of their own: q is scaled, and
+// scale is 1.
 template <typename F, uint N, uint R, typename V, typename S>
 inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
                           uint stride, thread V* q, thread float* scale) {
@@ -142,8 +144,8 @@ inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uin
   }
 }
 
-// q[0..N) = codes of `row` from `column` on, a multiple of N, and their scale; N divides
-// F::scale_block.
+// q[0..N) = codes less zero points of `row` from `column` on. Returns their scale. N divides
+// `column` and F::scale_block.
 template <typename F, uint N, typename V, typename S>
 inline float codes(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
                    thread V* q) {
@@ -152,7 +154,8 @@ inline float codes(thread const compressed_tensors_loader<S>& loader, uint row, 
   return scale[0];
 }
 
-// As in layout_nk.metal, but rows share groups and zero points. R divides `row`.
+// As in layout_nk.metal, but R rows share the lookup of groups and the words of zero points. R
+// divides `row`.
 template <typename F, uint N, uint R, typename S>
 inline void codes(thread const compressed_tensors_loader<S>& loader, thread const no_group_params&,
                   uint row, uint column, thread float* q) {

@@ -4,7 +4,7 @@
 //   scales[4..7]   m0..m3 in bits 0-5,  high bits of m4..m7 in bits 6-7
 //   scales[8..11]  low nibble: low bits of s4..s7, high nibble: low bits of m4..m7
 
-// Of 32 weights: d*s and dmin*m.
+// The scale d*s and the min dmin*m of the j-th 32 weights of a block.
 inline scaling k_scales(device const uint8_t* block, uint j) {
   uint words[4];
   load_words<4>((device const uint*)block, words);

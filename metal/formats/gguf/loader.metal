@@ -2,25 +2,25 @@
 //
 //   blocks  uint8 [rows, blocks_per_row * F::bytes]
 //
-// A format F is a struct of these names, its contract:
+// A format F is a struct with these members:
 //
-//   weights, bytes       of a block; the registry has the same
-//   scale_block          consecutive weights that share a scale, and that codes may be asked for
-//   codes<N>(block, first, q)
-//                        q[0..N) = N of a block's codes from `first` on; gives their scale or, with
-//                        a min, their scaling (scales.metal). N divides scale_block and `first`.
-//                        Weights that are no codes come as they are, with scale 1.
+//   weights, bytes       size of a block; the registry repeats both numbers
+//   scale_block          consecutive weights that share a scale, the most that a call of codes
+//   gives codes<N>(block, first, q)
+//                        q[0..N) = N of a block's codes from `first` on. Returns their scale or,
+//                        with a min, their scaling (scales.metal). N divides scale_block and
+//                        `first`. A format of plain floats gives the floats, with scale 1.
 //   exact_block,         optional: weights whose codes, nested scales included, are integers of at
 //   exact_bits           most exact_bits bits, times one scale
 //   lut_words            optional: words of 32 bits of the table that lut() reads, NAME_grid in
 //                        tables/NAME.metal
 //
-// and, outside the struct, has_min and scale_traits where they are not the default. Where
-// scale_traits says so, q may be of another type than float. Python reads the numbers.
+// has_min and scale_traits are specialised after the struct where the defaults do not fit. Where
+// scale_traits allows it, q may have another type than float. The registry reads the numbers.
 
 #include "../scales.metal"
 
-struct no_group_params;  // layout_nk.metal has it
+struct no_group_params;  // defined in layout_nk.metal
 
 struct gguf_loader {
   enum { layout_kn = 0, rows_per_thread = 1, qvm_rows = 8, qvm_columns = 8 };
@@ -36,7 +36,7 @@ inline gguf_loader gguf(device const uint8_t* blocks, thread const LaunchParams&
   return loader;
 }
 
-// q[0..N) = codes of `row` from `column` on, a multiple of N, and their scaling; N divides
+// q[0..N) = codes of `row` from `column` on. Returns their scaling. N divides `column` and
 // F::scale_block.
 template <typename F, uint N, typename V>
 inline scaling codes(thread const gguf_loader& loader, uint row, uint column, thread V* q) {

@@ -8,8 +8,8 @@
 //
 //   w = 2^(e - 127) * e2m1(q)
 //
-// The smallest scales are subnormal, and some GPUs flush those: the power is applied in two
-// halves, each of them normal.
+// The smallest scales are subnormal, which some GPUs flush to zero. So the power is applied as two
+// factors, each of them normal.
 
 #include "e2m1.metal"
 

@@ -14,7 +14,7 @@
 struct nvfp4 {
   enum { weights = 64, bytes = 36, scale_block = 8 };
 
-  // Half of a scale. Its bits are those of a float16 with the exponent 8 less.
+  // Half of a scale. As a float16, its bits have an exponent that is 8 too small.
   static inline float half_ue4m3(uint s) {
     return s == 0x7f ? 0.0f : f16_of((s & 127) << 7) * 128.0f;
   }

@@ -7,7 +7,7 @@ inline float signed_by(float value, uint signs, uint i) {
   return as_type<float>(as_type<uint>(value) ^ (signs << (31 - i) & 0x80000000));
 }
 
-// q[i] = byte first + i of an 8-byte table lut, signed.
+// q[i] = byte first + i of an 8-byte LUT entry, with its sign.
 template <uint N>
 inline void signed_lut(uint low, uint high, uint first, uint signs, thread float* q) {
   for (uint i = 0; i < N; ++i) {

@@ -1,7 +1,7 @@
 // GPTQ: 2, 3, 4 or 8-bit codes, a scale and a zero point per group of inputs
 //
-//   qweight  int32 [in*bits/32, out]       a stream of codes along the inputs
-//   qzeros   int32 [groups, out*bits/32]   a stream of zero points along the outputs
+//   qweight  int32 [in*bits/32, out]       codes packed along the inputs
+//   qzeros   int32 [groups, out*bits/32]   zero points packed along the outputs
 //   scales   S     [groups, out]
 //   g_idx    int32 [in]                    group of each input
 //
@@ -10,11 +10,14 @@
 //   bits   31..28  27..24  23..20  19..16  15..12  11..8  7..4  3..0
 //   input    7       6       5       4       3       2      1     0
 //
-// Zero points come in three ways, told by two launch parameters:
+// A zero point z is stored in one of three ways, which two launch parameters tell apart. zero_word
+// is added to stored words, modulo 2^32; zero_field is added to each field after it is extracted:
 //
-//   v2        z as stored           zero_word 0           zero_field 0
-//   v1        one less, by words    zero_word 0x11111111  zero_field 0   (3 bits: 1, per field)
-//   v1-field  one less, by fields   zero_word 0           zero_field 1
+//   v2        stored as z        zero_word 0           zero_field 0
+//   v1        stored as z - 1    zero_word 0x11111111  zero_field 0
+//   v1-field  stored as z - 1    zero_word 0           zero_field 1
+//
+// With 3 bits, v1 has zero_word 1, which is added to each field modulo 8.
 //
 //   w[i, o] = (q - z)*s
 
@@ -24,7 +27,7 @@
 
 template <typename S>
 struct gptq_loader {
-  // qvm_rows: 32 codes fill whole words, of 3 bits too.
+  // qvm_rows: 32 codes fill whole words for every number of bits, 3 included.
   enum { layout_kn = 1, rows_per_thread = 8, qvm_rows = 32, qvm_columns = 4 };
   template <uint N, typename V = float>
   using group_params = kn_group_params<N, V>;
@@ -83,7 +86,7 @@ struct scale_traits<F, gptq_loader<S>> {
   typedef S type;
 };
 
-// Whether R rows from a multiple of R on are of one group.
+// Whether R rows, from a multiple of R on, always lie in one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const gptq_loader<S>& loader) {
   return !F::has_g_idx && loader.groups.size % R == 0;
@@ -106,11 +109,12 @@ inline void load_group_params(thread const gptq_loader<S>& loader, uint group, u
   for (uint i = 0; i < N; ++i) {
     set_zero_point(((z[i] + zero_wrap) & mask) + loader.zero_field, shared.zero[i]);
   }
-  // With 8 bits, outputs come in fours, and a row of scales need not start at 16 bytes.
+  // With 8 bits, `out` is a multiple of 4 only, so a row of scales may start off a 16-byte
+  // boundary.
   load<N, N % 8 == 0 && F::bits != 8>(loader.scales + group * columns + column, shared.scale);
 }
 
-// q[0..N) = q - z of `row`, a multiple of R, from `column` on; then of R - 1 rows more.
+// q[0..N) = q - z of `row` from `column` on. The next R - 1 rows follow. R divides `row`.
 template <typename F, uint N, uint R, typename V, typename S>
 inline void codes(thread const gptq_loader<S>& loader, thread const kn_group_params<N, V>& shared,
                   uint row, uint column, thread V* q) {

@@ -1,4 +1,4 @@
-// 2048 entries of 8 values -1, 0, 1, each plus one in two bits. Made by make.py.
+// 2048 entries of 8 values -1, 0, 1, each stored plus one in two bits. Made by make.py.
 // clang-format off
 
 TABLE ushort iq1_grid[2048] = {

@@ -1,4 +1,4 @@
-// 1024 entries of 8 values, a byte each, two words an lut. Made by make.py.
+// 1024 entries of 8 values, a byte each, two words an entry. Made by make.py.
 // clang-format off
 
 TABLE uint iq2_s_grid[2048] = {

@@ -1,4 +1,4 @@
-// 256 entries of 8 values, a byte each, two words an lut. Made by make.py.
+// 256 entries of 8 values, a byte each, two words an entry. Made by make.py.
 // clang-format off
 
 TABLE uint iq2_xxs_grid[512] = {

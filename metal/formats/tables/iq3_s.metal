@@ -1,4 +1,4 @@
-// 512 entries of 4 values, a byte each, a word an lut. Made by make.py.
+// 512 entries of 4 values, a byte each, a word an entry. Made by make.py.
 // clang-format off
 
 TABLE uint iq3_s_grid[512] = {

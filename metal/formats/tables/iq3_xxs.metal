@@ -1,4 +1,4 @@
-// 256 entries of 4 values, a byte each, a word an lut. Made by make.py.
+// 256 entries of 4 values, a byte each, a word an entry. Made by make.py.
 // clang-format off
 
 TABLE uint iq3_xxs_grid[256] = {

@@ -1,4 +1,4 @@
-"""Writes the IQ tables from the grids of gguf-py: `python metal/formats/tables/make.py [folder]`."""
+"""Writes the lookup tables from the grids of gguf-py: `python metal/formats/tables/make.py [folder]`."""
 
 import sys
 from pathlib import Path
@@ -20,22 +20,22 @@ def grid(cls: type) -> np.ndarray:
 
 
 def words(entries: np.ndarray) -> list[str]:
-    """Each four values as the bytes of a word, the first lowest."""
+    """Packs each four values into a word, the first into the lowest byte."""
     shifts = 8 * np.arange(4)
     return [f"0x{word:08x}" for word in (entries.reshape(-1, 4) << shifts).sum(axis=1)]
 
 
 def tables() -> dict[str, str]:
-    """The text of each table, by the name of its file."""
+    """The text of each table by the name of its file."""
     texts = {}
     for name in ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"):
         entries = grid(getattr(quants, name.upper()))
         count, width = entries.shape
         per = "two words" if width == 8 else "a word"
-        comment = f"{count} entries of {width} values, a byte each, {per} an lut."
+        comment = f"{count} entries of {width} values, a byte each, {per} an entry."
         texts[name] = table(comment, f"uint {name}_grid", words(entries))
     ternary = ((grid(quants.IQ1_S) + 1) << (2 * np.arange(8))).sum(axis=1)
-    comment = "2048 entries of 8 values -1, 0, 1, each plus one in two bits."
+    comment = "2048 entries of 8 values -1, 0, 1, each stored plus one in two bits."
     texts["iq1"] = table(comment, "ushort iq1_grid", [f"0x{code:04x}" for code in ternary])
     values = [str(value) for value in quants.IQ4_NL.kvalues]
     texts["iq4"] = table("The 16 values of IQ4_NL and IQ4_XS.", "int8_t iq4_values", values)

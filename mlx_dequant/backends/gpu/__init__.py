@@ -1,1 +1,1 @@
-"""Metal and CUDA: the kernels under `metal/` launched through `mx.fast`."""
+"""Metal and CUDA: the kernels under `metal/`, launched through `mx.fast`."""

@@ -1,4 +1,4 @@
-"""Act-order: a matrix whose inputs are sorted by group, kept with the one it was made of."""
+"""Act-order: a matrix whose inputs are sorted by group, cached with the original."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from ...encoded import EncodedMatrix
 from ...fast_divmod import grouping
 
-# Bytes of codes that are unpacked at a time.
+# Bytes of codes that are bit-unpacked at a time.
 UNPACKED = 32 << 20
-RUN = 32  # inputs that kernels take to share a group
+GROUP_MULTIPLE = 32  # groups must be multiples of this many inputs, which kernels assume to share a group
 
 
 def sort_by_group(matrix: EncodedMatrix) -> EncodedMatrix | None:
-    """`matrix` with its inputs sorted by group, made once; None where it has no g_idx or cannot be sorted."""
+    """`matrix` with its inputs sorted by group, made once; None without a g_idx or if it cannot be sorted."""
     if not matrix.has_g_idx:
         return None
     if "sorted" not in matrix.cache:
@@ -25,9 +25,9 @@ def sort_by_group(matrix: EncodedMatrix) -> EncodedMatrix | None:
 
 
 def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
-    """In arrays of its own; scales and zero points stay.
+    """The sorted matrix. Codes are new; scales and zero points are shared.
 
-    None where that makes no ordinary matrix: groups are of several sizes, or of one that 32 does not divide.
+    None if the groups have different sizes, or a size that 32 does not divide.
     """
     name = matrix.family.codes
     codes, scales, g_idx = (matrix.arrays[key] for key in (name, "scales", "g_idx"))
@@ -35,7 +35,7 @@ def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
     group = np.asarray(g_idx)
     counts = np.bincount(group, minlength=groups)
     size = int(counts[0])
-    if size == 0 or size % RUN or (counts[:-1] != size).any() or counts[-1] > size:
+    if size == 0 or size % GROUP_MULTIPLE or (counts[:-1] != size).any() or counts[-1] > size:
         return None
     perm = np.argsort(group, kind="stable")
     sorted_codes = _permuted(codes, matrix.format.bits, perm, matrix.layout == "KN")
@@ -51,7 +51,7 @@ def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
 
 
 def _permuted(words: mx.array, bits: int, perm: np.ndarray, kn: bool) -> mx.array:
-    """Packed codes down the columns (layout KN) or along the rows (NK), in the order of `perm`."""
+    """Codes packed down the columns (layout KN) or along the rows (NK), in the order of `perm`."""
     outputs = words.shape[1 if kn else 0]
     step = max(1, UNPACKED // (4 * len(perm)))
     parts: list[mx.array] = []
@@ -64,7 +64,7 @@ def _permuted(words: mx.array, bits: int, perm: np.ndarray, kn: bool) -> mx.arra
 
 
 def _codes(rows: mx.array, bits: int, perm: np.ndarray) -> mx.array:
-    """Codes `perm` of each row of packed words."""
+    """The codes that `perm` names, of each row of packed words."""
     bit = perm.astype(np.int64) * bits
     word, shift = bit // 32, mx.array((bit % 32).astype(np.uint32))
     result = rows[:, mx.array(word.astype(np.uint32))] >> shift
@@ -75,13 +75,13 @@ def _codes(rows: mx.array, bits: int, perm: np.ndarray) -> mx.array:
 
 
 def _packed(codes: mx.array, bits: int) -> mx.array:
-    """Rows of codes packed into words, filled up with zeros to whole runs of 32 codes."""
+    """Rows of codes packed into words, with zeros up to a multiple of 32 codes."""
     rows, count = codes.shape
-    runs = mx.pad(codes, [(0, 0), (0, -count % 32)]).reshape(rows, -1, 32)
+    blocks = mx.pad(codes, [(0, 0), (0, -count % 32)]).reshape(rows, -1, 32)
     words: list[mx.array] = []
-    for i in range(bits):
+    for i in range(bits):  # word i of the `bits` words that 32 codes fill
         first, end = 32 * i // bits, -(-32 * (i + 1) // bits)
-        place = np.arange(first, end) * bits - 32 * i
-        right, left = (mx.array(np.maximum(shift, 0).astype(np.uint32)) for shift in (-place, place))
-        words.append((runs[..., first:end] >> right << left).sum(axis=-1))
+        offset = np.arange(first, end) * bits - 32 * i
+        right, left = (mx.array(np.maximum(shift, 0).astype(np.uint32)) for shift in (-offset, offset))
+        words.append((blocks[..., first:end] >> right << left).sum(axis=-1))
     return mx.stack(words, axis=-1).reshape(rows, -1)

@@ -1,4 +1,4 @@
-"""A launch of a kernel under `metal/` through `mx.fast`."""
+"""Launches of the kernels under `metal/` through `mx.fast`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Kernel = Callable[..., list[mx.array]]
 
 @cache
 def device(platform: str) -> Device:
-    """The GPU that MLX uses. Of CUDA's, what it can do: 80 or 90, say."""
+    """The GPU that MLX uses; on CUDA with its generation, for example 90."""
     if platform != "cuda":
         return Device(platform)
-    said = mx.device_info(mx.gpu).get("architecture", "")
-    return Device(platform, int(re.sub(r"\D", "", str(said)) or 0))
+    architecture = mx.device_info(mx.gpu).get("architecture", "")
+    return Device(platform, int(re.sub(r"\D", "", str(architecture)) or 0))
 
 
 @cache
 def kernel(platform: str, form: Format | None, spec: KernelSpec, *types: Any) -> Kernel:
-    """The compiled kernel, as MLX gives it: call it with inputs, grid and shapes. Takes what `kernel_source` takes."""
+    """The kernel as MLX's callable; the arguments are those of `kernel_source`."""
     source = kernel_source(platform, form, spec, *types)
     arrays = FAMILIES[form.family].arrays if form else ()
     make: Any = mx.fast.metal_kernel
@@ -47,9 +47,9 @@ def kernel(platform: str, form: Format | None, spec: KernelSpec, *types: Any) ->
 
 
 def device_arrays(matrix: EncodedMatrix) -> list[mx.array]:
-    """The matrix's arrays as the kernels want them: contiguous, and of 8 elements or more.
+    """The matrix's arrays as the kernels expect them: contiguous, and of 8 elements or more.
 
-    Metal would get smaller ones in another address space. Absent ones are stood in for.
+    MLX would pass smaller arrays in Metal's constant address space. Zeros stand in for absent arrays.
     """
     arrays = matrix.cache.get("gpu")
     if arrays is None:
@@ -66,22 +66,22 @@ def _padded(array: mx.array | None) -> mx.array:
 
 
 def _contiguous(array: mx.array) -> mx.array:
-    """Without a copy where it is, a slice too. Slices of 2^31 elements, too many for one axis, may be copied."""
+    """No copy of what is contiguous, slices included. Arrays of 2^31 elements or more may be copied."""
     return array.reshape(-1) if array.size < 2**31 else mx.contiguous(array)
 
 
 @lru_cache(maxsize=4096)
 def _params(words: tuple[int, ...]) -> mx.array:
-    """The launch parameters as an array: layers of one shape share it."""
+    """The launch parameters as an array, which layers of one shape share."""
     return mx.array(words, mx.uint32)
 
 
 def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtype: str = "") -> Callable[..., mx.array]:
-    """A launch as a function of the arrays that it takes besides the matrix's: all else is decided here, once.
+    """A launch as a function of the arrays that it takes besides the matrix's. The rest is prepared here, once.
 
     Args:
-        matrix: None for a kernel that reads none.
-        input_dtype: of the first of those arrays; "" without any.
+        matrix: None for a kernel that reads no matrix.
+        input_dtype: type of the first of these arrays; "" without any.
     """
     threads = launch.threadgroups * THREADS
     if threads > MAX_THREADS:
@@ -94,14 +94,14 @@ def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtyp
     else:
         call = kernel(platform, None, launch.spec, launch.dtype)
     params = _params(launch.params.words)
-    shapes, dtype_of_out = [launch.shape], [dtypes.of(launch.dtype)]
+    output_shapes, output_dtypes = [launch.shape], [dtypes.of(launch.dtype)]
     grid, threadgroup = (threads, 1, 1), (THREADS, 1, 1)
 
     def run(*inputs: mx.array) -> mx.array:
         (out,) = call(
             inputs=[*arrays, *[_padded(array) for array in inputs], params],
-            output_shapes=shapes,
-            output_dtypes=dtype_of_out,
+            output_shapes=output_shapes,
+            output_dtypes=output_dtypes,
             grid=grid,
             threadgroup=threadgroup,
         )

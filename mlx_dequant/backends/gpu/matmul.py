@@ -1,4 +1,4 @@
-"""Products with a quantized matrix on a GPU: what `dispatch.plan` says, decided once and launched."""
+"""Products with a quantized matrix on a GPU, as `dispatch.plan` says."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from .act_order import sort_by_group
 from .launch import bind, device
 from .unpacked import dequantize, region
 
-PATIENCE = 500  # looks at the memory in use, a third of a microsecond each
-ROUNDING = 1 << 20  # bytes that MLX may allocate beyond what arrays have
-MAX_PRODUCTS = 64  # kept with a matrix: prompts come in many lengths
+PATIENCE = 500  # polls of the memory in use, a third of a microsecond each
+ROUNDING = 1 << 20  # bytes that MLX may allocate beyond the size of arrays
+MAX_PRODUCTS = 64  # limit of cached products of a matrix: prompts come in many lengths
 
-# Of a matrix and x. What is kept with a matrix must not hold it: a dropped weight frees its memory at once.
+# A product of a matrix and x. It is cached with the matrix and must not hold a reference to it: memory of a dropped
+# weight is freed at once.
 Product = Callable[[EncodedMatrix, mx.array], mx.array]
 
 
 def matmul(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     """x [M, columns] @ W.T for the stored matrix W [rows, columns] (`transpose`), or x [M, rows] @ W.
 
-    A matrix with act-order is sorted by group, once, where its groups allow it.
+    A matrix with act-order is sorted by group at its first product, if its groups allow it.
     """
     matrix = sort_by_group(matrix) or matrix
     products = matrix.cache.setdefault(platform, {})
@@ -40,7 +41,7 @@ def matmul(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -
 
 
 def bound_product(platform: str, matrix: EncodedMatrix, M: int, dtype: mx.Dtype, transpose: bool) -> Product:
-    """The product of a matrix with M rows of x of a type."""
+    """The product with M rows of x of type `dtype`, as a function of matrix and x."""
     operation = MATMUL_T if transpose else MATMUL
     plan = dispatch.plan(device(platform), matrix, M, dtypes.name(dtype), operation)
     steps = [_permutation(platform, matrix, plan.before), _product(platform, matrix, plan, dtype, transpose)]
@@ -72,7 +73,7 @@ def _product(platform: str, matrix: EncodedMatrix, plan: Plan, dtype: mx.Dtype, 
         return lambda matrix, x: _times(x, dequantize(platform, matrix, x.dtype), transpose)
     if plan.route == "dequantize_then_gemm":
         return lambda matrix, x: dequantized_product(platform, matrix, plan, x, transpose)
-    passes = [(each.first, each.end, _launches(platform, matrix, each.launches, dtype)) for each in plan.passes]
+    passes = [(step.first, step.end, _launches(platform, matrix, step.launches, dtype)) for step in plan.passes]
     if len(passes) == 1:
         return passes[0][2]
     return lambda matrix, x: mx.concatenate([run(matrix, x[first:end]) for first, end, run in passes])
@@ -91,25 +92,25 @@ def _times(x: mx.array, dense: mx.array, transpose: bool) -> mx.array:
 
 
 def dequantized_product(platform: str, matrix: EncodedMatrix, plan: Plan, x: mx.array, transpose: bool) -> mx.array:
-    """Dequantizes a bounded part of the matrix at a time, in x's type, for MLX's own product."""
+    """Dequantizes one bounded region of the matrix at a time, in x's type, for MLX's own product."""
     if len(plan.regions) == 1:
         return _times(x, region(platform, matrix, x.dtype, plan.regions[0]), transpose)
     parts: list[mx.array] = []
     with suppress(ValueError):
-        mx.eval(x)  # not to be counted as a part's memory
+        mx.eval(x)  # so that its memory is not counted as a region's
     limit = mx.get_active_memory() + DENSE_BYTES + ROUNDING
-    for part in plan.regions:
-        parts.append(_times(x, region(platform, matrix, x.dtype, part), transpose))
+    for bounds in plan.regions:
+        parts.append(_times(x, region(platform, matrix, x.dtype, bounds), transpose))
         limit += parts[-1].nbytes
         _wait(parts, limit)
     return mx.concatenate(parts, axis=-1)
 
 
 def _wait(parts: list[mx.array], limit: int) -> None:
-    """Lets one part run while the next is made, and no more: MLX would make them all ahead.
+    """Lets one region be multiplied while the next is dequantized. Without this, MLX would allocate them all.
 
-    CUDA's memory is freed by a thread of MLX's, a little later: while more than `limit` bytes are in
-    use, that is waited for too. Inside `mx.compile` and `mx.vmap` nothing can be waited for, and MLX decides.
+    A thread of MLX frees CUDA memory a little later, so this also waits while more than `limit` bytes are in use.
+    Inside `mx.compile` and `mx.vmap` waiting is not possible, and MLX decides.
     """
     with suppress(ValueError):
         mx.async_eval(parts[-1])

@@ -1,4 +1,4 @@
-"""Dequantized weights on a GPU: all of a matrix, a region of it, or rows and columns that ids name."""
+"""Dequantized weights on a GPU: a whole matrix, a region of it, or the rows or columns that ids name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def region(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype, part: Region) 
     bound = matrix.cache.setdefault("regions", {})
     key = (platform, dtype, part)
     if key not in bound:
-        bound[key] = [bind(platform, matrix, one) for one in launches.dequantize(matrix, dtypes.name(dtype), part)]
+        bound[key] = [
+            bind(platform, matrix, launch) for launch in launches.dequantize(matrix, dtypes.name(dtype), part)
+        ]
     parts = [run() for run in bound[key]]
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
@@ -27,7 +29,7 @@ def region(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype, part: Region) 
 def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
     """[len(ids), columns] rows of the stored matrix (axis 0), or [len(ids), rows] columns of it (axis 1).
 
-    An id out of range gives NaN: a launch cannot see the values, nor raise.
+    An id out of range gives NaN, because a launch cannot read the ids and raise an error.
     """
     operation = "gather_columns" if axis else "gather_rows"
     plan = dispatch.plan(device(platform), matrix, ids.size, dtypes.name(dtype), operation)
@@ -36,7 +38,7 @@ def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype,
 
 
 def _int32(ids: mx.array) -> mx.array:
-    """Ids past int32's range as its ends, which no matrix has: they must not wrap into range."""
+    """Ids as int32. Ids outside of int32 are clamped to its ends, which are out of range for every matrix."""
     if ids.dtype in (mx.int64, mx.uint32, mx.uint64):
         ids = mx.minimum(ids, 2**31 - 1)
     if ids.dtype == mx.int64:

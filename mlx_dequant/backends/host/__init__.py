@@ -1,7 +1,7 @@
-"""The host backend: the format files compiled by the machine's C++ compiler, under plain loops.
+"""The host backend: the format files compiled by the machine's C++ compiler, called by plain loops.
 
-Work is split over threads, with the GIL released. A loop that cannot be compiled is run by the
-reference, after one warning.
+Work is split over threads, with the GIL released. Where a loop cannot be compiled, the reference does
+its work, after one warning.
 """
 
 from . import compiler

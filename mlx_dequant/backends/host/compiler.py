@@ -1,4 +1,4 @@
-"""Compiles the host's programs with the machine's C++ compiler, into a private cache."""
+"""Compiles the host backend's loops with the machine's C++ compiler, into a private cache."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from functools import cache
 from pathlib import Path
 
 FLAGS = ("-std=c++17", "-O3", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-w")
-PATIENCE = 120  # seconds for one program; the largest takes about one
+PATIENCE = 120  # seconds for one compilation; the largest takes about one
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """A command that compiles C++, and what it calls itself."""
+    """A command that compiles C++, and the version that it prints."""
 
     command: tuple[str, ...]
     version: str
@@ -31,16 +31,16 @@ class Compiler:
     @property
     def flags(self) -> tuple[str, ...]:
         if "ziglang" in self.command:
-            # It is native as it is, and would first build a C++ library, which takes minutes.
+            # zig compiles for this machine by default. Without the flag it would build a C++ library, for minutes.
             return (*FLAGS, "-nostdlib++")
         return (*FLAGS, "-mcpu=native" if platform.machine() == "arm64" else "-march=native")
 
 
 @cache
 def compiler() -> Compiler | None:
-    """The first that works of $CXX, clang++, g++ and `ziglang`; None without any."""
-    asked = os.environ.get("CXX")
-    candidates = [shlex.split(asked)] if asked else []
+    """The first of $CXX, clang++, g++ and `ziglang` that works; None if none does."""
+    cxx = os.environ.get("CXX")
+    candidates = [shlex.split(cxx)] if cxx else []
     candidates += [["clang++"], ["g++"]]
     if importlib.util.find_spec("ziglang"):
         candidates.append([sys.executable, "-m", "ziglang", "c++"])
@@ -58,9 +58,9 @@ def compiler() -> Compiler | None:
 
 def cache_folder() -> Path:
     """MLX_DEQUANT_CACHE, or the user's cache folder."""
-    asked = os.environ.get("MLX_DEQUANT_CACHE")
-    if asked:
-        return Path(asked)
+    folder = os.environ.get("MLX_DEQUANT_CACHE")
+    if folder:
+        return Path(folder)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "mlx-dequant"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-dequant"
@@ -68,7 +68,7 @@ def cache_folder() -> Path:
 
 @cache
 def _processor() -> str:
-    """What -march=native depends on."""
+    """The processor's features, on which -march=native depends."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -79,11 +79,11 @@ def _processor() -> str:
 
 
 def compiled(name: str, text: str, contract: bool) -> Path | None:
-    """The shared object of a program, compiled or from the cache; None, after a warning, if neither.
+    """The shared object of a loop, from the cache or compiled; None, after a warning, if that fails.
 
-    Without `contract` no product is fused with a sum: every machine gives the same bits.
+    Without `contract`, no multiplication is fused with an addition, so every machine gives the same bits.
 
-    A cached file counts only when it is this user's alone and whole.
+    A cached file is used only if nobody but this user can write to it and its checksum is right.
     """
     tool = compiler()
     if tool is None:
@@ -94,7 +94,7 @@ def compiled(name: str, text: str, contract: bool) -> Path | None:
     try:
         folder = _private(cache_folder())
         path = folder / f"{key}.so"
-        if _whole(path):
+        if _is_complete(path):
             return path
         return _compile([*tool.command, *flags], text, path)
     except (OSError, subprocess.SubprocessError) as error:
@@ -103,14 +103,14 @@ def compiled(name: str, text: str, contract: bool) -> Path | None:
 
 
 def warn_of_slowness(name: str, error: Exception) -> None:
-    """Says that the reference does the host's work."""
+    """Warns that the reference does the work of a loop."""
     warnings.warn(
         f"mlx-dequant: {name} could not be compiled and runs slowly instead: {error}", RuntimeWarning, stacklevel=3
     )
 
 
 def _private(folder: Path) -> Path:
-    """The folder, made if missing; one that others can write to is refused."""
+    """The folder, made if missing. A folder that others can write to is refused."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_others(folder)
     return folder
@@ -122,17 +122,17 @@ def _refuse_others(path: Path) -> None:
         raise PermissionError(f"{path} is not this user's alone to write (set MLX_DEQUANT_CACHE to a folder that is)")
 
 
-def _sum(path: Path) -> Path:
+def _checksum_path(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
-def _whole(path: Path) -> bool:
-    """Whether the cache holds `path`, and its checksum says that all of it arrived."""
-    if not path.exists() or not _sum(path).exists():
+def _is_complete(path: Path) -> bool:
+    """Whether the cache has `path` with the right checksum."""
+    if not path.exists() or not _checksum_path(path).exists():
         return False
     _refuse_others(path)
-    _refuse_others(_sum(path))
-    return hashlib.sha256(path.read_bytes()).hexdigest() == _sum(path).read_text()
+    _refuse_others(_checksum_path(path))
+    return hashlib.sha256(path.read_bytes()).hexdigest() == _checksum_path(path).read_text()
 
 
 def _compile(command: list[str], text: str, path: Path) -> Path:
@@ -150,5 +150,5 @@ def _compile(command: list[str], text: str, path: Path) -> Path:
         checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
         checksum.chmod(0o600)
         built.replace(path)
-        checksum.replace(_sum(path))
+        checksum.replace(_checksum_path(path))
     return path

@@ -20,7 +20,7 @@ def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
 
 
 def write_region(run: Run, matrix: EncodedMatrix, part: Region, address: int) -> None:
-    """Writes the weights of a region to `address`."""
+    """Writes the weights of the region `part` to `address`."""
     pointers = memory.pointers(matrix, address)
     params = memory.packed_params(matrix.params(part))
     threads.split(part.rows, part.columns, lambda begin, end: run(pointers, params, begin, end))

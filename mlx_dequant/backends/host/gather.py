@@ -1,4 +1,4 @@
-"""Rows or columns of a quantized matrix, picked on the host."""
+"""Rows or columns of a quantized matrix, gathered on the host."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> 
     if run is None:
         return reference.gather(matrix, ids, dtype, axis)
     count, length = (matrix.columns, matrix.rows) if axis else (matrix.rows, matrix.columns)
-    picked = checked_ids(ids, count)
+    rows = checked_ids(ids, count)
     params = memory.packed_params(matrix.params())
 
     def fill(address: int) -> None:
-        pointers = memory.pointers(matrix, picked.ctypes.data, address)
-        threads.split(len(picked), length, lambda begin, end: run(pointers, params, begin, end))
+        pointers = memory.pointers(matrix, rows.ctypes.data, address)
+        threads.split(len(rows), length, lambda begin, end: run(pointers, params, begin, end))
 
-    return memory.filled((len(picked), length), dtype, fill)
+    return memory.filled((len(rows), length), dtype, fill)

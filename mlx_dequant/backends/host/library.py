@@ -1,4 +1,4 @@
-"""The host's programs: a format, a loop and the C function that Python calls."""
+"""The host's compiled loops: a format, a loop and the C function that Python calls."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ...kernel_source import TYPES, inline, sources, struct
 from ...registry import FAMILIES, METAL, Format
 from .compiler import compiled, warn_of_slowness
 
-# run(addresses of the arrays, launch parameters, begin, end) does part of a loop.
+# run(addresses of the arrays, launch parameters, begin, end) does steps begin to end - 1 of a loop.
 Run = Callable[[bytes, bytes, int, int], None]
 
 FOLDER = Path(__file__).parent / "loops"
 
-# What each loop takes between the matrix and `out`. Matmuls are float32 throughout.
+# The element types of each loop's inputs between the matrix and `out`. Products are float32 throughout.
 LOOPS: dict[str, tuple[str, ...]] = {
     "dequantize": (),
     "gather_rows": ("int",),
@@ -29,19 +29,19 @@ LOOPS: dict[str, tuple[str, ...]] = {
     "qvm": ("float",),
 }
 
-# Their promise is an error bound, not bits, and dequantizing is exact either way.
+# Loops that may fuse multiplications and additions: their results are bounded, not fixed to the bit.
 MATMULS = ("qmv", "qvm")
 
 
 def text(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool = False) -> str:
-    """The C++ of a loop: what is compiled, and what names it in the cache."""
+    """The C++ text of a loop."""
     types = [kind.replace("S", TYPES[scale_dtype]) for _, kind in FAMILIES[form.family].arrays]
     types += LOOPS[loop]
     arguments = [f"(const {kind}*)arrays[{i}]" for i, kind in enumerate(types)]
-    held, given = arguments[: len(types) - len(LOOPS[loop])], arguments[len(types) - len(LOOPS[loop]) :]
+    arrays, inputs = arguments[: len(types) - len(LOOPS[loop])], arguments[len(types) - len(LOOPS[loop]) :]
     decoder = struct(form, has_g_idx)
-    loader = f"{form.family}<{decoder}>({', '.join(held)}, p)"
-    call = ", ".join([loader, *given, f"({TYPES[dtype]}*)arrays[{len(types)}]", "p", "begin", "end"])
+    loader = f"{form.family}<{decoder}>({', '.join(arrays)}, p)"
+    call = ", ".join([loader, *inputs, f"({TYPES[dtype]}*)arrays[{len(types)}]", "p", "begin", "end"])
     return f"""{inline([METAL / "platform" / "cpu.h"])}
 {sources(form, [FOLDER / f"{loop}.cpp"])}
 extern "C" void run(void* const* arrays, const mlx_dequant::LaunchParams* params, size_t begin, size_t end) {{
@@ -60,7 +60,7 @@ def _library(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: b
         return None
     try:
         run = ctypes.CDLL(str(path)).run
-    except (OSError, AttributeError) as error:  # say, a cache on a disk that allows no programs
+    except (OSError, AttributeError) as error:  # for example, the cache is on a disk mounted noexec
         warn_of_slowness(name, error)
         return None
     run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
@@ -69,5 +69,5 @@ def _library(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: b
 
 
 def library(matrix: EncodedMatrix, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
-    """A loop over `matrix` that gives `dtype`, or None where it cannot be compiled."""
+    """A loop over `matrix` with results in `dtype`, or None if it cannot be compiled."""
     return _library(matrix.format, loop, dtypes.name(dtype), matrix.scale_dtype, matrix.has_g_idx)

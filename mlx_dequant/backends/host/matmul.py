@@ -12,8 +12,8 @@ from . import memory, threads
 from .dequantize import write_region
 from .library import Run, library
 
-RUN = 32  # columns of a step of loops/qvm.cpp
-# Rows of x that one pass over the quantized matrix serves: the loops are compiled for these counts.
+RUN = 32  # columns in a step of loops/qvm.cpp
+# The loops are compiled for these numbers of rows of x.
 PASS_ROWS = (1, 4, 8)
 # From this many rows of x on, dequantizing for the machine's BLAS is faster (bench/NOTES.md).
 BLAS_ROWS = 25
@@ -36,35 +36,35 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
 
 
 def _few_rows(run: Run, matrix: EncodedMatrix, x: np.ndarray, transpose: bool) -> np.ndarray:
-    """As many rows of x at a time as the loops are compiled for."""
-    most = PASS_ROWS[-1]
-    parts = [_pass(run, matrix, x[at : at + most], transpose) for at in range(0, len(x), most)]
+    """Multiplies up to 8 rows of x at a time."""
+    step = PASS_ROWS[-1]
+    parts = [_pass(run, matrix, x[at : at + step], transpose) for at in range(0, len(x), step)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _pass(run: Run, matrix: EncodedMatrix, x: np.ndarray, transpose: bool) -> np.ndarray:
-    given = len(x)
-    count = next(count for count in PASS_ROWS if count >= given)
-    if count > given:
-        x = np.concatenate([x, np.zeros((count - given, x.shape[1]), np.float32)])
+    rows = len(x)
+    count = next(count for count in PASS_ROWS if count >= rows)
+    if count > rows:
+        x = np.concatenate([x, np.zeros((count - rows, x.shape[1]), np.float32)])
     out = np.empty((count, matrix.rows if transpose else matrix.columns), np.float32)
     pointers = memory.pointers(matrix, memory.address(x), memory.address(out))
     params = _params(matrix, count)
     steps, step = (matrix.rows, matrix.columns) if transpose else (-(-matrix.columns // RUN), RUN * matrix.rows)
     threads.split(steps, step, lambda begin, end: run(pointers, params, begin, end))
-    return out[:given]
+    return out[:rows]
 
 
 def _params(matrix: EncodedMatrix, M: int) -> bytes:
-    """The launch parameters of a pass, kept: they would take as long as the rest of a small call."""
-    kept = matrix.cache.setdefault("host params", {})
-    if M not in kept:
-        kept[M] = memory.packed_params(matrix.params(M=M))
-    return kept[M]
+    """The launch parameters of a pass. They are cached, because packing them takes as long as a small product."""
+    cached = matrix.cache.setdefault("host params", {})
+    if M not in cached:
+        cached[M] = memory.packed_params(matrix.params(M=M))
+    return cached[M]
 
 
 def _by_blas(run: Run, matrix: EncodedMatrix, x: np.ndarray, transpose: bool) -> np.ndarray:
-    """Dequantizes some rows at a time and multiplies with them."""
+    """Dequantizes up to `CHUNK` weights at a time, for NumPy's product."""
     step = max(CHUNK // matrix.columns, 1)
     dense = np.empty((min(step, matrix.rows), matrix.columns), np.float32)
     out = np.zeros((len(x), matrix.rows if transpose else matrix.columns), np.float32)

@@ -1,4 +1,4 @@
-"""Where the host backend reads and writes: MLX's own memory, without a copy where that pays."""
+"""Access to MLX's own memory for the host backend, without copies where that pays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from ...encoded import EncodedMatrix, LaunchParams
 
-# Below this a copy into MLX is cheaper than having MLX allocate: measured, 1 MB in 30 us.
+# Below this many bytes, a copy into MLX is cheaper than having MLX allocate (measured: 1 MB in 30 us).
 SMALL = 1 << 21
 
 _HUGE_PAGE = 1 << 21
@@ -38,7 +38,7 @@ _ABSENT = np.zeros(8, np.int32)
 
 
 def view(array: mx.array) -> np.ndarray:
-    """MLX's memory as NumPy sees it; bfloat16 as its bits, which NumPy has no type for."""
+    """MLX's memory as a NumPy array; bfloat16 as uint16, because NumPy has no such type."""
     if array.dtype != mx.bfloat16:
         return np.asarray(array)
     try:
@@ -56,25 +56,25 @@ def floats(array: mx.array) -> np.ndarray:
 
 
 def addresses(matrix: EncodedMatrix) -> list[int]:
-    """Where the matrix's arrays lie, zeros in place of absent ones; the matrix keeps them alive."""
-    kept = matrix.cache.get("host")
-    if kept is None:
+    """The addresses of the matrix's arrays, with zeros for absent ones. The matrix keeps the memory alive."""
+    cached = matrix.cache.get("host")
+    if cached is None:
         arrays = [matrix.arrays[name] for name, _ in matrix.family.arrays]
         views = [_ABSENT if array is None else np.ascontiguousarray(view(array)) for array in arrays]
-        kept = (views, [array.ctypes.data for array in views])
-        matrix.cache["host"] = kept
-    return kept[1]
+        cached = (views, [array.ctypes.data for array in views])
+        matrix.cache["host"] = cached
+    return cached[1]
 
 
 def address(array: np.ndarray) -> int:
-    """Where a writable array lies; `array.ctypes.data` takes five times as long."""
+    """The address of a writable array; `array.ctypes.data` takes five times as long."""
     return ctypes.addressof(ctypes.c_char.from_buffer(array))  # pyright: ignore[reportArgumentType]
 
 
 def pointers(matrix: EncodedMatrix, *more: int) -> bytes:
-    """The matrix's arrays, then others, as a loop takes them."""
-    every = [*addresses(matrix), *more]
-    return struct.pack(f"{len(every)}P", *every)
+    """The addresses of the matrix's arrays, then `more`, as a loop takes them."""
+    values = [*addresses(matrix), *more]
+    return struct.pack(f"{len(values)}P", *values)
 
 
 def packed_params(params: LaunchParams) -> bytes:
@@ -97,13 +97,13 @@ def filled(shape: tuple[int, ...], dtype: mx.Dtype, fill: Callable[[int], None])
 
 
 def _filled_in_place(shape: tuple[int, ...], dtype: mx.Dtype, size: int, fill: Callable[[int], None]) -> mx.array:
-    """MLX allocates when it loads a file, and asks the file to write there: `fill` is the file."""
+    """Loads a file object whose content is written by `fill`: MLX allocates the memory and has the file write there."""
     file = _Safetensors(shape, _SAFETENSORS[dtype], size, fill)
     loaded = mx.load(file, format="safetensors", stream=mx.cpu)  # pyright: ignore[reportArgumentType, reportCallIssue]
     array: mx.array = loaded["out"]  # pyright: ignore
     mx.eval(array)
     if file.error is not None:
-        _files.discard(file)  # which the error keeps
+        _files.discard(file)  # the error keeps it alive
         raise file.error
     return array
 
@@ -149,26 +149,26 @@ class _Safetensors:
             out = np.frombuffer(buffer, np.uint8)
             _use_huge_pages(out.ctypes.data, self.size)
             self.fill(out.ctypes.data)
-        except Exception as error:  # MLX would lose it: it is raised by the caller.
+        except Exception as error:  # MLX would drop it, so the caller raises it.
             self.error = error
         self.at += self.size
         return self.size
 
 
-# Files that a thread of MLX still has, for a little while after the array is there.
+# Files that a thread of MLX still holds, for a short time after the array is ready.
 _files: WeakSet[_Safetensors] = WeakSet()
 
 
 @atexit.register
 def _wait_for_files() -> None:
-    """Waits, a second at most: a thread that asks for Python's lock once Python has ended aborts the process."""
+    """Waits for them, a second at most: a thread that takes the GIL after Python has ended aborts the process."""
     end = time.monotonic() + 1
     while _files and time.monotonic() < end:
         time.sleep(0.001)
 
 
 def _use_huge_pages(address: int, size: int) -> None:
-    """Asks Linux for large pages: fresh memory costs a fault a page."""
+    """Asks Linux for large pages, because each new page costs a page fault."""
     if sys.platform != "linux":
         return
     begin = -(-address // _HUGE_PAGE) * _HUGE_PAGE

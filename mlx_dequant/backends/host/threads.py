@@ -7,19 +7,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-# Weights that are worth a thread's wake-up, which waits for the interpreter's lock: 50 us or more of work.
+# Weights that justify a thread, whose wake-up waits for the GIL: 50 us or more of work.
 WORTH = 1 << 19
-PARTS = 4  # parts of the work, for each thread
+PARTS = 4  # parts of the work for each thread
 
 
 @cache
 def count() -> int:
     """Threads in use: MLX_DEQUANT_THREADS, or the processors this process may run on."""
-    asked = os.environ.get("MLX_DEQUANT_THREADS", "")
-    if asked:
-        if not asked.isdigit() or int(asked) == 0:
-            raise ValueError(f"MLX_DEQUANT_THREADS: found {asked!r}, expected a positive integer")
-        return int(asked)
+    setting = os.environ.get("MLX_DEQUANT_THREADS", "")
+    if setting:
+        if not setting.isdigit() or int(setting) == 0:
+            raise ValueError(f"MLX_DEQUANT_THREADS: found {setting!r}, expected a positive integer")
+        return int(setting)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -33,9 +33,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def split(steps: int, weights: int, work: Callable[[int, int], object]) -> None:
-    """Calls `work(begin, end)` over parts of 0 .. steps - 1, a step being `weights` weights.
+    """Calls `work(begin, end)` over parts of 0 .. steps - 1, where a step is `weights` weights.
 
-    Threads take the next part when they are done with one: they need not start or run alike.
+    A thread takes the next part when it has finished one, so threads may start late or run slower.
     """
     threads = min(count(), max(steps * weights // WORTH, 1))
     if threads == 1:
@@ -48,10 +48,10 @@ def split(steps: int, weights: int, work: Callable[[int, int], object]) -> None:
         for begin, end in todo:
             work(begin, end)
 
-    others = [_pool().submit(share) for _ in range(threads - 1)]
+    futures = [_pool().submit(share) for _ in range(threads - 1)]
     try:
         share()
     finally:
-        for other in others:
-            if not other.cancel():
-                other.result()
+        for future in futures:
+            if not future.cancel():
+                future.result()

@@ -1,6 +1,6 @@
 """The reference: plain arrays on the CPU, slow and obvious. Shares no code and no table with `metal/`.
 
-A family is one module here, by its name, with `weights(matrix)`: float32 [rows, columns].
+Each family has a module here with its name and a function `weights(matrix)`: float32 [rows, columns].
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..arrays import checked_ids, numpy, rounded
 
 
 def available() -> bool:
-    """Always: it needs NumPy alone."""
+    """Always true: it needs only NumPy."""
     return True
 
 

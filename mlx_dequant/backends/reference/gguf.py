@@ -1,4 +1,4 @@
-"""GGUF types: gguf-py's own dequantization. Q1_0 and Q2_0, which it lacks, follow ggml's C."""
+"""GGUF: gguf-py's own dequantization. It lacks Q1_0 and Q2_0, which follow ggml's C code here."""
 
 from __future__ import annotations
 

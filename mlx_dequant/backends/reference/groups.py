@@ -1,4 +1,4 @@
-"""What the families with groups share."""
+"""Functions of the families with groups."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def codes(words: np.ndarray, bits: int, axis: int, count: int) -> np.ndarray:
     """The first `count` codes along `axis` of packed `bits`-bit codes, lowest bits first."""
     words = np.moveaxis(words, axis, -1)
     octets = np.ascontiguousarray(words).view(np.uint8)
-    each = np.unpackbits(octets, axis=-1, bitorder="little")[..., : count * bits]
-    values = each.reshape(*each.shape[:-1], count, bits) @ (1 << np.arange(bits)).astype(np.int32)
+    code_bits = np.unpackbits(octets, axis=-1, bitorder="little")[..., : count * bits]
+    values = code_bits.reshape(*code_bits.shape[:-1], count, bits) @ (1 << np.arange(bits)).astype(np.int32)
     return np.moveaxis(values, -1, axis)
 
 
@@ -25,5 +25,5 @@ def scaled(q: np.ndarray, z: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 def group_of_inputs(matrix: EncodedMatrix) -> np.ndarray:
     """The group of each input."""
-    given = matrix.arrays.get("g_idx")
-    return np.arange(matrix.K) // matrix.group_size if given is None else numpy(given)
+    g_idx = matrix.arrays.get("g_idx")
+    return np.arange(matrix.K) // matrix.group_size if g_idx is None else numpy(g_idx)

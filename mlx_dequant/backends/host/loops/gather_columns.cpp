@@ -1,4 +1,4 @@
-// out[i, rows] = column ids[i] of the matrix, for i from begin to end - 1.
+// out[i, rows] = column ids[i] of the matrix. A call does i from begin to end - 1.
 
 template <typename F, typename T, typename S>
 static inline void gather_columns(const S& loader, const int* ids, T* __restrict out,

@@ -1,4 +1,4 @@
-// 16 floats as one vector, at addresses aligned to nothing.
+// 16 floats as one vector, loaded from and stored to unaligned addresses.
 
 typedef float lanes __attribute__((vector_size(64)));
 

@@ -1,18 +1,18 @@
-// out[M, rows] = x[M, columns] times the matrix transposed: this call does rows begin
-// to end - 1. Accumulated in float32, in 32 partial sums a result, or 16 where there are many.
+// out[M, rows] = x[M, columns] @ W.T. A call does rows begin to end - 1 of W. Accumulates in
+// float32, in 32 partial sums for each result, or 16 with more than four rows of x.
 
 #include "lanes.h"
 
 static inline float total(lanes sums) {
-  float part[16];
-  memcpy(part, &sums, sizeof part);
+  float partial[16];
+  memcpy(partial, &sums, sizeof partial);
   for (uint half = 8; half > 0; half /= 2) {
-    for (uint i = 0; i < half; ++i) part[i] += part[i + half];
+    for (uint i = 0; i < half; ++i) partial[i] += partial[i + half];
   }
-  return part[0];
+  return partial[0];
 }
 
-// sum[m] += the 32 weights of `row` from `column` on, times those of row m of x.
+// sum[m] += the 32 weights of `row` from `column` on, times row m of x.
 template <uint M, uint HALVES, typename F, typename S>
 static inline void add_run(const S& loader, uint row, uint column, const float* x, uint columns,
                            lanes (&sum)[M][HALVES]) {
@@ -32,14 +32,14 @@ template <uint M, typename F, typename S>
 static inline void qmv_of(const S& loader, const float* x, float* __restrict out,
                           const LaunchParams& p, size_t begin, size_t end) {
   const uint halves = M > 4 ? 1 : 2;
-  const uint runs = M > 1 ? 1 : 8;  // the largest blocks', which share what is worked out once
+  const uint runs = M > 1 ? 1 : 8;  // 8 fill the largest blocks, so shared scales decode once
   const uint columns = p.columns;
   for (size_t row = begin; row < end; ++row) {
     lanes sum[M][halves] = {};
-    for (uint part = 0; part < columns / (32 * runs); ++part) {
+    for (uint block = 0; block < columns / (32 * runs); ++block) {
 #pragma GCC unroll 8
       for (uint run = 0; run < runs; ++run) {
-        add_run<M, halves, F>(loader, uint(row), (part * runs + run) * 32, x, columns, sum);
+        add_run<M, halves, F>(loader, uint(row), (block * runs + run) * 32, x, columns, sum);
       }
     }
     uint column = columns / (32 * runs) * (32 * runs);
@@ -59,7 +59,7 @@ static inline void qmv_of(const S& loader, const float* x, float* __restrict out
   }
 }
 
-// x has 1, 4 or 8 rows; the caller pads it with zeros.
+// x has 1, 4 or 8 rows; the caller pads x with zeros.
 template <typename F, typename S>
 static inline void qmv(const S& loader, const float* x, float* out, const LaunchParams& p,
                        size_t begin, size_t end) {
