@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from mlx_dequant.cli.output import console, is_file, write_json, write_text
 from mlx_dequant.diagnostics.environment import environment
+from mlx_dequant.diagnostics.output import console, is_file, write_json, write_text
 from mlx_dequant.errors import FormatError
 
 from . import changes, report, results

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_dequant.cli.output import add_json, target
+from mlx_dequant.diagnostics.output import add_json, target
 
 from .cases import ACT_ORDER, DTYPES, FORMATS, LAYERS, OPERATIONS, ROWS, Case, chosen, quick
 

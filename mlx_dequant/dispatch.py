@@ -61,7 +61,12 @@ def plan(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation: s
         M: rows of x, or number of ids for a gather; ignored for "dequantize".
         dtype: "float32", "float16" or "bfloat16": type of x, or of the result of a gather or of "dequantize".
         operation: a key of `RULES`.
+
+    Raises:
+        ValueError: there is no such operation.
     """
+    if operation not in RULES:
+        raise ValueError(f"operation: found {operation!r}, expected one of {', '.join(RULES)}")
     return RULES[operation](device, matrix, M, dtype, operation)
 
 
@@ -114,9 +119,12 @@ def _matmul(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation
 
 
 def _regions(matrix: EncodedMatrix, dtype: str, transpose: bool) -> tuple[Region, ...]:
-    """The matrix cut along the product's outputs into regions of at most `DENSE_BYTES` each."""
+    """The matrix, cut along the product's outputs where it is large: two regions have at most `DENSE_BYTES`."""
     inputs, outputs = (matrix.columns, matrix.rows) if transpose else (matrix.rows, matrix.columns)
-    limit = DENSE_BYTES // max(inputs * (4 if dtype == "float32" else 2), 1)
+    row_bytes = max(inputs * (4 if dtype == "float32" else 2), 1)
+    if outputs * row_bytes <= DENSE_BYTES:
+        return (matrix.whole,)
+    limit = DENSE_BYTES // 2 // row_bytes
     step = next((limit // multiple * multiple for multiple in (1024, 128, 32) if limit >= multiple), 32)
     edges = pairwise([*range(0, outputs, step), outputs])
     return tuple(Region(at, end, 0, inputs) if transpose else Region(0, inputs, at, end) for at, end in edges)

@@ -28,6 +28,8 @@ class Family:
         codes: the array of codes, for families with groups; "" for GGUF.
         prefix: a format's name without its bits.
         bits: the bits of its formats; () for GGUF, whose formats have rows of their own.
+        tensors: what a module of a checkpoint has to hold, by the checkpoint's names, the codes first.
+        optional: what it may hold besides.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Family:
     codes: str = ""
     prefix: str = ""
     bits: tuple[int, ...] = ()
+    tensors: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @cached_property
     def traits(self) -> Mapping[str, int]:
@@ -45,35 +49,43 @@ class Family:
         return _traits(METAL / "formats" / self.name / f"{file}.metal", f"{self.name}_loader")
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            Family("gguf", "GGUF", "NK", (("blocks", "uint8_t"),)),
-            Family(
-                "awq", "AWQ", "KN", (("qweight", "int"), ("qzeros", "int"), ("scales", "S")), "qweight", "awq", (4,)
-            ),
-            Family(
-                "gptq",
-                "GPTQ",
-                "KN",
-                (("qweight", "int"), ("qzeros", "int"), ("scales", "S"), ("g_idx", "int")),
-                "qweight",
-                "gptq",
-                (2, 3, 4, 8),
-            ),
-            Family(
-                "compressed_tensors",
-                "compressed-tensors",
-                "NK",
-                (("codes", "int"), ("scales", "S"), ("zeros", "int"), ("g_idx", "int")),
-                "codes",
-                "ct",
-                (2, 3, 4, 8),
-            ),
-        )
-    }
+_FAMILIES = (
+    Family("gguf", "GGUF", "NK", (("blocks", "uint8_t"),)),
+    Family(
+        name="awq",
+        title="AWQ",
+        layout="KN",
+        arrays=(("qweight", "int"), ("qzeros", "int"), ("scales", "S")),
+        codes="qweight",
+        prefix="awq",
+        bits=(4,),
+        tensors=("qweight", "scales", "qzeros"),
+    ),
+    Family(
+        name="gptq",
+        title="GPTQ",
+        layout="KN",
+        arrays=(("qweight", "int"), ("qzeros", "int"), ("scales", "S"), ("g_idx", "int")),
+        codes="qweight",
+        prefix="gptq",
+        bits=(2, 3, 4, 8),
+        tensors=("qweight", "scales", "qzeros"),
+        optional=("g_idx",),
+    ),
+    Family(
+        name="compressed_tensors",
+        title="compressed-tensors",
+        layout="NK",
+        arrays=(("codes", "int"), ("scales", "S"), ("zeros", "int"), ("g_idx", "int")),
+        codes="codes",
+        prefix="ct",
+        bits=(2, 3, 4, 8),
+        tensors=("weight_packed", "weight_scale", "weight_shape"),
+        optional=("weight_zero_point", "weight_g_idx"),
+    ),
 )
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _FAMILIES})
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ from .base import QuantizedWeight
 
 
 class PlainWeight(QuantizedWeight):
+    family = "plain"
+
     def __init__(self, codes):
         codes = check.words("codes", codes)
         rows, words = codes.shape
@@ -156,8 +158,8 @@ def test_a_family_is_a_loader_a_weight_class_and_a_row(copy):
     copy.add("metal/formats/plain/plain.metal", LOADER)
     copy.add("weights/plain.py", WEIGHT)
     copy.add("backends/reference/plain.py", REFERENCE)
-    row = '\n            Family("plain", "Plain", "NK", (("codes", "int"),), "codes", "plain", (8,)),'
-    copy.insert("registry.py", "        for row in (", row)
+    row = '    Family("plain", "Plain", "NK", (("codes", "int"),), "codes", "plain", (8,)),\n'
+    copy.insert("registry.py", "_FAMILIES = (\n", row)
     printed = copy.run("""
 import numpy as np, mlx.core as mx, mlx_dequant as mxd, emulator
 from mlx_dequant.weights.plain import PlainWeight

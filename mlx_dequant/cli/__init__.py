@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
+from ..diagnostics.output import printable
 from ..errors import FormatError
-from .output import printable
 
 # A command is a module beside this one. Its docstring is its help, `arguments(parser)` adds its
 # options, and `run(options)` works and returns the exit status. It imports what is heavy in `run`.

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from .output import add_json, console, write_json
+from ..diagnostics.output import add_json, console, write_json
 
 if TYPE_CHECKING:
     from ..diagnostics.checks import Check, Times

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from .output import add_json, console, write_json
+from ..diagnostics.output import add_json, console, write_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .output import add_json, console, peak_memory, size, write_json
+from ..diagnostics.output import add_json, console, peak_memory, size, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from .output import add_json, console, printable, size, write_json
+from ..diagnostics.output import add_json, console, printable, size, write_json
 
 if TYPE_CHECKING:
     from ..loading.gguf_file import GGUFFile

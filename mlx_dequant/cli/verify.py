@@ -15,7 +15,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from .output import add_json, console, peak_memory, printable, size, write_json
+from ..diagnostics.output import add_json, console, peak_memory, printable, size, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console

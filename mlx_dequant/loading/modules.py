@@ -9,23 +9,21 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import FormatError
-from ..weights import AWQWeight, CompressedTensorsWeight, GPTQWeight, QuantizedWeight
+from ..registry import FAMILIES, Family
+from ..weights import QuantizedWeight, weight_class
 from .folder import Folder
 from .schemes import Scheme
 from .settings import Settings
 
-# A module's tensors, the codes first: required ones, then optional ones.
-PARTS = {
-    "awq": (("qweight", "scales", "qzeros"), ()),
-    "gptq": (("qweight", "scales", "qzeros"), ("g_idx",)),
-    "compressed-tensors": (("weight_packed", "weight_scale", "weight_shape"), ("weight_zero_point", "weight_g_idx")),
-}
-CLASSES = {"awq": AWQWeight, "gptq": GPTQWeight, "compressed-tensors": CompressedTensorsWeight}
+
+def _family(format: str) -> Family:
+    """The family of a checkpoint's format."""
+    return FAMILIES[format.replace("-", "_")]
 
 
 def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Settings]:
     """The quantized modules by name. Each is checked to have all its tensors and to be quantized by the config."""
-    (codes, *required), _ = PARTS[scheme.format]
+    codes, *required = _family(scheme.format).tensors
     modules: dict[str, Settings] = {}
     for name in folder.tensors:
         module, dot, part = name.rpartition(".")
@@ -47,18 +45,19 @@ def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Settings]:
 
 def parts(format: str, modules: Iterable[str]) -> set[str]:
     """The names of the tensors of quantized modules."""
-    required, optional = PARTS[format]
-    return {_join(module, part) for module in modules for part in (*required, *optional)}
+    family = _family(format)
+    return {_join(module, part) for module in modules for part in (*family.tensors, *family.optional)}
 
 
 def read(folder: Folder, format: str, module: str, settings: Settings, zero_points: str) -> QuantizedWeight:
     """A quantized module, read from its files."""
-    required, optional = PARTS[format]
-    present = [part for part in (*required, *optional) if _join(module, part) in folder.tensors]
+    family = _family(format)
+    present = [part for part in (*family.tensors, *family.optional) if _join(module, part) in folder.tensors]
     tensors = {part: folder.read(_join(module, part)) for part in present}
     kind = {"zero_points": zero_points} if format == "gptq" else {}
     try:
-        return CLASSES[format](**tensors, bits=settings.bits, group_size=settings.group_size, **kind)
+        make = weight_class(family.name)
+        return make(**tensors, bits=settings.bits, group_size=settings.group_size, **kind)
     except FormatError as error:
         raise FormatError(f"{folder.path.name}: module {module!r}: {error}") from None
 

@@ -1,5 +1,7 @@
 """Quantized weights: one class for each family, checked when they are made."""
 
+from typing import Any
+
 from .awq import AWQWeight
 from .base import QuantizedWeight
 from .compressed_tensors import CompressedTensorsWeight
@@ -9,6 +11,12 @@ from .gptq import GPTQWeight
 # Named after the checkpoint format "pack-quantized".
 PackQuantizedWeight = CompressedTensorsWeight
 
+
+def weight_class(family: str) -> type[Any]:
+    """The class of a family, by the family's name in the registry."""
+    return next(kind for kind in QuantizedWeight.__subclasses__() if kind.family == family)
+
+
 __all__ = [
     "AWQWeight",
     "CompressedTensorsWeight",
@@ -16,4 +24,5 @@ __all__ = [
     "GPTQWeight",
     "PackQuantizedWeight",
     "QuantizedWeight",
+    "weight_class",
 ]

@@ -26,6 +26,8 @@ class AWQWeight(QuantizedWeight):
         FormatError: a tensor's type or shape does not fit the others.
     """
 
+    family = "awq"
+
     def __init__(self, qweight: Any, scales: Any, qzeros: Any, group_size: int = 128, bits: int = 4):
         bits = check.integer("bits", bits)
         check.one_of("bits", bits, (4,))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
@@ -31,6 +31,7 @@ class QuantizedWeight(ABC):
         dtype: the default type of `dequantize()`.
     """
 
+    family: ClassVar[str]  # of the registry
     matrix: EncodedMatrix
     shape: tuple[int, ...]
     in_features: int

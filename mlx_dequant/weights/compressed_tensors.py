@@ -34,6 +34,8 @@ class CompressedTensorsWeight(QuantizedWeight):
         FormatError: a tensor's type or shape does not fit the others, or g_idx is out of range.
     """
 
+    family = "compressed_tensors"
+
     def __init__(
         self,
         weight_packed: Any,

@@ -29,6 +29,8 @@ class GGUFWeight(QuantizedWeight):
         FormatError: the type is unknown, or `blocks` does not hold whole rows of it.
     """
 
+    family = "gguf"
+
     def __init__(self, blocks: Any, type: str | int, shape: Sequence[int] | None = None):
         form = gguf_format(type)
         if form is None:

@@ -35,6 +35,8 @@ class GPTQWeight(QuantizedWeight):
         FormatError: a tensor's type or shape does not fit the others, or g_idx is out of range.
     """
 
+    family = "gptq"
+
     def __init__(
         self,
         qweight: Any,
