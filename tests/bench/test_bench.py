@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from product_cases import by_traits
 
 import mlx_dequant as mxd
 from mlx_dequant.bench import cases, check, data, rounds, run, weights
@@ -112,7 +113,10 @@ def everyone():
     return [one for one in here if "compile" not in one.name]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name",
+    by_traits(FORMATS, ("q4_0", "q4_k", "mxfp4", "awq4", "ct4", "gptq4-act")),
+)
 def test_every_contestant_unpacks_right(name, everyone):
     rows = measured(Case("dequantize", name, "a small layer", (96, 256)), *everyone)
     assert {name: row["note"] for name, row in rows.items() if row["status"] != "timed"} == {}
@@ -121,7 +125,7 @@ def test_every_contestant_unpacks_right(name, everyone):
         assert "MLX own" in rows
 
 
-@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("dtype", by_traits(cases.DTYPES, ("float16", "float32")))
 @pytest.mark.parametrize("name", ["q4_k", "awq4", "ct4", "mxfp4"])
 def test_every_contestant_multiplies_right(name, dtype, everyone):
     rows = measured(Case("linear", name, "a small layer", (96, 256), dtype, 1), *everyone)
