@@ -1,1 +1,1 @@
-"""Benchmarks. Each checks equality first, then measures. `mlx-dequant bench` runs what is in `run.py`."""
+"""The benchmark: cases, providers, runs, reports, results. Each result is checked before it is timed."""

@@ -1,8 +1,8 @@
-"""The README's charts, from results: `python -m bench.chart RESULTS.json ... [--into FOLDER]`.
+"""The README's charts, from results: `python -m mlx_dequant.bench.chart RESULTS.json ... [--into FOLDER]`.
 
-Each file gives NAME-dequantize.svg and NAME-product.svg, GB/s by format and contestant against the
-copy, the products with the fewest rows of x; and NAME-linear.svg, time against rows of x. All are
-for one layer, and light or dark as the reader's page is.
+Each file gives NAME-dequantize.svg and NAME-matmul.svg, GB/s by format and provider against the copy, the matmuls with
+the fewest rows of x; and NAME-linear.svg, time against rows of x. All are for one layer, and light or dark as the
+reader's page is. README.md shows `python -m mlx_dequant.bench.chart bench/results/cpu.json`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from mlx_dequant import formats
 
 from .crossover import curves
-from .report import read
-from .tables import duration, place
+from .report import duration, environment_line
+from .results import is_ours, is_timed, of_operations, read
 
 Row = dict[str, Any]
 
@@ -40,10 +40,10 @@ def style() -> str:
     return f"<style>{plain}{light}@media(prefers-color-scheme:dark){{{night}{dark}}}.line{{fill:none}}</style>"
 
 
-def svg(height: int, title: str, under: str, row: Row, parts: Sequence[str]) -> str:
+def svg(height: int, title: str, under: str, where: str, parts: Sequence[str]) -> str:
     """A picture with its title, what its marks mean, and where it was measured."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
-    words = [text(0, 16, title, "title"), text(0, 36, under, "soft"), text(0, 53, place(row), "soft")]
+    words = [text(0, 16, title, "title"), text(0, 36, under, "soft"), text(0, 53, where, "soft")]
     return "\n".join([head, f"<title>{escape(title)}</title>{style()}", *words, *parts, "</svg>", ""])
 
 
@@ -51,18 +51,17 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def title_of(name: str) -> str:
+def title_of(name: str, has_g_idx: bool) -> str:
     """A format's name as its tools print it."""
-    base, _, variant = name.partition("-")
-    title = formats()[base].title if base in formats() else base
-    return title.replace("compressed-tensors", "ct") + (f" {variant}" if variant else "")
+    title = formats()[name].title if name in formats() else name
+    return title.replace("compressed-tensors", "ct") + (" act-order" if has_g_idx else "")
 
 
 def colors(rows: Sequence[Row]) -> dict[str, int]:
-    """A colour for each contestant, the same in every chart of a file: ours first, then those that multiply."""
-    found = {row["contestant"] for row in rows} - {"copy"}
-    multiply = {row["contestant"] for row in rows if row["operation"] == "linear"}
-    names = sorted(found, key=lambda name: (not name.startswith("mlx-dequant"), name not in multiply, name))
+    """A colour for each provider, the same in every chart of a file: ours first, then those that multiply."""
+    found = {row["provider"] for row in rows} - {"copy"}
+    multiply = {row["provider"] for row in rows if row["case"] == "linear"}
+    names = sorted(found, key=lambda name: (not is_ours(name), name not in multiply, name))
     return {name: min(i, len(COLORS) - 1) for i, name in enumerate(names)}
 
 
@@ -71,70 +70,76 @@ def largest_layer(rows: Sequence[Row]) -> str:
     return max(rows, key=lambda row: (math.prod(row["shape"]), row["layer"]))["layer"]
 
 
-def bars_chart(rows: Sequence[Row], operation: str) -> str | None:
+def bars_chart(rows: Sequence[Row], operation: str, where: str) -> str | None:
     """Bars for each format, longest first, with the copy's GB/s as a mark."""
-    timed = [row for row in rows if row["operation"] == operation and row["status"] == "timed"]
+    timed = [row for row in rows if row["case"] == operation and is_timed(row)]
     if not timed:
         return None
-    layer, fewest = largest_layer(timed), min(row["vectors"] for row in timed)
-    same = {"layer": layer, "dtype": timed[0]["dtype"], "vectors": fewest}
+    layer, fewest = largest_layer(timed), min(row["M"] for row in timed)
+    same = {"layer": layer, "dtype": timed[0]["dtype"], "M": fewest}
     timed = [row for row in timed if all(row[name] == value for name, value in same.items())]
     kinds = colors(rows)
-    most = max(max(row["gbps"], row["copy_gbps"]) for row in timed)
+    most = max(max(row["gbps"], copy_gbps(row)) for row in timed)
     scale = (WIDTH - LEFT - RIGHT) / most
     parts: list[str] = []
     y = 72.0
-    for name in dict.fromkeys(row["format"] for row in timed):
-        here = [row for row in timed if row["format"] == name and row["contestant"] != "copy"]
-        here.sort(key=lambda row: row["seconds"])
-        parts.append(text(0, y + 12, title_of(name), "title"))
+    for name in dict.fromkeys((row["format"], row["has_g_idx"]) for row in timed):
+        here = [row for row in timed if (row["format"], row["has_g_idx"]) == name]
+        here.sort(key=lambda row: row["seconds"]["median"])
+        parts.append(text(0, y + 12, title_of(*name), "title"))
         for row in here:
-            parts += bar(row, y, scale, kinds[row["contestant"]])
+            parts += bar(row, y, scale, kinds[row["provider"]])
             y += 20
         y += 12 if len(here) > 1 else 2
     size = "x".join(map(str, timed[0]["shape"]))
-    what = f"Unpacking {layer}" if operation == "dequantize" else f"{fewest} x times {layer}"
+    rows_of_x = "1 row" if fewest == 1 else f"{fewest} rows"
+    what = f"Dequantizing {layer}" if operation == "dequantize" else f"{rows_of_x} of x times {layer}"
     title = f"{what} ({size}), {timed[0]['dtype']}, GB/s"
-    return svg(int(y + 4), title, "mark: a copy of as many bytes, in the same run", timed[0], parts)
+    return svg(int(y + 4), title, "mark: a copy of as many bytes, in the same run", where, parts)
+
+
+def copy_gbps(row: Row) -> float:
+    """GB/s of the copy that was measured beside a row."""
+    return row["gbps"] / row["share_of_copy"]
 
 
 def bar(row: Row, y: float, scale: float, color: int) -> Iterator[str]:
-    yield text(LEFT - 8, y + 12, row["contestant"], "soft", "end")
+    yield text(LEFT - 8, y + 12, row["provider"], "soft", "end")
     yield f'<rect x="{LEFT}" y="{y + 2:.1f}" width="{max(row["gbps"] * scale, 1):.1f}" height="13" class="k{color}"/>'
-    mark = LEFT + row["copy_gbps"] * scale
+    mark = LEFT + copy_gbps(row) * scale
     yield f'<line x1="{mark:.1f}" x2="{mark:.1f}" y1="{y:.1f}" y2="{y + 17:.1f}" class="copy"/>'
     gbps = f"{row['gbps']:,.0f}" if row["gbps"] >= 100 else f"{row['gbps']:.3g}"
-    shown = f"{gbps} GB/s, {row['copy_share']:.0%} of copy"
+    shown = f"{gbps} GB/s, {row['share_of_copy']:.0%} of copy"
     yield text(WIDTH, y + 12, shown, "soft", "end")
 
 
-def linear_chart(rows: Sequence[Row]) -> str | None:
+def linear_chart(rows: Sequence[Row], where: str) -> str | None:
     """Time against rows of x, a panel for each of up to four formats of the largest layer."""
-    products = [row for row in rows if row["operation"] == "linear" and row["status"] == "timed"]
-    if not products:
+    matmuls = [row for row in rows if row["case"] == "linear" and is_timed(row)]
+    if not matmuls:
         return None
-    layer, dtype = largest_layer(products), products[0]["dtype"]
-    found = {key[0]: of for key, of in curves(products).items() if key[1:] == (layer, dtype)}
+    layer, dtype = largest_layer(matmuls), matmuls[0]["dtype"]
+    found = {key[:2]: of for key, of in curves(matmuls).items() if key[2:] == (layer, dtype)}
     found = {name: of for name, of in found.items() if any(len(points) > 1 for points in of.values())}
     if not found:
         return None
     kinds = colors(rows)
     parts: list[str] = []
     for at, (name, of) in enumerate(list(found.items())[:4]):
-        parts += panel(name, of, 20 + at % 2 * 390, 84 + at // 2 * 230, kinds)
+        parts += panel(title_of(*name), of, 20 + at % 2 * 390, 84 + at // 2 * 230, kinds)
     names = [name for name in kinds if any(name in of for of in found.values())]
     y = 84 + -(-min(len(found), 4) // 2) * 230
     for at, name in enumerate(names):
         x, down = at % 4 * 190, y + at // 4 * 20
         parts.append(f'<rect x="{x}" y="{down - 6}" width="14" height="4" class="k{kinds[name]}"/>')
         parts.append(text(x + 20, down, name, "soft"))
-    size = "x".join(map(str, next(row["shape"] for row in products if row["layer"] == layer)))
-    title = f"Products with {layer} ({size}), {dtype}: time against rows of x"
-    return svg(y + -(-len(names) // 4) * 20, title, "both axes logarithmic, lower is faster", products[0], parts)
+    size = "x".join(map(str, next(row["shape"] for row in matmuls if row["layer"] == layer)))
+    title = f"Matmuls with {layer} ({size}), {dtype}: time against rows of x"
+    return svg(y + -(-len(names) // 4) * 20, title, "both axes logarithmic, lower is faster", where, parts)
 
 
 def panel(
-    name: str, of: dict[str, list[tuple[int, float]]], left: float, top: float, kinds: dict[str, int]
+    title: str, of: dict[str, list[tuple[int, float]]], left: float, top: float, kinds: dict[str, int]
 ) -> Iterator[str]:
     """One format's curves in 340 by 180."""
     counts = sorted({m for points in of.values() for m, _ in points})
@@ -143,25 +148,25 @@ def panel(
     far = math.log2(counts[-1] / counts[0]) or 1.0
     start, wide, tall = left + 40, 290.0, 160.0
 
-    def place_of(m: int, seconds: float) -> str:
+    def position(m: int, seconds: float) -> str:
         x = start + 8 + (wide - 16) * math.log2(m / counts[0]) / far
         return f"{x:.1f},{top + 14 + tall * (high - math.log10(seconds)) / (high - low):.1f}"
 
-    yield text(left - 20, top, title_of(name), "title")
+    yield text(left - 20, top, title, "title")
     for power in range(low, high + 1):
         y = top + 14 + tall * (high - power) / (high - low)
         yield f'<line x1="{start}" x2="{start + wide}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
         yield text(start - 6, y + 4, duration(10.0**power), "soft", "end")
     for m in counts:
-        x = float(place_of(m, 10.0**high).split(",")[0])
+        x = float(position(m, 10.0**high).split(",")[0])
         yield text(x, top + tall + 32, str(m), "soft", "middle")
-    for contestant, points in of.items():
-        thick = 3 if contestant.startswith("mlx-dequant") else 1.6
-        line = " ".join(place_of(*point) for point in points)
-        yield f'<polyline points="{line}" class="k{kinds[contestant]} line" stroke-width="{thick}"/>'
+    for provider, points in of.items():
+        thick = 3 if is_ours(provider) else 1.6
+        line = " ".join(position(*point) for point in points)
+        yield f'<polyline points="{line}" class="k{kinds[provider]} line" stroke-width="{thick}"/>'
         for point in points:
-            x, y = place_of(*point).split(",")
-            yield f'<circle cx="{x}" cy="{y}" r="{thick}" class="k{kinds[contestant]}"/>'
+            x, y = position(*point).split(",")
+            yield f'<circle cx="{x}" cy="{y}" r="{thick}" class="k{kinds[provider]}"/>'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -170,11 +175,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="beside the results unless given")
     options = parser.parse_args(argv)
     for file in options.results:
-        rows = read(file)["rows"]
+        result = read(file)
+        rows, where = of_operations(result["rows"]), environment_line(result)
         charts = {
-            "dequantize": bars_chart(rows, "dequantize"),
-            "product": bars_chart(rows, "linear"),
-            "linear": linear_chart(rows),
+            "dequantize": bars_chart(rows, "dequantize", where),
+            "matmul": bars_chart(rows, "linear", where),
+            "linear": linear_chart(rows, where),
         }
         for kind, drawn in charts.items():
             if drawn is not None:

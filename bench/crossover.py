@@ -1,4 +1,4 @@
-"""Where another contestant becomes faster than ours, or slower, as x gets more rows."""
+"""Where another provider becomes faster than ours, or slower, as x gets more rows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from .results import is_ours, is_timed
+
 Row = dict[str, Any]
-OURS = "mlx-dequant "
 
 
-def curves(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[str, list[tuple[int, float]]]]:
-    """(format, layer, dtype) to contestant to (rows of x, seconds), by rows of x."""
-    found: dict[tuple[str, str, str], dict[str, list[tuple[int, float]]]] = {}
+def curves(rows: Sequence[Row]) -> dict[tuple[str, bool, str, str], dict[str, list[tuple[int, float]]]]:
+    """(format, has_g_idx, layer, dtype) to provider to (rows of x, seconds), by rows of x."""
+    found: dict[tuple[str, bool, str, str], dict[str, list[tuple[int, float]]]] = {}
     for row in rows:
-        if row["operation"] == "linear" and row["status"] == "timed" and row["contestant"] != "copy":
-            key = (row["format"], row["layer"], row["dtype"])
-            found.setdefault(key, {}).setdefault(row["contestant"], []).append((row["vectors"], row["seconds"]))
+        if row["case"] == "linear" and is_timed(row):
+            key = (row["format"], row["has_g_idx"], row["layer"], row["dtype"])
+            found.setdefault(key, {}).setdefault(row["provider"], []).append((row["M"], row["seconds"]["median"]))
     return {key: {name: sorted(points) for name, points in of.items()} for key, of in found.items()}
 
 
@@ -25,16 +26,17 @@ def crossovers(rows: Sequence[Row]) -> list[Row]:
     """Rows of x at which a line of ours and another's meet, between two measured points.
 
     Returns:
-        Rows with `format`, `layer`, `dtype`, `ours`, `other`, `vectors` (a float, on logarithmic
+        Rows with `format`, `has_g_idx`, `layer`, `dtype`, `ours`, `other`, `M` (a float, on logarithmic
         scales) and `faster`: who is the faster one beyond it.
     """
     found: list[Row] = []
-    for (kind, layer, dtype), of in curves(rows).items():
-        for ours in (name for name in of if name.startswith(OURS)):
-            for other in (name for name in of if not name.startswith(OURS)):
+    for key, of in curves(rows).items():
+        for ours in (name for name in of if is_ours(name)):
+            for other in (name for name in of if not is_ours(name)):
                 for at, faster in meetings(of[ours], of[other]):
                     names = {"ours": ours, "other": other, "faster": other if faster else ours}
-                    found.append({"format": kind, "layer": layer, "dtype": dtype, "vectors": at, **names})
+                    named = dict(zip(("format", "has_g_idx", "layer", "dtype"), key, strict=True))
+                    found.append({**named, "M": at, **names})
     return found
 
 

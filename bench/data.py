@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,48 +11,53 @@ import numpy as np
 
 import mlx_dequant as mxd
 
+from ..diagnostics.compare import F32, exact
+from ..diagnostics.environment import ON_GPU
+from ..diagnostics.sample_weights import layer, slice_outputs
 from .cases import Case
-from .timing import ON_GPU
-from .weights import weight
 
 ROTATED = {"cpu": 128 << 20, "gpu": 256 << 20}  # bytes, more than caches hold
 MOST = 64
 XS = 8
+OUTPUTS = 64  # of a layer that are checked, at each of three places
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
-    """What contestants are given.
+    """What providers are given.
 
     Attributes:
         weights: equal in kind; the first two differ in value, the others are copies elsewhere.
-        xs: [vectors, in] in the case's dtype.
-        ids: int32 [vectors], as MLX and as NumPy have them.
+        xs: [M, in] in the case's dtype.
+        ids: int32 [M].
         tensor: a torch tensor that crosses, on torch's best device; None in other cases.
     """
 
-    weights: list[mxd.QuantizedWeight] = field(default_factory=list)
-    xs: list[mx.array] = field(default_factory=list)
-    ids: list[np.ndarray] = field(default_factory=list)
+    weights: list[mxd.QuantizedWeight] = field(default_factory=list[mxd.QuantizedWeight])
+    xs: list[mx.array] = field(default_factory=list[mx.array])
+    ids: list[Any] = field(default_factory=list[Any])
     tensor: Any = None
+    slices: dict[int, list[tuple[int, F32]]] = field(default_factory=dict[int, list[tuple[int, F32]]])
+
+    def exact(self, turn: int) -> list[tuple[int, F32]]:
+        """First outputs, and their exact weights [64, in], at both ends of a layer and in the middle."""
+        if turn not in self.slices:
+            self.slices[turn] = list(_exact(self.weights[turn]))
+        return self.slices[turn]
 
 
-def of(case: Case) -> Data:
-    """Random inputs of a case."""
-    rng = np.random.default_rng(0)
-    if case.operation in ("to_mlx", "to_torch"):
-        return Data(tensor=_tensor(case))
-    outputs, inputs = case.shape
-    weights = [weight(case.format, outputs, inputs, seed) for seed in range(2)]
-    weights += [copied(weights[i % 2]) for i in range(turns(weights[0].nbytes) - 2)]
-    if case.operation == "linear":
-        dtype = getattr(mx, case.dtype)
-        xs = [mx.array(rng.standard_normal((case.vectors, inputs), np.float32)).astype(dtype) for _ in range(XS)]
-        mx.eval(xs)
-        return Data(weights, xs)
-    if case.operation == "take":
-        return Data(weights, ids=[rng.integers(0, outputs, case.vectors, np.int32) for _ in range(XS)])
-    return Data(weights)
+def _exact(weight: mxd.QuantizedWeight) -> Iterator[tuple[int, F32]]:
+    outputs = weight.out_features
+    for first in dict.fromkeys([0, outputs // 64 * 32, outputs - OUTPUTS]):
+        yield first, exact(slice_outputs(weight, first, OUTPUTS))
+
+
+def weights(case: Case) -> list[mxd.QuantizedWeight]:
+    """Layers of random weights, as many as rotate."""
+    g_idx = "shuffled" if case.has_g_idx else ""
+    made = [layer(case.format, *case.shape, seed, g_idx=g_idx) for seed in range(2)]
+    return made + [_copied(made[i % 2]) for i in range(turns(made[0].nbytes) - 2)]
 
 
 def turns(nbytes: int) -> int:
@@ -60,32 +66,14 @@ def turns(nbytes: int) -> int:
     return min(max(-(-ROTATED[place] // max(nbytes, 1)), 2), MOST)
 
 
-def copied(w: mxd.QuantizedWeight) -> mxd.QuantizedWeight:
+def _copied(weight: mxd.QuantizedWeight) -> mxd.QuantizedWeight:
     """The same weight in memory of its own."""
-    return w.replace(**{name: array + 0 for name, array in w.inputs.items() if array is not None})
+    return weight.replace(**{name: array + 0 for name, array in weight.arrays.items() if array is not None})
 
 
-def _tensor(case: Case) -> Any:
-    import torch
-
-    device = "mps" if torch.backends.mps.is_available() else "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.randn(case.shape, generator=torch.Generator().manual_seed(0)).to(getattr(torch, case.dtype)).to(device)
-
-
-def part(w: mxd.QuantizedWeight, first: int, count: int) -> mxd.QuantizedWeight:
-    """Outputs `first` to `first + count` of a layer, multiples of 32, as a weight."""
-    given = {name: array for name, array in w.inputs.items() if array is not None}
-    end, bits = first + count, w.format.bits
-    if w.format.family == "gguf":
-        return mxd.GGUFWeight(given["blocks"][first:end], w.format.name)
-    size = w.layout[0]
-    words = slice(first * bits // 32, end * bits // 32)
-    if w.format.family == "awq":
-        codes, zeros = (given[name][:, words] for name in ("qweight", "qzeros"))
-        return mxd.AWQWeight(codes, given["scales"][:, first:end], zeros, size)
-    if w.format.family == "gptq":
-        codes, scales = (given[name][:, first:end] for name in ("qweight", "scales"))
-        return mxd.GPTQWeight(codes, scales, given["qzeros"][:, words], given.get("g_idx"), size, bits)
-    codes, scales = (given[name][first:end] for name in ("codes", "scales"))
-    zeros = given["zeros"][words] if "zeros" in given else None
-    return mxd.CompressedTensorsWeight(codes, scales, (count, w.columns), zeros, given.get("g_idx"), bits, size)
+def xs(case: Case) -> list[mx.array]:
+    """Rows of x."""
+    rng, dtype = np.random.default_rng(0), getattr(mx, case.dtype)
+    made = [mx.array(rng.standard_normal((case.M, case.shape[1]), np.float32)).astype(dtype) for _ in range(XS)]
+    mx.eval(made)
+    return made

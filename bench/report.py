@@ -1,62 +1,117 @@
-"""A run's results as one value, and as files: JSON, CSV."""
+"""Results as text: tables on the terminal, and a block to paste into an issue."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Sequence
-from datetime import datetime, timezone
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mlx_dequant.errors import FormatError
+from rich.table import Table
+from rich.text import Text
 
-from . import older
+from .cases import Case
+from .results import is_ours, of_operations
 
 Row = dict[str, Any]
 
-# What a row must have to be shown and compared.
-NEEDED = (
-    "operation", "format", "layer", "shape", "vectors", "dtype", "contestant", "runs_on", "status", "note", "seconds",
-    "low", "high", "gbps", "copy_gbps", "copy_share", "gweights", "backend", "device", "threads", "compiler", "mlx",
-    "mlx_dequant", "python",
-)  # fmt: skip
+
+def duration(seconds: float) -> str:
+    """Seconds, to be read by people: "8.18 ms"."""
+    unit, size = next(((u, s) for u, s in (("s", 1.0), ("ms", 1e-3)) if seconds >= s), ("µs", 1e-6))
+    return f"{seconds / size:.3g} {unit}"
 
 
-def assembled(rows: Sequence[Row], fixed: Sequence[Row], absent: dict[str, str]) -> dict[str, Any]:
-    """Results with the time they were made at; `absent` says why a contestant took no part."""
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return {"date": date, "absent": absent, "fixed": list(fixed), "rows": list(rows)}
+def environment_line(result: Mapping[str, Any]) -> str:
+    """Where it was measured, on one line."""
+    parts = [result["device"], result["backend"], f"{result['threads']} threads", result["compiler"]]
+    versions = [f"{name} {result['versions'][name]}" for name in ("mlx", "torch") if name in result["versions"]]
+    return ", ".join([*filter(None, parts), *versions, f"Python {result['versions']['python']}"])
 
 
-def read(path: str) -> dict[str, Any]:
-    """Results that `--json` wrote, here or for `bench.dequantize` and `bench.linear` on a GPU.
-
-    Raises:
-        FormatError: the file holds something else.
-    """
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path}: found no JSON ({error}), expected results of `mlx-dequant bench --json`") from None
-    if isinstance(report, list) and report:
-        return {"date": "", "absent": {}, "fixed": [], "rows": older.rows(report)}
-    if not isinstance(report, dict) or not {"date", "fixed", "rows"} <= set(report) or not report["rows"]:
-        raise FormatError(f"{path}: found no rows, expected results of `mlx-dequant bench --json`")
-    for row in report["rows"]:
-        missing = [name for name in NEEDED if name not in row]
-        if missing:
-            raise FormatError(f"{path}: found a row without {', '.join(missing)}, expected those of this release")
-    return report
+def case_of(row: Row) -> Case:
+    """The case that a row belongs to."""
+    names = ("case", "format", "layer", "dtype", "M", "has_g_idx")
+    return Case(**{name: row[name] for name in names}, shape=tuple(row["shape"]))
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """The rows as CSV, a column for each name that any of them has."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
+def case_tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """A table for each case."""
+    by_case: dict[Case, list[Row]] = {}
+    for row in of_operations(rows):
+        by_case.setdefault(case_of(row), []).append(row)
+    for case, found in by_case.items():
+        yield case_table(case, found)
+
+
+def case_table(case: Case, rows: Sequence[Row]) -> Table:
+    """One case: the fastest provider first."""
+    numbers = ("time", "spread", "GB/s", "of copy")
+    table = _table(case.title, ("", *numbers, ""), right=numbers)
     for row in rows:
-        writer.writerow({**row, "shape": "x".join(map(str, row["shape"]))})
-    return out.getvalue()
+        name = Text(row["provider"], style="green" if is_ours(row["provider"]) else "")
+        check = Text(row["check"], style="dim")
+        if row["status"] != "timed":
+            style = "dim" if row["status"] == "left out" else "red"
+            table.add_row(name, "", "", "", "", Text.assemble((row["status"].upper(), style), ": ", check))
+            continue
+        seconds, share = row["seconds"], row["share_of_copy"]
+        spread = f"±{(seconds['high'] - seconds['low']) / 2 / seconds['median']:.0%}"
+        rates = (f"{row['gbps']:.3g}", "" if share is None else f"{share:.0%}")
+        table.add_row(name, duration(seconds["median"]), spread, *rates, check)
+    return table
+
+
+def other_tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """Overheads beside their aims, and models by tokens a second."""
+    costs = [row for row in rows if row["case"] == "overhead"]
+    if costs:
+        table = _table("Overhead", ("", "provider", "time", "aim"), right=("time", "aim"))
+        for row in costs:
+            seconds, aim = row["seconds"]["median"], row["aim"]
+            time = Text(duration(seconds), style="yellow" if aim and seconds > aim else "")
+            table.add_row(row["what"], row["provider"], time, duration(aim) if aim else "")
+        yield table
+    models = [row for row in rows if "decode_tokens_per_second" in row]
+    if models:
+        table = _table("Tokens a second", ("provider", "format", "decode", ""), right=("decode",))
+        for row in models:
+            speed = row["decode_tokens_per_second"]
+            shown = f"{speed:.1f}" if speed else row.get("status", "").upper()
+            table.add_row(row["provider"], row["format"], shown, row.get("check", ""))
+        yield table
+
+
+def change_table(changes: Sequence[Row]) -> Table:
+    """What `changes.changes` found."""
+    right = ("before", "now", "change")
+    table = _table("Changed beyond the noise", ("", "provider", *right), right)
+    for change in changes:
+        faster = change["ratio"] < 1
+        said = f"{1 / change['ratio']:.2f} times as fast" if faster else f"{change['ratio']:.2f} times as long"
+        times = [duration(change[name]) for name in ("before", "now")]
+        table.add_row(change["case"], change["provider"], *times, Text(said, style="green" if faster else "red"))
+    return table
+
+
+def submit_text(result: Mapping[str, Any]) -> str:
+    """Markdown: the machine, a line for each timed row, what is wrong, overheads."""
+    lines = [f"mlx-dequant {result['versions']['mlx-dequant']}: {environment_line(result)}", ""]
+    lines += ["case format shape rows dtype | provider | time | GB/s | of copy"]
+    for row in of_operations(result["rows"]):
+        size, kind = "x".join(map(str, row["shape"])), f"{row['format'] or '-'}{'+g_idx' if row['has_g_idx'] else ''}"
+        case = f"{row['case']} {kind} {size} {row['M'] or '-'} {row['dtype']}"
+        if row["status"] == "timed":
+            share = "-" if row["share_of_copy"] is None else f"{row['share_of_copy']:.2f}"
+            time = duration(row["seconds"]["median"])
+            lines.append(f"{case} | {row['provider']} | {time} | {row['gbps']:.4g} | {share}")
+        elif row["status"] != "left out":
+            lines.append(f"{case} | {row['provider']} | {row['status']}: {row['check'][:80]}")
+    costs = [row for row in result["rows"] if row["case"] == "overhead"]
+    lines += ["", *(f"{row['provider']}, {row['what']}: {duration(row['seconds']['median'])}" for row in costs)]
+    return "\n".join(["```", *lines, "```", ""])
+
+
+def _table(title: str, columns: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
+    return table

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import mlx.core as mx
+import numpy as np
 import torch
 
+from ..diagnostics import bounds, compare, sample_weights
 from . import mps_dequant
 from .torch import count_synchronisations, to_mlx, to_torch
 
@@ -79,21 +81,19 @@ def leaves_alone(where: str) -> str:
 
 
 def multiplies(where: str) -> str:
-    """A product with a packed layer is the CPU's, with one wait each way"""
-    words = torch.arange(256 * 8, dtype=torch.int32).reshape(256, 8) * 0x1F35_0B7
-    layer = SimpleNamespace(qweight=words, qzeros=words[:4], scales=torch.full((4, 64), 0.01, dtype=torch.float16))
+    """A matmul with a packed layer is right, with one wait each way"""
+    weight = sample_weights.layer("awq4", 64, 256, group_size=64)
+    arrays = {name: array for name, array in weight.arrays.items() if array is not None}
+    layer = SimpleNamespace(**{name: to_torch(array, where) for name, array in arrays.items()})
     config = SimpleNamespace(group_size=64, pack_factor=8)
     x = (torch.arange(256) % 7 - 3).half()[None]
-    dense = mps_dequant._pytorch_dequant_awq(layer.qweight, layer.scales.float(), layer.qzeros, 64)
-    exact = x.double() @ dense.double()
-    there = SimpleNamespace(**{name: tensor.to(where) for name, tensor in vars(layer).items()})
-    mps_dequant.awq_dequant_matmul(x.to(where), there, None, config)
+    mps_dequant.awq_dequant_matmul(x.to(where), layer, None, config)
     with count_synchronisations() as counts:
-        found = mps_dequant.awq_dequant_matmul(x.to(where), there, None, config)
-    if not torch.allclose(found.cpu().double(), exact, rtol=2e-3, atol=2e-3):
-        return f"off by {(found.cpu().double() - exact).abs().max().item():.3g}"
+        found = mps_dequant.awq_dequant_matmul(x.to(where), layer, None, config)
+    bound = bounds.matmul_bound(x.double().numpy(), compare.exact(weight).T.astype(np.float64), mx.float16)
+    wrong = compare.within(found.cpu().double().numpy(), *bound)
     waits = (counts.torch, counts.mlx)
-    return "" if waits == (int(where == "mps"), 1) else f"waits for torch and MLX: {waits}"
+    return str(wrong) or ("" if waits == (int(where == "mps"), 1) else f"waits for torch and MLX: {waits}")
 
 
 CHECKS: dict[Callable[[str], str], tuple[str, ...]] = {

@@ -1,54 +1,49 @@
-"""Rows as a benchmark makes them, for tests of what is done with rows."""
+"""Results as a benchmark makes them, for tests of what is done with them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def row(contestant: str = "mlx-dequant host", seconds: float | None = 1e-3, **changes: Any) -> dict[str, Any]:
-    """A timed row with a spread of 2 %; without seconds, a disqualified one."""
-    timed = seconds is not None
-    numbers = {"seconds": seconds, "low": 0.99 * seconds, "high": 1.01 * seconds} if seconds is not None else {}
-    rates = (
-        {"gbps": 4e-3 / seconds, "copy_gbps": 8.0, "copy_share": 5e-4 / seconds, "gweights": 2e-3 / seconds}
-        if seconds
-        else {}
-    )
+def row(provider: str = "mlx-dequant host", median: float | None = 1e-3, **changes: Any) -> dict[str, Any]:
+    """A timed row with a spread of 2 %; without seconds, a wrong one."""
+    numbers: dict[str, Any] = dict.fromkeys(("seconds", "rounds", "chain", "bytes", "gbps", "share_of_copy"))
+    if median is not None:
+        numbers = {
+            "seconds": {"min": 0.98 * median, "low": 0.99 * median, "median": median, "high": 1.01 * median},
+            **{"rounds": 7, "chain": 1, "bytes": 4_000_000, "gbps": 4e-3 / median, "share_of_copy": 5e-4 / median},
+        }
     return {
-        "operation": "dequantize",
+        "case": "dequantize",
         "format": "q4_k",
         "layer": "Llama-3-8B q_proj",
         "shape": [4096, 4096],
-        "vectors": 0,
         "dtype": "float16",
-        "contestant": contestant,
+        "M": 0,
+        "has_g_idx": False,
+        "provider": provider,
         "runs_on": "cpu",
-        "status": "timed" if timed else "disqualified",
-        "note": "" if timed else "1 of 4 values differ",
-        "rounds": 7,
-        "chain": 1,
-        "bytes": 4_000_000,
-        **dict.fromkeys(("seconds", "low", "high", "gbps", "copy_gbps", "copy_share", "gweights")),
+        "status": "wrong" if median is None else "timed",
+        "check": "1 of 4 values differ" if median is None else "every bit",
         **numbers,
-        **rates,
-        "backend": "host",
-        "device": "A processor",
-        "threads": 2,
-        "compiler": "clang 19",
-        "mlx": "0.32.4",
-        "mlx_dequant": "0.1.0",
-        "python": "3.11.7",
-        "torch": "2.13.0",
         **changes,
     }
 
 
-def products(contestant: str, times: dict[int, float], **changes: Any) -> list[dict[str, Any]]:
-    """Rows of products, by rows of x."""
-    return [row(contestant, seconds, operation="linear", vectors=m, **changes) for m, seconds in times.items()]
+def matmuls(provider: str, times: dict[int, float], **changes: Any) -> list[dict[str, Any]]:
+    """Rows of matmuls, by rows of x."""
+    return [row(provider, seconds, case="linear", M=M, **changes) for M, seconds in times.items()]
 
 
-def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def result(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     """What `--json` writes."""
-    fixed = [{"cost": "import mlx_dequant", "seconds": 0.4, "aim": 0.5}]
-    return {"date": "2026-11-22 12:00 UTC", "absent": {}, "fixed": fixed, "rows": rows}
+    cost = {"case": "overhead", "provider": "mlx-dequant", "what": "import", "seconds": {"median": 0.4}, "aim": 0.3}
+    return {
+        "schema": 1,
+        "date": "2026-11-22 12:00 UTC",
+        **{"device": "A processor", "backend": "host", "threads": 2, "compiler": "clang 19", "blas": ""},
+        "versions": {"mlx-dequant": "0.1.0", "mlx": "0.32.4", "torch": "2.13.0", "python": "3.11.7"},
+        "absent": {},
+        "rows": [*rows, cost],
+        **changes,
+    }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import mlx.core as mx
+import numpy as np
 import torch
 
 from mlx_dequant import current_backend
+from mlx_dequant.diagnostics import bounds, compare, sample_weights
 
 AWQ_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)
 
@@ -40,44 +43,27 @@ def gptq_plain(qweight, scales, qzeros, g_idx, group_size, use_v2_format=False, 
     return (weight - zero[group]) * scales[group]
 
 
-def words(*shape, generator):
-    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, generator=generator)
-
-
-def scales_of(groups, outputs, dtype, generator):
-    """Both signs, small and large, zero and a subnormal of float16 among them."""
-    scales = torch.randn(groups, outputs, generator=generator) * 0.02
-    scales[0, :3] = torch.tensor([0.0, -3.0, 6e-8])
-    return scales.to(dtype)
+def _layer(name, inputs, outputs, group_size, dtype, seed, g_idx=""):
+    """A sample weight's tensors; scales of 0, -3 and a subnormal, and extreme zero points, are planted."""
+    rng = np.random.default_rng(seed)
+    weight = sample_weights.groups(name, rng, inputs, outputs, group_size, mx.float32, plain=True, g_idx=g_idx)
+    arrays = {key: torch.from_numpy(np.array(array)) for key, array in weight.arrays.items() if array is not None}
+    arrays |= {key: arrays[key].view(torch.int32) for key in ("qweight", "qzeros")}
+    arrays["scales"][0, :3] = torch.tensor([0.0, -3.0, 6e-8])
+    arrays["qzeros"][0, :2] = torch.tensor([0, -1])
+    return SimpleNamespace(**arrays | {"scales": arrays["scales"].to(dtype)})
 
 
 def awq_layer(inputs=256, outputs=64, group_size=64, dtype=torch.float16, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    groups = 1 if group_size == -1 else -(-inputs // group_size)
-    layer = SimpleNamespace(
-        qweight=words(inputs, outputs // 8, generator=generator),
-        qzeros=words(groups, outputs // 8, generator=generator),
-        scales=scales_of(groups, outputs, dtype, generator),
-    )
-    layer.qzeros[0, 0] = 0
-    layer.qzeros[0, 1] = -1
+    layer = _layer("awq4", inputs, outputs, group_size, dtype, seed)
     return layer, SimpleNamespace(group_size=group_size, pack_factor=8)
 
 
 def gptq_layer(inputs=256, outputs=64, group_size=64, bits=4, dtype=torch.float16, act_order=False, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    groups = 1 if group_size == -1 else -(-inputs // group_size)
-    layer = SimpleNamespace(
-        qweight=words(inputs * bits // 32, outputs, generator=generator),
-        qzeros=words(groups, outputs * bits // 32, generator=generator),
-        scales=scales_of(groups, outputs, dtype, generator),
-        g_idx=torch.empty(0, dtype=torch.int32),
-    )
-    layer.qzeros[0, 0] = 0
-    layer.qzeros[0, 1] = -1
-    if act_order:
-        order = torch.arange(inputs, dtype=torch.int32) // (inputs if group_size == -1 else group_size)
-        layer.g_idx = order[torch.randperm(inputs, generator=generator)]
+    g_idx = "shuffled" if act_order else ""
+    layer = _layer(f"gptq{bits}", inputs, outputs, group_size, dtype, seed, g_idx)
+    # A weight keeps no index of one group; a layer may have one.
+    layer.g_idx = getattr(layer, "g_idx", torch.zeros(inputs if act_order else 0, dtype=torch.int32))
     return layer, SimpleNamespace(group_size=group_size, weight_bits=bits)
 
 
@@ -90,20 +76,12 @@ def assert_bits(found, expected):
 
 
 def assert_product(found, x, dense, bias=None):
-    """`found` is x @ dense + bias in x's dtype, within the roundings of that dtype and of a float32 sum.
-
-    `dense` is exact (made with scales in double): no weight is rounded before it is multiplied. The sum's
-    error is bounded by 2^-20 of the sum of magnitudes (a float32 sum of a few hundred terms); the product
-    is then rounded once to x's dtype, and once more when the bias is added.
-    """
-    exact = x.double() @ dense.double()
-    magnitude = x.double().abs() @ dense.double().abs()
-    if bias is not None:
-        exact = exact + bias.double()
-        magnitude = magnitude + bias.double().abs()
-    assert (found.dtype, found.shape) == (x.dtype, exact.shape)
-    sums = 2**-20
-    if current_backend() in ("metal", "cuda") and x.numel() > 16 * x.shape[-1]:
-        sums += torch.finfo(x.dtype).eps / 2  # There the weights of a wide product are rounded to x's dtype.
-    bound = magnitude * sums + 2 * torch.finfo(x.dtype).eps * (exact.abs() + (0 if bias is None else bias.abs()))
-    assert ((found.double() - exact).abs() <= bound + torch.finfo(x.dtype).smallest_normal).all()
+    """`found` is x @ dense + bias in x's dtype; `dense` is exact (made with scales in double)."""
+    dtype = getattr(mx, str(x.dtype).removeprefix("torch."))
+    rows = x.double().reshape(-1, x.shape[-1]).cpu().numpy()
+    rounds = bounds.rounds_weights(current_backend(), len(rows))
+    added = None if bias is None else bias.double().cpu().numpy()
+    expected = bounds.matmul_bound(rows, dense.double().cpu().numpy(), dtype, rounds, bias=added)
+    assert (found.dtype, found.shape) == (x.dtype, (*x.shape[:-1], dense.shape[-1]))
+    result = compare.within(found.double().reshape(len(rows), dense.shape[-1]).cpu().numpy(), *expected)
+    assert not result.wrong, str(result)

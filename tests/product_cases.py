@@ -1,4 +1,4 @@
-"""Packed weights of ordinary numbers, products with them, and how far from exact those may be."""
+"""Quantized weights of ordinary numbers, and checks of matmuls with them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import random_weights
 from support import FIXTURES, gguf_fixture, rounded
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
-from mlx_dequant.dispatch import EXACT_ROWS
+from mlx_dequant.diagnostics import bounds, compare, sample_weights
 
 FORMATS = mxd.formats()
 
@@ -48,10 +47,6 @@ MANY = (160, 672)
 # One that has two whole tiles and part of one, pairs of steps that take every room for weights to come twice, then
 # an odd step and part of one; AWQ's rows begin at any word.
 LONG = (264, 9 * 128 + 32)
-
-# How far a rounding moves a number: a part of it, and at least something near zero.
-UNIT = {mx.float32: 0.0, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}
-TINY = {mx.float32: 2.0**-149, mx.float16: 2.0**-25, mx.bfloat16: 2.0**-134}
 
 
 def by_traits(names: Iterable[str] = FORMATS, fast: Iterable[str] = TRAITS) -> list[Any]:
@@ -88,8 +83,9 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.QuantizedWeight:
     rng = np.random.default_rng(list(FORMATS).index(name))
     if form.family != "gguf":
         if size != SIZES[1]:
-            return random_weights.groups(name, rng, inputs, outputs, 32, wild=False)
-        return random_weights.groups(name, rng, inputs, outputs, 16, wild=False, act_order=name != "awq4")
+            return sample_weights.groups(name, rng, inputs, outputs, 32, plain=True)
+        g_idx = "" if name == "awq4" else "uneven"
+        return sample_weights.groups(name, rng, inputs, outputs, 16, plain=True, g_idx=g_idx)
     if (FIXTURES / "gguf" / f"{name}.npz").exists():
         blocks = gguf_fixture(name)["real"][0].reshape(-1, form.bytes)
     else:
@@ -103,7 +99,7 @@ def wide_groups(name: str) -> mxd.QuantizedWeight:
     """Whole groups of 128 inputs, or blocks as many, and where the format allows part of one; outputs past a tile."""
     if FORMATS[name].family == "gguf":
         return weight(name, (132, 1024))
-    return random_weights.groups(name, np.random.default_rng(6), 608, 160, 128, wild=False)
+    return sample_weights.groups(name, np.random.default_rng(6), 608, 160, 128, plain=True)
 
 
 # Where blocks have their scale, of formats whose weights are it times whole numbers.
@@ -142,17 +138,14 @@ def shuffled(
 ) -> mxd.QuantizedWeight:
     """A weight whose inputs have been shuffled, groups of `size`; or of the groups given."""
     rng = np.random.default_rng(len(name) + inputs)
-    packed = random_weights.groups(name, rng, inputs, outputs, size, wild=False, act_order=True)
-    group = rng.permutation(np.arange(packed.in_features) // size) if group is None else group
-    return packed.replace(g_idx=mx.array(group.astype(np.int32)))
+    packed = sample_weights.groups(name, rng, inputs, outputs, size, plain=True, g_idx="shuffled")
+    return packed if group is None else packed.replace(g_idx=mx.array(group.astype(np.int32)))
 
 
 @cache
 def exact(packed: mxd.QuantizedWeight) -> np.ndarray:
     """[out, in] float64 of the weight, exact to the last bit."""
-    with mxd.use_backend("reference"):
-        dense = np.array(packed.dequantize(mx.float32)).astype(np.float64)
-    return dense.T if packed.matrix.layout == "KN" else dense
+    return compare.exact(packed).astype(np.float64)
 
 
 def numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
@@ -179,22 +172,11 @@ def check_products(
 
 
 def check_near(found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> None:
-    """`found` is x @ dense, summed in float32 in some order and rounded once to x's type.
-
-    Many vectors a GPU multiplies with weights of x's type, so there each weight is rounded as well.
-    """
+    """`found` is x @ dense within the bound of a matmul."""
     assert found.dtype == x.dtype
-    value, length = wide(x), len(dense)
-    expected = value @ dense
-    size = np.abs(value) @ np.abs(dense)
-    summed = length * 2.0**-24 / (1 - length * 2.0**-24) * size + length * TINY[mx.float32]
-    if backends.is_lazy() and len(x) > EXACT_ROWS:
-        summed += UNIT[x.dtype] * size + TINY[x.dtype] * np.abs(value).sum(axis=1, keepdims=True)
-    bound = summed + UNIT[x.dtype] * (np.abs(expected) + summed) + TINY[x.dtype]
-    error = np.abs(wide(found) - expected)
-    assert error.shape == bound.shape, f"{what}: shape {error.shape}, expected {bound.shape}"
-    worst = np.unravel_index(np.argmax(error / bound), error.shape)
-    assert (error <= bound).all(), f"{what}: off by {error[worst]:.3g} at {worst}, allowed {bound[worst]:.3g}"
+    rounds = bounds.rounds_weights(backends.current_backend(), len(x))
+    result = compare.within(wide(found), *bounds.matmul_bound(wide(x), dense, x.dtype, rounds))
+    assert not result.wrong, f"{what}: {result}"
 
 
 def check_single_inputs(packed: mxd.QuantizedWeight, dtype: mx.Dtype, count: int) -> None:

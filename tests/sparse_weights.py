@@ -9,9 +9,9 @@ from math import prod
 
 import mlx.core as mx
 import numpy as np
-import random_weights
 
 import mlx_dequant as mxd
+from mlx_dequant.diagnostics import sample_weights
 from mlx_dequant.encoded import EncodedMatrix, Region
 
 GROUP = 32
@@ -39,9 +39,9 @@ class SparseWeight:
         form = mxd.formats()[name]
         rng = np.random.default_rng(0)
         if form.family == "gguf":
-            self.corner = random_weights.gguf(name, rng, 64, 64)
+            self.corner = sample_weights.gguf(name, rng, 64, 64)
         else:
-            self.corner = random_weights.groups(name, rng, 64, 64, GROUP, wild=False)
+            self.corner = sample_weights.groups(name, rng, 64, 64, GROUP, plain=True)
         small = self.corner.matrix
         self.region = Region(rows - small.rows, rows, columns - small.columns, columns)
         self.arrays = {

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mlx_dequant as mxd
+from mlx_dequant.diagnostics import compare
 
 FIXTURES = Path(__file__).parent / "fixtures"
 GGUF_TYPES = sorted(path.stem for path in (FIXTURES / "gguf").glob("*.npz"))
@@ -75,15 +76,8 @@ def assert_same(found: mx.array, expected: np.ndarray, what: str = "") -> None:
     ours = bits(found)
     assert ours.shape == expected.shape, f"{what}: shape {ours.shape}, expected {expected.shape}"
     assert ours.dtype == expected.dtype, f"{what}: {found.dtype}, expected {expected.dtype} bits"
-    infinity = _INFINITY[found.dtype]
-    magnitude = (1 << 8 * ours.itemsize - 1) - 1
-    nan = expected & magnitude > infinity
-    wrong = np.where(nan, ours & magnitude <= infinity, ours != expected)
-    if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise AssertionError(
-            f"{what}: {wrong.sum()} of {wrong.size} differ; at {at} found {ours[at]:#x}, expected {expected[at]:#x}"
-        )
+    result = compare.same_bits(compare.as_float32(found), compare.as_float32(mx.array(expected).view(found.dtype)))
+    assert not result.wrong, f"{what}: {result}"
 
 
 def rounded(exact: np.ndarray, dtype: mx.Dtype) -> np.ndarray:

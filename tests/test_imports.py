@@ -28,7 +28,7 @@ LAYERS = (
     ("nn", "functions"),
     ("loading",),
     ("lm",),
-    ("diagnostics", "doctor"),
+    ("diagnostics",),
     ("bridges", "bench"),
     ("cli", "__main__"),
 )

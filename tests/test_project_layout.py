@@ -50,10 +50,19 @@ def test_shaders_are_ascii():
     assert [path for path in SHADERS if not path.read_bytes().isascii()] == []
 
 
-def test_only_preludes_know_the_compilers():
-    shared = [path for path in SHADERS if path.parent.name != "prelude"]
-    assert shared
-    assert [path for path in shared if re.search("CUDA|__METAL|__NVCC|_MSC_VER|#if", path.read_text())] == []
+def test_only_platforms_know_the_compilers():
+    """A format and a kernel are text that any platform takes."""
+    shared = [path for path in SHADERS if not {"platform", "cuda"} & {*path.relative_to(ROOT / "metal").parts}]
+    assert len(shared) > len(SHADERS) / 2
+    words = re.compile("(?i)cuda|hopper|wgmma|half2|prefetch|__METAL|__NVCC|_MSC_VER|#if")
+    assert {path.name: words.findall(path.read_text()) for path in shared if words.search(path.read_text())} == {}
+
+
+def test_what_only_cuda_has_stands_behind_the_wall():
+    """Metal's platform files know nothing of CUDA's instructions."""
+    files = [path for path in SHADERS if path.name.startswith("metal") and path.parent.name == "platform"]
+    assert len(files) == 2
+    assert [path for path in files if re.search("(?i)cuda|hopper|wgmma|half2|mbarrier", path.read_text())] == []
 
 
 def test_kernels_name_no_format():
@@ -93,8 +102,8 @@ def run(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
 
 
-def test_without_an_mlx_backend_the_import_names_the_extras():
-    done = run("import sys; sys.modules['mlx.core'] = None; import mlx_dequant")
+def test_without_an_mlx_backend_the_first_use_names_the_extras():
+    done = run("import sys; sys.modules['mlx.core'] = None; import mlx_dequant; mlx_dequant.GGUFWeight")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: mlx-dequant needs MLX with a backend")
@@ -108,7 +117,7 @@ def test_the_import_needs_no_torch():
 
 
 def test_adding_a_format_is_what_the_guide_says(tmp_path):
-    """Its shader and its row, put into a copy of the package, unpack a block and fail at a wrong size."""
+    """Its shader and its row, put into a copy of the package, dequantize a block and fail at a wrong size."""
     if "host" not in mxd.available_backends():
         pytest.skip("no C++ compiler was found")
     guide = (ROOT / "CONTRIBUTING.md").read_text()
@@ -127,7 +136,7 @@ with mxd.use_backend("host"):
     registry = (package / "registry.py").read_text()
     found = []
     for line in (row, row.replace("36", "72")):
-        (package / "registry.py").write_text(registry.replace("_ROWS = (\n", f"_ROWS = (\n{line}"))
+        (package / "registry.py").write_text(registry.replace("_GGUF = (\n", f"_GGUF = (\n{line}"))
         found.append(run(code, tmp_path))
     assert found[0].returncode == 0, found[0].stderr
     assert json.loads(found[0].stdout) == 2 * [4 * [i / 2 for i in range(-16, 16)]]

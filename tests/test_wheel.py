@@ -55,7 +55,7 @@ class Environment:
         return done.stdout.strip()
 
 
-UNPACK = """
+DEQUANTIZE = """
 import sys
 import mlx.core as mx, numpy as np
 import mlx_dequant as mxd, mlx_dequant.bridges, mlx_dequant.metal
@@ -90,7 +90,7 @@ def test_the_wheel_stands_alone(checkout, tmp_path):
     shutil.rmtree(checkout)
     environment = Environment(tmp_path / "environment")
     environment.install(wheel)
-    for file in environment.run(UNPACK).splitlines():
+    for file in environment.run(DEQUANTIZE).splitlines():
         assert Path(file).is_relative_to(environment.folder)
     command = environment.folder / "bin" / "mlx-dequant"
     assert subprocess.run([command, "formats"], cwd=tmp_path, capture_output=True).returncode == 0
@@ -106,9 +106,10 @@ def test_an_editable_install_sees_edits_of_shaders(checkout, tmp_path):
     environment = Environment(tmp_path / "environment")
     environment.install("--editable", checkout)
     header = """
-from mlx_dequant import formats, kernel_source
-program = kernel_source.program("metal", formats()["q8_0"], kernel_source.DEQUANTIZE, "float32", "float32")
-print(program.name, "an edit" in program.header)
+from mlx_dequant import formats, kernels
+from mlx_dequant.kernel_source import kernel_source
+source = kernel_source("metal", formats()["q8_0"], kernels.DEQUANTIZE, "float32", "float32")
+print(source.name, "an edit" in source.header)
 """
     name, edited = environment.run(header).split()
     assert edited == "False"

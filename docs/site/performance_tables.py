@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,24 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from mlx_dequant import formats
+from mlx_dequant.bench import results
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A timed row of a results file: all that the tables need, whatever the file's schema is.
+    """A timed row of a results file: what the tables need of it.
 
     Attributes:
-        format: "Q4_K"; "GPTQ 4-bit, act-order" where the weight has a g_idx.
+        format: "Q4_K"; "GPTQ 4-bit, act-order" where the weight has a g_idx; "dense", "mlx-4" beside ours.
         operation: "dequantize" or "linear".
         rows: rows of x; 0 when dequantizing.
         provider: who computed it: "mlx-dequant host", "torch dense cpu".
-        seconds: one call.
+        seconds: one call, the median.
         gbps: bytes read and written a second, / 1e9.
         copy_share: gbps of that of a copy in the same run; 0 where none was timed.
-        others: seconds of what was timed beside it, by name.
-        times_gguf_py: seconds that gguf-py took over ours; 0 where it was not timed.
     """
 
     format: str
@@ -37,35 +35,30 @@ class Measurement:
     seconds: float
     gbps: float
     copy_share: float
-    others: dict[str, float]
-    times_gguf_py: float
 
 
 def read(name: str) -> list[Measurement]:
-    """The measurements of a results file: the only code here that knows its schema."""
-    found = json.loads((RESULTS / name).read_text())
-    rows = found if isinstance(found, list) else found["rows"]
-    return [_measurement(row) for row in rows if row["seconds"]]
+    """The timed measurements of a results file, as `mlx_dequant.bench.results` defines it."""
+    rows = results.of_operations(results.read(RESULTS / name)["rows"])
+    return [_measurement(row) for row in rows if row["status"] == "timed"]
+
+
+def ours(name: str) -> list[Measurement]:
+    """Those of a file that this package made."""
+    return [row for row in read(name) if results.is_ours(row.provider)]
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:
+    form = formats().get(row["format"])
     return Measurement(
-        format=_title(row["format"]),
-        operation=row["operation"],
-        rows=row.get("vectors") or 0,
-        provider=row.get("contestant") or f"mlx-dequant {row['backend']}",
-        seconds=row["seconds"],
+        format=(form.title if form else row["format"]) + (", act-order" if row["has_g_idx"] else ""),
+        operation=row["case"],
+        rows=row["M"],
+        provider=row["provider"],
+        seconds=row["seconds"]["median"],
         gbps=row["gbps"],
-        copy_share=row.get("copy_share") or 0.0,
-        others=row.get("baselines") or {},
-        times_gguf_py=row.get("times_gguf_py") or 0.0,
+        copy_share=row["share_of_copy"] or 0.0,
     )
-
-
-def _title(name: str) -> str:
-    base, _, variant = name.partition("-")
-    form = formats().get(base) or formats().get(base.replace("packed", "ct"))
-    return (form.title if form else base) + (", act-order" if variant == "act" else "")
 
 
 def table(heads: list[str], lines: dict[str, list[str]]) -> str:
@@ -79,18 +72,19 @@ def table(heads: list[str], lines: dict[str, list[str]]) -> str:
 
 def h100_dequantize() -> str:
     heads = ["format", "GB/s", "share of the copy"]
-    rows = read("h100-dequantize.json")
+    rows = ours("h100-dequantize.json")
     return table(heads, {row.format: [f"{row.gbps:,.0f}", f"{row.copy_share:.2f}"] for row in rows})
 
 
 def h100_decode() -> str:
     counts = (1, 2, 4, 8)
     rows = read("h100-linear-1.json") + read("h100-linear-few.json")
+    own = [row for row in rows if results.is_ours(row.provider)]
     lines: dict[str, list[str]] = {}
-    for name, found in _by_format(rows).items():
+    for name, found in _by_format(own).items():
         single = f"{found[1].copy_share:.2f}" if 1 in found else ""
         lines[name] = [_us(found[count].seconds) if count in found else "" for count in counts] + [single]
-    others = {"MLX dense, float16": "dense", "MLX's own 4-bit": "mlx 4-bit", "MLX's own 8-bit": "mlx 8-bit"}
+    others = {"MLX dense, float16": "dense", "MLX's own 4-bit": "mlx-4", "MLX's own 8-bit": "mlx-8"}
     for label, name in others.items():
         lines[label] = [*(_beside(rows, count, name) for count in counts), ""]
     rows_of_x = ["1 row, us", "2 rows, us", "4 rows, us", "8 rows, us"]
@@ -102,26 +96,34 @@ def h100_prefill() -> str:
     rows = [row for row in read("h100-linear-many.json") if row.rows in counts]
     lines = {
         name: [_us(found[count].seconds) if count in found else "" for count in counts]
-        for name, found in _by_format(rows).items()
+        for name, found in _by_format([row for row in rows if results.is_ours(row.provider)]).items()
     }
     lines["MLX dense, float16"] = [_beside(rows, count, "dense") for count in counts]
     return table(["format", *(f"{count} rows, us" for count in counts)], lines)
 
 
 def cpu_dequantize() -> str:
-    clang, gcc = read("cpu-dequantize-clang.json"), read("cpu-dequantize-gcc.json")
+    clang, gcc = ours("cpu-dequantize-clang.json"), ours("cpu-dequantize-gcc.json")
+    gguf_py = {row.format: row.seconds for row in read("cpu-dequantize-clang.json") if row.provider == "gguf-py"}
     shares = {row.format: f"{row.copy_share:.2f}" for row in gcc}
     heads = ["format", "clang++ 19, share of a copy", "g++ 12, share of a copy", "clang++ 19, times gguf-py's speed"]
     # gguf-py returns F32 as a view: it dequantizes nothing there.
-    times = {row.format: f"{row.times_gguf_py:.0f}" if row.times_gguf_py >= 1 else "" for row in clang}
-    lines = {r.format: [f"{r.copy_share:.2f}", shares.get(r.format, ""), times[r.format]] for r in clang}
+    times = {row.format: gguf_py.get(row.format, 0.0) / row.seconds for row in clang}
+    lines = {
+        row.format: [
+            f"{row.copy_share:.2f}",
+            shares.get(row.format, ""),
+            f"{times[row.format]:.0f}" if times[row.format] >= 1 else "",
+        ]
+        for row in clang
+    }
     return table(heads, lines)
 
 
 def cpu_linear() -> str:
     counts = (1, 8, 32, 512)
     rows = [row for row in read("cpu.json") if row.operation == "linear"]
-    ours, torch = (
+    fused, torch = (
         _by_format([r for r in rows if r.provider == name]) for name in ("mlx-dequant host", "torch dense cpu")
     )
     heads = ["format"] + [
@@ -129,9 +131,9 @@ def cpu_linear() -> str:
     ]
     lines = {
         name: [
-            f"{of[name][m].seconds * 1e3:.2f}" if m in of.get(name, {}) else "" for m in counts for of in (ours, torch)
+            f"{of[name][m].seconds * 1e3:.2f}" if m in of.get(name, {}) else "" for m in counts for of in (fused, torch)
         ]
-        for name in ours
+        for name in fused
     }
     return table(heads, lines)
 
@@ -144,8 +146,10 @@ def _by_format(rows: list[Measurement]) -> dict[str, dict[int, Measurement]]:
 
 
 def _beside(rows: list[Measurement], count: int, name: str) -> str:
-    """The best of what was timed beside each row: now and then another program disturbed it."""
-    seconds = [row.others[name] for row in rows if row.rows == count and name in row.others]
+    """The best of the times of a format that is not ours: now and then another program disturbed one."""
+    seconds = [
+        row.seconds for row in rows if row.rows == count and row.format == name and row.provider.startswith("MLX")
+    ]
     return _us(min(seconds)) if seconds else ""
 
 

@@ -1,10 +1,10 @@
-"""Compare MLX and torch on this machine: packed weights unpacked, multiplied with, looked up and bridged.
+"""Compare MLX and torch on this machine: quantized weights dequantized, multiplied with, looked up and bridged.
 
-Every contestant is checked first, and one with a wrong result is disqualified, not timed. Times are
+Every provider is checked first, and one with a wrong result is not timed. Times are
 medians of rounds in which all take turns, in an order that changes; a copy of as many bytes runs in
 the same rounds, and is what GB/s are compared with.
 
-Exit status: 0; 1 where one of our own backends is disqualified; 2 for a wrong argument or file.
+Exit status: 0; 1 where one of our own backends is wrong; 2 for a wrong argument or file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Examine this machine: every program against the reference, in a report to paste into an issue.
+"""Examine this machine: every kernel against the reference, in a report to paste into an issue.
 
-On each backend that works here every format is unpacked, looked up in and multiplied with, on weights
-made up for it: any bits, edges, and ordinary numbers. What is unpacked is compared in every bit,
-products with float64. Where torch is installed the bridge is checked too. Timings are a first
+On each backend that works here every format is dequantized, looked up in and multiplied with, on weights
+made up for it: any bits, edges, and ordinary numbers. What is dequantized is compared in every bit,
+matmuls with float64. Where torch is installed the bridge is checked too. Timings are a first
 impression.
 
 Exit status: 0; 1 where anything is wrong; 2 where no backend but the reference works.
@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .output import add_json, console, write_json
 
 if TYPE_CHECKING:
-    from ..doctor.checks import Check
-    from ..doctor.timings import Timing
+    from ..diagnostics.checks import Check, Times
 
 SHOWN = 20  # failed checks that the report shows; --json has them all
 
@@ -29,15 +28,24 @@ SHOWN = 20  # failed checks that the report shows; --json has them all
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", metavar="NAME", help="examine this one alone")
     parser.add_argument("--format", metavar="NAME", action="append", help="examine this format alone; may be repeated")
+    parser.add_argument(
+        "--plans",
+        nargs="?",
+        const="here",
+        metavar="DEVICE",
+        help="print which kernels run, and examine nothing: for the GPU here, or for metal, cuda, cuda:80 ...",
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..doctor.environment import environment
+    if options.plans:
+        return _print_plans(options)
+    from ..diagnostics.environment import report
 
     start = perf_counter()
     names, backends = _formats(options.format), _backends(options.backend)
-    facts = environment()
+    facts = report()
     examined = {backend: _examined(backend, names) for backend in backends}
     bridge = _bridge()
     problems = sum(check.wrong > 0 or bool(check.problem) for checks, _ in examined.values() for check in checks)
@@ -55,6 +63,24 @@ def run(options: argparse.Namespace) -> int:
     out.print("\n".join(lines), soft_wrap=True)
     write_json(options, _result(facts, examined, bridge, problems))
     return 1 if problems else 0 if examined else 2
+
+
+def _print_plans(options: argparse.Namespace) -> int:
+    """The tables of the dispatcher, and what a layer of each format launches."""
+    from ..diagnostics import plans
+    from ..registry import formats
+
+    names = _formats(options.format)
+    out = console(options)
+    tables: dict[str, Any] = {}
+    for device in plans.devices(options.plans):
+        rows = list(plans.table(device))
+        layers = {name: list(plans.plans(device, formats()[name])) for name in names}
+        tables[plans.title(device)] = {"table": rows, "formats": layers}
+        lines = [plans.title(device), *rows, "", *(line for each in layers.values() for line in each), ""]
+        out.print("\n".join(lines), soft_wrap=True, markup=False)
+    write_json(options, {"plans": tables})
+    return 0
 
 
 def _formats(asked: list[str] | None) -> list[str]:
@@ -79,12 +105,12 @@ def _backends(asked: str | None) -> list[str]:
     return [asked]
 
 
-def _examined(backend: str, names: list[str]) -> tuple[list[Check], list[Timing]]:
+def _examined(backend: str, names: list[str]) -> tuple[list[Check], list[Times]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..backends import use_backend
-    from ..doctor import checks, timings
+    from ..diagnostics import checks
     from ..registry import formats
 
     screen = Console(stderr=True)
@@ -104,10 +130,10 @@ def _examined(backend: str, names: list[str]) -> tuple[list[Check], list[Timing]
         progress.update(task, description=f"{backend}: timings")
         # Times of programs that are wrong, or do not compile, are worth nothing.
         good = {name for name in names if not any(check.problem for check in results if check.format == name)}
-        return results, timings.timings(good)
+        return results, checks.times(good)
 
 
-def _backend_lines(backend: str, count: int, checks: list[Check], times: list[Timing]) -> list[str]:
+def _backend_lines(backend: str, count: int, checks: list[Check], times: list[Times]) -> list[str]:
     total = sum(check.results for check in checks)
     failed = [check for check in checks if check.problem]
     lines = [f"{backend}: {count} formats, {len(checks)} checks, {total:,} numbers, {len(failed)} checks failed"]
@@ -118,10 +144,8 @@ def _backend_lines(backend: str, count: int, checks: list[Check], times: list[Ti
     if flushed:
         lines.append(f"  {flushed:,} subnormal numbers came as zeros, which Metal cannot help")
     for timing in times:
-        times_one = f"one vector in {timing.linear:,.0f} us"
-        lines.append(
-            f"  {timing.format:8} {timing.size} x {timing.size}: unpacked in {timing.unpack:,.0f} us, {times_one}"
-        )
+        both = f"dequantized in {timing.dequantize:,.0f} us, one row of x in {timing.linear:,.0f} us"
+        lines.append(f"  {timing.format:8} {timing.size} x {timing.size}: {both}")
     return lines
 
 
@@ -147,7 +171,7 @@ def _bridge_lines(bridge: list[tuple[str, bool, str]]) -> list[str]:
 
 def _result(
     facts: dict[str, str],
-    examined: dict[str, tuple[list[Check], list[Timing]]],
+    examined: dict[str, tuple[list[Check], list[Times]]],
     bridge: list[tuple[str, bool, str]],
     problems: int,
 ) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Unpack every tensor of a GGUF file and compare each bit with gguf-py.
+"""Dequantize every tensor of a GGUF file and compare each bit with gguf-py.
 
-Each type of tensor gets a row: how many weights differ, and how fast they were unpacked to float32,
+Each type of tensor gets a row: how many weights differ, and how fast they were dequantized to float32,
 in GB/s of packed bytes read and float32 bytes written, in times gguf-py's speed, and as a share of
 the speed at which NumPy copies the same float32 values into a new array (for tensors of a few MB
 that is often memory still warm from the last one). The first use of a program, which may compile
-it, is not timed; F32 needs no unpacking and has no speed.
+it, is not timed; F32 needs no dequantizing and has no speed.
 
 Exit status: 0; 1 where a bit differs, or a program did not compile; 2 for a file that cannot be read.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from ..diagnostics.verify import Row
     from ..loading.gguf_file import GGUFFile
-    from .comparison import Row
 
 NAMED = 5  # differing tensors that are named; --json names them all
 
@@ -80,7 +80,7 @@ def _compared(file: GGUFFile, total: int, rounds: int) -> list[Row]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from .comparison import compare
+    from ..diagnostics.verify import compare
 
     screen = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -147,15 +147,9 @@ def _result(file: GGUFFile, rows: list[Row]) -> dict[str, Any]:
 
 def _backend() -> str:
     """The backend in force, with what compiled its programs."""
-    from pathlib import Path
-
     from ..backends import current_backend
     from ..backends.host import threads
-    from ..backends.host.compiler import compiler
+    from ..diagnostics.environment import compiler_line
 
     name = current_backend()
-    tool = compiler() if name == "host" else None
-    if tool is None:
-        return name
-    command = " ".join([Path(tool.command[0]).name, *tool.command[1:]])
-    return f"{name}: {command} ({tool.version.partition(chr(10))[0]}), {threads.count()} threads"
+    return f"{name}: {compiler_line()}, {threads.count()} threads" if name == "host" else name

@@ -1,1 +1,1 @@
-"""What doctor, verify, the benchmarks and the tests share."""
+"""What tests, doctor, verify and bench share: sample weights, comparisons, error bounds, timers, the environment."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from .. import dispatch
 from ..encoded import EncodedMatrix
+from ..errors import FormatError
 from ..fast_divmod import grouping
 from ..registry import FAMILIES, Format
 from ..tuning import Device, tuning
@@ -20,6 +21,28 @@ def sample(form: Format, has_g_idx: bool = False) -> EncodedMatrix:
     rows, columns = (K, N) if FAMILIES[form.family].layout == "KN" else (N, K)
     params = {"blocks_per_row": K // form.weights} if form.weights else grouping(128, K // 128)
     return EncodedMatrix({}, form, rows, columns, "float16", params, has_g_idx)
+
+
+def devices(asked: str) -> list[Device]:
+    """The devices that "here", "metal", "cuda" or "cuda:90" means. Without a GPU, "here" means all that have a column.
+
+    Raises:
+        FormatError: there is no such device.
+    """
+    if asked == "here":
+        from ..backends import available_backends
+        from ..backends.gpu.launch import device
+
+        found = [device(name) for name in available_backends() if name in ("metal", "cuda")]
+        return found or [Device("metal"), Device("cuda", 80), Device("cuda", 90)]
+    platform, _, generation = asked.partition(":")
+    if platform not in ("metal", "cuda") or (generation and not generation.isdigit()):
+        raise FormatError(f"plans: found {asked!r}, expected metal, cuda, or cuda:GENERATION such as cuda:90")
+    return [Device(platform, int(generation or 0) or (90 if platform == "cuda" else 0))]
+
+
+def title(device: Device) -> str:
+    return f"{device.platform}:{device.generation}" if device.generation else device.platform
 
 
 def table(device: Device) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-import random_weights
 from product_cases import FORMATS, check_products, numbers, shuffled
 
 import mlx_dequant as mxd
@@ -11,6 +10,7 @@ from mlx_dequant import tuning
 from mlx_dequant.backends import reference
 from mlx_dequant.backends.gpu import act_order
 from mlx_dequant.backends.gpu.act_order import sort_by_group
+from mlx_dequant.diagnostics import sample_weights
 
 NAMES = [name for name, form in FORMATS.items() if form.family in ("gptq", "compressed_tensors")]
 UNEVEN = np.arange(128) % 3 % 2  # 86 of group 0, 42 of group 1
@@ -64,7 +64,7 @@ def test_what_cannot_be_sorted_stays(name, size, group):
 
 def test_a_matrix_without_g_idx_is_not_sorted():
     for name in ("gptq4", "ct4", "awq4"):
-        matrix = random_weights.groups(name, np.random.default_rng(0), 128, 64, 32).matrix
+        matrix = sample_weights.groups(name, np.random.default_rng(0), 128, 64, 32).matrix
         assert sort_by_group(matrix) is None and not matrix.cache
 
 

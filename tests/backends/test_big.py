@@ -6,7 +6,6 @@ import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
-import random_weights
 from emulator import device, launch
 from product_cases import FORMATS
 from sparse_weights import SparseWeight, sparse
@@ -20,6 +19,7 @@ from mlx_dequant.backends.host import memory
 from mlx_dequant.backends.host.compiler import compiler
 from mlx_dequant.backends.host.dequantize import write_region
 from mlx_dequant.backends.host.library import library
+from mlx_dequant.diagnostics import sample_weights
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler was found")
 full = pytest.mark.full
@@ -74,7 +74,7 @@ def test_a_kernel_reads_a_far_corner(name, monkeypatch):
 def test_a_launch_of_too_many_threads_is_split(name):
     """A grid counts threads in 32 bits: here as if in 10."""
     rng = np.random.default_rng(1)
-    weight = random_weights.gguf(name, rng, 21, 64) if name == "q4_0" else random_weights.groups(name, rng, 64, 64)
+    weight = sample_weights.gguf(name, rng, 21, 64) if name == "q4_0" else sample_weights.groups(name, rng, 64, 64)
     with mxd.use_backend("reference"), np.errstate(all="ignore"):
         expected = bits(weight.dequantize(mx.float16))
     with patch.object(launches, "MAX_THREADS", 1024), emulator.metal():
@@ -82,7 +82,7 @@ def test_a_launch_of_too_many_threads_is_split(name):
 
 
 def test_a_launch_that_cannot_be_split_is_refused():
-    weight = random_weights.gguf("q4_0", np.random.default_rng(1), 21, 64)
+    weight = sample_weights.gguf("q4_0", np.random.default_rng(1), 21, 64)
     with patch.object(gpu, "MAX_THREADS", 1024), emulator.metal(), pytest.raises(ValueError, match="2048 threads"):
         weight.take(mx.zeros(256, mx.int32))
 

@@ -28,7 +28,7 @@ def test_more_than_2_to_the_31_weights(shape):
     )
     assert large.size > 2**31
     with mxd.use_backend(GPU[0]):
-        unpacked = large.dequantize(mx.float16)
-        assert unpacked.shape == shape
-        for part in mx.split(unpacked.reshape(rows // PERIOD, PERIOD, COLUMNS), rows // PERIOD):
+        dense = large.dequantize(mx.float16)
+        assert dense.shape == shape
+        for part in mx.split(dense.reshape(rows // PERIOD, PERIOD, COLUMNS), rows // PERIOD):
             assert mx.array_equal(part[0].view(mx.uint16), mx.array(expected))

@@ -10,9 +10,7 @@ import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
-import random_weights
 from product_cases import TRAITS, by_traits
-from random_weights import GGUF_FORMATS, GROUP_FORMATS
 from support import (
     DTYPES,
     GGUF_TYPES,
@@ -28,13 +26,14 @@ from support import (
 import mlx_dequant as mxd
 from mlx_dequant.backends.gpu import unpacked
 from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.diagnostics import sample_weights
+from mlx_dequant.diagnostics.sample_weights import GGUF_FORMATS, GROUP_FORMATS
 from mlx_dequant.encoded import Region
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 
 NAMES = [str(dtype).removeprefix("mlx.core.") for dtype in DTYPES]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
-scale_types = pytest.mark.parametrize("scales", DTYPES, ids=NAMES)
 
 
 def reference(weight):
@@ -75,7 +74,7 @@ def test_group_fixtures(name):
 def test_gguf_of_random_bytes(name, dtype):
     rng = np.random.default_rng(1)
     for rows, columns in ((1, 1), (9, 257), (3, 520)):
-        check(random_weights.gguf(name, rng, rows, columns), dtype)
+        check(sample_weights.gguf(name, rng, rows, columns), dtype)
 
 
 @dtypes
@@ -83,7 +82,7 @@ def test_gguf_of_random_bytes(name, dtype):
 def test_gguf_rows_of_any_length(name, dtype):
     rng = np.random.default_rng(2)
     for rows, columns in ((1, 3), (2, 7), (9, 13), (1, 263)):
-        check(random_weights.gguf(name, rng, rows, columns), dtype)
+        check(sample_weights.gguf(name, rng, rows, columns), dtype)
 
 
 def pairs():
@@ -101,7 +100,7 @@ def pairs():
 def test_groups_of_random_bits(name, scales, dtype):
     rng = np.random.default_rng(3)
     for inputs, outputs in ((9, 32), (32, 264), (70, 1), (3, 2)):
-        check(random_weights.groups(name, rng, inputs, outputs, scales=scales), dtype)
+        check(sample_weights.groups(name, rng, inputs, outputs, scales=scales), dtype)
 
 
 @pytest.mark.parametrize("name", [name for name in GROUP_FORMATS if name.startswith("ct")])
@@ -109,8 +108,8 @@ def test_compressed_tensors_rows_of_any_length(name):
     rng = np.random.default_rng(4)
     for inputs, outputs in ((1, 1), (5, 1), (13, 9), (263, 2), (520, 9)):
         for zeros in ("stored", "none"):
-            for act_order in (False, True):
-                weight = random_weights.groups(name, rng, inputs, outputs, zeros=zeros, act_order=act_order)
+            for g_idx in ("", "uneven"):
+                weight = sample_weights.groups(name, rng, inputs, outputs, zeros=zeros, g_idx=g_idx)
                 check(weight, mx.float16)
 
 
@@ -118,8 +117,8 @@ def test_compressed_tensors_rows_of_any_length(name):
 def test_regions_of_any_rows(name):
     """Rows that a thread decodes together begin at a multiple of their number; a region may begin and end elsewhere."""
     rng = np.random.default_rng(12)
-    for act_order in (False, True) if name != "awq4" else (False,):
-        weight = random_weights.groups(name, rng, 128, 128, act_order=act_order)
+    for g_idx in ("", "uneven") if name != "awq4" else ("",):
+        weight = sample_weights.groups(name, rng, 128, 128, g_idx=g_idx)
         expected = rounded(reference(weight), mx.float16)
         for first, end in ((0, 3), (1, 2), (3, 21), (8, 23), (30, 64), (127, 128)):
             part = Region(first, end, 32, 100)
@@ -132,20 +131,20 @@ def test_regions_of_any_rows(name):
 @pytest.mark.parametrize("name", GROUP_FORMATS)
 def test_group_sizes(name, group_size):
     rng = np.random.default_rng(5)
-    check(random_weights.groups(name, rng, 100, 64, group_size), mx.float16)
+    check(sample_weights.groups(name, rng, 100, 64, group_size), mx.float16)
 
 
 @pytest.mark.parametrize("name", [name for name in GROUP_FORMATS if name != "awq4"])
 def test_act_order(name):
     rng = np.random.default_rng(6)
-    check(random_weights.groups(name, rng, 100, 64, act_order=True), mx.float16)
+    check(sample_weights.groups(name, rng, 100, 64, g_idx="uneven"), mx.float16)
 
 
 @pytest.mark.parametrize("zeros", ["v1", "v1-field", "v2"])
 @pytest.mark.parametrize("name", [name for name in GROUP_FORMATS if name.startswith("gptq")])
 def test_zero_points(name, zeros):
     rng = np.random.default_rng(7)
-    check(random_weights.groups(name, rng, 64, 64, zeros=zeros), mx.float16)
+    check(sample_weights.groups(name, rng, 64, 64, zeros=zeros), mx.float16)
 
 
 # Of these every type: scales of scales, far ones, of several words, none.
@@ -168,28 +167,20 @@ def check_flushed(weight, dtype, exact):
     assert_same(found, expected, str(weight))
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        pytest.param(name, dtype, marks=() if name in FLUSHED or i == at % 3 else pytest.mark.full)
-        for at, name in enumerate(GGUF_FORMATS)
-        for i, dtype in enumerate(DTYPES)
-    ],
-)
+@pytest.mark.parametrize(("name", "dtype"), each_with_one(GGUF_FORMATS, DTYPES))
 def test_flushing_gguf(name, dtype):
     rng = np.random.default_rng(8)
-    weight = random_weights.gguf(name, rng, 9, 1024)
+    weight = sample_weights.gguf(name, rng, 9, 1024)
     check_flushed(weight, dtype, reference(weight))
     for blocks, expected in gguf_fixture(name).values() if name in GGUF_TYPES else ():
         check_flushed(mxd.GGUFWeight(blocks, name), dtype, expected)
 
 
-@scale_types
-@pytest.mark.parametrize("name", GROUP_FORMATS)
+@pytest.mark.parametrize(("name", "scales"), each_with_one(GROUP_FORMATS, DTYPES))
 def test_flushing_groups(name, scales):
     # Scales of bfloat16 and float32 are normal here: a GPU that flushes has no others.
     rng = np.random.default_rng(9)
-    weight = random_weights.groups(name, rng, 64, 64, scales=scales, wild=scales == mx.float16)
+    weight = sample_weights.groups(name, rng, 64, 64, scales=scales, plain=scales != mx.float16)
     check_flushed(weight, scales, reference(weight))
 
 
@@ -225,7 +216,7 @@ FUSED = (*TRAITS, "q2_k", "nvfp4", "iq1_m", "iq4_xs", "tq1_0")
 @pytest.mark.parametrize("name", by_traits(GGUF_FORMATS, FUSED))
 def test_contraction_changes_no_gguf_weight(name):
     flags = contraction()
-    check(random_weights.gguf(name, np.random.default_rng(10), 9, 1024), mx.float32, flags=flags)
+    check(sample_weights.gguf(name, np.random.default_rng(10), 9, 1024), mx.float32, flags=flags)
     for blocks, _ in gguf_fixture(name).values() if name in GGUF_TYPES else ():
         check(mxd.GGUFWeight(blocks, name), mx.float32, flags=flags)
 
@@ -233,4 +224,4 @@ def test_contraction_changes_no_gguf_weight(name):
 @pytest.mark.parametrize("name", by_traits(GROUP_FORMATS))
 def test_contraction_changes_no_group_weight(name):
     rng = np.random.default_rng(11)
-    check(random_weights.groups(name, rng, 64, 64), mx.float32, flags=contraction())
+    check(sample_weights.groups(name, rng, 64, 64), mx.float32, flags=contraction())

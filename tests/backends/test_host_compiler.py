@@ -37,7 +37,7 @@ def alone(fresh, tmp_path, monkeypatch):
 
 
 def falls_back(match):
-    """Unpacks two programs, twice each: each warns once, and gives the reference's weights."""
+    """Dequantizes by two programs, twice each: each warns once, and gives the reference's weights."""
     weight = mxd.GGUFWeight(BLOCKS, "Q4_0")
     with mxd.use_backend("host"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -4,12 +4,12 @@ import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
-import random_weights
-from random_weights import GGUF_FORMATS, GROUP_FORMATS
 from support import DTYPES, GGUF_TYPES, GROUP_SETS, assert_same, gguf_fixture, group_fixture, rounded
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.diagnostics import sample_weights
+from mlx_dequant.diagnostics.sample_weights import GGUF_FORMATS, GROUP_FORMATS
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 
@@ -37,7 +37,7 @@ def check(weight, dtype, sanitizer="address"):
 def test_gguf(name):
     rng = np.random.default_rng(1)
     for rows, columns in ((1, 1), (9, 257), (3, 520)):
-        check(random_weights.gguf(name, rng, rows, columns), mx.float16)
+        check(sample_weights.gguf(name, rng, rows, columns), mx.float16)
 
 
 @pytest.mark.parametrize("name", sample(GROUP_FORMATS, FEW_GROUPS))
@@ -45,18 +45,18 @@ def test_groups(name):
     rng = np.random.default_rng(2)
     for inputs, outputs in ((9, 32), (32, 264), (70, 1), (3, 2)):
         for group_size in (-1, 16):
-            check(random_weights.groups(name, rng, inputs, outputs, group_size), mx.float16)
+            check(sample_weights.groups(name, rng, inputs, outputs, group_size), mx.float16)
     if name != "awq4":
-        check(random_weights.groups(name, rng, 70, 32, act_order=True), mx.float16)
+        check(sample_weights.groups(name, rng, 70, 32, g_idx="uneven"), mx.float16)
     if name.startswith("ct"):
-        check(random_weights.groups(name, rng, 70, 9, zeros="none"), mx.float16)
+        check(sample_weights.groups(name, rng, 70, 9, zeros="none"), mx.float16)
 
 
 @full
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", GGUF_FORMATS)
 def test_gguf_in_other_types(name, dtype):
-    check(random_weights.gguf(name, np.random.default_rng(3), 9, 257), dtype)
+    check(sample_weights.gguf(name, np.random.default_rng(3), 9, 257), dtype)
 
 
 @full
@@ -64,7 +64,7 @@ def test_gguf_in_other_types(name, dtype):
 @pytest.mark.parametrize("scales", DTYPES, ids=["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", GROUP_FORMATS)
 def test_groups_in_other_types(name, scales, dtype):
-    check(random_weights.groups(name, np.random.default_rng(4), 70, 40, scales=scales), dtype)
+    check(sample_weights.groups(name, np.random.default_rng(4), 70, 40, scales=scales), dtype)
 
 
 @full
@@ -85,8 +85,8 @@ def test_group_fixtures(name):
 def test_no_two_threads_write_one_weight(name):
     rng = np.random.default_rng(5)
     if name in GGUF_FORMATS:
-        weight = random_weights.gguf(name, rng, 3, 264)
+        weight = sample_weights.gguf(name, rng, 3, 264)
     else:
         shape = (264, 16) if name.startswith("ct") else (16, 264)
-        weight = random_weights.groups(name, rng, *shape)
+        weight = sample_weights.groups(name, rng, *shape)
     check(weight, mx.float16, "thread")

@@ -7,25 +7,28 @@ import io
 import json
 import math
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from bench_rows import products, report, row
+from bench_rows import matmuls, result, row
 from rich.console import Console
 
-from mlx_dequant.bench import chart, command, compare, crossover, submit, tables
-from mlx_dequant.bench import report as reports
-from mlx_dequant.bench.contestants import Ready
-from mlx_dequant.bench.contestants.ours import Ours
+import mlx_dequant as mxd
+from mlx_dequant.bench import changes, chart, command, crossover, report, results
+from mlx_dequant.bench.cases import overhead
+from mlx_dequant.bench.providers import Ready
+from mlx_dequant.bench.providers.ours import Ours
 from mlx_dequant.cli import main
 
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
 ROWS = [
     row("copy", 5e-4),
     row(),
     row("torch eager cpu", 2e-1),
-    row("gguf-py", None, note='<b>"wrong"</b>'),
-    *products("mlx-dequant host", {1: 1e-3, 8: 8e-3, 32: 3e-2}),
-    *products("torch dense cpu", {1: 4e-3, 8: 5e-3, 32: 6e-3}),
+    row("gguf-py", None, check='<b>"wrong"</b>'),
+    *matmuls("mlx-dequant host", {1: 1e-3, 8: 8e-3, 32: 3e-2}),
+    *matmuls("torch dense cpu", {1: 4e-3, 8: 5e-3, 32: 6e-3}),
 ]
 
 
@@ -39,7 +42,7 @@ def printed(*shown) -> str:
 @pytest.fixture
 def old(tmp_path):
     path = tmp_path / "old.json"
-    path.write_text(json.dumps(report(ROWS)))
+    path.write_text(json.dumps(result(ROWS)))
     return path
 
 
@@ -51,27 +54,27 @@ def test_a_run_cut_short_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "measured", cut_short)
     file = tmp_path / "new.json"
     assert main(["bench", "--quick", "--json", str(file)]) == 130
-    assert [r["status"] for r in json.loads(file.read_text())["rows"]] == ["timed"]
+    assert [r["status"] for r in json.loads(file.read_text())["rows"] if r["case"] != "overhead"] == ["timed"]
 
 
 def test_a_run_writes_everything(tmp_path, capsys):
     files = {name: tmp_path / f"new.{name}" for name in ("json", "csv", "html")}
-    chosen = ["--quick", "--operations", "dequantize", "--contestants", "mlx-dequant", "gguf", "--submit-text"]
+    chosen = ["--quick", "--operations", "dequantize", "--providers", "mlx-dequant", "gguf", "--submit-text"]
     status = main(["bench", *chosen, *(part for name, path in files.items() for part in (f"--{name}", str(path)))])
     out = capsys.readouterr().out
     assert status == 0
-    result = json.loads(files["json"].read_text())
-    assert {(r["operation"], r["status"]) for r in result["rows"]} == {("dequantize", "timed")}
-    assert {"copy", "gguf-py"} < {r["contestant"] for r in result["rows"]}
-    assert all(set(reports.NEEDED) <= set(r) for r in result["rows"])
-    costs = {cost["cost"]: cost["seconds"] for cost in result["fixed"]}
+    written = results.read(files["json"])
+    rows = results.of_operations(written["rows"])
+    assert {(r["case"], r["status"]) for r in rows} == {("dequantize", "timed")}
+    assert {"copy", "gguf-py"} < {r["provider"] for r in rows}
+    costs = {row["what"]: row["seconds"]["median"] for row in written["rows"] if row["case"] == "overhead"}
     assert all(0 < seconds < math.inf for seconds in costs.values())
-    assert {"import mlx_dequant", "one MLX operation, evaluated alone"} <= set(costs)
-    assert len([name for name in costs if name.startswith("first call of a program")]) == 2
+    assert {"import mlx_dequant", "one operation, waited for"} <= set(costs)
+    assert len([name for name in costs if name.startswith("first call of a kernel")]) == 2
     lines = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
-    assert [float(line["seconds"]) for line in lines] == [r["seconds"] for r in result["rows"]]
+    assert [float(line["seconds_median"]) for line in lines] == [r["seconds"]["median"] for r in written["rows"]]
     assert files["html"].read_text().endswith("</html>\n")
-    assert "dequantize q4_k, Qwen3-4B k_proj" in out and "Fixed costs" in out and "```\nmlx-dequant" in out
+    assert "dequantize q4_k, Qwen3-4B k_proj" in out and "Overhead" in out and "```\nmlx-dequant" in out
 
 
 def test_our_own_wrong_result_is_exit_1(tmp_path, monkeypatch, capsys):
@@ -81,21 +84,21 @@ def test_our_own_wrong_result_is_exit_1(tmp_path, monkeypatch, capsys):
             return ready and Ready(ready.call, ready.wait, lambda result: ready.numpy(result) + 1)
 
     monkeypatch.setattr(command, "found", lambda: ([Wrong("reference")], {}))
-    monkeypatch.setattr(command, "quick_fits", lambda case, contestant: case.format == "q4_k")
-    monkeypatch.setattr(command, "fixed_costs", lambda rounds: [])
+    monkeypatch.setattr(command, "quick_fits", lambda case, provider: case.format == "q4_k")
+    monkeypatch.setattr(overhead, "rows", lambda rounds: [])
     assert main(["bench", "--quick", "--operations", "dequantize"]) == 1
-    assert "DISQUALIFIED" in capsys.readouterr().out
+    assert "WRONG" in capsys.readouterr().out
 
 
 def test_results_of_a_file_are_shown(old, capsys):
     assert main(["bench", "--from", str(old), "--submit-text"]) == 0
     out = capsys.readouterr().out
-    assert "linear q4_k, Llama-3-8B q_proj, 32 x" in out
-    assert "DISQUALIFIED" in out and "A processor" in out
+    assert "linear q4_k, Llama-3-8B q_proj, 32 rows" in out
+    assert "WRONG" in out and "A processor" in out
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "[1]", '{"rows": []}', '{"date": "", "fixed": [], "rows": [{"seconds": 1}]}']
+    "text", ["", "{", "[]", "[1]", '{"rows": []}', '{"schema": 0}', '{"schema": 1, "rows": [{"seconds": 1}]}']
 )
 @pytest.mark.parametrize("option", ["--from", "--compare"])
 def test_a_file_of_something_else_is_exit_2(option, text, tmp_path, capsys):
@@ -114,34 +117,40 @@ def test_an_unknown_name_is_exit_2(arguments, capsys):
 def test_only_what_is_beyond_the_noise_changed():
     faster = [dict(r) for r in ROWS]
     faster[2] = row("torch eager cpu", 1e-1)
-    faster[1] = row(seconds=1.015e-3)  # quartiles meet
-    found = compare.changes(ROWS, faster)
-    assert [(c["contestant"], c["ratio"]) for c in found["changed"]] == [("torch eager cpu", 0.5)]
-    assert (found["same"], found["added"], found["removed"], found["broken"], found["places"]) == (8, 0, 0, [], [])
+    faster[1] = row(median=1.015e-3)  # quartiles meet
+    found = changes.changes(result(ROWS), result(faster))
+    assert [(c["provider"], c["ratio"]) for c in found["changed"]] == [("torch eager cpu", 0.5)]
+    assert (found["same"], found["added"], found["removed"], found["broken"], found["environments"]) == (
+        8,
+        0,
+        0,
+        [],
+        [],
+    )
 
 
 @pytest.mark.parametrize(
     ("new", "changed"),
     [
-        (row(seconds=1.5e-3), True),
-        (row(seconds=1.5e-3, low=1.0e-3), False),
-        (row(seconds=1.02e-3, low=1.015e-3, high=1.03e-3), False),
-        (row(seconds=0.5e-3), True),
+        (row(median=1.5e-3), True),
+        (row(seconds={"low": 1.0e-3, "median": 1.5e-3, "high": 1.6e-3}), False),
+        (row(seconds={"low": 1.015e-3, "median": 1.02e-3, "high": 1.03e-3}), False),
+        (row(median=0.5e-3), True),
     ],
 )
 def test_noise(new, changed):
-    assert compare.beyond_noise(row(), new) is changed
+    assert changes.beyond_noise(row(), new) is changed
 
 
 def test_a_comparison_names_what_broke_and_moved(old, tmp_path, capsys):
     new = tmp_path / "new.json"
-    rows = [row(seconds=None), row("torch eager cpu", 4e-1), row("a new one")]
-    new.write_text(json.dumps(report([r | {"device": "Another"} for r in rows])))
+    rows = [row(median=None), row("torch eager cpu", 4e-1), row("a new one")]
+    new.write_text(json.dumps(result(rows, device="Another")))
     assert main(["bench", "--from", str(new), "--compare", str(old)]) == 1
     out = capsys.readouterr().out
     assert "not the same device: A processor before, Another now" in out
     assert "2.00 times as long" in out
-    assert "mlx-dequant host: DISQUALIFIED: 1 of 4 values differ" in " ".join(out.split())
+    assert "mlx-dequant host: WRONG: 1 of 4 values differ" in " ".join(out.split())
     assert "1 changed beyond the noise, 0 same, 1 added, 8 removed" in out
 
 
@@ -149,18 +158,18 @@ def test_lines_that_meet():
     (met,) = crossover.crossovers(ROWS)
     assert (met["ours"], met["other"], met["faster"]) == ("mlx-dequant host", "torch dense cpu", "torch dense cpu")
     # On logarithmic scales: from a lead of 4 at 1 row to one of 5/8 at 8.
-    assert met["vectors"] == pytest.approx(8 ** (math.log(4) / math.log(4 / 0.625)))
+    assert met["M"] == pytest.approx(8 ** (math.log(4) / math.log(4 / 0.625)))
     assert crossover.meetings([(1, 2.0), (8, 2.0)], [(1, 1.0), (8, 4.0)]) == [(pytest.approx(8**0.5), False)]
     assert crossover.meetings([(1, 1.0), (8, 1.0)], [(1, 2.0), (8, 2.0)]) == []
     assert crossover.meetings([(1, 1.0)], [(8, 2.0)]) == []
 
 
 def test_the_text_to_submit_is_compact():
-    text = submit.submit_text(ROWS, report(ROWS)["fixed"])
+    text = report.submit_text(result(ROWS))
     assert text.startswith("```\nmlx-dequant 0.1.0: A processor, host, 2 threads, clang 19, mlx 0.32.4, torch 2.13.0")
-    assert text.endswith("import mlx_dequant: 400 ms\n```\n")
+    assert text.endswith("mlx-dequant, import: 400 ms\n```\n")
     assert "dequantize q4_k 4096x4096 - float16 | mlx-dequant host | 1 ms | 4 | 0.50" in text
-    assert "gguf-py | disqualified" in text
+    assert "gguf-py | wrong" in text
     assert len(text.splitlines()) == len(ROWS) + 7
 
 
@@ -168,7 +177,7 @@ def test_charts_are_well_formed(old, tmp_path):
     chart.main([str(old)])
     for kind, names in (
         ("dequantize", {"mlx-dequant host", "torch eager cpu"}),
-        ("product", {"mlx-dequant host", "torch dense cpu"}),
+        ("matmul", {"mlx-dequant host", "torch dense cpu"}),
         ("linear", {"mlx-dequant host", "torch dense cpu"}),
     ):
         root = ElementTree.parse(tmp_path / f"old-{kind}.svg").getroot()
@@ -181,32 +190,9 @@ def test_charts_are_well_formed(old, tmp_path):
                 assert not re.search("nan|inf|None|http", value), value
 
 
-def older_rows(**changes):
-    row = {"operation": "linear", "format": "q8_0", "shape": [8192, 28672], "vectors": 1, "dtype": "float16"}
-    row |= {"seconds": 2e-4, "gbps": 1500.0, "copy_share": 0.5, "backend": "cuda", "device": "A GPU", "threads": 16}
-    row |= {"compiler": "", "mlx": "0.32.4", "mlx_dequant": "0.1.0", "python": "3.12.3"}
-    row |= {"baselines": {"dense": 4e-4, "mlx 4-bit": 1e-4, "mlx 8-bit": 3e-4}, "unpack_first_seconds": 6e-4}
-    return [row | changes]
-
-
-def test_results_of_the_single_benchmarks_are_read(tmp_path):
-    path = tmp_path / "gpu.json"
-    path.write_text(json.dumps(older_rows()))
-    rows = {r["contestant"]: r for r in reports.read(str(path))["rows"]}
-    assert set(rows) == {"mlx-dequant cuda", "MLX 8-bit", "MLX dense", "unpacked, then MLX dense"}
-    assert rows["MLX 8-bit"]["gbps"] == pytest.approx(1000)
-    assert rows["MLX dense"]["copy_share"] == pytest.approx(0.25)
-    assert {r["copy_gbps"] for r in rows.values()} == {3000.0}
-    chart.main([str(path)])
-    assert "MLX 8-bit" in (tmp_path / "gpu-product.svg").read_text()
-    for changes in ({"backend": "host"}, {"copy_share": 0.0}):
-        path.write_text(json.dumps(older_rows(**changes)))
-        assert main(["bench", "--from", str(path)]) == 2
-
-
 def test_a_chart_of_nothing_is_no_file(tmp_path):
     path = tmp_path / "few.json"
-    path.write_text(json.dumps(report([row(operation="take", vectors=4)])))
+    path.write_text(json.dumps(result([row(case="take", M=4)])))
     chart.main([str(path), "--into", str(tmp_path)])
     assert list(tmp_path.iterdir()) == [path]
 
@@ -215,9 +201,41 @@ def test_a_chart_of_nothing_is_no_file(tmp_path):
     ("seconds", "text"), [(2.0, "2 s"), (0.5, "500 ms"), (8.18e-3, "8.18 ms"), (1e-3, "1 ms"), (2.5e-7, "0.25 µs")]
 )
 def test_durations_are_for_people(seconds, text):
-    assert tables.duration(seconds) == text
+    assert report.duration(seconds) == text
 
 
 def test_missed_aims_are_marked():
-    costs = [{"cost": "import", "seconds": 0.9, "aim": 0.5}]
-    assert "900 ms" in printed(tables.cost_table(costs)) and "500 ms" in printed(tables.cost_table(costs))
+    (table,) = report.other_tables(result([])["rows"])
+    assert "400 ms" in printed(table) and "300 ms" in printed(table)
+    assert any("yellow" in str(cell.style) for cell in table.columns[2].cells)
+
+
+def test_rows_of_other_cases_are_carried_and_shown(tmp_path, capsys):
+    """Such as decode: a model's tokens a second have no format of a layer, no shape and no copy."""
+    speeds = {"decode_tokens_per_second": 145.0, "prompt_tokens_per_second": {"512": 15700.0}, "launches": 7}
+    decode = {"case": "decode", "model": "llama-8b", "provider": "mlx-dequant", "format": "q4_k", **speeds}
+    path = tmp_path / "decode.json"
+    path.write_text(json.dumps(result([decode])))
+    assert results.read(path)["rows"][0] == decode
+    files = {name: str(tmp_path / f"decode.{name}") for name in ("csv", "html")}
+    assert main(["bench", "--from", str(path), "--csv", files["csv"], "--html", files["html"], "--submit-text"]) == 0
+    assert re.search(r"mlx-dequant +q4_k +145.0", capsys.readouterr().out)
+    assert "llama-8b" in (tmp_path / "decode.csv").read_text()
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_committed_results_are_of_the_schema(file):
+    rows = results.of_operations(results.read(file)["rows"])
+    assert rows
+    for found in rows:
+        assert found["format"] in (*mxd.formats(), "", "dense", "mlx-4", "mlx-8")
+        assert (found["status"] == "timed") == (found["seconds"] is not None)
+        if found["seconds"]:
+            assert found["gbps"] == pytest.approx(found["bytes"] / found["seconds"]["median"] / 1e9, rel=1e-3)
+
+
+def test_committed_charts_are_those_of_the_results(tmp_path):
+    """Made by `python -m mlx_dequant.bench.chart bench/results/cpu.json`."""
+    chart.main([str(RESULTS / "cpu.json"), "--into", str(tmp_path)])
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_text() for path in RESULTS.glob("*.svg")}

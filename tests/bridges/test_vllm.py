@@ -98,7 +98,7 @@ def run(tmp_path, request):
             folder.mkdir()
             (folder / "__init__.py").touch()
         (folder / "mps_dequant.py").write_text(textwrap.dedent(stub))
-        start = START.format(stub=str(tmp_path), tests=str(request.path.parent))
+        start = START.format(stub=str(tmp_path), tests=str(request.path.parents[1]))
         text = textwrap.dedent(start) + textwrap.dedent(program)
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr

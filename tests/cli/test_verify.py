@@ -11,7 +11,8 @@ from gguf_bytes import gguf_bytes
 from support import gguf_fixture
 
 import mlx_dequant as mxd
-from mlx_dequant.cli import comparison, main
+from mlx_dequant.cli import main
+from mlx_dequant.diagnostics import verify
 
 TYPES = ("f32", "bf16", "q8_0", "q6_k", "q1_0", "q2_0")
 
@@ -85,15 +86,15 @@ def test_what_the_reference_ran_in_the_hosts_place_is_not_verified(model, capsys
 
 def test_large_tensors_are_compared_in_parts(model, capsys, monkeypatch):
     whole = run(model, capsys)[1]
-    monkeypatch.setattr(comparison, "PART", 100)
+    monkeypatch.setattr(verify, "PART", 100)
     parts = []
-    compared = comparison._compare_part
+    compared = verify._compare_part
 
     def counted(row, blocks, rounds):
         parts.append(len(blocks))
         return compared(row, blocks, rounds)
 
-    monkeypatch.setattr(comparison, "_compare_part", counted)
+    monkeypatch.setattr(verify, "_compare_part", counted)
     status, result, _ = run(model, capsys)
     assert status == 0
     assert [row["weights"] for row in result["types"]] == [row["weights"] for row in whole["types"]]
@@ -105,14 +106,3 @@ def test_a_file_without_weights_is_not_verified(tmp_path, capsys):
     path.write_bytes(gguf_bytes({}, {"tokens": ["a"]}))
     assert main(["verify", str(path)]) == 2
     assert "found no weights" in capsys.readouterr().err
-
-
-def test_differences():
-    tiny = np.float32(1e-40)
-    expected = np.array([1, 0, np.nan, tiny, -tiny, np.inf], np.float32)
-    assert comparison.differences(expected.copy(), expected) == (0, 0)
-    found = np.array([1, -0.0, -np.nan, 0, -0.0, -np.inf], np.float32)
-    assert comparison.differences(found, expected) == (4, 0)
-    assert comparison.differences(found, expected, flushes=True) == (2, 2)
-    assert comparison.differences(np.array([2], np.float32), np.array([tiny], np.float32), flushes=True) == (1, 0)
-    assert comparison.differences(np.array([np.nan], np.float32), np.array([1], np.float32)) == (1, 0)

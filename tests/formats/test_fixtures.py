@@ -1,4 +1,4 @@
-"""Every fixture unpacks to the bits of the tool that packed it, on every backend."""
+"""Every fixture dequantizes to the bits of its own tool, on every backend."""
 
 import mlx.core as mx
 import numpy as np

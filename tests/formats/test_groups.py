@@ -66,7 +66,7 @@ def test_gptq4_word(backend):
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("width", [2, 3, 4, 8])
-def test_packed_picture(width, symmetric, backend):
+def test_compressed_tensors_picture(width, symmetric, backend):
     """5 outputs, 21 inputs in groups of 8: streams that end inside a word; codes stored plus 2^(bits - 1)."""
     offset = 1 << width - 1
     q = [[code - offset for code in some(21, 2 * offset, 100 * o)] for o in range(5)]

@@ -1,4 +1,4 @@
-"""Packed layers among dense ones: parameters, saving, swapping and training around them."""
+"""Quantized layers among dense ones: parameters, saving, swapping and training around them."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ class Model(nn.Module):
         return self.words.as_linear(x + narrow(nn.gelu(wide(x))))
 
 
-def packed_weights() -> dict[str, mxd.QuantizedWeight]:
+def quantized_weights() -> dict[str, mxd.QuantizedWeight]:
     return {"words": q4_0(96, 64, 1), "layers.0": q4_0(128, 64, 2), "layers.1": q4_0(64, 128, 3)}
 
 
 def twins() -> tuple[Model, Model]:
-    """A packed model, and a dense one of the same weights."""
+    """A quantized model, and a dense one of the same weights."""
     packed, plain = Model(), Model()
     bias = mx.random.normal((128,), key=mx.random.key(4))
     packed.layers[0].bias = plain.layers[0].bias = bias
-    weights = packed_weights()
+    weights = quantized_weights()
     plain.load_weights([(f"{name}.weight", dense(weight)) for name, weight in weights.items()], strict=False)
     return pack_model(packed, weights, dtype=mx.float32), plain
 
@@ -97,7 +97,7 @@ def test_an_embedding_gives_exact_rows(backend, weight):
     assert PackedEmbedding(weight)(ids).dtype == weight.dtype
 
 
-def test_parameters_are_the_packed_arrays(weight):
+def test_parameters_are_the_weights_arrays(weight):
     layer = PackedLinear(weight, mx.zeros(weight.out_features))
     flat = dict(tree_flatten(layer.parameters()))
     present = {name for name, array in weight.arrays.items() if array is not None}
@@ -111,10 +111,10 @@ def test_mlx_lm_counts_weights():
     packed, plain = twins()
     assert utils.get_total_parameters(packed) == utils.get_total_parameters(plain)
     nbytes = sum(array.nbytes for _, array in tree_flatten(packed.parameters()))
-    assert nbytes == sum(weight.nbytes for weight in packed_weights().values()) + 4 * 128
+    assert nbytes == sum(weight.nbytes for weight in quantized_weights().values()) + 4 * 128
 
 
-def test_nothing_packed_is_trained():
+def test_nothing_quantized_is_trained():
     model = nn.Sequential(PackedLinear(q4_0(64, 64), mx.zeros(64)), nn.Linear(64, 2))
     assert [name for name, _ in tree_flatten(model.trainable_parameters())] == ["layers.1.weight", "layers.1.bias"]
     model.unfreeze()
@@ -195,7 +195,7 @@ def test_packing_a_model_swaps_its_layers(backend):
     ],
 )
 def test_packing_is_strict(change, message):
-    weights = {name: weight for name, weight in (packed_weights() | change).items() if weight is not None}
+    weights = {name: weight for name, weight in (quantized_weights() | change).items() if weight is not None}
     model = Model()
     with pytest.raises(mxd.FormatError, match=message):
         pack_model(model, weights)
@@ -260,7 +260,7 @@ def test_adapters_train_as_on_dense_layers(backend, compiled):
     found, expected = train(packed, compiled), train(plain, compiled)
     assert expected[-1] < 0.8 * expected[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    for name, weight in packed_weights().items():
+    for name, weight in quantized_weights().items():
         layer = packed.words if name == "words" else packed.layers[int(name[-1])].layer
         assert mx.array_equal(dense(layer.weight), dense(weight))
 

@@ -104,10 +104,10 @@ COPIES = {
 
 
 @pytest.mark.parametrize("order", ["forward", "ahead"])
-@pytest.mark.parametrize("mistake", COPIES)
-def test_mistakes_in_copies(mistake, order):
-    text, wrong, said = COPIES[mistake]
-    if mistake.startswith("the bytes"):
+@pytest.mark.parametrize("mutation", COPIES)
+def test_mutations_of_copies(mutation, order):
+    text, wrong, said = COPIES[mutation]
+    if mutation.startswith("the bytes"):
         text, wrong = EXPECT, EXPECT.replace(text, wrong)
     assert text in COPIED
     with pytest.raises(emulator.EmulatorError, match=said):
@@ -125,7 +125,7 @@ def names(begin, end):
 
 PREDICATE = "{ .reg .pred p; setp.ne.u32 p, %2, 0; "
 OF_256 = f"wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {{{names(0, 128)}}}, {{{names(128, 132)}}}, %132"
-# Clusters have no place here, nor what tiles of 256 vectors took.
+# Clusters have no place here, nor what blocks of 256 rows of x took.
 UNKNOWN = {
     "multicast": assembly(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
@@ -140,7 +140,7 @@ UNKNOWN = {
     "arrival of copies": assembly("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];", '"r"(barrier)'),
     "barrier of any count": assembly("mbarrier.init.shared::cta.b64 [%0], %1;", '"r"(barrier)', '"r"(8u)'),
     "barrier of 256": assembly("mbarrier.init.shared::cta.b64 [%0], 256;", '"r"(barrier)'),
-    "256 vectors": "float d[128]; unsigned a = 0;\n"
+    "256 rows of x": "float d[128]; unsigned a = 0;\n"
     + assembly(
         f"{{ .reg .pred p; setp.eq.u32 p, 0, 0; {OF_256}, p, 1, 1, 0; }}",
         *['"r"(a)'] * 4,

@@ -1,4 +1,4 @@
-"""Mistakes made on purpose, each of which the emulator must find: by itself or with a sanitizer."""
+"""Mutations, each of which the emulator must find: by itself or with a sanitizer."""
 
 import emulator
 import numpy as np
@@ -56,9 +56,9 @@ DIVERGENCE = {
 
 
 @pytest.mark.parametrize("order", emulator.ORDERS)
-@pytest.mark.parametrize("mistake", DIVERGENCE)
-def test_divergence(mistake, order):
-    body, said = DIVERGENCE[mistake]
+@pytest.mark.parametrize("mutation", DIVERGENCE)
+def test_divergence(mutation, order):
+    body, said = DIVERGENCE[mutation]
     with pytest.raises(emulator.EmulatorError, match=said):
         launch(body, numbers(64), order=order)
 
@@ -127,9 +127,9 @@ ADDRESS = {
 }
 
 
-@pytest.mark.parametrize("mistake", ADDRESS)
-def test_address_sanitizer(mistake):
-    header, body, said = ADDRESS[mistake]
+@pytest.mark.parametrize("mutation", ADDRESS)
+def test_address_sanitizer(mutation):
+    header, body, said = ADDRESS[mutation]
     with pytest.raises(emulator.EmulatorError, match=said):
         launch(body, numbers(64), header=header, sanitizer=watched("address"))
 
@@ -152,10 +152,10 @@ RACES = {
 }
 
 
-@pytest.mark.parametrize("mistake", RACES)
-def test_thread_sanitizer(mistake):
+@pytest.mark.parametrize("mutation", RACES)
+def test_thread_sanitizer(mutation):
     with pytest.raises(emulator.EmulatorError, match="data race"):
-        launch(RACES[mistake], numbers(128), threads=128, sanitizer=watched("thread"))
+        launch(RACES[mutation], numbers(128), threads=128, sanitizer=watched("thread"))
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])

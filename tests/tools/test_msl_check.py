@@ -1,4 +1,4 @@
-"""Every Metal program that the package can launch passes the check of Metal's rules (tools/msl_check)."""
+"""Every Metal kernel that the package can launch passes the check of Metal's rules (tools/msl_check)."""
 
 import re
 

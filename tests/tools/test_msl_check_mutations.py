@@ -1,4 +1,4 @@
-"""The strict check sees mistakes, and nothing where there is none."""
+"""The check of Metal's rules sees mutations, and nothing where there is none."""
 
 import pytest
 from msl_check.check import BUFFERS, check, check_launch
@@ -58,18 +58,18 @@ def test_clean_program():
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_mistake(name):
+def test_mutation(name):
     header, body, said = MUTATIONS[name]
     assert_said(program(f"namespace mlx_dequant {{\n{header}\n}}", f"using namespace mlx_dequant; {body}"), said)
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_mistake_outside_the_namespace(name):
+def test_mutation_outside_the_namespace(name):
     header, body, said = OUTSIDE[name]
     assert_said(program(header, body), said)
 
 
-def test_enough_mistakes():
+def test_enough_mutations():
     assert len(MUTATIONS) + len(OUTSIDE) >= 40
 
 

@@ -1,4 +1,4 @@
-"""Every CUDA program that the package can launch compiles: with clang here, with NVRTC where its wheels are."""
+"""Every CUDA kernel that the package can launch compiles: with clang here, with NVRTC where its wheels are."""
 
 import mlx.core as mx
 import pytest
@@ -57,7 +57,7 @@ def test_programs_pass_nvrtc(name, generation):
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_clang_sees_mistake(name):
+def test_clang_sees_mutation(name):
     assert cuda_faults(CLEAN) == []
     assert cuda_faults(CLEAN.replace(*MUTATIONS[name])) != []
 
@@ -65,6 +65,6 @@ def test_clang_sees_mistake(name):
 @pytest.mark.full
 @needs_nvrtc
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_nvrtc_sees_mistake(name):
+def test_nvrtc_sees_mutation(name):
     assert nvrtc.compiled(CLEAN) == ""
     assert "error" in nvrtc.compiled(CLEAN.replace(*MUTATIONS[name]))

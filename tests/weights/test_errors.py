@@ -33,7 +33,7 @@ def gptq(**more):
     return mxd.GPTQWeight(**{**good, **more})
 
 
-def packed(**more):
+def ct(**more):
     """10 outputs, 100 inputs in four groups."""
     good = {"weight_packed": ints(10, 13), "weight_scale": halves(10, 4), "weight_shape": (10, 100), "group_size": 32}
     return mxd.CompressedTensorsWeight(**{**good, **more})
@@ -103,26 +103,31 @@ GPTQ = [
     (lambda: gptq(g_idx=index(0), scales=halves(3, 16)), "qzeros", "(2, 2)", "(3, 2)"),
 ]
 
-PACKED = [
-    (lambda: packed(bits=1), "bits", "1", "one of 2, 3, 4, 8"),
-    (lambda: packed(group_size=0), "group_size", "0", "a positive integer or -1"),
-    (lambda: packed(weight_shape=(10,)), "weight_shape", "(10,)", "(out, in)"),
-    (lambda: packed(weight_shape=(10, 10, 10)), "weight_shape", "(10, 10, 10)", "(out, in)"),
-    (lambda: packed(weight_shape=(10, -100)), "weight_shape", "(10, -100)", "(out, in)"),
-    (lambda: packed(weight_shape=(10.0, 100.0)), "weight_shape", "10.0", "an integer"),
-    (lambda: packed(weight_shape=None), "weight_shape", "None", "an integer"),
-    (lambda: packed(weight_shape=(10, 2**32)), "weight_shape: in", "4294967296", "at most 2147483647"),
-    (lambda: packed(weight_shape=(2**40, 100)), "weight_shape: out", "1099511627776", "at most 2147483647"),
-    (lambda: packed(weight_shape=(10, 97 + 8)), "weight_packed", "(10, 13)", "(10, 14)"),
-    (lambda: packed(weight_shape=(11, 100)), "weight_packed", "(10, 13)", "(11, 13)"),
-    (lambda: packed(weight_packed=halves(10, 13)), "weight_packed", "float16", "int32"),
-    (lambda: packed(weight_scale=halves(10, 3)), "weight_scale", "(10, 3)", "(10, 4)"),
-    (lambda: packed(weight_scale=halves(10)), "weight_scale", "1 axes (10,)", "2"),
-    (lambda: packed(group_size=-1), "weight_scale", "(10, 4)", "(10, 1)"),
-    (lambda: packed(weight_zero_point=ints(10, 4)), "weight_zero_point", "(10, 4)", "(2, 4)"),
-    (lambda: packed(weight_g_idx=np.full(100, 4, np.int32)), "weight_g_idx", "groups 4 to 4", "0 to 3"),
-    (lambda: packed(weight_g_idx=np.arange(-1, 99, dtype=np.int32)), "weight_g_idx", "groups -1 to 98", "0 to 3"),
-    (lambda: packed(weight_g_idx=index(0)), "weight_g_idx", "(128,)", "(100,)"),
+CT = [
+    (lambda: ct(bits=1), "bits", "1", "one of 2, 3, 4, 8"),
+    (lambda: ct(group_size=0), "group_size", "0", "a positive integer or -1"),
+    (lambda: ct(weight_shape=(10,)), "weight_shape", "(10,)", "(out, in)"),
+    (lambda: ct(weight_shape=(10, 10, 10)), "weight_shape", "(10, 10, 10)", "(out, in)"),
+    (lambda: ct(weight_shape=(10, -100)), "weight_shape", "(10, -100)", "(out, in)"),
+    (lambda: ct(weight_shape=(10.0, 100.0)), "weight_shape", "10.0", "an integer"),
+    (lambda: ct(weight_shape=None), "weight_shape", "None", "an integer"),
+    (lambda: ct(weight_shape=(10, 2**32)), "weight_shape: in", "4294967296", "at most 2147483647"),
+    (lambda: ct(weight_shape=(2**40, 100)), "weight_shape: out", "1099511627776", "at most 2147483647"),
+    (lambda: ct(weight_shape=(10, 97 + 8)), "weight_packed", "(10, 13)", "(10, 14)"),
+    (lambda: ct(weight_shape=(11, 100)), "weight_packed", "(10, 13)", "(11, 13)"),
+    (lambda: ct(weight_packed=halves(10, 13)), "weight_packed", "float16", "int32"),
+    (lambda: ct(weight_scale=halves(10, 3)), "weight_scale", "(10, 3)", "(10, 4)"),
+    (lambda: ct(weight_scale=halves(10)), "weight_scale", "1 axes (10,)", "2"),
+    (lambda: ct(group_size=-1), "weight_scale", "(10, 4)", "(10, 1)"),
+    (lambda: ct(weight_zero_point=ints(10, 4)), "weight_zero_point", "(10, 4)", "(2, 4)"),
+    (lambda: ct(weight_g_idx=np.full(100, 4, np.int32)), "weight_g_idx", "groups 4 to 4", "0 to 3"),
+    (
+        lambda: ct(weight_g_idx=np.arange(-1, 99, dtype=np.int32)),
+        "weight_g_idx",
+        "groups -1 to 98",
+        "0 to 3",
+    ),
+    (lambda: ct(weight_g_idx=index(0)), "weight_g_idx", "(128,)", "(100,)"),
 ]
 
 DTYPE = [
@@ -134,7 +139,7 @@ DTYPE = [
 
 @pytest.mark.parametrize(
     "make, name, found, expected",
-    GGUF + AWQ + GPTQ + PACKED + DTYPE,
+    GGUF + AWQ + GPTQ + CT + DTYPE,
     ids=lambda one: one if isinstance(one, str) else "",
 )
 def test_refused_by_name(make, name, found, expected):
@@ -151,7 +156,7 @@ def test_a_format_error_is_a_value_error():
     assert issubclass(mxd.FormatError, ValueError)
 
 
-@pytest.mark.parametrize("make", [gguf, awq, gptq, packed])
+@pytest.mark.parametrize("make", [gguf, awq, gptq, ct])
 def test_what_the_mistakes_start_from_is_right(make):
     weight = make()
     assert weight.dequantize().shape == weight.shape

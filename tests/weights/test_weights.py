@@ -12,12 +12,12 @@ AWQ, GPTQ, CT = "awq_w4_g64_gemm_full", "gptq_w4_g32_actorder_sym_v1_full", "ct_
 
 
 def test_shapes_and_features():
-    awq, gptq, packed = (group_fixture(name)[0] for name in (AWQ, GPTQ, CT))
-    for weight, shape in ((awq, (576, 32)), (gptq, (576, 32)), (packed, (32, 576))):
+    awq, gptq, ct = (group_fixture(name)[0] for name in (AWQ, GPTQ, CT))
+    for weight, shape in ((awq, (576, 32)), (gptq, (576, 32)), (ct, (32, 576))):
         assert weight.shape == shape
         assert (weight.in_features, weight.out_features) == (576, 32)
         assert weight.dequantize().shape == shape
-    assert [weight.format.name for weight in (awq, gptq, packed)] == ["awq4", "gptq4", "ct4"]
+    assert [weight.format.name for weight in (awq, gptq, ct)] == ["awq4", "gptq4", "ct4"]
     blocks = mxd.GGUFWeight(gguf_fixture("q4_k")["real"][0], "Q4_K")
     assert (blocks.shape, blocks.in_features, blocks.out_features) == ((4, 1536), 1536, 4)
     assert blocks.format is mxd.formats()["q4_k"]
@@ -25,11 +25,11 @@ def test_shapes_and_features():
 
 def test_sizes():
     """Bytes as the tensors take them; the act-order index counts, one that says nothing does not."""
-    awq, gptq, packed = (group_fixture(name)[0] for name in (AWQ, GPTQ, CT))
+    awq, gptq, ct = (group_fixture(name)[0] for name in (AWQ, GPTQ, CT))
     codes = 576 * 32 // 2
     assert awq.nbytes == codes + 9 * 32 // 2 + 9 * 32 * 2
     assert gptq.nbytes == codes + 18 * 32 // 2 + 18 * 32 * 2 + 576 * 4
-    assert packed.nbytes == codes + 9 * 32 // 2 + 9 * 32 * 2
+    assert ct.nbytes == codes + 9 * 32 // 2 + 9 * 32 * 2
     assert awq.bits_per_weight == 8 * awq.nbytes / (576 * 32)
     blocks = mxd.GGUFWeight(gguf_fixture("q4_k")["real"][0], "Q4_K")
     assert blocks.nbytes == 4 * 6 * 144

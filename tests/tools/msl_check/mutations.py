@@ -1,4 +1,4 @@
-"""Mistakes that Metal's compiler refuses, or takes and does something else with. The check must see each.
+"""Mutations that Metal's compiler refuses, or takes and does something else with. The check must see each.
 
 name: (text in our namespace, kernel body, a part of what the check says)
 """

@@ -1,1 +1,0 @@
-"""What `mlx-dequant doctor` examines: the machine, every program against the reference, and speed."""
