@@ -178,11 +178,11 @@ def test_mutations_of_products(mutation):
         check_products(weight(name, SIZES[0]), mx.float16, 2)
 
 
-SHARED = "extern __shared__ __align__(1024) uint words[];\n"
+SHARED = "extern __shared__ __align__(1024) unsigned words[];\n"
 
 
 def test_shared_memory_is_as_large_as_a_launch_says():
-    body = SHARED + "uint i = threadIdx.x;\nwords[i] = a[i];\n__syncthreads();\nout[i] = words[7 - i];"
+    body = SHARED + "unsigned i = threadIdx.x;\nwords[i] = a[i];\n__syncthreads();\nout[i] = words[7 - i];"
     numbers = np.arange(8, dtype=np.uint32)
     assert list(run(body, numbers, size=8, shared_memory=227 * 1024)) == list(numbers[::-1])
     with pytest.raises(emulator.EmulatorError, match="written outside of its 28 bytes"):

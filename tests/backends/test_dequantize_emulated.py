@@ -4,7 +4,6 @@ The whole launch in Python is part of it: grid, threadgroups, launch parameters,
 """
 
 import platform
-from itertools import product
 from pathlib import Path
 
 import emulator
@@ -53,7 +52,8 @@ def check(weight, dtype, **options):
             assert_same(weight.dequantize(dtype), expected, f"{weight} {order}")
 
 
-@pytest.mark.parametrize(("name", "dtype"), each_with_one(GGUF_TYPES, DTYPES))
+@dtypes
+@pytest.mark.parametrize("name", GGUF_TYPES)
 def test_gguf_fixtures(name, dtype):
     for part, (blocks, expected) in gguf_fixture(name).items():
         weight = mxd.GGUFWeight(blocks, name)
@@ -85,9 +85,19 @@ def test_gguf_rows_of_any_length(name, dtype):
         check(sample_weights.gguf(name, rng, rows, columns), dtype)
 
 
-@pytest.mark.parametrize(("name", "types"), each_with_one(GROUP_FORMATS, [*product(DTYPES, DTYPES)]))
-def test_groups_of_random_bits(name, types):
-    scales, dtype = types
+def pairs():
+    """Types of scales and of results: each with each, in `make test` each with another, but for one format."""
+    for at, name in enumerate(GROUP_FORMATS):
+        for i, scales in enumerate(DTYPES):
+            for k, dtype in enumerate(DTYPES):
+                fast = name == "gptq4" or k == (i + at) % 3
+                yield pytest.param(
+                    name, scales, dtype, id=f"{name}-{NAMES[i]}-{NAMES[k]}", marks=() if fast else pytest.mark.full
+                )
+
+
+@pytest.mark.parametrize(("name", "scales", "dtype"), list(pairs()))
+def test_groups_of_random_bits(name, scales, dtype):
     rng = np.random.default_rng(3)
     for inputs, outputs in ((9, 32), (32, 264), (70, 1), (3, 2)):
         check(sample_weights.groups(name, rng, inputs, outputs, scales=scales), dtype)
@@ -157,7 +167,14 @@ def check_flushed(weight, dtype, exact):
     assert_same(found, expected, str(weight))
 
 
-@pytest.mark.parametrize(("name", "dtype"), each_with_one(GGUF_FORMATS, DTYPES))
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=() if name in FLUSHED or i == at % 3 else pytest.mark.full)
+        for at, name in enumerate(GGUF_FORMATS)
+        for i, dtype in enumerate(DTYPES)
+    ],
+)
 def test_flushing_gguf(name, dtype):
     rng = np.random.default_rng(8)
     weight = sample_weights.gguf(name, rng, 9, 1024)
@@ -166,7 +183,14 @@ def test_flushing_gguf(name, dtype):
         check_flushed(mxd.GGUFWeight(blocks, name), dtype, expected)
 
 
-@pytest.mark.parametrize(("name", "scales"), each_with_one(GROUP_FORMATS, DTYPES))
+@pytest.mark.parametrize(
+    ("name", "scales"),
+    [
+        pytest.param(name, scales, marks=() if scales == mx.float16 or i == at % 3 else pytest.mark.full)
+        for at, name in enumerate(GROUP_FORMATS)
+        for i, scales in enumerate(DTYPES)
+    ],
+)
 def test_flushing_groups(name, scales):
     # Scales of bfloat16 and float32 are normal here: a GPU that flushes has no others.
     rng = np.random.default_rng(9)

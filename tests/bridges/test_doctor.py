@@ -8,6 +8,11 @@ torch = pytest.importorskip("torch", reason="the bridge needs torch")
 from mlx_dequant.bridges import doctor, mps_dequant  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def few_numbers(monkeypatch):
+    monkeypatch.setattr(doctor, "COUNT", 1 << 10)
+
+
 def found(where="cpu"):
     return {what.partition(" ")[0]: (holds, seen) for what, holds, seen in doctor.checks(where)}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import gguf
 import mlx.core as mx
 import numpy as np
@@ -163,8 +161,8 @@ def test_a_split_file_that_is_not_whole(tmp_path):
         GGUFFile(tmp_path / "split-00004-of-00003.gguf")
 
 
-def test_a_large_vocabulary_opens_without_its_tokens(tmp_path, capsys):
-    count = 262_144
+def test_a_large_vocabulary_opens_without_its_tokens(tmp_path):
+    count = 4096
     writer = gguf.GGUFWriter(tmp_path / "big.gguf", "llama")
     writer.add_token_list([f"▁token{index}" for index in range(count)])
     writer.add_token_scores([0.0] * count)
@@ -173,12 +171,8 @@ def test_a_large_vocabulary_opens_without_its_tokens(tmp_path, capsys):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    start = time.perf_counter()
     file = GGUFFile(tmp_path / "big.gguf")
-    opened = time.perf_counter()
+    assert "tokenizer.ggml.tokens" not in file.metadata._values
     tokens = file.metadata["tokenizer.ggml.tokens"]
-    read = time.perf_counter()
-    with capsys.disabled():
-        print(f"\n{count:,} tokens: opened in {opened - start:.3f} s, tokens read in {read - opened:.3f} s")
     assert tokens == [f"▁token{index}" for index in range(count)]
     assert file.metadata["tokenizer.ggml.tokens"] is tokens

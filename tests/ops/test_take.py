@@ -3,14 +3,14 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from product_cases import FORMATS, SIZES, exact, weight
+from product_cases import FORMATS, SIZES, exact, on_backends, weight
 from support import DTYPES, assert_same, rounded
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
 
 
-@pytest.mark.parametrize(("name", "dtype"), [(name, DTYPES[at % 3]) for at, name in enumerate(FORMATS)])
+@pytest.mark.parametrize(("name", "dtype", "backend"), on_backends(FORMATS, DTYPES), indirect=["backend"])
 def test_rows_are_exact(name, dtype, backend):
     for size in SIZES:
         packed = weight(name, size)

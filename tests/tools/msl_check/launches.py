@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from devices import generation, tuned
 
 import mlx_dequant as mxd
@@ -27,8 +28,25 @@ from mlx_dequant.weights import QuantizedWeight
 from .cuda import cuda_text
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+# Types of scales and of x: each with each, and each with another.
+PAIRS = tuple(product(DTYPES, DTYPES))
+FEW_PAIRS = tuple(zip(DTYPES, (mx.bfloat16, mx.float16, mx.float32), strict=True))
 ROWS = (1, 2, 3, 5, 9, 17, 64, 100, 200)  # of x: each pass of qmv and qvm, each block of qmm, each route
 GENERATIONS = {"metal": (0,), "cuda": (80, 90)}
+
+
+# Formats of which `make test` checks programs of every type: types are no matter of one format's.
+TYPED = ("f16", "q4_k", "iq2_xs", "mxfp4", "awq4", "gptq3", "ct4")
+
+
+def typed(*types: mx.Dtype) -> list[Any]:
+    """Every format with types to record; in `make test` those of x, and of `TYPED` each type of scales and of x."""
+    pairs = tuple((mx.float16, dtype) for dtype in types)
+    few = {name: FEW_PAIRS if name in TYPED else pairs for name in mxd.formats()}
+    return [
+        *(pytest.param(name, pairs, id=name) for name, pairs in few.items()),
+        *(pytest.param(name, PAIRS, id=f"{name}-all", marks=pytest.mark.full) for name in few),
+    ]
 
 
 @dataclass(frozen=True)
@@ -56,19 +74,18 @@ class Recorded:
         return [header + "\n".join(sorted(those)) for header, those in functions.items()]
 
 
-def weights(form: Format) -> Iterator[QuantizedWeight]:
-    """Weights of few rows and of many, one with as few elements as there can be; with each type of scales."""
+def weights(form: Format, scales: mx.Dtype = mx.float16) -> Iterator[QuantizedWeight]:
+    """Weights of few rows and of many, one with as few elements as there can be; with that type of scales."""
     if form.family == "gguf":
         for rows, blocks in ((1, 1), (256, -(-32 // form.weights)), (2048, 1)):
             yield mxd.GGUFWeight(np.zeros((rows, blocks * form.bytes), np.uint8), form.name)
         return
-    for scales in DTYPES:
-        least = 32 if form.bits == 3 else 32 // form.bits
-        for inputs, outputs in ((least, least), (256, 64), (2048, 32), (32, 2048)):
-            yield _group_weight(form, inputs, outputs, scales)
-        yield _group_weight(form, 64, 32, scales, 32)
-        if form.family in ("gptq", "compressed_tensors"):
-            yield _g_idx_weight(form, scales)
+    least = 32 if form.bits == 3 else 32 // form.bits
+    for inputs, outputs in ((least, least), (256, 64), (2048, 32), (32, 2048)):
+        yield _group_weight(form, inputs, outputs, scales)
+    yield _group_weight(form, 64, 32, scales, 32)
+    if form.family in ("gptq", "compressed_tensors"):
+        yield _g_idx_weight(form, scales)
 
 
 def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size: int = -1) -> QuantizedWeight:
@@ -102,17 +119,21 @@ def _g_idx_weight(form: Format, scales: mx.Dtype) -> QuantizedWeight:
 
 
 def record(
-    platform: str, form: Format, types: tuple[mx.Dtype, ...] = DTYPES, generations: tuple[int, ...] = ()
+    platform: str,
+    form: Format,
+    pairs: tuple[tuple[mx.Dtype, mx.Dtype], ...] = PAIRS,
+    generations: tuple[int, ...] = (),
 ) -> Recorded:
     """What the package launches on `platform`, "metal" or "cuda", for weights in a format; each source once.
 
     Args:
+        pairs: types of scales, of formats that have a choice, and of x.
         generations: of devices, as `tuning.Device` has them; all that differ by default.
     """
     with tempfile.TemporaryFile() as printed, _recording(platform) as recorded:
         with _output_to(printed.fileno()):
             every = generations or GENERATIONS[platform]
-            mx.export_function(lambda _: None, lambda: _use(platform, form, types, every))
+            mx.export_function(lambda _: None, lambda: _use(platform, form, pairs, every))
         printed.seek(0)
         texts = re.findall(r"Generated source code for `\w+`:\n```\n(.*?)\n```\n", printed.read().decode(), re.DOTALL)
     if platform == "metal":
@@ -122,22 +143,24 @@ def record(
     return recorded
 
 
-def _use(platform: str, form: Format, types: tuple[mx.Dtype, ...], generations: tuple[int, ...]) -> mx.array:
+def _use(
+    platform: str, form: Format, pairs: tuple[tuple[mx.Dtype, mx.Dtype], ...], generations: tuple[int, ...]
+) -> mx.array:
     """Everything that a GPU does with a weight, in every type and for few rows of x and many."""
     backend = backends._BACKENDS[platform]
-    for weight in weights(form):
+    types = tuple(dict.fromkeys(dtype for _, dtype in pairs))
+    for weight, dtype in _weights_and_types(form, pairs):
         matrix = weight.matrix
-        for dtype in types:
-            backend.dequantize(matrix, dtype)
-            for transpose in (False, True):
-                inputs = matrix.columns if transpose else matrix.rows
-                backend.gather(matrix, mx.zeros(3, mx.int32), dtype, int(transpose))
-                # Each as it is, and as if its rows were long; few and many show all that differs then.
-                cases = [(*one, {}) for one in product(generations, ROWS)]
-                cases += product(generations, (ROWS[0], ROWS[-1]), ({"long_rows": 0},))
-                for known, M, fields in cases:
-                    with generation(known), tuned(**fields):
-                        backend.matmul(matrix, mx.zeros((M, inputs), dtype), transpose)
+        backend.dequantize(matrix, dtype)
+        for transpose in (False, True):
+            inputs = matrix.columns if transpose else matrix.rows
+            backend.gather(matrix, mx.zeros(3, mx.int32), dtype, int(transpose))
+            # Each as it is, and as if its rows were long; few and many show all that differs then.
+            cases = [(*one, {}) for one in product(generations, ROWS)]
+            cases += product(generations, (ROWS[0], ROWS[-1]), ({"long_rows": 0},))
+            for known, M, fields in cases:
+                with generation(known), tuned(**fields):
+                    backend.matmul(matrix, mx.zeros((M, inputs), dtype), transpose)
     for dtype in types:
         _permute(platform, Device(platform, generations[0]), 3, 64, dtype)
         for device in (Device(platform, known) for known in generations):
@@ -150,6 +173,17 @@ def _use(platform: str, form: Format, types: tuple[mx.Dtype, ...], generations: 
 def _permute(platform: str, device: Device, M: int, columns: int, dtype: mx.Dtype) -> None:
     launch = launches.permutation(device, M, columns, dtypes.name(dtype))
     gpu.bind(platform, None, launch)(mx.zeros((M, columns), dtype), mx.zeros(columns, mx.int32))
+
+
+def _weights_and_types(
+    form: Format, pairs: tuple[tuple[mx.Dtype, mx.Dtype], ...]
+) -> Iterator[tuple[QuantizedWeight, mx.Dtype]]:
+    if form.family == "gguf":
+        pairs = tuple((mx.float16, dtype) for dtype in dict.fromkeys(dtype for _, dtype in pairs))
+    for scales in dict.fromkeys(scales for scales, _ in pairs):
+        for weight in weights(form, scales):
+            for dtype in (dtype for one, dtype in pairs if one == scales):
+                yield weight, dtype
 
 
 @contextmanager
