@@ -11,8 +11,8 @@ import numpy as np
 
 import mlx_dequant as mxd
 
+from ..backends import GPUS
 from ..diagnostics.compare import F32, exact
-from ..diagnostics.environment import ON_GPU
 from ..diagnostics.sample_weights import layer, slice_outputs
 from .cases import Case
 
@@ -62,7 +62,7 @@ def weights(case: Case) -> list[mxd.QuantizedWeight]:
 
 def turns(nbytes: int) -> int:
     """How many of something this large rotate."""
-    place = "gpu" if mxd.current_backend() in ON_GPU else "cpu"
+    place = "gpu" if mxd.current_backend() in GPUS else "cpu"
     return min(max(-(-ROTATED[place] // max(nbytes, 1)), 2), MOST)
 
 

@@ -26,11 +26,11 @@ def add(parser: argparse.ArgumentParser) -> None:
                       help=f"({' '.join(FORMATS)}); 'all'; NAME{ACT_ORDER} has act-order")  # fmt: skip
     what.add_argument("--layers", nargs="+", metavar="LAYER",
                       help=f"OUTxIN, or parts of names: {', '.join(LAYERS)} (two that suit the device)")  # fmt: skip
-    what.add_argument("--rows", "--vectors", nargs="+", type=_count, default=ROWS, metavar="M",
+    what.add_argument("--rows", nargs="+", type=_count, default=ROWS, metavar="M",
                       help=f"rows of x ({' '.join(map(str, ROWS))})")  # fmt: skip
     what.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES[:1], metavar="DTYPE",
                       help=f"of {', '.join(DTYPES)} (float16)")  # fmt: skip
-    what.add_argument("--providers", "--contestants", nargs="+", metavar="NAME",
+    what.add_argument("--providers", nargs="+", metavar="NAME",
                       help="parts of their names (all that are here)")  # fmt: skip
     what.add_argument("--model", metavar="FILE", type=Path,
                       help="measure a GGUF language model's tokens a second instead")  # fmt: skip
@@ -58,7 +58,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
     """
     import mlx_dequant as mxd
 
-    from ..diagnostics.environment import ON_GPU
+    from ..backends import GPUS
 
     act_order = [f"{name}{ACT_ORDER}" for name, form in mxd.formats().items() if form.family not in ("gguf", "awq")]
     names = [*mxd.formats(), *act_order]
@@ -66,7 +66,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         raise ValueError(f"--formats: found {', '.join(unknown)}, expected some of {', '.join(names)}")
-    on_gpu = mxd.current_backend() in ON_GPU
+    on_gpu = mxd.current_backend() in GPUS
     if options.quick:
         return [case for case in quick(on_gpu) if case.case in options.operations]
     layers = _layers(options.layers or (GPU_LAYERS if on_gpu else CPU_LAYERS))

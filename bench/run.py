@@ -11,7 +11,7 @@ import mlx.core as mx
 
 import mlx_dequant as mxd
 
-from ..diagnostics.environment import ON_GPU
+from ..backends import GPUS
 from ..diagnostics.timing import Call, Samples, interleaved
 from .cases import Case
 from .data import SIZES, Data
@@ -55,7 +55,7 @@ def measure(
     step("rounds")
     nbytes, samples, chains = operation.nbytes(case, data), dict[str, Samples](), dict[str, int]()
     ready[copying.NAME] = copying.ready(nbytes, operation.FRESH)
-    devices[copying.NAME] = "gpu" if mxd.current_backend() in ON_GPU else "cpu"
+    devices[copying.NAME] = "gpu" if mxd.current_backend() in GPUS else "cpu"
     result = operation.result(case)
     for on_cpu in (False, True):
         calls: dict[str, Call] = {}

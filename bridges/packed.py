@@ -57,7 +57,7 @@ def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype | None
     result_dtype = weight.dtype if dtype is None else FLOATS[dtype]
     out = crossing.to_torch(weight.dequantize(result_dtype), like.device)
     # F16 as float16 and the like are the weight's own bytes, which torch must not write into.
-    return out.clone() if weight.format.weights == 1 and result_dtype == weight.dtype else out
+    return out.clone() if weight.format.stored and result_dtype == weight.dtype else out
 
 
 def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> torch.Tensor:

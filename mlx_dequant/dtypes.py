@@ -23,7 +23,7 @@ def of(name: str) -> Any:
 
 def is_float(dtype: Any) -> bool:
     """Whether an MLX type is one of `FLOATS`."""
-    return not isinstance(dtype, str) and name(dtype) in FLOATS
+    return type(dtype).__module__.startswith("mlx") and name(dtype) in FLOATS
 
 
 def checked(dtype: Any) -> Any:

@@ -107,7 +107,7 @@ class EncodedMatrix:
     @property
     def N(self) -> int:
         """out_features of the linear layer."""
-        return self.columns if self.layout == "KN" else self.rows
+        return self.columns if self.layout == "KN" else self.rows // max(self.experts, 1)
 
     @property
     def size(self) -> int:

@@ -23,7 +23,6 @@ class Family:
     Attributes:
         name: its folder below `metal/formats`, and the name of its loader function.
         title: the name that its own tools print.
-        layout: "KN" where a stored row is an input, "NK" where it is an output.
         arrays: name and element type of each array, in the loader's order; S is the type of the scales.
         codes: the array of codes, for families with groups; "" for GGUF.
         prefix: a format's name without its bits.
@@ -34,13 +33,22 @@ class Family:
 
     name: str
     title: str
-    layout: str
     arrays: tuple[tuple[str, str], ...]
     codes: str = ""
     prefix: str = ""
     bits: tuple[int, ...] = ()
     tensors: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> str:
+        """ "KN" where a stored row is an input, "NK" where it is an output: as the loader says."""
+        return "KN" if self.traits["layout_kn"] else "NK"
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of the format in a checkpoint's config: "compressed-tensors"."""
+        return self.title.lower()
 
     @cached_property
     def traits(self) -> Mapping[str, int]:
@@ -50,11 +58,10 @@ class Family:
 
 
 _FAMILIES = (
-    Family("gguf", "GGUF", "NK", (("blocks", "uint8_t"),)),
+    Family("gguf", "GGUF", (("blocks", "uint8_t"),)),
     Family(
         name="awq",
         title="AWQ",
-        layout="KN",
         arrays=(("qweight", "int"), ("qzeros", "int"), ("scales", "S")),
         codes="qweight",
         prefix="awq",
@@ -64,7 +71,6 @@ _FAMILIES = (
     Family(
         name="gptq",
         title="GPTQ",
-        layout="KN",
         arrays=(("qweight", "int"), ("qzeros", "int"), ("scales", "S"), ("g_idx", "int")),
         codes="qweight",
         prefix="gptq",
@@ -75,7 +81,6 @@ _FAMILIES = (
     Family(
         name="compressed_tensors",
         title="compressed-tensors",
-        layout="NK",
         arrays=(("codes", "int"), ("scales", "S"), ("zeros", "int"), ("g_idx", "int")),
         codes="codes",
         prefix="ct",

@@ -36,16 +36,16 @@ FAMILIES = ("f16", "q4_k", "awq4", "gptq3", "ct4")
 
 ROWS = (1, 2, 7, 16, 17, 64, 100)
 # Outputs and inputs: formats round them up to what they can have. Rows that end inside a run, and
-# more rows than one split of a transposed product takes.
+# more rows than one of qvm's splits takes.
 SIZES = ((37, 520), (130, 77))
-# One that has whole tiles of a product of many vectors, both ways, and rows left over.
+# One that has whole blocks of qmm in both layouts, and rows left over.
 TILED = (192, 128)
 
 # One that has those and several steps, both ways.
 MANY = (160, 672)
 
-# One that has two whole tiles and part of one, pairs of steps that take every room for weights to come twice, then
-# an odd step and part of one; AWQ's rows begin at any word.
+# One that has two whole blocks of outputs and part of one, an odd number of steps and part of one; AWQ's rows begin at
+# any word.
 LONG = (264, 9 * 128 + 32)
 
 
@@ -96,7 +96,7 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.QuantizedWeight:
 
 @cache
 def wide_groups(name: str) -> mxd.QuantizedWeight:
-    """Whole groups of 128 inputs, or blocks as many, and where the format allows part of one; outputs past a tile."""
+    """Whole groups of 128 inputs, or as long blocks, and where the format allows part of one; outputs past a block."""
     if FORMATS[name].family == "gguf":
         return weight(name, (132, 1024))
     return sample_weights.groups(name, np.random.default_rng(6), 608, 160, 128, plain=True)
@@ -113,7 +113,7 @@ SCALED = (*SCALE_AT, *(name for name, form in FORMATS.items() if form.family != 
 @cache
 def small_and_large(name: str) -> mxd.QuantizedWeight:
     """One of `SCALED`, with scales from float16's smallest up to 8, which no product of a weight overflows with."""
-    packed = weight(name, (288, 672))  # whole tiles and pairs of steps, both ways
+    packed = weight(name, (288, 672))  # whole blocks and several steps, in both layouts
     rng = np.random.default_rng(9)
     key = "blocks" if name in SCALE_AT else "scales"
     array = np.array(packed.arrays[key])
@@ -160,7 +160,7 @@ def wide(array: mx.array) -> np.ndarray:
 def check_products(
     packed: mxd.QuantizedWeight, dtype: mx.Dtype, count: int, seed: int = 0, gradient: bool = True
 ) -> None:
-    """`linear` of `count` vectors, and its gradient if asked for, are as near to exact as `dtype` allows."""
+    """`linear` of `count` rows of x, and its gradient if asked for, are as near to exact as `dtype` allows."""
     rng = np.random.default_rng(seed)
     x = numbers(rng, (count, packed.in_features), dtype)
     check_near(packed.linear(x), x, exact(packed).T, f"{packed} {dtype} {count}")

@@ -30,7 +30,6 @@ class Copy:
     def __init__(self, folder: Path):
         self.folder = folder
         self.package = folder / "mlx_dequant"
-        self.changed: list[str] = []
         shutil.copytree(ROOT / "mlx_dequant", self.package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def add(self, path: str, text: str) -> None:
@@ -38,14 +37,23 @@ class Copy:
         assert not file.exists()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-        self.changed.append(path)
 
     def insert(self, path: str, after: str, text: str) -> None:
         file = self.package / path
         old = file.read_text()
         assert old.count(after) == 1, f"{path}: {after!r}"
         file.write_text(old.replace(after, after + text))
-        self.changed.append(path)
+
+    @property
+    def changed(self) -> set[str]:
+        """The files that differ from the package's, or are not there."""
+        files = [path.relative_to(self.package) for path in self.package.rglob("*") if path.is_file()]
+        originals = {path: ROOT / "mlx_dequant" / path for path in files if "__pycache__" not in path.parts}
+        return {
+            str(path)
+            for path, original in originals.items()
+            if not original.is_file() or original.read_bytes() != (self.package / path).read_bytes()
+        }
 
     def run(self, code: str) -> str:
         paths = [str(self.folder), str(ROOT / "tests" / "tools")]
@@ -76,7 +84,7 @@ def test_a_format_is_a_shader_file_and_a_row(copy):
     copy.add("metal/formats/gguf/q8_1.metal", shader)
     copy.insert("registry.py", "    # name, weights a block, bytes a block, ggml type\n", row)
     assert json.loads(copy.run(FORMAT)) == 2 * [4 * [i / 2 for i in range(-16, 16)]]
-    assert copy.changed == ["metal/formats/gguf/q8_1.metal", "registry.py"]
+    assert copy.changed == {"metal/formats/gguf/q8_1.metal", "registry.py"}
 
 
 def test_a_size_that_differs_from_the_shader_fails_to_compile(copy):
@@ -158,7 +166,7 @@ def test_a_family_is_a_loader_a_weight_class_and_a_row(copy):
     copy.add("metal/formats/plain/plain.metal", LOADER)
     copy.add("weights/plain.py", WEIGHT)
     copy.add("backends/reference/plain.py", REFERENCE)
-    row = '    Family("plain", "Plain", "NK", (("codes", "int"),), "codes", "plain", (8,)),\n'
+    row = '    Family("plain", "Plain", (("codes", "int"),), "codes", "plain", (8,)),\n'
     copy.insert("registry.py", "_FAMILIES = (\n", row)
     printed = copy.run("""
 import numpy as np, mlx.core as mx, mlx_dequant as mxd, emulator
@@ -181,7 +189,12 @@ with emulator.metal():
 print(weight.format.title)
 """)
     assert printed == "Plain 8-bit\n"
-    assert len(copy.changed) == 4
+    assert copy.changed == {
+        "metal/formats/plain/plain.metal",
+        "weights/plain.py",
+        "registry.py",
+        "backends/reference/plain.py",
+    }
 
 
 KERNEL = """// out[rows] = the sum of each row's weights, a thread a row
@@ -246,7 +259,13 @@ for weight in (awq, gguf):
 print("equal")
 """)
     assert printed == "equal\n"
-    assert not [path for path in copy.changed if "formats" in path or "weights" in path]
+    assert copy.changed == {
+        "metal/kernels/row_sums.metal",
+        "kernels.py",
+        "launches.py",
+        "dispatch.py",
+        "ops/row_sums.py",
+    }
 
 
 BACKEND = '''"""A backend of plain NumPy, for a test."""
@@ -291,3 +310,4 @@ from mlx_dequant.backends import toy
 print(toy.CALLS)
 """)
     assert printed == "['dequantize', 'matmul', 'gather']\n"
+    assert copy.changed == {"backends/toy.py", "backends/__init__.py"}

@@ -17,8 +17,8 @@ import mlx.core as mx
 
 import mlx_dequant as mxd
 
+from ...backends import GPUS
 from ...backends.host import threads
-from ...diagnostics.environment import ON_GPU
 
 QUESTION = [{"role": "user", "content": "Explain to a child why the sky is blue."}]
 
@@ -35,7 +35,7 @@ def rows(file: Path, tokens: int = 64, rounds: int = 3) -> list[dict[str, Any]]:
         ("mlx-dequant", "gguf"): lambda: _answer(model, prompt, tokens)[1],
         ("MLX dense", "float32"): lambda: _answer(dense, prompt, fewer)[1],
     }
-    if mxd.current_backend() in ON_GPU:
+    if mxd.current_backend() in GPUS:
         half = _dense(file, mx.float16)
         runs["MLX dense", "float16"] = lambda: _answer(half, prompt, fewer)[1]
     if find_spec("llama_cpp"):

@@ -11,8 +11,8 @@ import numpy as np
 import mlx_dequant as mxd
 from mlx_dequant.backends.host import threads
 
+from ...backends import GPUS
 from ...diagnostics.compare import as_float32
-from ...diagnostics.environment import ON_GPU
 from ...diagnostics.timing import done
 from ..data import turns
 from . import Ready
@@ -29,7 +29,7 @@ def ready(nbytes: int, fresh: bool) -> Ready:
         fresh: whether each copy gets new memory, as a new result does; matters on the CPU alone.
     """
     size = max(nbytes // 2, 64)
-    if mxd.current_backend() not in ON_GPU:
+    if mxd.current_backend() not in GPUS:
         return Ready(_host(size, fresh), done, np.copy)
     cuda = _cuda(size) if mxd.current_backend() == "cuda" else None
     if cuda is not None:

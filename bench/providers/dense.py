@@ -6,9 +6,9 @@ import mlx.core as mx
 
 import mlx_dequant as mxd
 
+from ...backends import GPUS
 from ...diagnostics.bounds import rounded_weights
 from ...diagnostics.compare import as_float32, is_in_out
-from ...diagnostics.environment import ON_GPU
 from ..cases import Case
 from ..data import Data, turns
 from . import Provider, Ready
@@ -28,7 +28,7 @@ class MLXDense:
     """`x @ w.T`."""
 
     name = "MLX dense"
-    device = "cpu" if mxd.current_backend() not in ON_GPU else mxd.current_backend()
+    device = "cpu" if mxd.current_backend() not in GPUS else mxd.current_backend()
 
     def prepare(self, case: Case, data: Data) -> Ready | None:
         weights, xs, dtype = dequantized(case, data), data.xs, getattr(mx, case.dtype)

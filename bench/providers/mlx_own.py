@@ -10,9 +10,9 @@ import numpy as np
 import mlx_dequant as mxd
 from mlx_dequant.backends.arrays import numpy as plain
 
+from ...backends import GPUS
 from ...diagnostics.bounds import Allowance
 from ...diagnostics.compare import as_float32
-from ...diagnostics.environment import ON_GPU
 from ..cases import Case
 from ..data import Data
 from . import LeftOut, Provider, Ready
@@ -28,7 +28,7 @@ class MLXOwn:
     """`mx.dequantize` and `mx.quantized_matmul`, with scales in the case's dtype."""
 
     name = "MLX own"
-    device = "cpu" if mxd.current_backend() not in ON_GPU else mxd.current_backend()
+    device = "cpu" if mxd.current_backend() not in GPUS else mxd.current_backend()
 
     def prepare(self, case: Case, data: Data) -> Ready | None:
         made = [converted(w, case.dtype) for w in data.weights[:2]]

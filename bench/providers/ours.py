@@ -10,9 +10,9 @@ import mlx.core as mx
 
 import mlx_dequant as mxd
 
+from ...backends import GPUS
 from ...diagnostics.bounds import EXACT, rounded_weights, rounds_weights
 from ...diagnostics.compare import as_float32, is_in_out
-from ...diagnostics.environment import ON_GPU
 from ..cases import Case
 from ..data import Data
 from . import LeftOut, Provider, Ready
@@ -32,7 +32,7 @@ class Ours:
 
     @property
     def device(self) -> str:
-        return self.backend if self.backend in ON_GPU else "cpu"
+        return self.backend if self.backend in GPUS else "cpu"
 
     def prepare(self, case: Case, data: Data) -> Ready | None:
         if self.backend == "reference":

@@ -7,6 +7,24 @@
 // memory, and accumulates in float32. split_k threadgroups share the inputs; split_k_reduce adds up
 // their results.
 
+// What a platform's matrix unit gives, for X a type of two bytes:
+//
+//   weight_fragment<X, TK>      a lane's weights: 2 outputs, TK inputs
+//   compute_type<X, S>          the type that they are computed in, by a format's scale_traits
+//   round_to<N>(w, output, first, fragment)
+//                               puts N of a lane's weights there, rounded to X
+//   accumulator<BM>, clear, store_sums(sum, eighth, to)
+//                               16 outputs x BM sums of a simdgroup; eight rows of them, [8, 16]
+//   swizzle_width, swizzled_offset<BM, TK>(row, input), store_swizzled
+//                               how a tile of x lies in memory (pack_activations)
+//   workspace<X>, start         what lanes share; `exchange` has 512 elements a simdgroup
+//   copy_tile<COUNT>(space, from, to, buffer), wait_for_tile(space, buffer)
+//                               begins to copy a tile to one of two buffers; returns when it is there
+//   release_tile(space, buffer) this simdgroup is done with the tile, so that it may be overwritten
+//   multiply_add<HALF>(space, sum, fragment, tile)
+//                               adds half of the k-slices, and may run on: fragment and tile stay as
+//                               they are until wait_for_products or wait_for_sums returns
+
 #include "qmm_loads.metal"
 
 // Adds `steps` steps of whole blocks, from input `begin` on. While one step is multiplied, the

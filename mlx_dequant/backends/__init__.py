@@ -14,12 +14,14 @@ import mlx.core as mx
 
 from ..encoded import EncodedMatrix
 from . import host, reference
+from .arrays import stored
 from .gpu import cuda, metal
 
 # Best first. Each has available(), dequantize(matrix, dtype), matmul(matrix, x, transpose) and
 # gather(matrix, ids, dtype, axis).
 _BACKENDS: dict[str, ModuleType] = {"metal": metal, "cuda": cuda, "host": host, "reference": reference}
-_LAZY = ("metal", "cuda")
+# Of these, those that build graphs and need no values.
+GPUS = ("metal", "cuda")
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_backend", default=None)
 
 
@@ -78,7 +80,8 @@ def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
     """[rows, columns] weights, from the backend in use."""
     if matrix.size == 0:
         return mx.zeros((matrix.rows, matrix.columns), dtype)
-    return _BACKENDS[current_backend()].dequantize(matrix, dtype)
+    values = stored(matrix, dtype)
+    return _BACKENDS[current_backend()].dequantize(matrix, dtype) if values is None else values
 
 
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
@@ -87,7 +90,7 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     if matrix.size == 0 or x.size == 0:
         return mx.zeros((*x.shape[:-1], outputs), x.dtype)
     name = current_backend()
-    if name in _LAZY:
+    if name in GPUS:
         return _BACKENDS[name].matmul(matrix, x.reshape(-1, x.shape[-1]), transpose).reshape(*x.shape[:-1], outputs)
     # These backends reshape x themselves: reshaping in MLX would cost the wake-up of a thread.
     return _BACKENDS[name].matmul(matrix, x, transpose)
@@ -103,4 +106,4 @@ def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> 
 
 def is_lazy() -> bool:
     """Whether the backend in use builds lazy graphs; the other backends need values at once."""
-    return current_backend() in _LAZY
+    return current_backend() in GPUS

@@ -5,6 +5,17 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from .. import dtypes
+from ..encoded import EncodedMatrix
+
+
+def stored(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array | None:
+    """[rows, columns] of a matrix that holds values of that type: a view of its bytes. None for any other."""
+    blocks = matrix.arrays.get("blocks")
+    if blocks is None or matrix.format.stored != dtypes.name(dtype):
+        return None
+    return blocks.view(dtype).reshape(matrix.rows, matrix.columns)
+
 
 def numpy(array: mx.array | None) -> np.ndarray:
     """An array as a NumPy array; bfloat16 becomes float32."""

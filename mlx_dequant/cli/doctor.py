@@ -128,7 +128,7 @@ def _examined(backend: str, names: list[str]) -> tuple[list[Check], list[Times]]
             results += checks.checks(formats()[name])
             progress.advance(task)
         progress.update(task, description=f"{backend}: timings")
-        # Times of programs that are wrong, or do not compile, are worth nothing.
+        # Times of kernels that are wrong, or do not compile, are worth nothing.
         good = {name for name in names if not any(check.problem for check in results if check.format == name)}
         return results, checks.times(good)
 

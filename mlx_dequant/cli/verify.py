@@ -3,10 +3,10 @@
 Each type of tensor gets a row: how many weights differ, and how fast they were dequantized to float32,
 in GB/s of packed bytes read and float32 bytes written, in times gguf-py's speed, and as a share of
 the speed at which NumPy copies the same float32 values into a new array (for tensors of a few MB
-that is often memory still warm from the last one). The first use of a program, which may compile
+that is often memory still warm from the last one). The first use of a loop, which may compile
 it, is not timed; F32 needs no dequantizing and has no speed.
 
-Exit status: 0; 1 where a bit differs, or a program did not compile; 2 for a file that cannot be read.
+Exit status: 0; 1 where a bit differs, or a loop did not compile; 2 for a file that cannot be read.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _result(file: GGUFFile, rows: list[Row]) -> dict[str, Any]:
 
 
 def _backend() -> str:
-    """The backend in force, with what compiled its programs."""
+    """The backend in use, with what compiled its loops."""
     from ..backends import current_backend
     from ..backends.host import threads
     from ..diagnostics.environment import compiler_line

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backends import GPUS
 from ..dispatch import EXACT_ROWS
 
 F64 = NDArray[np.float64]
@@ -73,7 +74,7 @@ def _rounded(expected: F64, bound: F64, unit: float, tiny: float) -> F64:
 
 def rounds_weights(backend: str, M: int) -> bool:
     """Whether a backend multiplies M rows of x with weights rounded to x's type, as a GPU does for many rows."""
-    return backend in ("metal", "cuda") and M > EXACT_ROWS
+    return backend in GPUS and M > EXACT_ROWS
 
 
 def rounded_weights(dtype: mx.Dtype) -> Allowance:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from ..registry import Format
+from ..registry import FAMILIES, Format
 from ..weights import QuantizedWeight
 from . import sample_weights
 from .bounds import matmul_bound, rounds_weights
@@ -52,10 +52,10 @@ class Check:
 
 
 def checks(form: Format) -> Iterator[Check]:
-    """All checks of a format on the backend in force."""
+    """All checks of a format on the backend in use."""
     for what, check in _checks(form):
         try:
-            # A host program that cannot be compiled warns, and the reference would stand in for it.
+            # A host loop that cannot be compiled warns, and the reference would stand in for it.
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("error", RuntimeWarning)
                 found = check()
@@ -75,7 +75,7 @@ def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Comparison]]]:
         if scales is None or scales.dtype == mx.float16:
             yield f"take, {weight}", partial(_taken, weight, exact)
     for height in HEIGHTS:
-        act_order = form.family in ("gptq", "compressed_tensors") and height == HEIGHTS[0]
+        act_order = "g_idx" in dict(FAMILIES[form.family].arrays) and height == HEIGHTS[0]
         for g_idx in ("", "shuffled", "uneven") if act_order else ("",):
             weight = _stored(form, height, g_idx)
             exact = as_stored(weight).astype(np.float64)
@@ -88,7 +88,7 @@ def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Comparison]]]:
 
 def _stored(form: Format, rows: int, g_idx: str) -> QuantizedWeight:
     """A weight whose stored matrix has that many rows, or a few more."""
-    sizes = (WIDTH, rows) if form.family in ("awq", "gptq") else (rows, WIDTH)
+    sizes = (WIDTH, rows) if FAMILIES[form.family].layout == "KN" else (rows, WIDTH)
     return sample_weights.layer(form.name, *sizes, seed=1, group_size=64, g_idx=g_idx)
 
 
@@ -136,7 +136,7 @@ class Times:
 
 
 def times(names: Collection[str]) -> list[Times]:
-    """Of some formats out of `names` on the backend in force."""
+    """Of some formats out of `names` on the backend in use."""
     return [_times(name) for name in TIMED if name in names]
 
 

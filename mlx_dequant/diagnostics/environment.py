@@ -13,20 +13,19 @@ from typing import Any
 import mlx.core as mx
 
 from .. import __version__
-from ..backends import available_backends, current_backend
+from ..backends import GPUS, available_backends, current_backend
 from ..backends.host import threads
 from ..backends.host.compiler import cache_folder, compiler
 
-ON_GPU = ("metal", "cuda")
 PACKAGES = ("mlx", "numpy", "gguf", "torch", "vllm", "mlx-lm", "llama-cpp-python", "gptqmodel")
 SETTINGS = ("MLX_DEQUANT_BACKEND", "MLX_DEQUANT_THREADS", "MLX_DEQUANT_CACHE", "CXX")
 
 
 def environment() -> dict[str, Any]:
-    """What a result rests on: the backend in force, its device, threads and compiler, MLX's BLAS, versions."""
+    """What a result rests on: the backend in use, its device, threads and compiler, MLX's BLAS, versions."""
     backend = current_backend()
     return {
-        "device": str(mx.device_info().get("device_name", backend)) if backend in ON_GPU else _processor(),
+        "device": str(mx.device_info().get("device_name", backend)) if backend in GPUS else _processor(),
         "backend": backend,
         "threads": threads.count(),
         "compiler": _compiler_version() if backend == "host" else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from .. import dispatch
@@ -30,15 +31,16 @@ def devices(asked: str) -> list[Device]:
         FormatError: there is no such device.
     """
     if asked == "here":
-        from ..backends import available_backends
+        from ..backends import GPUS, available_backends
         from ..backends.gpu.launch import device
 
-        found = [device(name) for name in available_backends() if name in ("metal", "cuda")]
+        found = [device(name) for name in available_backends() if name in GPUS]
         return found or [Device("metal"), Device("cuda", 80), Device("cuda", 90)]
-    platform, _, generation = asked.partition(":")
-    if platform not in ("metal", "cuda") or (generation and not generation.isdigit()):
+    known = {"metal": Device("metal"), "cuda": Device("cuda", 90)}
+    match = re.fullmatch(r"cuda:(\d+)", asked)
+    if match is None and asked not in known:
         raise FormatError(f"plans: found {asked!r}, expected metal, cuda, or cuda:GENERATION such as cuda:90")
-    return [Device(platform, int(generation or 0) or (90 if platform == "cuda" else 0))]
+    return [Device("cuda", int(match[1])) if match else known[asked]]
 
 
 def title(device: Device) -> str:

@@ -33,7 +33,7 @@ class Row:
         wrong: weights whose bits differ from gguf-py's.
         flushed: subnormal weights that Metal gave as zeros, the documented exception.
         differing: names of the tensors with wrong weights.
-        compiled: False where the host could not compile its program, so that the reference ran and
+        compiled: False where the host could not compile its loop, so that the reference ran and
             was compared with itself.
         seconds: to dequantize them, to do so with gguf-py, and for NumPy to copy the float32
             result into fresh arrays.

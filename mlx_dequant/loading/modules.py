@@ -18,7 +18,7 @@ from .settings import Settings
 
 def _family(format: str) -> Family:
     """The family of a checkpoint's format."""
-    return FAMILIES[format.replace("-", "_")]
+    return next(family for family in FAMILIES.values() if family.checkpoint == format)
 
 
 def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Settings]:
@@ -70,7 +70,7 @@ def find_zero_points(folder: Folder, modules: dict[str, Settings], label: str) -
     """
     for module, settings in modules.items():
         bits = settings.bits
-        if not settings.symmetric or bits not in (2, 3, 4, 8):
+        if not settings.symmetric or bits not in FAMILIES["gptq"].bits:
             continue
         zeros = np.asarray(folder.read(_join(module, "qzeros")).reshape(-1).view(mx.uint8))
         zeros = zeros[: zeros.size // bits * bits].reshape(-1, bits)  # eight codes a row

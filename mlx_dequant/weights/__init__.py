@@ -11,10 +11,12 @@ from .gptq import GPTQWeight
 # Named after the checkpoint format "pack-quantized".
 PackQuantizedWeight = CompressedTensorsWeight
 
+_CLASSES = (AWQWeight, CompressedTensorsWeight, GGUFWeight, GPTQWeight)
+
 
 def weight_class(family: str) -> type[Any]:
     """The class of a family, by the family's name in the registry."""
-    return next(kind for kind in QuantizedWeight.__subclasses__() if kind.family == family)
+    return next(kind for kind in _CLASSES if kind.family == family)
 
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any
 from .. import dtypes
 from ..encoded import EncodedMatrix
 from ..fast_divmod import grouping
-from ..registry import formats
+from ..registry import FAMILIES, formats
 from . import check
 from .base import QuantizedWeight
 
@@ -30,7 +30,7 @@ class AWQWeight(QuantizedWeight):
 
     def __init__(self, qweight: Any, scales: Any, qzeros: Any, group_size: int = 128, bits: int = 4):
         bits = check.integer("bits", bits)
-        check.one_of("bits", bits, (4,))
+        check.one_of("bits", bits, FAMILIES[self.family].bits)
         qweight = check.words("qweight", qweight)
         scales = check.floats("scales", scales)
         qzeros = check.words("qzeros", qzeros)

@@ -89,7 +89,10 @@ class QuantizedWeight(ABC):
             dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even);
                 `self.dtype` by default.
         """
-        return backends.dequantize(self.matrix, dtypes.checked(dtype or self.dtype)).reshape(self.shape)
+        wanted: mx.Dtype = dtypes.checked(dtype or self.dtype)
+        if self.size == 0:
+            return mx.zeros(self.shape, wanted)
+        return backends.dequantize(self.matrix, wanted).reshape(self.shape)
 
     def linear(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
         """x [..., in] through the layer: [..., out] in x's type. See `mlx_dequant.linear`."""
@@ -113,8 +116,8 @@ class QuantizedWeight(ABC):
             check.one_of("array", name, tuple(name for name, array in self.arrays.items() if array is not None))
             assert old is not None
             check.shape(name, array, old.shape)
-            if name != "scales" or not dtypes.is_float(array.dtype):
-                check.one_of(f"{name}: type", array.dtype, (old.dtype,))
+            allowed = tuple(map(dtypes.of, dtypes.FLOATS)) if name == "scales" else (old.dtype,)
+            check.one_of(f"{name}: type", array.dtype, allowed)
             if name == "g_idx":
                 scales = self.arrays["scales"]
                 assert scales is not None

@@ -11,7 +11,7 @@ from .. import dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from ..fast_divmod import grouping
-from ..registry import formats
+from ..registry import FAMILIES, formats
 from . import check
 from .base import QuantizedWeight
 
@@ -47,7 +47,7 @@ class CompressedTensorsWeight(QuantizedWeight):
         group_size: int = 128,
     ):
         bits = check.integer("bits", bits)
-        check.one_of("bits", bits, (2, 3, 4, 8))
+        check.one_of("bits", bits, FAMILIES[self.family].bits)
         codes = check.words("weight_packed", weight_packed)
         scales = check.floats("weight_scale", weight_scale)
         full = check.lengths("weight_shape", weight_shape)

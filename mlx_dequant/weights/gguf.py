@@ -78,16 +78,3 @@ class GGUFWeight(QuantizedWeight):
             experts=prod(full[:-2]),
         )
         self._set(matrix, full, dtypes.of(form.stored or "float16"))
-
-    def dequantize(self, dtype: mx.Dtype | None = None) -> mx.array:
-        """The weights, of shape `shape`.
-
-        Args:
-            dtype: float32 (exact), float16 or bfloat16 (rounded once, to nearest even). By
-                default float16; F32, F16 and BF16 keep their own type and bits.
-        """
-        if self.format.stored == dtypes.name(dtypes.checked(dtype or self.dtype)):
-            blocks = self.arrays["blocks"]
-            assert blocks is not None
-            return blocks.view(self.dtype).reshape(self.shape)
-        return super().dequantize(dtype)

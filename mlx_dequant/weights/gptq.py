@@ -8,7 +8,7 @@ from .. import dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from ..fast_divmod import grouping
-from ..registry import formats
+from ..registry import FAMILIES, formats
 from . import check
 from .base import QuantizedWeight
 
@@ -48,7 +48,7 @@ class GPTQWeight(QuantizedWeight):
         zero_points: str = "v1",
     ):
         bits = check.integer("bits", bits)
-        check.one_of("bits", bits, (2, 3, 4, 8))
+        check.one_of("bits", bits, FAMILIES[self.family].bits)
         check.one_of("zero_points", zero_points, ZERO_POINTS)
         qweight = check.words("qweight", qweight)
         scales = check.floats("scales", scales)

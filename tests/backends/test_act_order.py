@@ -1,5 +1,7 @@
 """Act-order: matrices sorted by group for a GPU's products."""
 
+import threading
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def test_parts_are_sorted_alike(monkeypatch):
     """Codes are unpacked a few outputs at a time."""
     for name in ("gptq3", "ct4"):
         whole = sort_by_group(shuffled(name).matrix)
-        monkeypatch.setattr(act_order, "UNPACKED", 4 * 320 * 7)
+        monkeypatch.setattr(act_order, "CHUNK_BYTES", 4 * 320 * 7)
         parts = sort_by_group(shuffled(name).matrix)
         monkeypatch.undo()
         np.testing.assert_array_equal(exact(parts), exact(whole))
@@ -92,3 +94,13 @@ def test_a_first_product_inside_compile(name, backend):
         mx.eval(found)
         check_products(packed, mx.float32, 3)
         np.testing.assert_allclose(np.array(found), np.array(packed.linear(x)), rtol=1e-4, atol=1e-3)
+
+
+def test_what_one_thread_sorts_another_can_read():
+    """A lazy array would belong to the thread that made it."""
+    matrix = shuffled("gptq4").matrix
+    thread = threading.Thread(target=sort_by_group, args=(matrix,))
+    thread.start()
+    thread.join()
+    found = sort_by_group(matrix)
+    np.testing.assert_array_equal(exact(found), exact(matrix)[:, np.array(found.perm)])

@@ -13,8 +13,8 @@ from support import DTYPES, assert_same, bits, rounded
 
 import mlx_dequant as mxd
 from mlx_dequant import launches
+from mlx_dequant.backends.gpu import dequantize
 from mlx_dequant.backends.gpu import launch as gpu
-from mlx_dequant.backends.gpu import unpacked
 from mlx_dequant.backends.host import memory
 from mlx_dequant.backends.host.compiler import compiler
 from mlx_dequant.backends.host.dequantize import write_region
@@ -66,7 +66,7 @@ def test_a_kernel_reads_a_far_corner(name, monkeypatch):
     monkeypatch.setattr(launch, "_margins", lambda buffer: () if id(buffer) in large else margins(buffer))
     with emulator.metal():
         sparse_weight.matrix.cache["gpu"] = gpu.device_arrays(sparse_weight.corner.matrix)
-        found = unpacked.region("metal", sparse_weight.matrix, mx.float16, sparse_weight.region)
+        found = dequantize.region("metal", sparse_weight.matrix, mx.float16, sparse_weight.region)
     assert_same(found, rounded(sparse_weight.expected(), mx.float16), name)
 
 

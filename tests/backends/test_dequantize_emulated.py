@@ -24,7 +24,7 @@ from support import (
 )
 
 import mlx_dequant as mxd
-from mlx_dequant.backends.gpu import unpacked
+from mlx_dequant.backends.gpu import dequantize
 from mlx_dequant.backends.host.compiler import compiler
 from mlx_dequant.diagnostics import sample_weights
 from mlx_dequant.diagnostics.sample_weights import GGUF_FORMATS, GROUP_FORMATS
@@ -123,7 +123,7 @@ def test_regions_of_any_rows(name):
         for first, end in ((0, 3), (1, 2), (3, 21), (8, 23), (30, 64), (127, 128)):
             part = Region(first, end, 32, 100)
             with emulator.metal():
-                found = unpacked.region("metal", weight.matrix, mx.float16, part)
+                found = dequantize.region("metal", weight.matrix, mx.float16, part)
             assert_same(found, expected[first:end, 32:100], f"{weight} {part}")
 
 

@@ -15,7 +15,7 @@ from product_cases import check_near, exact, numbers, shuffled
 
 import mlx_dequant as mxd
 from mlx_dequant import backends, dispatch
-from mlx_dequant.backends.gpu import matmul, unpacked
+from mlx_dequant.backends.gpu import dequantize, matmul
 
 pytestmark = needs_compiler
 
@@ -39,7 +39,7 @@ def kept():
     with (
         emulator.metal(),
         patch.object(backends.metal, "matmul", partial(matmul.matmul, "metal")),
-        patch.object(backends.metal, "dequantize", partial(unpacked.dequantize, "metal")),
+        patch.object(backends.metal, "dequantize", partial(dequantize.dequantize, "metal")),
         patch.object(dispatch, "plan", asked),
     ):
         yield plans
@@ -94,3 +94,17 @@ def test_what_is_kept_does_not_keep_the_weight():
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_values_of_the_type_of_x_are_multiplied_without_a_kernel_or_a_copy():
+    values = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float16)
+    packed = mxd.GGUFWeight(values.view(np.uint8), "F16")
+    x = numbers(np.random.default_rng(1), (20, 64), mx.float16)
+    with kept(), patch.object(matmul, "bind", side_effect=AssertionError("a launch")):
+        mx.eval(x)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        found = packed.linear(x)
+        mx.eval(found)
+        assert mx.get_peak_memory() - before < values.nbytes
+    check_near(found, x, exact(packed).T, "dense")

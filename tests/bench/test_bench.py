@@ -214,5 +214,5 @@ def test_options_choose_cases(arguments, count):
     options.add(parser)
     given = ["--operations", "dequantize", "linear", "--layers", "64x256", *arguments]
     assert len(options.cases(parser.parse_args(given))) == count
-    assert parser.parse_args(["--vectors", "3"]).rows == [3]
-    assert parser.parse_args(["--contestants", "MLX"]).providers == ["MLX"]
+    assert parser.parse_args(["--rows", "3"]).rows == [3]
+    assert parser.parse_args(["--providers", "MLX"]).providers == ["MLX"]

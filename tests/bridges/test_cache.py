@@ -195,7 +195,7 @@ def test_no_dense_copy_is_kept():
     assert packed_bytes <= kept < packed_bytes + dense_bytes / 8
     assert WEIGHTS.nbytes == packed_bytes
     (entry,) = WEIGHTS._entries.values()
-    assert sum(array.nbytes for array in arrays_in(entry.weight.derived)) <= 2 * packed_bytes
+    assert sum(array.nbytes for array in arrays_in(entry.weight.matrix.cache)) <= 2 * packed_bytes
 
 
 def arrays_in(value):

@@ -11,7 +11,8 @@ import pytest
 from gguf_bytes import gguf_bytes
 
 import mlx_dequant as mxd
-from mlx_dequant.cli import COMMANDS, main, output
+from mlx_dequant.cli import COMMANDS, main
+from mlx_dequant.diagnostics import output
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def on(backend):
             yield
 
 
-ON_GPU = {"metal", "cuda"}
+GPUS = {"metal", "cuda"}
 
 
 def layers(extra, but=()):
@@ -79,7 +79,7 @@ def layers(extra, but=()):
 
 layer = layers("emulator")
 traced = layers("graph")
-mapped = layers("graph", but=ON_GPU)
+mapped = layers("graph", but=GPUS)
 
 
 def near(found, expected):
@@ -220,7 +220,7 @@ def test_vmap(mapped):
         assert mx.array_equal(call(ids), mapped.take(ids))
 
 
-@pytest.mark.parametrize("place", sorted(ON_GPU & set(mxd.available_backends())))
+@pytest.mark.parametrize("place", sorted(GPUS & set(mxd.available_backends())))
 def test_a_gpu_refuses_vmap(place):
     """As MLX does of every custom kernel: not a wrong result."""
     with mxd.use_backend(place):

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import mlx.core as mx
 
 from mlx_dequant import backends, dtypes, launches, tuning
-from mlx_dequant.backends.gpu import launch, matmul, unpacked
+from mlx_dequant.backends.gpu import dequantize, gather, launch, matmul
 from mlx_dequant.encoded import EncodedMatrix
 from mlx_dequant.tuning import Device, Route
 
@@ -55,7 +55,11 @@ def generation(known: int) -> Generator[None]:
     def device(platform: str) -> Device:
         return Device(platform, known)
 
-    with patch.object(matmul, "device", device), patch.object(unpacked, "device", device), anew():
+    modules = (matmul, dequantize, gather)
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(patch.object(module, "device", device))
+        stack.enter_context(anew())
         yield
 
 

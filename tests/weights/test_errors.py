@@ -134,6 +134,7 @@ DTYPE = [
     (lambda: gguf().dequantize(mx.int32), "dtype", "mlx.core.int32", "float32, float16 or bfloat16"),
     (lambda: gguf(type="F16").dequantize(mx.float64), "dtype", "mlx.core.float64", "float32, float16 or bfloat16"),
     (lambda: awq().dequantize("float16"), "dtype", "float16", "float32, float16 or bfloat16"),
+    (lambda: awq().dequantize(np.dtype("float16")), "dtype", "float16", "float32, float16 or bfloat16"),
 ]
 
 

@@ -174,3 +174,8 @@ def test_a_flat_slice_of_blocks_is_copied():
     file = mx.zeros(1 + 4 * 144, mx.uint8)
     blocks = mxd.GGUFWeight(file[1:], "Q4_K", (4, 256)).arrays["blocks"]
     assert np.asarray(blocks).ctypes.data % 8 == 0
+
+
+def test_a_stack_of_no_weights(backend):
+    weight = mxd.GGUFWeight(np.zeros(0, np.uint8), "q8_0", shape=(70000, 70000, 0))
+    assert weight.dequantize().shape == (70000, 70000, 0)

@@ -2,9 +2,8 @@
 //
 //   weight_packed      int32 [out, ceil(in*bits/32)]       codes packed along the inputs
 //   weight_scale       S     [out, groups]
-//   weight_zero_point  int32 [ceil(out*bits/32), groups]   zero points packed along the outputs, or
-//   absent weight_g_idx       int32 [in]                          group of each input, with
-//   act-order
+//   weight_zero_point  int32 [ceil(out*bits/32), groups]   zero points along the outputs; optional
+//   weight_g_idx       int32 [in]                          group of each input; for act-order
 //
 // With 4 bits, word c of a row holds inputs 8*c .. 8*c + 7:
 //

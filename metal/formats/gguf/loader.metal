@@ -5,8 +5,8 @@
 // A format F is a struct with these members:
 //
 //   weights, bytes       size of a block; the registry repeats both numbers
-//   scale_block          consecutive weights that share a scale, the most that a call of codes
-//   gives codes<N>(block, first, q)
+//   scale_block          consecutive weights that share a scale: codes gives at most as many
+//   codes<N>(block, first, q)
 //                        q[0..N) = N of a block's codes from `first` on. Returns their scale or,
 //                        with a min, their scaling (scales.metal). N divides scale_block and
 //                        `first`. A format of plain floats gives the floats, with scale 1.

@@ -11,7 +11,7 @@ from ...encoded import EncodedMatrix
 from ...fast_divmod import grouping
 
 # Bytes of codes that are bit-unpacked at a time.
-UNPACKED = 32 << 20
+CHUNK_BYTES = 32 << 20
 GROUP_MULTIPLE = 32  # groups must be multiples of this many inputs, which kernels assume to share a group
 
 
@@ -20,7 +20,7 @@ def sort_by_group(matrix: EncodedMatrix) -> EncodedMatrix | None:
     if not matrix.has_g_idx:
         return None
     if "sorted" not in matrix.cache:
-        matrix.cache["sorted"] = _sorted(matrix)
+        matrix.cache.setdefault("sorted", _sorted(matrix))
     return matrix.cache["sorted"]
 
 
@@ -39,13 +39,15 @@ def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
         return None
     perm = np.argsort(group, kind="stable")
     sorted_codes = _permuted(codes, matrix.format.bits, perm, matrix.layout == "KN")
+    orders = [mx.array(order.astype(np.int32)) for order in (perm, np.argsort(perm))]
+    mx.eval(sorted_codes, orders)  # other threads could not evaluate them
     return replace(
         matrix,
         arrays={**matrix.arrays, name: sorted_codes, "g_idx": None},
         loader_params={**matrix.loader_params, **grouping(size, groups)},
         has_g_idx=False,
-        perm=mx.array(perm.astype(np.int32)),
-        inv_perm=mx.array(np.argsort(perm).astype(np.int32)),
+        perm=orders[0],
+        inv_perm=orders[1],
         cache={},
     )
 
@@ -53,7 +55,7 @@ def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
 def _permuted(words: mx.array, bits: int, perm: np.ndarray, kn: bool) -> mx.array:
     """Codes packed down the columns (layout KN) or along the rows (NK), in the order of `perm`."""
     outputs = words.shape[1 if kn else 0]
-    step = max(1, UNPACKED // (4 * len(perm)))
+    step = max(1, CHUNK_BYTES // (4 * len(perm)))
     parts: list[mx.array] = []
     for at in range(0, outputs, step):
         rows = words[:, at : at + step].T if kn else words[at : at + step]

@@ -6,8 +6,9 @@ from functools import partial
 
 import mlx.core as mx
 
+from . import dequantize as weights
+from . import gather as rows
 from . import matmul as products
-from . import unpacked
 
 
 def available() -> bool:
@@ -15,6 +16,6 @@ def available() -> bool:
     return mx.cuda.is_available()
 
 
-dequantize = partial(unpacked.dequantize, "cuda")
+dequantize = partial(weights.dequantize, "cuda")
 matmul = partial(products.matmul, "cuda")
-gather = partial(unpacked.gather, "cuda")
+gather = partial(rows.gather, "cuda")

@@ -87,7 +87,8 @@ def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtyp
     if threads > MAX_THREADS:
         raise ValueError(f"{launch.spec.name}: found {threads} threads, expected at most {MAX_THREADS}")
     arrays: list[mx.array] = []
-    if launch.spec.needs_matrix and matrix is not None:
+    if launch.spec.needs_matrix:
+        assert matrix is not None
         arrays = device_arrays(matrix)
         types = (launch.dtype, matrix.scale_dtype, matrix.has_g_idx, input_dtype)
         call = kernel(platform, matrix.format, launch.spec, *types)

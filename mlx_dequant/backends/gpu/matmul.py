@@ -11,9 +11,10 @@ from ... import dispatch, dtypes
 from ...dispatch import DENSE_BYTES, MATMUL, MATMUL_T, Plan
 from ...encoded import EncodedMatrix
 from ...launches import Launch
+from ..arrays import stored
 from .act_order import sort_by_group
+from .dequantize import region
 from .launch import bind, device
-from .unpacked import dequantize, region
 
 PATIENCE = 500  # polls of the memory in use, a third of a microsecond each
 ROUNDING = 1 << 20  # bytes that MLX may allocate beyond the size of arrays
@@ -70,7 +71,7 @@ def _permutation(platform: str, matrix: EncodedMatrix, launch: Launch | None) ->
 
 def _product(platform: str, matrix: EncodedMatrix, plan: Plan, dtype: mx.Dtype, transpose: bool) -> Product:
     if plan.route == "dense":
-        return lambda matrix, x: _times(x, dequantize(platform, matrix, x.dtype), transpose)
+        return lambda matrix, x: _times(x, stored(matrix, x.dtype), transpose)
     if plan.route == "dequantize_then_gemm":
         return lambda matrix, x: dequantized_product(platform, matrix, plan, x, transpose)
     passes = [(step.first, step.end, _launches(platform, matrix, step.launches, dtype)) for step in plan.passes]
@@ -87,7 +88,8 @@ def _step(run: Callable[..., mx.array]) -> Product:
     return lambda _, x: run(x)
 
 
-def _times(x: mx.array, dense: mx.array, transpose: bool) -> mx.array:
+def _times(x: mx.array, dense: mx.array | None, transpose: bool) -> mx.array:
+    assert dense is not None
     return x @ (dense.T if transpose else dense)
 
 

@@ -6,8 +6,9 @@ from functools import partial
 
 import mlx.core as mx
 
+from . import dequantize as weights
+from . import gather as rows
 from . import matmul as products
-from . import unpacked
 
 
 def available() -> bool:
@@ -15,6 +16,6 @@ def available() -> bool:
     return mx.metal.is_available()
 
 
-dequantize = partial(unpacked.dequantize, "metal")
+dequantize = partial(weights.dequantize, "metal")
 matmul = partial(products.matmul, "metal")
-gather = partial(unpacked.gather, "metal")
+gather = partial(rows.gather, "metal")

@@ -79,7 +79,8 @@ def pointers(matrix: EncodedMatrix, *more: int) -> bytes:
 
 def packed_params(params: LaunchParams) -> bytes:
     """Launch parameters, as a loop takes them."""
-    return struct.pack(f"{len(params.words)}I", *params.words)
+    words = params.words
+    return struct.pack(f"{len(words)}I", *words)
 
 
 def filled(shape: tuple[int, ...], dtype: mx.Dtype, fill: Callable[[int], None]) -> mx.array:

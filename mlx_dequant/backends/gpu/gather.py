@@ -1,29 +1,12 @@
-"""Dequantized weights on a GPU: a whole matrix, a region of it, or the rows or columns that ids name."""
+"""Rows or columns of a quantized matrix on a GPU, by ids."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-from ... import dispatch, dtypes, launches
-from ...encoded import EncodedMatrix, Region
+from ... import dispatch, dtypes
+from ...encoded import EncodedMatrix
 from .launch import bind, device
-
-
-def dequantize(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
-    """[rows, columns] weights."""
-    return region(platform, matrix, dtype, matrix.whole)
-
-
-def region(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype, part: Region) -> mx.array:
-    """[part.rows, part.columns] weights."""
-    bound = matrix.cache.setdefault("regions", {})
-    key = (platform, dtype, part)
-    if key not in bound:
-        bound[key] = [
-            bind(platform, matrix, launch) for launch in launches.dequantize(matrix, dtypes.name(dtype), part)
-        ]
-    parts = [run() for run in bound[key]]
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
 
 def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:

@@ -1,0 +1,37 @@
+"""Dequantized weights on a GPU: a whole matrix, or a region of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import mlx.core as mx
+
+from ... import dispatch, dtypes, launches
+from ...encoded import EncodedMatrix, Region
+from ...launches import Launch
+from .launch import bind, device
+
+
+def dequantize(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
+    """[rows, columns] weights."""
+
+    def planned() -> Iterable[Launch]:
+        plan = dispatch.plan(device(platform), matrix, 0, dtypes.name(dtype), "dequantize")
+        return [launch for each in plan.passes for launch in each.launches]
+
+    return _launched(platform, matrix, (platform, dtype), planned)
+
+
+def region(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype, part: Region) -> mx.array:
+    """[part.rows, part.columns] weights."""
+    name = dtypes.name(dtype)
+    return _launched(platform, matrix, (platform, dtype, part), lambda: launches.dequantize(matrix, name, part))
+
+
+def _launched(platform: str, matrix: EncodedMatrix, key: object, planned: Callable[[], Iterable[Launch]]) -> mx.array:
+    """What the launches make, in rows one after the other. They are bound once and kept with the matrix."""
+    bound = matrix.cache.setdefault("dequantize", {})
+    if key not in bound:
+        bound[key] = [bind(platform, matrix, launch) for launch in planned()]
+    parts = [run() for run in bound[key]]
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
