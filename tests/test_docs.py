@@ -141,6 +141,13 @@ def test_tables_have_a_row_for_each_format(name):
     assert missing <= {"F16"}  # a copy, where x has its type
 
 
+def test_the_table_of_routes_has_the_least_time_of_each():
+    rows = hook("performance_tables").TABLES["h200-routes"]().splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert {row[0] for row in cells} == {"Q4_K", "Q6_K", "AWQ 4-bit", "GPTQ 4-bit"}
+    assert ["Q4_K", "512", "381", "723", "1.90", "539", "1.41", "482", "1.26"] in cells
+
+
 def test_every_table_is_on_the_page_and_can_be_made():
     tables = hook("performance_tables")
     page = (ROOT / "docs" / "performance.md").read_text()

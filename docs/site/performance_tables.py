@@ -23,7 +23,8 @@ class Measurement:
         operation: "dequantize" or "linear".
         rows: rows of x; 0 when dequantizing.
         provider: who computed it: "mlx-dequant host", "torch dense cpu".
-        seconds: one call, the median.
+        route: the kernels that had to run; "" where the dispatcher chose, or none of ours ran.
+        seconds: one call, the median; the least where the file has no other.
         gbps: bytes read and written a second, / 1e9.
         copy_share: gbps of that of a copy in the same run; 0 where none was timed.
     """
@@ -32,15 +33,17 @@ class Measurement:
     operation: str
     rows: int
     provider: str
+    route: str
     seconds: float
     gbps: float
     copy_share: float
 
 
 def read(name: str) -> list[Measurement]:
-    """The timed measurements of a results file, as `mlx_dequant.bench.results` defines it."""
-    rows = results.of_operations(results.read(RESULTS / name)["rows"])
-    return [_measurement(row) for row in rows if row["status"] == "timed"]
+    """The timed measurements of a results file, as `mlx_dequant.bench.results` defines it, and those of routes."""
+    rows = results.read(RESULTS / name)["rows"]
+    timed = [row for row in results.of_operations(rows) if row["status"] == "timed"]
+    return [_measurement(row) for row in [*timed, *(row for row in rows if row["case"] == "route")]]
 
 
 def ours(name: str) -> list[Measurement]:
@@ -50,14 +53,16 @@ def ours(name: str) -> list[Measurement]:
 
 def _measurement(row: dict[str, Any]) -> Measurement:
     form = formats().get(row["format"])
+    seconds = row["seconds"]
     return Measurement(
-        format=(form.title if form else row["format"]) + (", act-order" if row["has_g_idx"] else ""),
-        operation=row["case"],
+        format=(form.title if form else row["format"]) + (", act-order" if row.get("has_g_idx") else ""),
+        operation=row.get("operation", row["case"]),
         rows=row["M"],
         provider=row["provider"],
-        seconds=row["seconds"]["median"],
-        gbps=row["gbps"],
-        copy_share=row["share_of_copy"] or 0.0,
+        route=row.get("route", ""),
+        seconds=seconds.get("median", seconds["min"]),
+        gbps=row.get("gbps", 0.0),
+        copy_share=row.get("share_of_copy") or 0.0,
     )
 
 
@@ -66,8 +71,12 @@ def table(heads: list[str], lines: dict[str, list[str]]) -> str:
     order = [form.title for form in formats().values()]
     order = [name for title in order for name in (title, f"{title}, act-order")]
     names = [name for name in order if name in lines] + [name for name in lines if name not in order]
+    return _markdown(heads, [[name, *lines[name]] for name in names])
+
+
+def _markdown(heads: list[str], lines: list[list[str]]) -> str:
     head = f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}"
-    return "\n".join([head, *(f"| {' | '.join([name, *lines[name]])} |" for name in names), ""])
+    return "\n".join([head, *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 
 def h100_dequantize() -> str:
@@ -100,6 +109,27 @@ def h100_prefill() -> str:
     }
     lines["MLX dense, float16"] = [_beside(rows, count, "dense") for count in counts]
     return table(["format", *(f"{count} rows, us" for count in counts)], lines)
+
+
+def h200_routes() -> str:
+    """A line for each format and number of rows of x: three ways to multiply, each beside MLX's dense product."""
+    times: dict[tuple[str, int, str], float] = {}
+    for row in read("h200-routes.json"):
+        if row.operation == "linear" and row.rows >= 64:
+            way = row.route or row.provider
+            key = row.format, row.rows, way
+            times[key] = min(row.seconds, times.get(key, row.seconds))
+    ways = ("fused_gemm", "dequantize_then_gemm", "mlx-dequant at 587a8ca")
+    titles = [form.title for form in formats().values()]
+    lines: list[list[str]] = []
+    for name, count in sorted({key[:2] for key in times if key[0]}, key=lambda key: (titles.index(key[0]), key[1])):
+        dense = times["", count, "mlx dense"]
+        found = [times.get((name, count, way)) for way in ways]
+        cells = [cell for one in found for cell in ((_us(one), f"{one / dense:.2f}") if one else ("", ""))]
+        lines.append([name, str(count), _us(dense), *cells])
+    names = ("fused_gemm", "dequantize_then_gemm", "at 587a8ca")
+    compared = [f"{name}, {unit}" for name in names for unit in ("us", "times dense")]
+    return _markdown(["format", "rows of x", "MLX dense, us", *compared], lines)
 
 
 def cpu_dequantize() -> str:
@@ -159,7 +189,7 @@ def _us(seconds: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
-    for made in (h100_dequantize, h100_decode, h100_prefill, cpu_dequantize, cpu_linear)
+    for made in (h100_dequantize, h100_decode, h100_prefill, h200_routes, cpu_dequantize, cpu_linear)
 }
 
 
