@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -96,7 +97,9 @@ def _times(x: mx.array, dense: mx.array | None, transpose: bool) -> mx.array:
 def dequantized_product(platform: str, matrix: EncodedMatrix, plan: Plan, x: mx.array, transpose: bool) -> mx.array:
     """Dequantizes one bounded region of the matrix at a time, in x's type, for MLX's own product."""
     if len(plan.regions) == 1:
-        return _times(x, region(platform, matrix, x.dtype, plan.regions[0]), transpose)
+        with suppress(ValueError):
+            mx.eval(_in_flight()[:-1])
+        return _submitted(_times(x, region(platform, matrix, x.dtype, plan.regions[0]), transpose))
     parts: list[mx.array] = []
     with suppress(ValueError):
         mx.eval(x)  # so that its memory is not counted as a region's
@@ -106,6 +109,28 @@ def dequantized_product(platform: str, matrix: EncodedMatrix, plan: Plan, x: mx.
         limit += parts[-1].nbytes
         _wait(parts, limit)
     return mx.concatenate(parts, axis=-1)
+
+
+_submissions = threading.local()
+
+
+def _in_flight() -> list[mx.array]:
+    """Markers of this thread's last two products by dequantized matrices, which have their values when those do."""
+    if not hasattr(_submissions, "markers"):
+        _submissions.markers = []
+    return _submissions.markers
+
+
+def _submitted(product: mx.array) -> mx.array:
+    """Begins to compute a product. The next but one waits for it: dequantized matrices of two exist at a time.
+
+    Without this, MLX would dequantize a whole prompt's layers ahead. Its marker keeps no memory of the product.
+    """
+    with suppress(ValueError):
+        marker = product[:1, :1] + 0
+        mx.async_eval(product, marker)
+        _submissions.markers = [*_in_flight()[-1:], marker]
+    return product
 
 
 def _wait(parts: list[mx.array], limit: int) -> None:
