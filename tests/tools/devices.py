@@ -21,7 +21,7 @@ OPERATIONS = ("dequantize", "matmul", "gather")
 
 def _forget(matrix: EncodedMatrix) -> None:
     """Drops the launches that the GPU backends keep with a matrix."""
-    for key in ("metal", "cuda", "regions"):
+    for key in ("metal", "cuda", "dequantize"):
         matrix.cache.pop(key, None)
     if matrix.cache.get("sorted") is not None:
         _forget(matrix.cache["sorted"])
