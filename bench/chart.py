@@ -16,7 +16,7 @@ from typing import Any
 
 from mlx_dequant import formats
 
-from .crossover import curves
+from .crossings import curves
 from .report import duration, environment_line
 from .results import is_ours, is_timed, of_operations, read
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .crossover import crossovers
+from .crossings import crossovers
 from .report import environment_line
 from .results import of_operations
 

@@ -15,7 +15,7 @@ from bench_rows import matmuls, result, row
 from rich.console import Console
 
 import mlx_dequant as mxd
-from mlx_dequant.bench import changes, chart, command, crossover, report, results
+from mlx_dequant.bench import changes, chart, command, crossings, report, results
 from mlx_dequant.bench.cases import overhead
 from mlx_dequant.bench.providers import Ready
 from mlx_dequant.bench.providers.ours import Ours
@@ -155,13 +155,13 @@ def test_a_comparison_names_what_broke_and_moved(old, tmp_path, capsys):
 
 
 def test_lines_that_meet():
-    (met,) = crossover.crossovers(ROWS)
+    (met,) = crossings.crossovers(ROWS)
     assert (met["ours"], met["other"], met["faster"]) == ("mlx-dequant host", "torch dense cpu", "torch dense cpu")
     # On logarithmic scales: from a lead of 4 at 1 row to one of 5/8 at 8.
     assert met["M"] == pytest.approx(8 ** (math.log(4) / math.log(4 / 0.625)))
-    assert crossover.meetings([(1, 2.0), (8, 2.0)], [(1, 1.0), (8, 4.0)]) == [(pytest.approx(8**0.5), False)]
-    assert crossover.meetings([(1, 1.0), (8, 1.0)], [(1, 2.0), (8, 2.0)]) == []
-    assert crossover.meetings([(1, 1.0)], [(8, 2.0)]) == []
+    assert crossings.meetings([(1, 2.0), (8, 2.0)], [(1, 1.0), (8, 4.0)]) == [(pytest.approx(8**0.5), False)]
+    assert crossings.meetings([(1, 1.0), (8, 1.0)], [(1, 2.0), (8, 2.0)]) == []
+    assert crossings.meetings([(1, 1.0)], [(8, 2.0)]) == []
 
 
 def test_the_text_to_submit_is_compact():
