@@ -78,6 +78,10 @@ def translatable(ir: str) -> str:
     ir += "\n!opencl.ocl.version = !{!90000}\n!opencl.spir.version = !{!90000}\n!90000 = !{i32 2, i32 0}\n"
     # LLVM has unrolled what is to be unrolled.
     ir = re.sub(r", !llvm\.loop !\d+", "", ir)
+    # SPIR-V has no freeze; the values here are never undefined.
+    for name, value in re.findall(r"(?m)^  (%\S+) = freeze .* (\S+)$", ir):
+        ir = re.sub(rf"(?m)^  {re.escape(name)} = freeze .*\n", "", ir)
+        ir = re.sub(re.escape(name) + r"(?![\w.$-])", value, ir)
     # Mesa copies a constant table to each thread's memory. Metal has it in memory, as an argument is.
     tables = _TABLE.findall(ir)
     ir = _TABLE.sub("", ir)
