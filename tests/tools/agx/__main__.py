@@ -27,7 +27,8 @@ def row(program: Program, keep: Path | None = None) -> dict[str, Any]:
     machine = read(*compiled(program.text, program.threadgroup, keep and keep / program.name))
     per_weight = memory = None
     if program.weights:
-        least = 0.99 * program.weights * (program.M if program.kernel != "qmm" else 1)
+        # A multiply-add for each weight and row of x; of a matrix product a lane has a sixteenth, and two there.
+        least = program.weights * (program.M / 8 if program.kernel == "qmm" else program.M)
         loops = [loop for loop in machine.loops if loop.multiply_adds >= least]
         if not loops:
             raise AgxError(f"{program.name}: found no loop with {least:.0f} multiply-adds: {machine.loops}")

@@ -16,7 +16,7 @@ _MULTIPLY_ADD = ("ffma", "hfma", "fmul", "hmul", "fadd", "hadd")
 
 @dataclass(frozen=True)
 class Loop:
-    """An innermost loop.
+    """A loop, with the loops in it, each once.
 
     Attributes:
         multiply_adds: instructions of floats, which are at least one for each weight and row of x.
@@ -95,9 +95,8 @@ def _loops(blocks: list[tuple[int, list[str], list[int]]]) -> list[Loop]:
         for to in after
         if place[to] <= i
     ]
-    inner = [one for one in ends if not any(one != other and one[0] <= other[0] and other[1] <= one[1] for other in ends)]
     loops = []
-    for first, last in inner:
+    for first, last in ends:
         opcodes = [opcode for _, block, _ in blocks[first : last + 1] for opcode in block]
         loops.append(
             Loop(
