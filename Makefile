@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LINUX := $(filter Linux,$(shell uname -s))
 SHADERS = find metal mlx_dequant/backends tests \( -name '*.metal' -o -name '*.h' -o -name '*.cpp' \) -print0
 
-.PHONY: demo test test-full lint format docs clean
+.PHONY: demo test test-full lint format docs agx clean
 
 demo: $(VENV)/demo
 	model=$$($(BIN)/mlx-dequant fetch-demo-model) && $(BIN)/mlx-dequant verify --rounds 3 "$$model" && \
@@ -37,6 +37,10 @@ format: $(VENV)/test
 docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
 	@echo build/docs/index.html
+
+# What Mesa's compiler for Apple's GPUs makes of the Metal kernels, beside MLX's: needs Debian 12 and root.
+agx: $(VENV)/test
+	$(BIN)/python -m tests.tools.agx --build --write
 
 clean:
 	rm -rf $(VENV) build

@@ -1,6 +1,8 @@
 """Counts registers and instructions of our Metal kernels on Apple's GPU, beside MLX's.
 
-A row with --format, --kernel, --M is printed alone; all rows together go to bench/results/agx.json (--write).
+Without options, every program of every format; --write then puts them into bench/results/agx.json and tightens the
+limits. Columns: 16-bit registers, threads that a core has these for, spills and fills, bytes of scratch, and of the loop
+over K the instructions and memory instructions a weight; MLX's for one row of x and as many bits stand beside.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Any
 
 from mlx_dequant.registry import formats
 
-from .compiler import AgxError, compiled
+from . import limits
+from .build import build, missing
+from .compiler import AgxError, asahi_clc, compiled
 from .machine import read
 from .programs import Program, mlx_qmv, ours
 
@@ -68,17 +72,25 @@ def rows(programs: list[Program], keep: Path | None = None) -> tuple[list[dict[s
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Rows as text."""
-    lines = [f"{'kernel':42} {'regs':>4} {'thr':>4} {'spill':>5} {'scr':>4} {'i/w':>6} {'mem/w':>6} {'bytes':>6}"]
+    """Rows as text, products with one row of x beside MLX's, if that is among them."""
+    theirs = {one["format"]: one for one in found if one["format"].startswith("mlx")}
+    heads = ("regs", "thr", "spill", "scr", "i/w", "mem/w", "bytes")
+    lines = [f"{'':42} " + " ".join(f"{head:>6}" for head in heads)]
     for one in found:
-        name = f"{one['format'] or '-'}{' g_idx' if one['has_g_idx'] else ''} {one['kernel']}{one['template']}"
-        name += "" if one["dtype"] == "float16" else f" {one['dtype']}"
-        per, memory = one["instructions_per_weight"], one["memory_instructions_per_weight"]
-        lines.append(
-            f"{name:42} {one['registers']:4} {one['threads']:4} {one['spills']:5} {one['scratch']:4} "
-            f"{per if per is not None else '-':>6} {memory if memory is not None else '-':>6} {one['code_bytes']:6}"
-        )
+        name = f"{limits.name(one)} {one['template'] or ''}" + ("" if one["dtype"] == "float16" else f" {one['dtype']}")
+        line = f"{name:42} " + " ".join(f"{'-' if one[number] is None else one[number]:>6}" for number in _COLUMNS)
+        form = formats().get(one["format"])
+        beside = theirs.get(f"mlx-{limits.bits(form)}") if form and one["M"] == 1 else None
+        if beside:
+            line += f"   MLX {beside['registers']:3} {beside['instructions_per_weight']:5}"
+        lines.append(line)
     return "\n".join(lines)
+
+
+_COLUMNS = (
+    *("registers", "threads", "spills", "scratch"),
+    *("instructions_per_weight", "memory_instructions_per_weight", "code_bytes"),
+)
 
 
 def main() -> int:
@@ -88,8 +100,16 @@ def main() -> int:
     parser.add_argument("--M", type=int, help="rows of x in a pass")
     parser.add_argument("--dtype", action="append", help="float16 (the default), bfloat16")
     parser.add_argument("--keep", type=Path, help="a folder for each program's text, LLVM and machine code")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}, of all programs")
+    parser.add_argument("--build", action="store_true", help="build the compiler first, where it is not there yet")
     options = parser.parse_args()
+    if options.write and (options.format or options.kernel or options.M is not None or options.dtype):
+        parser.error("--write is for all programs together")
+    if options.build and not asahi_clc():
+        if reason := missing():
+            print(reason)
+            return 0
+        build()
     names = options.format or [*formats(), "mlx"]
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
@@ -104,6 +124,7 @@ def main() -> int:
         print(one, file=sys.stderr)
     if options.write and not failed:
         RESULTS.write_text('{"rows": [\n' + ",\n".join(json.dumps(one) for one in found) + "\n]}\n")
+        limits.write(found)
     return 1 if failed else 0
 
 

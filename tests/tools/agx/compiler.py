@@ -94,7 +94,9 @@ def translatable(ir: str) -> str:
         ir = re.sub(re.escape(name) + r"(?![\w.$])", f"%table.{i}", ir)
         arguments += f", {kind} addrspace(2)* %table.{i}"
     if arguments:
-        ir = re.sub(r"(?m)^(define .*spir_kernel void @\w+\(.*?)(\) (?:local_unnamed_addr )?#)", rf"\1{arguments}\2", ir)
+        ir = re.sub(
+            r"(?m)^(define .*spir_kernel void @\w+\(.*?)(\) (?:local_unnamed_addr )?#)", rf"\1{arguments}\2", ir
+        )
         ir = re.sub(r" !kernel_arg_\w+ !\d+", "", ir)
     return ir
 

@@ -70,7 +70,9 @@ def weights(spec: KernelSpec, form: Format | None) -> int:
     return 2 * 2 * spec.template[2]  # two outputs, two steps
 
 
-def ours(names: list[str], dtype: str = "float16", kernels: list[str] | None = None, M: int | None = None) -> list[Program]:
+def ours(
+    names: list[str], dtype: str = "float16", kernels: list[str] | None = None, M: int | None = None
+) -> list[Program]:
     """Our programs for formats, those without a matrix once."""
     chosen: dict[tuple[Format | None, KernelSpec, bool], None] = {}
     for name in names:
@@ -147,9 +149,10 @@ def mlx_qmv(bits: tuple[int, ...] = MLX_BITS, dtype: str = "float16") -> Iterato
     # Attributes of parameters, which only kernels have here.
     text = re.sub(r" \[\[\w+\]\]", "", constants + "\n".join([*helpers, *functions]))
     for width in bits:
-        values = next(32 // width * packs for packs in (2,)) if width in (2, 4, 8) else 8 if width in (3, 5) else 4
-        values = {2: 16, 3: 16, 4: 16, 5: 16, 6: 8, 8: 8}[width]
-        yield Program("qmv", f"mlx-{width}", False, 1, (64, width), dtype, 4 * values, text + _mlx_kernel(width), (32, 2, 1))
+        values = 16 if width < 6 else 8  # of a lane, in four rows
+        yield Program(
+            "qmv", f"mlx-{width}", False, 1, (64, width), dtype, 4 * values, text + _mlx_kernel(width), (32, 2, 1)
+        )
 
 
 def _function(header: str, name: str) -> str:

@@ -1,0 +1,124 @@
+"""What products may cost, and what is aimed at: `limits.json`, the one table, which only tightens.
+
+A row is a product of up to M rows of x with a format's weights, and has for each number its aim and its limit. A limit
+is the aim or, where that is not met yet, what was reached. `spilling` has the kernels that spill; the aim is none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx_dequant.registry import FAMILIES, Format, formats
+
+TABLE = Path(__file__).with_name("limits.json")
+
+REGISTERS = 128  # 832 threads a core; 104 leave 1024
+CODE_BYTES = 8192
+# Instructions a weight for one row of x, by format, and for others by MLX's bits: what its qmv takes, or near it.
+_INSTRUCTIONS = {
+    **dict.fromkeys(("q4_0", "awq4", "gptq4", "ct4"), 4.5),
+    **dict.fromkeys(("q2_k", "q3_k", "iq4_xs", "mxfp4"), 6.0),
+    **{"q4_k": 5.4, "iq3_s": 8.5, "q8_0": 4.3},
+}
+_BY_BITS = {2: 4.3, 3: 5.3, 4: 4.5, 5: 6.3, 6: 7.0, 8: 4.3}
+_WITH_G_IDX = 8.0
+_MEMORY = {2: 0.25, 3: 0.313, 4: 0.25, 5: 0.375, 6: 0.563, 8: 0.563}
+_MEMORY_WITH_G_IDX = 0.5
+# More rows of x, as times one row: 6.5, 9 and 15 instructions for 4 bits.
+_MORE_ROWS = {1: 1.0, 2: 6.5 / 4.5, 4: 9 / 4.5, 8: 15 / 4.5}
+_WITH_TABLES = ("iq", "mxfp4", "nvfp4")
+
+
+def bits(form: Format) -> int:
+    """MLX's width that a format is compared with; 0 for plain floats."""
+    return 0 if form.stored else max((width for width in _BY_BITS if width <= form.code_bits), default=2)
+
+
+def aims(form: Format, has_g_idx: bool, M: int) -> dict[str, float]:
+    """What is aimed at for a linear layer's product; nothing where nobody said."""
+    found: dict[str, float] = {}
+    if M == 1:
+        found.update(registers=REGISTERS, code_bytes=CODE_BYTES)
+    if bits(form):
+        instructions = _WITH_G_IDX if has_g_idx else _INSTRUCTIONS.get(form.name, _BY_BITS[bits(form)])
+        found["instructions_per_weight"] = round(instructions * _MORE_ROWS[M], 2)
+        if M == 1 and not form.name.startswith(_WITH_TABLES):
+            found["memory_instructions_per_weight"] = _MEMORY_WITH_G_IDX if has_g_idx else _MEMORY[bits(form)]
+    return found
+
+
+NUMBERS = ("registers", "instructions_per_weight", "memory_instructions_per_weight", "code_bytes")
+
+
+def reached(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The worst of each product's programs: what a linear layer launches, with few rows of x."""
+    for form in formats().values():
+        kernel = "qvm" if FAMILIES[form.family].layout == "KN" else "qmv"
+        for has_g_idx in (False, True):
+            for M in _MORE_ROWS:
+                key = {"kernel": kernel, "format": form.name, "has_g_idx": has_g_idx, "M": M}
+                those = [row for row in rows if key.items() <= row.items()]
+                if those:
+                    yield {**key, **{name: max(row[name] for row in those) for name in NUMBERS}}
+
+
+def spilling(rows: list[dict[str, Any]]) -> list[str]:
+    """The kernels of which a program spills or uses scratch."""
+    return sorted({name(row) for row in rows if row["spills"] or row["scratch"]})
+
+
+def name(row: dict[str, Any]) -> str:
+    rows_of_x = f" M={row['M']}" if row["M"] else ""
+    return f"{row['format']}{' g_idx' if row['has_g_idx'] else ''} {row['kernel']}{rows_of_x}".lstrip()
+
+
+def read() -> dict[str, Any]:
+    return json.loads(TABLE.read_text())
+
+
+def tightened(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
+    """The table after `rows` were measured: no limit is looser than it was in `before`."""
+    limits = {_key(row): row["limits"] for row in before["products"]}
+    products = []
+    for row in reached(rows):
+        aim = aims(formats()[row["format"]], row["has_g_idx"], row["M"])
+        # Code may grow where nobody aims at less, and memory instructions of formats with tables stay what they are.
+        found = {
+            number: min(limits.get(_key(row), {}).get(number, float("inf")), max(row[number], aim.get(number, 0)))
+            for number in NUMBERS
+            if number in aim or number != "code_bytes"
+        }
+        products.append({**{field: row[field] for field in _KEY}, "aims": aim, "limits": found})
+    allowed = spilling(rows)
+    if before["products"]:
+        allowed = [one for one in allowed if one in before["spilling"]]
+    return {"products": products, "spilling": allowed}
+
+
+_KEY = ("kernel", "format", "has_g_idx", "M")
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[field] for field in _KEY)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Tightens the table."""
+    table = tightened(rows, read() if TABLE.is_file() else {"products": [], "spilling": []})
+    lines = {part: ",\n".join(json.dumps(row) for row in table[part]) for part in table}
+    TABLE.write_text("{\n" + ",\n".join(f'"{part}": [\n{text}\n]' for part, text in lines.items()) + "\n}\n")
+
+
+def broken(rows: list[dict[str, Any]], table: dict[str, Any]) -> list[str]:
+    """What is over its limit."""
+    limits = {_key(row): row["limits"] for row in table["products"]}
+    faults = [
+        f"{name(row)}: found {row[number]} {number}, the limit is {limits[_key(row)][number]}"
+        for row in reached(rows)
+        for number in limits[_key(row)]
+        if row[number] > limits[_key(row)][number]
+    ]
+    return faults + [f"{one}: spills" for one in spilling(rows) if one not in table["spilling"]]
