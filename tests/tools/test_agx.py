@@ -1,4 +1,4 @@
-"""Our kernels on an Apple GPU, by Mesa's compiler (tools/agx): what is committed keeps to the limits, and is still so."""
+"""Our kernels by Mesa's compiler for Apple's GPUs (tools/agx): committed counts keep to the limits, and are true."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_places_become_variables():
     text = "[[kernel]] void k(device uint* a [[buffer(0)]], uint3 t [[thread_position_in_threadgroup]]) {a[0] = t.x;}"
     made = opencl(text, (256, 1, 1))
     assert "void k(device uint* a) {" in made and "uint3 t = uint3(get_local_id(0)," in made
-    with pytest.raises(AgxError, match="found .*threads_per_grid"):
+    with pytest.raises(AgxError, match=r"found .*threads_per_grid"):
         opencl("[[kernel]] void k(uint3 t [[threads_per_grid]]) {}", (256, 1, 1))
 
 

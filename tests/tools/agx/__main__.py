@@ -1,8 +1,9 @@
 """Counts registers and instructions of our Metal kernels on Apple's GPU, beside MLX's.
 
 Without options, every program of every format; --write then puts them into bench/results/agx.json and tightens the
-limits. Columns: 16-bit registers, threads that a core has these for, spills and fills, bytes of scratch, and of the loop
-over K the instructions and memory instructions a weight; MLX's for one row of x and as many bits stand beside.
+limits. Columns: 16-bit registers, threads that a core has these for, spills and fills, bytes of scratch, instructions
+and memory instructions a weight in the loop over K, bytes of code with what a launch runs once; beside products with
+one row of x, MLX's registers and instructions a weight with as many bits.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from mlx_dequant.kernels import THREADS, KernelSpec
 from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import FAMILIES, Format, formats
 
+from .compiler import AgxError
+
 
 @dataclass(frozen=True)
 class Program:
@@ -56,7 +58,10 @@ def rows(spec: KernelSpec) -> int:
 
 
 def weights(spec: KernelSpec, form: Format | None) -> int:
-    """Weights of a thread in an iteration over K, as the kernel's file says it."""
+    """Weights of a thread in an iteration over K, from the template's values, as the kernel's file has it.
+
+    Said too large it is refused, since each takes a multiply-add; said too small, the counts are too high.
+    """
     if form is None or spec.name not in ("qmv", "qvm", "qmm"):
         return 0
     traits = FAMILIES[form.family].traits
@@ -139,7 +144,7 @@ MLX_BITS = (2, 3, 4, 5, 6, 8)
 _MLX_FUNCTIONS = ("load_vector", "qdot", "qmv_fast_impl")
 
 
-def mlx_qmv(bits: tuple[int, ...] = MLX_BITS, dtype: str = "float16") -> Iterator[Program]:
+def mlx_qmv(bits: tuple[int, ...] = MLX_BITS) -> Iterator[Program]:
     """MLX's own product with one row of x, out of the installed headers."""
     path = Path(mx.__file__).parent / "include/mlx/backend/metal/kernels/quantized.h"
     header = path.read_text()
@@ -150,15 +155,17 @@ def mlx_qmv(bits: tuple[int, ...] = MLX_BITS, dtype: str = "float16") -> Iterato
     text = re.sub(r" \[\[\w+\]\]", "", constants + "\n".join([*helpers, *functions]))
     for width in bits:
         values = 16 if width < 6 else 8  # of a lane, in four rows
-        yield Program(
-            "qmv", f"mlx-{width}", False, 1, (64, width), dtype, 4 * values, text + _mlx_kernel(width), (32, 2, 1)
-        )
+        program = text + _mlx_kernel(width)
+        yield Program("qmv", f"mlx-{width}", False, 1, (64, width), "float16", 4 * values, program, (32, 2, 1))
 
 
 def _function(header: str, name: str) -> str:
     """A function template of a C++ header, from `template` to its last brace."""
-    start = header.rindex("\n\n", 0, re.search(rf"\b{name}\(", header).start())  # pyright: ignore
-    depth, end = 0, header.index("{", re.search(rf"\b{name}\(", header).start())  # pyright: ignore
+    found = re.search(rf"\b{name}\(", header)
+    if found is None:
+        raise AgxError(f"{name}: not in MLX's quantized.h of this version")
+    start = header.rindex("\n\n", 0, found.start())
+    depth, end = 0, header.index("{", found.start())
     while True:
         depth += {"{": 1, "}": -1}.get(header[end], 0)
         end += 1
