@@ -164,34 +164,50 @@ def operator(family: str, operation: str) -> Any:
     return getattr(torch.ops.mlx_dequant, f"{family}_{operation}").default
 
 
-def _gradient_rules(family: str, operation: str) -> tuple[Callable[..., Any], Callable[..., None]]:
-    """What torch calls in the backward pass, and what it calls before to keep what that needs."""
+def _differentiable(family: str, operation: str) -> type[torch.autograd.Function]:
+    """An operator with its gradient in x and bias. The gradient of a product is the transposed packed product."""
     names = FAMILIES[family].names
     first = int(bool(OPERATIONS[operation].first))
+    other = _GRADIENT.get(operation, "")
+    # What the other product takes after the weight: no bias.
+    more = (None,) * bool(other and OPERATIONS[other].last)
 
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        end = first + len(names)
-        ctx.save_for_backward(*inputs[first:end])
-        ctx.numbers = inputs[end : len(inputs) - bool(OPERATIONS[operation].last)]
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(*arguments: Any) -> torch.Tensor:
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(family, operation)(*arguments)
 
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        needed = ctx.needs_input_grad
-        for name, wanted in zip(names, needed[first:], strict=False):
-            if wanted:
-                raise FormatError(
-                    f"{name}: found requires_grad=True, expected False: packed weights are frozen and have no gradient"
-                )
-        results: list[torch.Tensor | None] = [None] * len(needed)
-        if operation in _GRADIENT:
-            other = operator(family, _GRADIENT[operation])
-            weight = (*ctx.saved_tensors, *ctx.numbers)
-            bias = (None,) * bool(OPERATIONS[_GRADIENT[operation]].last)
-            results[0] = other(gradient, *weight, *bias) if needed[0] else None
-        if operation == "linear" and needed[-1]:
-            results[-1] = gradient.reshape(-1, gradient.shape[-1]).sum(0)
-        return tuple(results)
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+            end = first + len(names)
+            ctx.save_for_backward(*inputs[first:end])
+            ctx.save_for_forward(*inputs[first:end])
+            ctx.numbers = inputs[end : len(inputs) - bool(OPERATIONS[operation].last)]
 
-    return backward, keep
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            needed = ctx.needs_input_grad
+            for name, wanted in zip(names, needed[first:], strict=False):
+                if wanted:
+                    raise FormatError(
+                        f"{name}: found requires_grad=True, expected False: packed weights are frozen, without gradients"
+                    )
+            results: list[torch.Tensor | None] = [None] * len(needed)
+            if other and needed[0]:
+                results[0] = operator(family, other)(gradient, *ctx.saved_tensors, *ctx.numbers, *more)
+            if operation == "linear" and needed[-1]:
+                results[-1] = gradient.reshape(-1, gradient.shape[-1]).sum(0)
+            return tuple(results)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+            last = tangents[len(tangents) - bool(OPERATIONS[operation].last) :]
+            if tangents[0] is None or not first:
+                raise FormatError(f"{family}_{operation}: found no tangent of its first argument, expected one")
+            return operator(family, operation)(tangents[0], *ctx.saved_tensors, *ctx.numbers, *last)
+
+    return Differentiable
 
 
 def _map(family: str, operation: str, info: Any, axes: tuple[int | None, ...], *arguments: Any) -> tuple[Any, int]:
@@ -223,8 +239,7 @@ def _register(library: torch.library.Library, family: str, operation: str) -> No
     library.impl(name, partial(kind.run, row), "CompositeExplicitAutograd")
     qualified = f"{NAMESPACE}::{name}"
     torch.library.register_fake(qualified, partial(kind.fake, row), lib=library)
-    backward, keep = _gradient_rules(family, operation)
-    torch.library.register_autograd(qualified, backward, setup_context=keep, lib=library)
+    library.impl(name, _differentiable(family, operation).apply, "Autograd")
     torch.library.register_vmap(qualified, partial(_map, family, operation), lib=library)
     if operation == "linear":
         for device, key in AUTOCAST.items():

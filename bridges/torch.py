@@ -90,8 +90,10 @@ def _check(tensor: Any) -> None:
 def _check_memory(tensor: torch.Tensor) -> None:
     """Refuses what has a shape but no values: a FakeTensor, a tensor inside vmap, storage that was freed."""
     try:
-        missing = tensor.numel() > 0 and tensor.data_ptr() == 0
-    except RuntimeError:
+        storage = tensor.untyped_storage()
+        # A FakeTensor names a device, but its storage is on "meta".
+        missing = storage.device.type == "meta" or (tensor.numel() > 0 and storage.nbytes() == 0)
+    except (RuntimeError, NotImplementedError):
         missing = True
     if missing:
         raise FormatError(
