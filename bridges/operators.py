@@ -9,7 +9,8 @@ Each family has four, by the names of its module's tensors:
 
 `gptq_`, `compressed_tensors_` and `gguf_` are the same with the arguments that `FAMILIES` names. A product has x's
 dtype. A dtype of None is that of the scales, float16 for GGUF. Gradients flow to x and bias; to ask for a weight's
-raises FormatError, because packed weights are frozen.
+raises FormatError, because packed weights are frozen. `torch.func.grad` and `jvp` raise NotImplementedError:
+torch has no rule for their levels here; `torch.autograd` has one for both.
 """
 
 from __future__ import annotations
@@ -190,9 +191,7 @@ def _differentiable(family: str, operation: str) -> type[torch.autograd.Function
             needed = ctx.needs_input_grad
             for name, wanted in zip(names, needed[first:], strict=False):
                 if wanted:
-                    raise FormatError(
-                        f"{name}: found requires_grad=True, expected False: packed weights are frozen, without gradients"
-                    )
+                    raise FormatError(f"{name}: found requires_grad=True, expected False: packed weights are frozen")
             results: list[torch.Tensor | None] = [None] * len(needed)
             if other and needed[0]:
                 results[0] = operator(family, other)(gradient, *ctx.saved_tensors, *ctx.numbers, *more)

@@ -56,7 +56,7 @@ def compressed_tensors(
     optional = {"weight_zero_point": weight_zero_point, "weight_g_idx": weight_g_idx}
     named |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     tensors = together(**named)
-    numbers = {"weight_shape": (out_features, in_features), "group_size": group_size, "bits": bits}
+    numbers: dict[str, Any] = {"weight_shape": (out_features, in_features), "group_size": group_size, "bits": bits}
 
     def make() -> QuantizedWeight:
         return CompressedTensorsWeight(**dict(zip(named, crossing.cross(tensors), strict=True)), **numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ class Sample:
         elements = np.linspace(0, tensor.numel() - 1, COUNT).astype(np.int64)
         places = np.unravel_index(elements, tuple(tensor.shape) or (1,))
         strides = tensor.stride() or (1,)
-        self._offsets = sum(place * stride for place, stride in zip(places, strides, strict=True))
+        self._offsets = np.stack(places, -1) @ np.array(strides)
         kind = _TYPES[tensor.element_size()]
         size = (int(self._offsets.max()) + 1) * tensor.element_size()
-        self._memory = np.frombuffer((ctypes.c_uint8 * size).from_address(tensor.data_ptr()), kind)
+        memory: Any = (ctypes.c_uint8 * size).from_address(tensor.data_ptr())
+        self._memory = np.frombuffer(memory, kind)
         self._values = self._read()
 
     def _read(self) -> bytes:

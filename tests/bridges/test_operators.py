@@ -143,6 +143,17 @@ def test_autocast_lowers_x_and_bias_as_for_a_linear_layer():
     assert rows_of_float16.dtype == torch.float16
 
 
+@pytest.mark.parametrize("transform", ["grad", "jvp"])
+def test_functorch_is_refused_not_answered_with_zeros(transform):
+    weight, x = arguments("awq"), rows(INPUTS)
+
+    def loss(x):
+        return call("awq", "linear", x, None, weight).sum()
+
+    with pytest.raises(NotImplementedError):
+        torch.func.grad(loss)(x) if transform == "grad" else torch.func.jvp(loss, (x,), (x,))
+
+
 class Layer(torch.nn.Module):
     """A GPTQ layer over vLLM's function."""
 
@@ -185,7 +196,7 @@ def test_fake_and_meta_tensors_get_shapes():
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert layer(mode.from_tensor(x)).shape == (3, OUTPUTS)
     assert Layer().to("meta")(x.to("meta")).shape == (3, OUTPUTS)
-    with pytest.raises(FormatError, match="x: found shape .*expected a last axis of 256"):
+    with pytest.raises(FormatError, match=r"x: found shape .*expected a last axis of 256"):
         Layer().to("meta")(torch.ones(3, 255, device="meta"))
 
 
