@@ -187,7 +187,8 @@ def _differentiable(family: str, operation: str) -> type[torch.autograd.Function
             ctx.numbers = inputs[end : len(inputs) - bool(OPERATIONS[operation].last)]
 
         @staticmethod
-        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            (gradient,) = grad_outputs
             needed = ctx.needs_input_grad
             for name, wanted in zip(names, needed[first:], strict=False):
                 if wanted:
