@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..weights import QuantizedWeight
+from .sample import Sample
 
 # A layer's tensors by which `invalidate` finds its weights.
 NAMES = ("qweight", "scales", "qzeros", "g_idx", "weight")
@@ -24,11 +25,17 @@ class _Entry:
     weight: QuantizedWeight
     tensors: list[weakref.ref[torch.Tensor]]
     states: list[Hashable]
+    samples: list[Sample]
     used: int = field(default_factory=lambda: next(_clock))
 
     def fits(self, tensors: list[torch.Tensor]) -> bool:
         same = all(ref() is tensor for ref, tensor in zip(self.tensors, tensors, strict=True))
-        return same and self.states == [_state(tensor) for tensor in tensors]
+        # Samples read memory, so only where it is known to be the same.
+        return (
+            same
+            and self.states == [_state(tensor) for tensor in tensors]
+            and all(sample.fits() for sample in self.samples)
+        )
 
 
 def _state(tensor: torch.Tensor) -> Hashable:
@@ -40,9 +47,9 @@ def _state(tensor: torch.Tensor) -> Hashable:
 class WeightCache:
     """Quantized weights by the tensors they came from, which are held by weak references.
 
-    An entry is dropped when one of its tensors dies, is written in place or gets other memory. Torch does
-    not count writes through `.data` or into inference tensors. With more than `limit` entries, the least
-    recently used one is dropped.
+    An entry is dropped when one of its tensors dies, is written in place or gets other memory. Writes that
+    torch does not count, as through `.data`, are found by a sample of each tensor's values. With more than
+    `limit` entries, the least recently used one is dropped.
     """
 
     def __init__(self, limit: int = 8192):
@@ -67,12 +74,13 @@ class WeightCache:
 
     def _made(self, key: Hashable, tensors: list[torch.Tensor], make: Callable[[], QuantizedWeight]) -> _Entry:
         states = [_state(tensor) for tensor in tensors]
+        samples = [Sample(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
         entries = self._entries
 
         def drop(_: Any) -> None:
             entries.pop(key, None)
 
-        entry = _Entry(make(), [weakref.ref(tensor, drop) for tensor in tensors], states)
+        entry = _Entry(make(), [weakref.ref(tensor, drop) for tensor in tensors], states, samples)
         if len(entries) >= self.limit:
             items = list(entries.items())
             entries.pop(min(items, key=lambda item: item[1].used)[0], None)

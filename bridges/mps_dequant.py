@@ -17,6 +17,7 @@ import torch
 from ..backends import current_backend
 from ..errors import FormatError
 from . import dequant_gguf, dequant_int4, packed
+from .operators import operator
 
 __all__ = [
     "_get_metal_dequant",
@@ -28,6 +29,9 @@ __all__ = [
     "gguf_dequant_on_mps",
     "gptq_dequant_matmul",
 ]
+
+AWQ_LINEAR = operator("awq", "linear")
+GPTQ_LINEAR = operator("gptq", "linear")
 
 logger = logging.getLogger("mlx_dequant")
 
@@ -87,14 +91,16 @@ def awq_dequant_matmul(x: torch.Tensor, layer: Any, bias: torch.Tensor | None, q
         quant_config: an object with `group_size` and `pack_factor` (8).
 
     Returns:
-        [..., qweight.shape[-1] * pack_factor] in x's dtype, without gradients.
+        [..., qweight.shape[-1] * pack_factor] in x's dtype, differentiable in x and bias.
 
     Raises:
         FormatError: an argument does not fit; the message names it.
     """
     _check_pack_factor(quant_config, 4)
-    weight = packed.awq(layer.qweight, layer.scales, layer.qzeros, quant_config.group_size)
-    return packed.product(x, weight, bias, layer.qweight)
+    packed.together(qweight=layer.qweight, scales=layer.scales, qzeros=layer.qzeros)
+    packed.check_product(x, bias, layer.qweight)
+    group_size = packed.integer("group_size", quant_config.group_size)
+    return AWQ_LINEAR(x, layer.qweight, layer.scales, layer.qzeros, group_size, bias)
 
 
 def gptq_dequant_matmul(
@@ -110,23 +116,20 @@ def gptq_dequant_matmul(
         use_v2_format: whether zero points are stored unchanged, not minus one.
 
     Returns:
-        [..., out] in x's dtype, without gradients.
+        [..., out] in x's dtype, differentiable in x and bias.
 
     Raises:
         FormatError: an argument does not fit; the message names it.
     """
     bits = _bits(quant_config)
     _check_pack_factor(quant_config, bits)
-    weight = packed.gptq(
-        layer.qweight,
-        layer.scales,
-        layer.qzeros,
-        getattr(layer, "g_idx", None),
-        quant_config.group_size,
-        "v2" if use_v2_format else "v1-field",
-        bits,
-    )
-    return packed.product(x, weight, bias, layer.qweight)
+    g_idx = getattr(layer, "g_idx", None)
+    named = {} if g_idx is None else {"g_idx": g_idx}
+    packed.together(qweight=layer.qweight, scales=layer.scales, qzeros=layer.qzeros, **named)
+    packed.check_product(x, bias, layer.qweight)
+    group_size = packed.integer("group_size", quant_config.group_size)
+    zero_points = "v2" if use_v2_format else "v1-field"
+    return GPTQ_LINEAR(x, layer.qweight, layer.scales, layer.qzeros, g_idx, group_size, zero_points, bits, bias)
 
 
 def gguf_dequant_on_mps(

@@ -32,7 +32,8 @@ def to_mlx(tensor: torch.Tensor, *, copy: bool | None = None) -> mx.array:
     only another view of its storage lives on, pass copy=True.
 
     Raises:
-        FormatError: MLX lacks the dtype (float64 among others), or the tensor is sparse or on another device.
+        FormatError: MLX lacks the dtype (float64 among others), the tensor is sparse or on another device, or it
+            has no values (a FakeTensor, a meta tensor).
         ValueError: copy=False, and the memory cannot be shared.
     """
     return cross([tensor], copy)[0]
@@ -43,6 +44,8 @@ def cross(tensors: Sequence[torch.Tensor], copy: bool | None = None) -> list[mx.
     for tensor in tensors:
         _check(tensor)
     device = devices.of(tensors[0].device)
+    for tensor in tensors:
+        _check_memory(tensor)
     sources = [_plain(tensor) for tensor in tensors]
     owners: Sequence[torch.Tensor | None] = tensors
     if copy and device.shares:
@@ -82,6 +85,21 @@ def _check(tensor: Any) -> None:
     if tensor.dtype not in devices.DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in devices.DTYPES)
         raise FormatError(f"tensor: found {tensor.dtype}, expected one of {known}")
+
+
+def _check_memory(tensor: torch.Tensor) -> None:
+    """Refuses what has a shape but no values: a FakeTensor, a tensor inside vmap, storage that was freed."""
+    try:
+        storage = tensor.untyped_storage()
+        # A FakeTensor names a device, but its storage is on "meta".
+        missing = storage.device.type == "meta" or (tensor.numel() > 0 and storage.nbytes() == 0)
+    except (RuntimeError, NotImplementedError):
+        missing = True
+    if missing:
+        raise FormatError(
+            f"tensor: found a {type(tensor).__name__} without memory, expected one with values. Inside torch.compile, "
+            "export and vmap, call torch.ops.mlx_dequant"
+        )
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the bridge needs torch")
@@ -90,17 +91,43 @@ def test_changes_are_seen(change):
     assert len(WEIGHTS) == 1
 
 
-@pytest.mark.parametrize("whole_layer", [True, False], ids=["the layer", "the tensor"])
-@pytest.mark.parametrize("inference", [False, True], ids=["data", "inference tensor"])
-def test_writes_that_torch_does_not_count_need_invalidate(inference, whole_layer):
+UNCOUNTED = {
+    "data": lambda layer: layer.scales.data.mul_(2),
+    "numpy": lambda layer: np.multiply(layer.scales.numpy(), 2, out=layer.scales.numpy()),
+    "one of four rows": lambda layer: layer.qweight.data[64:128].zero_(),
+    "another tensor of the storage": lambda layer: torch.tensor([]).int().set_(layer.qweight).add_(1),
+    "a column of a strided tensor": lambda layer: layer.qzeros.data[:, :4].bitwise_not_(),
+}
+
+
+@pytest.mark.parametrize("write", UNCOUNTED)
+def test_writes_that_torch_does_not_count_are_seen(write):
     layer, _ = awq_layer()
-    with torch.inference_mode(inference):
+    layer.qzeros = torch.stack([layer.qzeros, layer.qzeros], -1)[..., 0]
+    unpacked(layer)
+    versions = [tensor._version for tensor in vars(layer).values()]
+    UNCOUNTED[write](layer)
+    assert [tensor._version for tensor in vars(layer).values()] == versions
+    assert_bits(unpacked(layer), plain(layer))
+
+
+def test_writes_into_inference_tensors_are_seen():
+    layer, _ = awq_layer()
+    with torch.inference_mode():
         layer.scales = layer.scales.clone()
-        before = unpacked(layer)
-        (layer.scales if inference else layer.scales.data).mul_(2)
-        assert_bits(unpacked(layer), before)
-        bridges.invalidate(layer if whole_layer else layer.scales)
+        unpacked(layer)
+        layer.scales.mul_(2)
         assert_bits(unpacked(layer), plain(layer))
+
+
+@pytest.mark.parametrize("whole_layer", [True, False], ids=["the layer", "the tensor"])
+def test_a_write_between_sampled_values_needs_invalidate(whole_layer):
+    layer, _ = awq_layer()
+    before = unpacked(layer)
+    layer.qweight.data[0, 1] += 1  # of 2048 values, 64 are sampled
+    assert_bits(unpacked(layer), before)
+    bridges.invalidate(layer if whole_layer else layer.qweight)
+    assert_bits(unpacked(layer), plain(layer))
 
 
 def test_weights_are_freed_with_any_of_their_tensors():

@@ -74,11 +74,10 @@ def test_non_contiguous_activations():
     assert_product(awq_dequant_matmul(x, layer, None, config), x, exact_awq(layer, config))
 
 
-def test_the_result_is_memory_of_its_own_without_gradients():
+def test_the_result_is_memory_of_its_own():
     layer, config = awq_layer()
-    x = activations(2, 256, dtype=torch.float32).requires_grad_()
+    x = activations(2, 256, dtype=torch.float32)
     first = awq_dequant_matmul(x, layer, None, config)
-    assert not first.requires_grad
     kept = first.clone()
     second = awq_dequant_matmul(x, layer, None, config)
     first.zero_()

@@ -74,7 +74,7 @@ class FakeDevice(devices.MPS):
         if self.private:
             raise ValueError("[convert] Cannot import a private Metal buffer without a copy.")
         self.events.append("MLX reads")
-        return mx.from_dlpack(AsCPU(tensor))
+        return mx.from_dlpack(AsCPU(tensor.as_subclass(FakeMPS)))
 
     def give(self, array, device):
         self.events.append("torch reads")
