@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from . import dtypes
 from .errors import FormatError
 from .ops.transforms import has_value
 from .weights import QuantizedWeight
@@ -100,7 +101,11 @@ class PackedEmbedding(_Packed):
 
     def __init__(self, weight: QuantizedWeight, dtype: mx.Dtype | None = None):
         super().__init__(weight)
-        self.dtype = dtype
+        self._dtype = None if dtype is None else dtypes.name(dtype)  # an mx.Dtype cannot be copied
+
+    @property
+    def dtype(self) -> mx.Dtype | None:
+        return None if self._dtype is None else dtypes.of(self._dtype)
 
     def __call__(self, ids: mx.array) -> mx.array:
         """ids of any shape to [*ids.shape, dims]."""
