@@ -8,12 +8,14 @@ never trained, but adapters on top of them are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from . import dtypes
 from .errors import FormatError
 from .ops.transforms import has_value
 from .weights import QuantizedWeight
@@ -80,14 +82,38 @@ class PackedLinear(_Packed):
         """x [..., in] float16, bfloat16 or float32 to [..., out] in x's type."""
         return self.weight.linear(x, self.get("bias"))
 
+    def dense(self) -> nn.Linear:
+        """This layer with dequantized weights, in float32."""
+        weight = self._weight.dequantize(mx.float32)
+        if self._weight.matrix.layout == "KN":
+            weight = weight.T
+        layer = nn.Linear(self._weight.in_features, self._weight.out_features, bias="bias" in self)
+        layer.weight = weight
+        if "bias" in self:
+            layer.bias = self.bias
+        return layer
+
     def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
         """This layer with a low-rank adapter; mlx-lm's training calls this."""
-        from mlx_lm.tuner.lora import LoRALinear
-
         weight = self._weight
-        adapted: Any = LoRALinear(weight.in_features, weight.out_features, r, dropout, scale)
+        adapted: Any = _packed_lora()(weight.in_features, weight.out_features, r, dropout, scale)
         adapted.linear = self
         return adapted
+
+
+@lru_cache
+def _packed_lora() -> Any:
+    from mlx_lm.tuner.lora import LoRALinear
+
+    class PackedLoRALinear(LoRALinear):
+        def fuse(self, dequantize: bool = False) -> nn.Linear:
+            """The sum as a dense float32 layer, also without `dequantize`: packed codes cannot hold it."""
+            inner: Any = self.linear
+            fused: Any = inner.dense()
+            fused.weight = fused.weight + (self.scale * self.lora_b.T) @ self.lora_a.T
+            return fused
+
+    return PackedLoRALinear
 
 
 class PackedEmbedding(_Packed):
@@ -100,7 +126,11 @@ class PackedEmbedding(_Packed):
 
     def __init__(self, weight: QuantizedWeight, dtype: mx.Dtype | None = None):
         super().__init__(weight)
-        self.dtype = dtype
+        self._dtype = None if dtype is None else dtypes.name(dtype)  # an mx.Dtype cannot be copied
+
+    @property
+    def dtype(self) -> mx.Dtype | None:
+        return None if self._dtype is None else dtypes.of(self._dtype)
 
     def __call__(self, ids: mx.array) -> mx.array:
         """ids of any shape to [*ids.shape, dims]."""

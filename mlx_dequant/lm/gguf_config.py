@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..loading import GGUFFile
+from .folder import yarn
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,15 @@ def _rope_scaling(keys: Keys) -> dict[str, Any] | None:
     scaling = {"rope_type": kind, "factor": keys.need("rope.scaling.factor", float)}
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = keys.need("rope.scaling.original_context_length")
+        names = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
+        for key, name in names.items():
+            value = keys.get(f"rope.scaling.{key}", None, float)
+            if value is not None:
+                scaling[name] = value
+        factor = keys.get("rope.scaling.yarn_attn_factor", None, float)
+        if factor is not None:  # llama.cpp's releases disagree whether it replaces YaRN's own factor
+            raise keys.fail("rope.scaling.yarn_attn_factor", factor, "none")
+        scaling = yarn(scaling)
     return scaling
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,10 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
     architecture = file.metadata["general.architecture"]
     known = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(known, config["num_hidden_layers"])
-    unused = file.tensors.keys() - {ROPE}
+    vision = {name for name in file.tensors if name.startswith(("v.", "mm."))}
+    if vision:
+        warnings.warn(f"{file.path.name}: runs as a text model, without {len(vision)} vision tensors", stacklevel=4)
+    unused = file.tensors.keys() - {ROPE} - vision
     result: dict[str, Weight] = {}
     for parameter in parameters:
         tensor = names.get_name(parameter, (".weight", ".bias")) or parameter

@@ -78,7 +78,13 @@ def _frame(built: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -
     from tokenizers.processors import TemplateProcessing
 
     # llama.cpp's default.
-    default = settings["model"] == "llama" or settings.get("pre") in ("llama-bpe", "tekken")
+    default = settings["model"] == "llama" or settings.get("pre") in (
+        "llama-bpe",
+        "llama-v3",
+        "llama3",
+        "falcon3",
+        "tekken",
+    )
     first = config["bos_token"] if settings.get("add_bos_token", default) else None
     last = config["eos_token"] if settings.get("add_eos_token", False) else None
     if first or last:

@@ -60,6 +60,7 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, Tokeniz
 
     checkpoint = load_checkpoint(path)
     config = folder.config(path)
+    folder.untie(config, checkpoint)
     model = folder.empty_model(config)
     build(model, folder.weights(checkpoint, model), dtype or _default(config))
     return model, load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))

@@ -26,6 +26,9 @@ CUTS = {
     "gpt-2": ("", True),
     "smollm": (r"\p{N}", True),
     "llama-bpe": (_LLAMA3, False),
+    "llama-v3": (_LLAMA3, False),
+    "llama3": (_LLAMA3, False),
+    "falcon3": (_LLAMA3, False),
     "qwen2": (_QWEN2, False),
     "deepseek-r1-qwen": (_QWEN2, False),
     "tekken": (_TEKKEN, False),
@@ -43,7 +46,7 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
     pattern, words = CUTS[cut]
     merges = [tuple(merge.split(" ")) for merge in settings["merges"]]
     # These vocabularies have tokens that no merge makes.
-    ignore_merges = cut in ("llama-bpe", "tekken")
+    ignore_merges = pattern in (_LLAMA3, _TEKKEN)
     built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=ignore_merges))
     parts: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
     parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))

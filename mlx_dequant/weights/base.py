@@ -57,6 +57,12 @@ class QuantizedWeight(ABC):
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: {name} cannot be deleted")
 
+    def __copy__(self) -> Self:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
     @property
     def format(self) -> Format:
         """Its row of `mlx_dequant.formats()`."""
