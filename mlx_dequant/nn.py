@@ -90,7 +90,7 @@ class PackedLinear(_Packed):
         layer = nn.Linear(self._weight.in_features, self._weight.out_features, bias="bias" in self)
         layer.weight = weight
         if "bias" in self:
-            layer.bias = self.bias
+            layer["bias"] = self["bias"]
         return layer
 
     def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
