@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     table.add_row(*_cells("all", len(result["tensors"]), result["weights"], result["bytes"]))
     out.print()
     out.print(table)
+    for kind, why in result["unread"].items():
+        out.print(f"\n{printable(kind)} tensors cannot be read: {why}", soft_wrap=True)
     write_json(options, result)
     return 0
 
@@ -50,7 +52,7 @@ def _cells(name: str, tensors: int, weights: int, nbytes: int) -> tuple[str, ...
 def describe(file: GGUFFile) -> dict[str, Any]:
     """What the command prints, as JSON has it; arrays of the metadata are given as their length."""
     tensors: list[dict[str, Any]] = [
-        {"name": info.name, "type": info.format.title, "shape": list(info.shape), "bytes": info.nbytes}
+        {"name": info.name, "type": info.type.title, "shape": list(info.shape), "bytes": info.nbytes}
         for info in file.tensors.values()
     ]
     types: dict[str, dict[str, Any]] = {}
@@ -59,6 +61,7 @@ def describe(file: GGUFFile) -> dict[str, Any]:
         row["tensors"] += 1
         row["weights"] += math.prod(tensor["shape"])
         row["bytes"] += tensor["bytes"]
+    unread = {info.type.title: info.type.missing for info in file.tensors.values() if not info.type.readable}
     return {
         "file": str(file.path),
         "version": file.version,
@@ -67,6 +70,7 @@ def describe(file: GGUFFile) -> dict[str, Any]:
         "weights": sum(row["weights"] for row in types.values()),
         "bytes": sum(row["bytes"] for row in types.values()),
         "tensors": tensors,
+        "unread": unread,
     }
 
 

@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     from ..loading.gguf_file import GGUFFile
 
     file = GGUFFile(options.file)
-    total = sum(math.prod(info.shape) for info in file.tensors.values())
+    verified = [info for info in file.tensors.values() if info.format is not None]
+    total = sum(math.prod(info.shape) for info in verified)
     if total == 0:
         raise FormatError(f"{file.path.name}: found no weights, expected some to verify")
     rows = _compared(file, total, options.rounds)
@@ -55,7 +56,10 @@ def run(options: argparse.Namespace) -> int:
     out.print(f"\nbackend: {result['backend']}\npeak memory: {size(result['peak_memory'])}")
     if result["flushed"]:
         out.print(f"{result['flushed']:,} subnormal weights came as zeros, which Metal cannot help")
-    status = _verdict(out, rows, len(file.tensors), total)
+    status = _verdict(out, rows, len(verified), total)
+    others = sorted({info.type.title for info in file.tensors.values() if info.format is None})
+    if others:
+        out.print(f"not verified: {len(file.tensors) - len(verified)} tensors of type {', '.join(others)}")
     write_json(options, result)
     return status
 

@@ -64,6 +64,8 @@ def compare(file: GGUFFile, rounds: int, step: Callable[[str, int], object]) -> 
     """
     rows: dict[str, Row] = {}
     for name, info in file.tensors.items():
+        if info.format is None:
+            continue
         if info.format.name not in rows:
             rows[info.format.name] = Row(info.format)
         row = rows[info.format.name]

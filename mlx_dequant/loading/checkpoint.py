@@ -48,8 +48,9 @@ class Checkpoint:
     Attributes:
         path: the file or folder.
         format: "gguf", "gptq", "awq" or "compressed-tensors".
-        weights: weights by name, read lazily. GGUF: the file's own tensor names; F32, F16 and BF16 tensors
-            are `mx.array` in their own type, all others `GGUFWeight`. Folders: module names
+        weights: weights by name, read lazily; one that cannot be read raises FormatError when it is asked for. GGUF: the
+            file's own tensor names; tensors of plain floats and integers are `mx.array` in their own type (MLX computes
+            with float64 on the CPU only), all others `GGUFWeight`. Folders: module names
             ("model.layers.0.mlp.up_proj") for quantized layers, tensor names ("model.norm.weight") for the rest.
         metadata: GGUF: the file's keys. Folders: the strings in the headers of the safetensors files.
         config: config.json; empty for GGUF.
@@ -86,12 +87,7 @@ def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
 
 def _load_gguf(path: Path) -> Checkpoint:
     file = GGUFFile(path)
-
-    def reader(name: str) -> QuantizedWeight | mx.array:
-        weight = file.weight(name)
-        return weight.dequantize() if weight.format.stored else weight
-
-    weights = Weights({name: partial(reader, name) for name in file.tensors})
+    weights = Weights({name: partial(file.read, name) for name in file.tensors})
     return Checkpoint(path, "gguf", weights, file.metadata, {})
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 
+import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..weights import GGUFWeight
+from .gguf_endian import little_endian
 from .gguf_part import Part, TensorInfo
 from .mapped import copy, view
 
@@ -54,16 +57,76 @@ class GGUFFile:
             raise first.fail(f"split.tensors.count: found {total}, expected {len(tensors)}")
 
     def blocks(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of a tensor: uint8 [..., row bytes], a read-only view of the file."""
+        """The bytes of a tensor: uint8 [..., row bytes], a read-only view of the file.
+
+        Raises:
+            FormatError: the type is not read here.
+        """
         info = self.tensors[name]
-        flat = view(self._parts[info.part].data, info.offset, info.nbytes)
-        return flat.reshape(*info.shape[:-1], info.shape[-1] // info.format.weights * info.format.bytes)
+        part = self._parts[info.part]
+        if not info.type.readable:
+            raise part.fail(f"tensor {name!r}: {info.type.missing}")
+        row = info.shape[-1] // info.type.weights * info.type.bytes
+        if not info.nbytes:
+            return np.zeros((*info.shape[:-1], row), np.uint8)
+        flat = view(part.data, info.offset, info.nbytes)
+        if part.order == ">":
+            flat = little_endian(flat, info.type, part.fail(f"tensor {name!r}"))
+        return flat.reshape(*info.shape[:-1], row)
 
     def weight(self, name: str) -> GGUFWeight:
-        """A tensor as a quantized weight; its bytes are copied out of the file."""
+        """A tensor as a quantized weight; its bytes are copied out of the file.
+
+        Raises:
+            FormatError: the type is not read here, or is one of plain integers or float64.
+        """
         info = self.tensors[name]
-        blocks = copy(self._parts[info.part].data, self.blocks(name), info.offset)
+        blocks = self._copied(name)
+        if info.format is None:
+            raise self._parts[info.part].fail(f"tensor {name!r}: found type {info.type.title}, expected weights")
         return GGUFWeight(blocks, info.format.name, info.shape)
+
+    def read(self, name: str) -> GGUFWeight | mx.array:
+        """A tensor: an array of the file's type for plain numbers, else a quantized weight.
+
+        The shape is that of the key `comfy.gguf.orig_shape.NAME` where the file has it: diffusion models
+        fold tensors into rows of whole blocks. Where its rows are not whole blocks, the weights are dequantized to
+        float32.
+
+        Raises:
+            FormatError: the type is not read here, or the key's shape has another size.
+        """
+        info = self.tensors[name]
+        if info.type.plain:
+            raw = np.ascontiguousarray(self.blocks(name)).view(info.type.plain).reshape(info.shape)
+            return mx.array(raw, dtype=mx.float64) if info.type.plain == "f8" else mx.array(raw)
+        weight = self.weight(name)
+        shape = self._folded(name, info)
+        assert info.format is not None
+        if info.format.stored:
+            return weight.dequantize().reshape(shape)
+        if shape == info.shape:
+            return weight
+        if shape and shape[-1] % info.format.weights == 0:
+            return GGUFWeight(self._copied(name), info.format.name, shape)
+        return weight.dequantize(mx.float32).reshape(shape)
+
+    def _copied(self, name: str) -> mx.array:
+        info, blocks = self.tensors[name], self.blocks(name)
+        part = self._parts[info.part]
+        return copy(part.data, blocks, info.offset) if part.order == "<" and info.nbytes else mx.array(blocks)
+
+    def _folded(self, name: str, info: TensorInfo) -> tuple[int, ...]:
+        key = f"comfy.gguf.orig_shape.{name}"
+        if key not in self.metadata:
+            return info.shape
+        found = self.metadata[key]
+        shape = tuple(found.tolist()) if isinstance(found, np.ndarray) and found.dtype.kind in "iu" else None
+        if shape is None or min(shape, default=0) < 0 or prod(shape) != prod(info.shape):
+            raise self._parts[info.part].fail(
+                f"{key}: found {found}, expected the lengths of {prod(info.shape)} weights"
+            )
+        return shape
 
     def __repr__(self) -> str:
         return f"GGUFFile({self.path.name}, version {self.version}, {len(self.tensors)} tensors)"

@@ -1,6 +1,6 @@
 """The header of a GGUF file: keys and the tensor table, with every number checked before it is used.
 
-Layout (ggml's docs/gguf.md), little-endian, strings as a uint64 length and UTF-8 bytes:
+Layout (ggml's docs/gguf.md), in the file's byte order, strings as a uint64 length and UTF-8 bytes:
 
     "GGUF" | version u32 | tensors u64 | keys u64
     keys x     (name, type u32, value)               an array is: type u32, count u64, values
@@ -19,9 +19,7 @@ import numpy as np
 
 from ..errors import FormatError
 
-U32 = struct.Struct("<I")
-U64 = struct.Struct("<Q")
-NUMBERS = ("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "|b1", None, None, "<u8", "<i8", "<f8")
+NUMBERS = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "b1", None, None, "u8", "i8", "f8")
 STRING, ARRAY = 8, 9
 MAX_AXES = 4
 MAX_NAME = 65535  # bytes of a key, ggml's limit
@@ -37,12 +35,17 @@ class Field:
 
 
 class Cursor:
-    """Reads forward through a map, and never past its end."""
+    """Reads forward through a map, and never past its end.
 
-    def __init__(self, data: mmap.mmap, name: str, position: int = 0):
+    `order` is "<" for a little-endian file, ">" for a big-endian one.
+    """
+
+    def __init__(self, data: mmap.mmap, name: str, position: int = 0, order: str = "<"):
         self.data = data
         self.name = name
         self.position = position
+        self.order = order
+        self._u32, self._u64 = struct.Struct(f"{order}I"), struct.Struct(f"{order}Q")
 
     def fail(self, what: str) -> FormatError:
         return FormatError(f"{self.name}: {what}")
@@ -56,10 +59,10 @@ class Cursor:
         return start
 
     def u32(self, what: str) -> int:
-        return U32.unpack_from(self.data, self.skip(4, what))[0]
+        return self._u32.unpack_from(self.data, self.skip(4, what))[0]
 
     def u64(self, what: str) -> int:
-        return U64.unpack_from(self.data, self.skip(8, what))[0]
+        return self._u64.unpack_from(self.data, self.skip(8, what))[0]
 
     def short_string(self, what: str) -> str:
         """A key or the name of a tensor."""
@@ -81,7 +84,7 @@ class Cursor:
 
     def skip_strings(self, count: int, what: str) -> None:
         # A vocabulary has hundreds of thousands of strings, so this loop does nothing else.
-        unpack, data, position = U64.unpack_from, self.data, self.position
+        unpack, data, position = self._u64.unpack_from, self.data, self.position
         try:
             for _ in range(count):
                 position += 8 + unpack(data, position)[0]
@@ -93,7 +96,7 @@ class Cursor:
 
     def strings(self, count: int, what: str) -> list[str]:
         """Strings that `skip_strings` has checked before."""
-        unpack, data, end = U64.unpack_from, self.data, self.position
+        unpack, data, end = self._u64.unpack_from, self.data, self.position
         values: list[str] = []
         try:
             for _ in range(count):
@@ -133,7 +136,11 @@ class Cursor:
             values: Any = self.strings(count, what)
         else:
             raw = np.frombuffer(self.data, np.uint8, count * np.dtype(NUMBERS[field.type]).itemsize, field.start)
-            values = raw != 0 if NUMBERS[field.type] == "|b1" else raw.copy().view(NUMBERS[field.type])
+            if NUMBERS[field.type] == "b1":
+                values = raw != 0
+            else:
+                numbers = raw.copy().view(f"{self.order}{NUMBERS[field.type]}")
+                values = numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
         if field.count is not None:
             return values
         return values[0] if field.type == STRING else values[0].item()
@@ -146,6 +153,4 @@ class Cursor:
         if not 1 <= axes <= MAX_AXES:
             raise self.fail(f"{what}: found {axes} axes, expected 1 to {MAX_AXES}")
         lengths = tuple(self.u64(what) for _ in range(axes))
-        if min(lengths) == 0:
-            raise self.fail(f"{what}: found lengths {lengths}, expected at least 1 each")
         return name, lengths, self.u32(what), self.u64(what)

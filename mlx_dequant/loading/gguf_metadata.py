@@ -12,7 +12,7 @@ class Metadata(Mapping[str, Any]):
     """The keys of a file. Each value is parsed on first access, and cached."""
 
     def __init__(self, cursor: Cursor, count: int):
-        self._data, self._name = cursor.data, cursor.name
+        self._data, self._name, self._order = cursor.data, cursor.name, cursor.order
         self._fields: dict[str, Field] = {}
         self._values: dict[str, Any] = {}
         for index in range(count):
@@ -24,7 +24,7 @@ class Metadata(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
             field = self._fields[key]
-            self._values[key] = Cursor(self._data, self._name, field.start).value(field, key)
+            self._values[key] = Cursor(self._data, self._name, field.start, self._order).value(field, key)
         return self._values[key]
 
     def __contains__(self, key: object) -> bool:

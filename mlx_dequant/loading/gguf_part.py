@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import FormatError
-from ..registry import Format, formats, gguf_format
+from ..registry import Format
 from .gguf_header import Cursor
 from .gguf_metadata import Metadata
-from .mapped import open_map
+from .gguf_types import TensorType, tensor_type
+from .mapped import check_kind, open_map, view
 
 VERSIONS = (2, 3)
+TAIL = 1 << 16  # bytes behind the last tensor that are looked at
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,24 @@ class TensorInfo:
 
     Attributes:
         name: its name in the file.
-        format: its row of `mlx_dequant.formats()`.
+        type: its type, which may have no reader here.
         shape: lengths in weights, the longest stride first (ggml lists them the other way round).
         offset: position of its first byte in its file.
-        nbytes: number of its bytes.
+        nbytes: number of its bytes; for a type of unknown size, those up to the next tensor or the file's end.
         part: number of its file, from 0, if a model is split.
     """
 
     name: str
-    format: Format
+    type: TensorType
     shape: tuple[int, ...]
     offset: int
     nbytes: int
     part: int = 0
+
+    @property
+    def format(self) -> Format | None:
+        """Its row of `mlx_dequant.formats()`; None for integers, F64 and types that are not read."""
+        return self.type.format
 
 
 class Part:
@@ -42,11 +49,11 @@ class Part:
         self.path, self.number = path, number
         self.data = open_map(path)
         if self.data[:4] != b"GGUF":
+            check_kind(self.data[:64], path.name)
             raise self.fail(f"found {self.data[:4]!r} at the start, expected b'GGUF'")
-        self._cursor = cursor = Cursor(self.data, path.name, position=4)
+        self.order = "<" if any(self.data[4:6]) else ">"  # versions are small numbers
+        self._cursor = cursor = Cursor(self.data, path.name, position=4, order=self.order)
         self.version = cursor.u32("version")
-        if self.version & 0xFFFF == 0:
-            raise self.fail("found a big-endian file, expected a little-endian one")
         if self.version not in VERSIONS:
             raise self.fail(f"found GGUF version {self.version}, expected one of {', '.join(map(str, VERSIONS))}")
         # The smallest row of each table: an empty name, and the smallest value or one axis.
@@ -67,36 +74,53 @@ class Part:
 
     def _table(self, count: int) -> dict[str, TensorInfo]:
         rows = [self._cursor.tensor(index) for index in range(count)]
-        start = -(-self._cursor.position // self.alignment) * self.alignment
+        self.start = self._padded(self._cursor.position)
         tensors: dict[str, TensorInfo] = {}
         for row in rows:
-            info = self._info(*row, start)
+            info = self._info(*row)
             if tensors.setdefault(info.name, info) is not info:
                 raise self.fail(f"tensor {info.name!r}: found twice")
-        before = None
-        for info in sorted(tensors.values(), key=lambda info: info.offset):
-            if before and before.offset + before.nbytes > info.offset:
-                raise self.fail(f"tensor {info.name!r}: found at byte {info.offset}, inside tensor {before.name!r}")
-            before = info
-        return tensors
+        return tensors | self._fill(sorted(tensors.values(), key=lambda info: (info.offset, info.nbytes)))
 
-    def _info(self, name: str, lengths: tuple[int, ...], kind: int, offset: int, start: int) -> TensorInfo:
-        form = gguf_format(kind)
-        if form is None:
-            known = ", ".join(row.title for row in formats().values() if row.family == "gguf")
-            raise self.fail(f"tensor {name!r}: found type {_type_name(kind)}, expected one of {known}")
-        if lengths[0] % form.weights:
+    def _padded(self, position: int) -> int:
+        return -(-position // self.alignment) * self.alignment
+
+    def _info(self, name: str, lengths: tuple[int, ...], kind: int, offset: int) -> TensorInfo:
+        form = tensor_type(kind)
+        if form.bytes and lengths[0] % form.weights:
             expected = f"a multiple of {form.weights} ({form.title})"
             raise self.fail(f"tensor {name!r}: found rows of {lengths[0]} weights, expected {expected}")
-        nbytes = form.bytes * (lengths[0] // form.weights)
+        nbytes = form.bytes * (lengths[0] // max(form.weights, 1))
         for length in lengths[1:]:
             nbytes *= length
         if offset % self.alignment:
             raise self.fail(f"tensor {name!r}: found offset {offset}, expected a multiple of {self.alignment}")
-        left = len(self.data) - start - offset
-        if nbytes > left:
-            raise self.fail(f"tensor {name!r}: found {max(left, 0)} bytes left in the file, expected {nbytes}")
-        return TensorInfo(name, form, lengths[::-1], start + offset, nbytes, self.number)
+        left = len(self.data) - self.start - offset
+        if nbytes > max(left, 0):
+            raise self.fail(
+                f"tensor {name!r}: found {max(left, 0)} bytes left in the file, expected {nbytes} ({form.title})"
+            )
+        return TensorInfo(name, form, lengths[::-1], self.start + offset, nbytes, self.number)
+
+    def _fill(self, tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
+        """Checks that each tensor reaches to the next one, as llama.cpp does: a fork's type may have the number of
+        another, with blocks of another size. A tensor of unknown size gets the bytes up to the next."""
+        sized: dict[str, TensorInfo] = {}
+        end, before = self.start, "the header"
+        ends = [info.offset for info in tensors[1:]] + [len(self.data)]
+        for info, limit in zip(tensors, ends, strict=False):
+            if info.offset != end:
+                how = (
+                    f"inside {before}" if info.offset < end else f"{info.offset - end} bytes behind the end of {before}"
+                )
+                raise self.fail(f"tensor {info.name!r}: found at byte {info.offset}, {how}, expected at byte {end}")
+            if not info.type.bytes and 0 not in info.shape:
+                sized[info.name] = info = replace(info, nbytes=max(limit - info.offset, 0))
+            end, before = self._padded(info.offset + info.nbytes), f"tensor {info.name!r} ({info.type.title})"
+        left = min(max(len(self.data) - end, 0), TAIL)
+        if tensors and left and view(self.data, end, left).any():
+            raise self.fail(f"found {len(self.data) - end} bytes behind the end of {before}, expected none")
+        return sized
 
     def check_split(self, parts: int) -> None:
         count, number = self.metadata.get("split.count", 0), self.metadata.get("split.no", 0)
@@ -106,9 +130,3 @@ class Part:
             raise self.fail(f"split.count: found {count}, expected {parts} (the files named …-of-{parts:05d}.gguf)")
         if number != self.number:
             raise self.fail(f"split.no: found {number}, expected {self.number}")
-
-
-def _type_name(kind: int) -> str:
-    import gguf  # slow to import, and needed only for the message
-
-    return next((known.name for known in gguf.GGMLQuantizationType if known.value == kind), str(kind))

@@ -16,6 +16,30 @@ from ..errors import FormatError
 LARGEST_JSON = 100_000_000  # bytes; safetensors' own limit on a header
 
 
+# What other files begin with, and what they are.
+_KINDS = {
+    b"version https://git-lfs": "a git-lfs pointer, expected the file itself: run `git lfs pull`",
+    b"<!DOCTYPE": "an HTML page, expected the file itself: download it again",
+    b"<html": "an HTML page, expected the file itself: download it again",
+    b"PK\x03\x04": "a zip or PyTorch file, expected GGUF or safetensors",
+    b"ggml": "a GGML file from before GGUF, expected GGUF: convert it",
+    b"lmgg": "a GGML file from before GGUF, expected GGUF: convert it",
+    b"fmgg": "a GGML file from before GGUF, expected GGUF: convert it",
+    b"tjgg": "a GGML file from before GGUF, expected GGUF: convert it",
+}
+
+
+def check_kind(start: bytes, name: str) -> None:
+    """Refuses a file that is known, by its first bytes, to be something else.
+
+    Raises:
+        FormatError: it says what was found.
+    """
+    for magic, kind in _KINDS.items():
+        if start.startswith(magic):
+            raise FormatError(f"{name}: found {kind}")
+
+
 def open_map(path: Path) -> mmap.mmap:
     """The bytes of a file.
 
@@ -76,4 +100,6 @@ def read_json(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     if size > LARGEST_JSON:
         raise FormatError(f"{path.name}: found {size} bytes of JSON, expected at most {LARGEST_JSON}")
-    return parse_json(path.read_bytes(), path.name)
+    text = path.read_bytes()
+    check_kind(text[:64], path.name)
+    return parse_json(text, path.name)
