@@ -15,7 +15,7 @@ from ..weights import QuantizedWeight
 from ..weights.gptq import ZERO_POINTS
 from .folder import Folder
 from .gguf_file import GGUFFile
-from .modules import find_zero_points, packed_modules, parts, read
+from .modules import find_zero_points, packed_modules, read
 from .schemes import scheme
 
 
@@ -47,9 +47,9 @@ class Checkpoint:
 
     Attributes:
         path: the file or folder.
-        format: "gguf", "gptq", "awq" or "compressed-tensors".
-        weights: weights by name, read lazily; one that cannot be read raises FormatError when it is asked for. GGUF: the
-            file's own tensor names; tensors of plain floats and integers are `mx.array` in their own type (MLX computes
+        format: "gguf", or a folder's method: "gptq", "awq", "compressed-tensors", "fp8", "mxfp4" or "modelopt".
+        weights: weights by name, read lazily; one that cannot be read raises FormatError when asked for. GGUF: the file's
+            own tensor names; tensors of plain floats and integers are `mx.array` in their own type (MLX computes
             with float64 on the CPU only), all others `GGUFWeight`. Folders: module names
             ("model.layers.0.mlp.up_proj") for quantized layers, tensor names ("model.norm.weight") for the rest.
         metadata: GGUF: the file's keys. Folders: the strings in the headers of the safetensors files.
@@ -68,7 +68,7 @@ def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
 
     Args:
         path: a GGUF file (any part of a split one), or a Hugging Face folder with safetensors
-            quantized by GPTQ, AWQ, compressed-tensors (pack-quantized) or auto-round.
+            quantized by GPTQ, AWQ, compressed-tensors, auto-round, FP8 or ModelOpt.
         zero_points: "v1", "v1-field" or "v2" (see `GPTQWeight`), instead of the kind that a GPTQ folder says.
 
     Warns:
@@ -103,9 +103,8 @@ def _load_folder(path: Path, zero_points: str | None) -> Checkpoint:
     if quantization.format == "gptq" and zero_points is None:
         zero_points = find_zero_points(folder, modules, quantization.zero_points)
     readers: dict[str, Callable[[], QuantizedWeight | mx.array]] = {
-        module: partial(read, folder, quantization.format, module, settings, zero_points or "")
-        for module, settings in modules.items()
+        name: partial(read, folder, name, module, zero_points or "") for name, module in modules.items()
     }
-    module_tensors = parts(quantization.format, modules)
-    readers |= {name: partial(folder.read, name) for name in folder.tensors if name not in module_tensors}
+    used = {name for module in modules.values() for name in module.names.values()}
+    readers |= {name: partial(folder.read, name) for name in folder.tensors if name not in used}
     return Checkpoint(path, quantization.format, Weights(readers), folder.metadata, folder.config)

@@ -14,6 +14,10 @@ from .mapped import read_json
 from .safetensors import SafetensorsFile
 
 QUANTIZE_CONFIGS = ("quantize_config.json", "quant_config.json")
+WHOLE = "model.safetensors"
+MODELOPT = "hf_quant_config.json"
+# The last names of tensors that only quantized modules have.
+CODES = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "B")
 
 
 class Folder:
@@ -38,21 +42,44 @@ class Folder:
         return self.tensors[name].read(name)
 
     def _quantization(self) -> dict[str, Any]:
-        for key in ("quantization_config", "compression_config"):
-            section = self.config.get(key)
-            if isinstance(section, dict) and section:
-                return section
+        text = self.config.get("text_config")
+        for config in (self.config, text if isinstance(text, dict) else {}):
+            for key in ("quantization_config", "compression_config"):
+                section = config.get(key)
+                if isinstance(section, dict) and section:
+                    self._check_own(section)
+                    return section
         for name in QUANTIZE_CONFIGS:
             if (self.path / name).is_file():
                 return read_json(self.path / name)
-        found = "MLX's own quantization" if "quantization" in self.config else "no quantization_config"
+        if (self.path / MODELOPT).is_file():
+            section = read_json(self.path / MODELOPT).get("quantization")
+            return {"quant_method": "modelopt", **(section if isinstance(section, dict) else {})}
+        self._check_own(self.config.get("quantization"))
+        others = sorted(path.name for path in self.path.glob("*.gguf"))
+        hint = f"; {others[0]} is a GGUF file: give its path" if others else ""
+        if any(self.path.glob("*.safetensors")):
+            hint = "; mlx_lm.load reads models that are not quantized"
+        elif any(self.path.glob("*.bin")) and not others:
+            hint = "; it has .bin files of PyTorch: convert them to safetensors"
         raise FormatError(
-            f"{self.path.name}: found {found}, expected a quantization_config in config.json or a {QUANTIZE_CONFIGS[0]}"
+            f"{self.path.name}: found no quantization_config in config.json and no {QUANTIZE_CONFIGS[0]}, expected the "
+            f"settings of a quantized model{hint}"
         )
+
+    def _check_own(self, section: Any) -> None:
+        """Refuses the settings of MLX's own quantization."""
+        if not isinstance(section, dict) or {"quant_method", "method"} & section.keys():
+            return
+        if "mode" in section or ({"bits", "group_size"} <= section.keys() and "quantization" in self.config):
+            raise FormatError(f"{self.path.name}: found MLX's own quantization, expected another: mlx_lm.load reads it")
 
     def _tensors(self) -> Iterator[tuple[str, SafetensorsFile]]:
         listed = self._index()
         names = sorted(set(listed.values())) if listed is not None else self._files()
+        if listed is not None and (self.path / WHOLE).is_file() and not self._fits(listed):
+            # An index that was copied from another model. transformers takes the whole file first, too.
+            listed, names = None, [WHOLE]
         where: dict[str, str] = {}
         for name in names:
             file = SafetensorsFile(self.path / name)
@@ -68,26 +95,36 @@ class Folder:
             tensor = min(missing)
             raise FormatError(f"{self.path.name}: tensor {tensor!r}: not found in {listed and listed[tensor]}")
 
+    def _fits(self, listed: dict[str, str]) -> bool:
+        """Whether the files have what an index lists, and it lists a quantized tensor if the whole file has one."""
+        if not all((self.path / name).is_file() for name in listed.values()):
+            return False
+        held = {name: SafetensorsFile(self.path / name).tensors for name in sorted({*listed.values(), WHOLE})}
+        quantized = any(name.rpartition(".")[2] in CODES for name in listed)
+        return all(tensor in held[name] for tensor, name in listed.items()) and (
+            quantized or not any(name.rpartition(".")[2] in CODES for name in held[WHOLE])
+        )
+
     def _index(self) -> dict[str, str] | None:
         indices = sorted(path for path in self.path.glob("*.safetensors.index.json") if path.is_file())
         if not indices:
             return None
-        index = read_json(indices[0]).get("weight_map")
+        usual = self.path / f"{WHOLE}.index.json"
+        path = usual if usual in indices else indices[0]
+        index = read_json(path).get("weight_map")
         if not isinstance(index, dict):
-            raise FormatError(f"{indices[0].name}: found no weight_map")
+            raise FormatError(f"{path.name}: found no weight_map")
         for tensor, name in index.items():
             # Only files of this folder: an index may be hostile.
             plain = isinstance(name, str) and name.endswith(".safetensors") and name.isprintable()
             plain = plain and not set(name) & set("/\\:")
             if not plain:
-                raise FormatError(
-                    f"{indices[0].name}: tensor {tensor!r}: found file {name!r}, expected a name.safetensors"
-                )
+                raise FormatError(f"{path.name}: tensor {tensor!r}: found file {name!r}, expected a name.safetensors")
         return index
 
     def _files(self) -> list[str]:
-        if (self.path / "model.safetensors").is_file():
-            return ["model.safetensors"]
+        if (self.path / WHOLE).is_file():
+            return [WHOLE]
         files = sorted(file.name for file in self.path.glob("*.safetensors"))
         if not files:
             raise FormatError(f"{self.path.name}: found no safetensors file")

@@ -1,82 +1,176 @@
-"""The quantized modules of a folder, and the tensors that each consists of."""
+"""The quantized modules of a folder, the tensors that each consists of, and the layout that those are in."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import FormatError
-from ..registry import FAMILIES, Family
-from ..weights import QuantizedWeight, weight_class
+from ..registry import FAMILIES
+from ..weights import QuantizedWeight
+from . import float_layouts, layouts
 from .folder import Folder
+from .parts import EXPONENTS, FLOAT8, Parts
 from .schemes import Scheme
 from .settings import Settings
 
 
-def _family(format: str) -> Family:
-    """The family of a checkpoint's format."""
-    return next(family for family in FAMILIES.values() if family.checkpoint == format)
+@dataclass(frozen=True)
+class Layout:
+    """How a module's tensors are read.
+
+    Attributes:
+        tensors: what it has to hold, the codes first.
+        optional: what it may hold besides.
+        read: makes the weight.
+    """
+
+    tensors: tuple[str, ...]
+    optional: tuple[str, ...]
+    read: Callable[[Parts, Settings], QuantizedWeight]
 
 
-def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Settings]:
+_PACKED = ("qweight", "scales", "qzeros")
+_FLOAT8 = ("weight_scale", "weight_scale_inv")
+
+LAYOUTS = {
+    "gptq": Layout(("qweight", "scales"), ("qzeros", "g_idx"), layouts.gptq),
+    "gptq_p": Layout(_PACKED, ("g_idx",), layouts.gptq_planar),
+    "marlin": Layout(("B", "s"), (), layouts.marlin),
+    "awq": Layout(_PACKED, (), layouts.awq),
+    "awq_gemv": Layout(_PACKED, (), layouts.awq_gemv),
+    "awq_gemv_fast": Layout(("qweight", "scales"), ("qzeros", "scaled_zeros"), layouts.awq_gemv_fast),
+    "awq_marlin": Layout(("qweight", "scales"), (), layouts.marlin),
+    "pack-quantized": Layout(
+        ("weight_packed", "weight_scale", "weight_shape"), ("weight_zero_point", "weight_g_idx"), layouts.pack_quantized
+    ),
+    "int-quantized": Layout(("weight", "weight_scale"), ("weight_zero_point",), layouts.int_quantized),
+    "float8": Layout(("weight",), (*_FLOAT8, "weight_zero_point"), float_layouts.float8),
+    "nvfp4": Layout(("weight_packed", "weight_scale", "weight_global_scale"), (), float_layouts.nvfp4),
+    "modelopt_nvfp4": Layout(("weight", "weight_scale", "weight_scale_2"), (), float_layouts.nvfp4),
+    "mxfp4": Layout(("weight_packed", "weight_scale"), (), float_layouts.mxfp4),
+    "modelopt_mxfp4": Layout(("weight", "weight_scale"), (), float_layouts.mxfp4),
+    "gpt-oss": Layout(("blocks", "scales"), (), float_layouts.mxfp4),
+}
+# What only quantized activations and kernels use.
+HARMLESS = (
+    *("input_scale", "input_zero_point", "input_global_scale", "input_scale_ub", "activation_scale"),
+    *("output_scale", "output_zero_point", "workspace"),
+)
+# What a module holds in layouts that are not read.
+_REFUSED = {
+    "pre_quant_scale": "a scale of inputs (ModelOpt's AWQ)",
+    "scale_packed": "Marlin's 2:4 sparse layout (marlin-24)",
+    "bitmask": "a sparse layout",
+    "absmax": "bitsandbytes' layout",
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A quantized module: its tensors by their last names, how they are laid out, and why it cannot be read."""
+
+    names: Mapping[str, str]
+    layout: str
+    settings: Settings
+
+
+def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Module]:
     """The quantized modules by name. Each is checked to have all its tensors and to be quantized by the config."""
-    codes, *required = _family(scheme.format).tensors
-    modules: dict[str, Settings] = {}
+    held: dict[str, dict[str, str]] = {}
     for name in folder.tensors:
-        module, dot, part = name.rpartition(".")
-        if part != codes:
+        module, _, part = name.rpartition(".")
+        stem, _, last = name.rpartition("_")
+        if last in ("blocks", "scales") and {f"{stem}_blocks", f"{stem}_scales"} <= folder.tensors.keys():
+            module, part = stem, last
+        held.setdefault(module, {})[part] = name
+    modules: dict[str, Module] = {}
+    for name, names in held.items():
+        types = {part: folder.tensors[tensor].tensors[tensor].dtype for part, tensor in names.items()}
+        kind = _kind(types, scheme.format)
+        if not kind:
             continue
-        missing = [name for name in required if module + dot + name not in folder.tensors]
-        if missing:
-            raise FormatError(f"{folder.path.name}: module {module!r}: found {codes} without {', '.join(missing)}")
+        where = f"{folder.path.name}: module {name!r}"
         try:
-            modules[module] = scheme.of(module)
+            settings = scheme.of(name)
         except FormatError as error:
-            raise FormatError(f"{folder.path.name}: module {module!r}: {error}") from None
-        if not modules[module].quantized:
-            raise FormatError(
-                f"{folder.path.name}: module {module!r}: found {codes}, expected it unquantized by the config"
-            )
+            settings = Settings(refused=str(error))
+        if not settings.quantized:
+            raise FormatError(f"{where}: found {kind[0]}, expected it unquantized by the config")
+        layout = kind[1] or settings.layout
+        wanted = LAYOUTS[layout].tensors if layout in LAYOUTS else ()
+        wanted += ("qzeros",) if layout == "gptq" and not settings.symmetric and not settings.refused else ()
+        missing = [part for part in wanted if part not in names]
+        if missing:
+            raise FormatError(f"{where}: found {kind[0]} without {', '.join(missing)}")
+        strange = next((part for part in _REFUSED if part in names), None)
+        if strange:
+            settings = replace(settings, refused=f"found {strange}, {_REFUSED[strange]}, which is not read")
+        used = (*wanted, *LAYOUTS[layout].optional, *HARMLESS) if layout in LAYOUTS else tuple(names)
+        modules[name] = Module({part: names[part] for part in used if part in names}, layout, settings)
     return modules
 
 
-def parts(format: str, modules: Iterable[str]) -> set[str]:
-    """The names of the tensors of quantized modules."""
-    family = _family(format)
-    return {_join(module, part) for module in modules for part in (*family.tensors, *family.optional)}
+def _kind(types: Mapping[str, str], format: str) -> tuple[str, str] | None:
+    """The name of a module's codes and its layout, as far as the types of its tensors tell; None without codes."""
+    if "qweight" in types and format in ("gptq", "awq"):
+        return "qweight", ""
+    if {"B", "s"} <= types.keys() and format == "gptq":
+        return "B", "marlin"
+    if types.get("blocks") == "U8" and "scales" in types:
+        return "blocks", "gpt-oss"
+    if format in ("gptq", "awq"):
+        return None
+    scale = types.get("weight_scale", types.get("weight_scale_inv", ""))
+    if "weight_packed" in types:
+        if types["weight_packed"] != "U8":
+            return "weight_packed", "pack-quantized"
+        return "weight_packed", "mxfp4" if scale in EXPONENTS else "nvfp4"
+    kind = types.get("weight")
+    if not scale or kind not in ("I8", "U8", FLOAT8):
+        return None
+    if kind == "U8":
+        return "weight", "modelopt_mxfp4" if scale in EXPONENTS else "modelopt_nvfp4"
+    return "weight", "int-quantized" if kind == "I8" else "float8"
 
 
-def read(folder: Folder, format: str, module: str, settings: Settings, zero_points: str) -> QuantizedWeight:
-    """A quantized module, read from its files."""
-    family = _family(format)
-    present = [part for part in (*family.tensors, *family.optional) if _join(module, part) in folder.tensors]
-    tensors = {part: folder.read(_join(module, part)) for part in present}
-    kind = {"zero_points": zero_points} if format == "gptq" else {}
+def read(folder: Folder, name: str, module: Module, zero_points: str) -> QuantizedWeight:
+    """A quantized module, read from its files.
+
+    Raises:
+        FormatError: its settings or layout are not supported, or its tensors do not fit each other.
+    """
+    settings = replace(module.settings, zero_points=zero_points or module.settings.zero_points)
     try:
-        make = weight_class(family.name)
-        return make(**tensors, bits=settings.bits, group_size=settings.group_size, **kind)
+        if settings.refused:
+            raise FormatError(settings.refused)
+        return LAYOUTS[module.layout].read(Parts(folder, module.names), settings)
     except FormatError as error:
-        raise FormatError(f"{folder.path.name}: module {module!r}: {error}") from None
+        raise FormatError(f"{folder.path.name}: module {name!r}: {error}") from None
 
 
-def find_zero_points(folder: Folder, modules: dict[str, Settings], label: str) -> str:
+def find_zero_points(folder: Folder, modules: Mapping[str, Module], label: str) -> str:
     """GPTQ's kind of zero points: the label's, unless the data of a symmetric module says otherwise.
 
     The zero point of symmetric codes is 2**(bits - 1). v2 stores it unchanged, v1 minus one. Some
     tools write one kind and label it as the other.
     """
-    for module, settings in modules.items():
-        bits = settings.bits
-        if not settings.symmetric or bits not in FAMILIES["gptq"].bits:
+    for module in modules.values():
+        bits = module.settings.bits
+        known = module.layout == "gptq" and bits in FAMILIES["gptq"].bits and "qzeros" in module.names
+        if not known or not module.settings.symmetric or module.settings.refused:
             continue
-        zeros = np.asarray(folder.read(_join(module, "qzeros")).reshape(-1).view(mx.uint8))
+        zeros = np.asarray(folder.read(module.names["qzeros"]).reshape(-1).view(mx.uint8))
         zeros = zeros[: zeros.size // bits * bits].reshape(-1, bits)  # eight codes a row
+        if not zeros.size:
+            continue
         for kind, stored in (("v2", 2 ** (bits - 1)), ("v1", 2 ** (bits - 1) - 1)):
             eight = np.packbits([stored >> bit & 1 for bit in range(bits)] * 8, bitorder="little")
-            if kind != label and zeros.size and np.all(zeros == eight):
+            if kind != label and np.all(zeros == eight):
                 warnings.warn(
                     f"{folder.path}: labelled as GPTQ {label}, but its symmetric zero points are stored as {stored}, "
                     f"which is {kind}: decoding it as {kind}. Pass zero_points={label!r} to keep the label.",
@@ -86,7 +180,3 @@ def find_zero_points(folder: Folder, modules: dict[str, Settings], label: str) -
                 return kind
         return label
     return label
-
-
-def _join(module: str, part: str) -> str:
-    return f"{module}.{part}" if module else part

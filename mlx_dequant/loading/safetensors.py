@@ -32,9 +32,12 @@ READABLE: dict[str, tuple[str, mx.Dtype | None]] = {
     "F16": ("<f2", None),
     "BF16": ("<u2", mx.bfloat16),
     "F32": ("<f4", None),
+    "F64": ("<f8", mx.float64),
 }
-# Other types that a file may have, which are not read: bytes of an element.
-OTHERS = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F64": 8, "C64": 8}
+# Types that MLX lacks, and the bytes of an element.
+OTHERS = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "C64": 8}
+# Types of which the codes may be asked for as bytes.
+RAW = ("F8_E4M3", "F8_E8M0")
 SIZES = {name: int(code[-1]) if code != "?" else 1 for name, (code, _) in READABLE.items()} | OTHERS
 MAX_AXES = 8
 LONGEST = 2**31 - 1  # MLX counts an axis in 32 bits
@@ -80,20 +83,27 @@ class SafetensorsFile:
         self.tensors: Mapping[str, Entry] = MappingProxyType(tensors)
         self._check_overlap()
 
-    def read(self, name: str) -> mx.array:
+    def read(self, name: str, raw: bool = False) -> mx.array:
         """A tensor, copied out of the file.
+
+        Args:
+            raw: whether float8 and exponents are given, as their bytes: uint8.
 
         Raises:
             KeyError: the file has no such tensor.
             FormatError: MLX lacks its type.
         """
         entry = self.tensors[name]
+        if raw and entry.dtype in RAW:
+            return copy(self._data, view(self._data, entry.offset, entry.nbytes).reshape(entry.shape), entry.offset)
         if entry.dtype not in READABLE:
             raise self._fail(f"tensor {name!r}: found {entry.dtype}, expected one of {', '.join(READABLE)}")
         code, dtype = READABLE[entry.dtype]
         values = view(self._data, entry.offset, entry.nbytes)
         # Any byte but 0 is true: a bool with another byte than 0 or 1 would be undefined.
         values = values != 0 if code == "?" else values.view(code)
+        if entry.dtype == "F64":
+            return mx.array(values.reshape(entry.shape), dtype=mx.float64)
         result = copy(self._data, values.reshape(entry.shape), entry.offset)
         return result.view(dtype) if dtype else result
 
@@ -102,7 +112,7 @@ class SafetensorsFile:
         if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
             raise self._fail(f"{what}: found no dtype, shape and data_offsets")
         dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in SIZES:
+        if not isinstance(dtype, str):
             raise self._fail(f"{what}: found dtype {dtype!r}, expected one of {', '.join(SIZES)}")
         if not _lengths(shape) or len(shape) > MAX_AXES or max(shape, default=0) > LONGEST:
             raise self._fail(
@@ -111,7 +121,8 @@ class SafetensorsFile:
         left = len(self._data) - start
         if not _lengths(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= left:
             raise self._fail(f"{what}: found data_offsets {_short(offsets)}, expected two in order up to {left}")
-        nbytes = prod(shape) * SIZES[dtype]
+        # A type that is not known closes only its tensor.
+        nbytes = prod(shape) * SIZES[dtype] if dtype in SIZES else offsets[1] - offsets[0]
         if offsets[1] - offsets[0] != nbytes:
             raise self._fail(f"{what}: found {offsets[1] - offsets[0]} bytes, expected {nbytes} for {dtype} {shape}")
         return Entry(dtype, tuple(shape), start + offsets[0], nbytes)

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import FormatError
 from .settings import NOT_QUANTIZED, Settings, flat, integer, names, one_of, pattern, table
 
-ZERO_POINTS = {"gptq": "v1", "gptq_v2": "v2"}
-# auto-round's names: the format, and how zero points are stored.
-AUTO_ROUND = {
-    "auto_round:auto_gptq": ("gptq", "v1"),
-    "auto_round:gptq": ("gptq", "v1"),
-    "auto_round:gptqmodel": ("gptq", "v2"),
-    "auto_round": ("gptq", "v2"),
-    "auto_round:auto_awq": ("awq", ""),
-    "auto_round:awq": ("awq", ""),
+ZERO_POINTS = {"gptq": "v1", "gptq_v2": "v2", "gptq_p": "v2", "marlin": "v2"}
+# Layouts of AWQ; some of AutoAWQ's names are kernels for the same one.
+AWQ = {
+    **dict.fromkeys(("gemm", "exllama", "exllamav2", "exllama_v2", "ipex"), "awq"),
+    "gemv": "awq_gemv",
+    **dict.fromkeys(("gemv_fast", "gemvfast", "llm-awq", "llm_awq"), "awq_gemv_fast"),
+    "marlin": "awq_marlin",
 }
+# auto-round's names, without its own and without kernels: the format, and how zero points are stored.
+AUTO_ROUND = {
+    "auto": ("gptq", "v1"),
+    "gptq": ("gptq", "v1"),
+    "auto_gptq": ("gptq", "v1"),
+    "gptqmodel": ("gptq", "v2"),
+    "": ("gptq", "v2"),
+    "awq": ("awq", ""),
+    "auto_awq": ("awq", ""),
+    "autoawq": ("awq", ""),
+}
+KERNELS = "exllamav2|exllamav1|exllama|tritonv2|triton|marlin|cuda|torch|gemm|ipex|hpu|cpu"
+COMPRESSED = (
+    *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "nvfp4-pack-quantized"),
+    *("mxfp4-pack-quantized", "mxfp8-quantized"),
+)
+# Names of embeddings: a folder does not say which classes its modules have.
+EMBEDDINGS = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A folder's format ("gptq", "awq" or "compressed-tensors"), the settings of a module by its name,
-    and GPTQ's kind of zero points."""
+    """A folder's format ("gptq", "awq", "compressed-tensors", "fp8", ...), the settings of a module by its name, and
+    GPTQ's kind of zero points."""
 
     format: str
     of: Callable[[str], Settings]
@@ -43,7 +59,17 @@ def scheme(config: dict[str, Any]) -> Scheme:
         method = "awq"  # AutoAWQ's own file has no quant_method
     elif method is None and {"bits", "group_size", "desc_act"} <= config.keys():
         method = "gptq"  # and neither has AutoGPTQ's
-    readers = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed_tensors, "auto-round": _auto_round}
+    readers = {
+        "gptq": _gptq,
+        "awq": _awq,
+        "compressed-tensors": _compressed_tensors,
+        "auto-round": _auto_round,
+        "fp8": _by_tensors,
+        "fbgemm_fp8": _by_tensors,
+        "mxfp4": _by_tensors,
+        "modelopt": _by_tensors,
+        "modelopt_fp4": _by_tensors,
+    }
     read = readers.get(str(method).lower().removeprefix("intel/"))
     if read is None:
         raise FormatError(f"quant_method: found {method!r}, expected {' or '.join(map(repr, readers))}")
@@ -52,26 +78,50 @@ def scheme(config: dict[str, Any]) -> Scheme:
 
 def _gptq(config: dict[str, Any]) -> Scheme:
     kind = config.get("checkpoint_format") or config.get("format") or "gptq"
-    one_of("checkpoint_format", "marlin" if config.get("is_marlin_format") else kind, tuple(ZERO_POINTS))
+    kind = "marlin" if config.get("is_marlin_format") else kind
+    one_of("checkpoint_format", kind, tuple(ZERO_POINTS))
     one_of("pack_dtype", config.get("pack_dtype", "int32"), ("int32",))
-    return Scheme("gptq", _rules(config), ZERO_POINTS[kind])
+    layout = {"gptq_v2": "gptq"}.get(kind, kind)
+    return Scheme("gptq", _with_layout(config, layout), ZERO_POINTS[kind])
+
+
+def _with_layout(config: dict[str, Any], layout: str) -> Callable[[str], Settings]:
+    """The settings of modules. GPTQ's codes of 5, 6 and 7 bits are always planar."""
+    rules = _rules(config)
+
+    def of(module: str) -> Settings:
+        settings = rules(module)
+        planar = layout == "gptq" and settings.bits in (5, 6, 7)
+        return replace(settings, layout="gptq_p" if planar else layout)
+
+    return of
 
 
 def _awq(config: dict[str, Any]) -> Scheme:
     version = config.get("version") or config.get("checkpoint_format") or config.get("format") or "gemm"
-    one_of("AWQ version", str(version).lower(), ("gemm",))
-    return Scheme("awq", _rules(config))
+    one_of("AWQ version", str(version).lower(), tuple(AWQ))
+    return Scheme("awq", _with_layout(config, AWQ[str(version).lower()]))
+
+
+def _by_tensors(config: dict[str, Any]) -> Scheme:
+    """Methods whose tensors tell how they are laid out: FP8, gpt-oss's MXFP4, ModelOpt."""
+    method = str(config.get("quant_method")).lower()
+    block = config.get("weight_block_size")
+    if block is not None and not (isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)):
+        raise FormatError(f"weight_block_size: found {block!r}, expected two lengths")
+    settings = Settings(bits=8, block=(block[0], block[1]) if block else None)
+    return Scheme(method.partition("_")[0] if method.startswith("modelopt") else method, lambda module: settings)
 
 
 def _auto_round(config: dict[str, Any]) -> Scheme:
     packing = config.get("packing_format") or config.get("backend") or "auto"
-    # Old releases added the kernel to the layout: auto_round:gptq:exllamav2.
-    layout = re.sub(r":(exllamav2|tritonv2|marlin)$", "", str(packing).replace("auto-round", "auto_round"))
-    layout = "auto_round:auto_gptq" if layout == "auto" else layout
-    one_of("packing_format", layout, tuple(AUTO_ROUND))
+    # Old releases put the kernel behind the layout, and some left their own name out: gptq:exllamav2.
+    layout = re.sub("^auto[-_]round(:|$)", "", str(packing))
+    layout = re.sub(rf"(:|^)({KERNELS})$", "", layout)
+    one_of("packing_format", layout if layout in AUTO_ROUND else packing, tuple(AUTO_ROUND))
     one_of("data_type", config.get("data_type", "int"), ("int",))
     form, zero_points = AUTO_ROUND[layout]
-    return Scheme(form, _rules(config), zero_points)
+    return Scheme(form, _with_layout(config, form), zero_points)
 
 
 def _rules(config: dict[str, Any]) -> Callable[[str], Settings]:
@@ -103,16 +153,20 @@ def _rules(config: dict[str, Any]) -> Callable[[str], Settings]:
 
 def _compressed_tensors(config: dict[str, Any]) -> Scheme:
     default_format = config.get("format")
-    one_of("format", default_format, ("pack-quantized", "mixed-precision"))
+    one_of("format", default_format, (*COMPRESSED, "mixed-precision"))
     one_of("sparsity_config.format", table(config, "sparsity_config").get("format") or "dense", ("dense",))
     if table(config, "transform_config").get("config_groups"):
         raise FormatError("transform_config: found rotations, expected none: the model would have to undo them")
     targets: list[tuple[str, Settings]] = []
     for name, group in table(config, "config_groups").items():
-        settings = _group(f"config_groups.{name}", group, default_format)
+        try:
+            settings = _group(f"config_groups.{name}", group, default_format)
+        except FormatError as error:  # it closes only the modules of its group
+            settings = Settings(refused=str(error))
+        group = group if isinstance(group, dict) else {}
         targets += [(target, settings) for target in names(group, "targets")]
-    # Names come before patterns, and patterns before the class Linear, which every quantized module has.
-    targets.sort(key=lambda row: (row[0] == "Linear", row[0].startswith("re:")))
+    # Names come before patterns, patterns before classes, and Linear is the class of any module without another.
+    targets.sort(key=lambda row: (row[0] == "Linear", row[0] == "Embedding", row[0].startswith("re:")))
     groups = [(_target(target), settings) for target, settings in targets]
     ignored = [_target(name) for name in names(config, "ignore")]
 
@@ -131,15 +185,21 @@ def _group(key: str, group: Any, default_format: Any) -> Settings:
     if not isinstance(group, dict):
         raise FormatError(f"{key}: found {group!r}, expected an object")
     weights = table(group, "weights")
-    one_of(f"{key}.format", group.get("format") or default_format, ("pack-quantized",))
-    one_of(f"{key}.weights.type", weights.get("type", "int"), ("int",))
+    kind = group.get("format") or default_format
+    one_of(f"{key}.format", kind, COMPRESSED)
     strategy = weights.get("strategy") or ("group" if weights.get("group_size") else "channel")
-    one_of(f"{key}.weights.strategy", strategy, ("group", "channel"))
     size = integer(weights, "group_size") if strategy == "group" else -1
-    return Settings(integer(weights, "num_bits"), size, bool(weights.get("symmetric", True)))
+    if kind == "pack-quantized":
+        one_of(f"{key}.weights.type", weights.get("type", "int"), ("int",))
+        one_of(f"{key}.weights.strategy", strategy, ("group", "channel"))
+    block = weights.get("block_structure")
+    shape = (block[0], block[1]) if isinstance(block, list) and [type(n) for n in block] == [int, int] else None
+    return Settings(integer(weights, "num_bits"), size, bool(weights.get("symmetric", True)), block=shape)
 
 
 def _target(target: str) -> Callable[[str], Any]:
     if target.startswith("re:"):
         return pattern("targets or ignore", target[3:]).match
+    if target == "Embedding":
+        return EMBEDDINGS.search
     return lambda module: target in (module, "Linear")

@@ -11,12 +11,24 @@ from ..errors import FormatError
 
 @dataclass(frozen=True)
 class Settings:
-    """How a module is quantized. `quantized` is False if a rule excludes the module."""
+    """How a module is quantized.
 
-    bits: int
-    group_size: int
-    symmetric: bool
+    Attributes:
+        quantized: False if a rule excludes the module.
+        layout: how its tensors are laid out, where their names and types do not tell.
+        zero_points: GPTQ's kind of zero points; "" for the default.
+        block: rows and columns that share a scale, if the config says.
+        refused: why it cannot be read; "" if it can.
+    """
+
+    bits: int = 0
+    group_size: int = -1
+    symmetric: bool = True
     quantized: bool = True
+    layout: str = ""
+    zero_points: str = ""
+    block: tuple[int, int] | None = None
+    refused: str = ""
 
 
 NOT_QUANTIZED = Settings(bits=16, group_size=-1, symmetric=True, quantized=False)

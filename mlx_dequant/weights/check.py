@@ -87,11 +87,20 @@ def group_size(value: int, inputs: int) -> int:
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:
-    """`g_idx`, checked; None if it is the same as input // group_size."""
+    """`g_idx`, checked; None if it is the same as input // group_size.
+
+    vLLM's loaders put argsort(g_idx) in its place: the inputs in the order of their groups, which tells the group of
+    each again. With fewer groups than inputs the one cannot be taken for the other.
+    """
     result = array(name, value)
     if result.dtype not in (mx.int32, mx.int64, mx.uint32):
         raise FormatError(f"{name}: found {result.dtype}, expected int32")
     shape(name, result, (inputs,), "(a group for each input)")
+    order = np.asarray(result)
+    if groups < inputs and order.max(initial=0) >= groups and np.array_equal(np.sort(order), np.arange(inputs)):
+        back = np.empty(inputs, np.int32)
+        back[order] = np.arange(inputs) // size
+        result = mx.array(back)
     indices = within(name, result, groups)
     if np.array_equal(indices, np.arange(inputs) // size):
         return None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
+
 from .. import dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
@@ -23,8 +26,10 @@ class GPTQWeight(QuantizedWeight):
     Args:
         qweight: int32 [in*bits/32, out], codes packed along the inputs.
         scales: float16, bfloat16 or float32 [groups, out].
-        qzeros: int32 [groups, out*bits/32], zero points packed along the outputs.
-        g_idx: int32 [in], the group of each input; None or empty means i // group_size.
+        qzeros: int32 [groups, out*bits/32], zero points packed along the outputs; None or empty for symmetric
+            codes, whose zero point is 2**(bits - 1).
+        g_idx: int32 [in], the group of each input; None or empty means i // group_size. Also what vLLM's loaders
+            leave in its place, argsort(g_idx): a permutation of the inputs.
         group_size: inputs in a group, the last one may be shorter; -1 for a single group.
         bits: 2, 3, 4 or 8.
         zero_points: how they are stored. "v1": minus one, with whole words wrapping modulo 2**32 (AutoGPTQ,
@@ -41,7 +46,7 @@ class GPTQWeight(QuantizedWeight):
         self,
         qweight: Any,
         scales: Any,
-        qzeros: Any,
+        qzeros: Any = None,
         g_idx: Any = None,
         group_size: int = 128,
         bits: int = 4,
@@ -52,7 +57,6 @@ class GPTQWeight(QuantizedWeight):
         check.one_of("zero_points", zero_points, ZERO_POINTS)
         qweight = check.words("qweight", qweight)
         scales = check.floats("scales", scales)
-        qzeros = check.words("qzeros", qzeros)
         words, outputs = qweight.shape
         if words * 32 % bits:
             raise FormatError(f"qweight: found {words} rows, expected a multiple of {bits} (32 codes of {bits} bits)")
@@ -67,6 +71,10 @@ class GPTQWeight(QuantizedWeight):
             groups = scales.shape[0]
         why = f"(in {inputs}, out {outputs}, group_size {group_size}, {bits} bits)"
         check.shape("scales", scales, (groups, outputs), why)
+        zeros = None if qzeros is None else check.array("qzeros", qzeros)
+        if zeros is None or not zeros.size:
+            zeros, zero_points = _middle(bits, groups, outputs), "v2"
+        qzeros = check.words("qzeros", zeros)
         check.shape("qzeros", qzeros, (groups, outputs * bits // 32), why)
         check.extent("qweight: inputs", inputs)
         group_index = None
@@ -86,6 +94,13 @@ class GPTQWeight(QuantizedWeight):
             has_g_idx=group_index is not None,
         )
         self._set(matrix, (inputs, outputs), scales.dtype)
+
+
+def _middle(bits: int, groups: int, outputs: int) -> mx.array:
+    """Zero points of 2**(bits - 1), packed."""
+    code = np.unpackbits(np.array([1 << bits - 1], np.uint8), count=bits, bitorder="little")
+    row = np.packbits(np.tile(code, outputs), bitorder="little").view(np.int32)
+    return mx.array(np.tile(row, (groups, 1)))
 
 
 def _common(bits: int) -> int:

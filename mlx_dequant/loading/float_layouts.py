@@ -1,0 +1,94 @@
+"""Layouts of small floats in safetensors: float8 e4m3, NVFP4, MXFP4, MXFP8.
+
+MXFP4 becomes GGUF's MXFP4 blocks, the same bits in another order. NVFP4 has 15 values, all multiples of a half: they
+become 8-bit integers with the group's scale halved, so that products with the scale round as the tool's do. Scaled
+float8 has no kernel here: it is decoded when it is read, into the smallest of bfloat16, float16 and float32 that has
+every value exactly as float8 times scale gives it in float32.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from ..weights import CompressedTensorsWeight, GGUFWeight, QuantizedWeight
+from .bitfields import pack_stream
+from .layouts import block_of
+from .parts import E4M3, EXPONENTS, FLOAT8, Parts, exponents
+from .settings import Settings
+
+# The values of float4 e2m1, doubled.
+_FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int16)
+
+
+def float8(parts: Parts, settings: Settings) -> QuantizedWeight:
+    """float8 e4m3 with scales by tensor, output or block (weight_scale, or DeepSeek's weight_scale_inv, which is
+    multiplied by just the same); MXFP8 where the scales are exponents."""
+    name = "weight_scale_inv" if "weight_scale_inv" in parts else "weight_scale"
+    codes = np.asarray(parts.array("weight"))
+    if codes.ndim != 2:
+        raise FormatError(f"weight: found shape {codes.shape}, expected (out, in)")
+    outputs, inputs = codes.shape
+    scales = exponents(parts.numpy(name)) if parts.types[name] == "U8" else parts.numpy(name)
+    if scales.size == 1:
+        scales = scales.reshape(1, 1)
+    elif scales.shape in ((outputs,), (outputs, 1)):
+        scales = scales.reshape(outputs, 1)
+    else:
+        height, width = block_of(scales.shape, outputs, inputs, settings)
+        scales = np.repeat(np.repeat(scales, height, axis=0)[:outputs], width, axis=1)[:, :inputs]
+    with np.errstate(all="ignore"):
+        return stored(E4M3[codes] * scales.astype(np.float32))
+
+
+def stored(values: NDArray[np.float32]) -> QuantizedWeight:
+    """float32 values in the smallest float type that has them exactly."""
+    words = np.ascontiguousarray(values).view(np.uint32)
+    if not np.any(words & np.uint32(0xFFFF)):
+        return GGUFWeight((words >> np.uint32(16)).astype(np.uint16).view(np.uint8), "bf16")
+    with np.errstate(all="ignore"):
+        half = values.astype(np.float16)
+    if np.array_equal(half.astype(np.float32), values, equal_nan=True):
+        return GGUFWeight(half.view(np.uint8), "f16")
+    return GGUFWeight(words.view(np.uint8), "f32")
+
+
+def nvfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
+    """NVFP4: two codes a byte, an e4m3 scale for 16 inputs, and one for the tensor, by which compressed-tensors
+    divides (weight_global_scale) and ModelOpt multiplies (weight_scale_2)."""
+    name = "weight_packed" if "weight_packed" in parts else "weight"
+    codes = parts.numpy(name)
+    parts.of_type("weight_scale", FLOAT8)
+    scales = parts.numpy("weight_scale")
+    if codes.ndim != 2 or scales.shape != (len(codes), codes.shape[1] // 8):
+        raise FormatError(f"weight_scale: found shape {scales.shape}, expected (out, in/16) for {name} {codes.shape}")
+    whole = parts.numpy("weight_global_scale" if "weight_global_scale" in parts else "weight_scale_2").reshape(-1)
+    if whole.size != 1:
+        raise FormatError(f"global scale: found {whole.size} numbers, expected 1")
+    with np.errstate(all="ignore"):
+        scales = scales / whole if "weight_global_scale" in parts else scales * whole
+    values = _FP4[np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1)]
+    words = mx.array(pack_stream(values + 128, 8))
+    return CompressedTensorsWeight(
+        words, mx.array(scales.astype(np.float32) / 2), values.shape, None, None, 8, group_size=16
+    )
+
+
+def mxfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
+    """MXFP4: two codes a byte and an exponent for 32 inputs. gpt-oss: [experts, out, in/32, 16] and [experts, out, in/32]."""
+    name = next(part for part in ("blocks", "weight_packed", "weight") if part in parts)
+    scale = "scales" if name == "blocks" else "weight_scale"
+    parts.of_type(scale, *EXPONENTS)
+    codes, powers = np.asarray(parts.array(name)), np.asarray(parts.array(scale))
+    if codes.size != powers.size * 16 or codes.shape[: powers.ndim - 1] != powers.shape[:-1]:
+        raise FormatError(f"{scale}: found shape {powers.shape}, expected one of 32 inputs each for {name} {codes.shape}")
+    pairs = codes.reshape(prod(powers.shape), 16)
+    nibbles = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1, 2, 16)
+    blocks = np.concatenate([powers.reshape(-1, 1), nibbles[:, 0] | nibbles[:, 1] << 4], axis=1)
+    return GGUFWeight(blocks.reshape(*powers.shape[:-1], -1), "mxfp4")
+
+

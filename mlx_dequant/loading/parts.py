@@ -1,0 +1,71 @@
+"""The tensors that a quantized module of a folder consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from .folder import Folder
+
+FLOAT8, EXPONENTS = "F8_E4M3", ("F8_E8M0", "U8")
+FLOATS = ("F16", "BF16", "F32")
+
+
+class Parts:
+    """The tensors of a module, by the last part of their names, read when asked for.
+
+    Attributes:
+        types: the file's name of each tensor's type.
+    """
+
+    def __init__(self, folder: Folder, names: Mapping[str, str]):
+        self._folder, self._names = folder, names
+        self.types = {part: folder.tensors[name].tensors[name].dtype for part, name in names.items()}
+
+    def __contains__(self, part: object) -> bool:
+        return part in self._names
+
+    def array(self, part: str) -> mx.array:
+        """A tensor. Float8 and exponents are uint8."""
+        name = self._names[part]
+        return self._folder.tensors[name].read(name, raw=True)
+
+    def get(self, part: str) -> mx.array | None:
+        return self.array(part) if part in self else None
+
+    def numpy(self, part: str) -> NDArray[Any]:
+        """A tensor as NumPy has it: integers in their own type, floats, float8 and exponents as float32."""
+        array, kind = self.array(part), self.types[part]
+        if kind == FLOAT8:
+            return E4M3[np.asarray(array)]
+        if kind == "F8_E8M0":
+            return exponents(np.asarray(array))
+        return np.asarray(array.astype(mx.float32) if kind in FLOATS else array)
+
+    def of_type(self, part: str, *types: str) -> None:
+        """Raises FormatError unless a tensor has one of these types."""
+        if self.types[part] not in types:
+            raise FormatError(f"{part}: found {self.types[part]}, expected {' or '.join(types)}")
+
+
+def _e4m3() -> NDArray[np.float32]:
+    code = np.arange(256)
+    exponent, fraction = code >> 3 & 15, code & 7
+    value = np.ldexp(np.where(exponent, 8 + fraction, fraction).astype(np.float32), np.maximum(exponent, 1) - 10)
+    value[code & 127 == 127] = np.nan
+    return np.where(code & 128, -value, value).astype(np.float32)
+
+
+# The values of float8 e4m3fn, which has no infinities.
+E4M3 = _e4m3()
+
+
+def exponents(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The powers of two that e8m0 bytes stand for: 2**(code - 127), NaN for 255."""
+    values = np.ldexp(np.float32(1), codes.astype(np.int32) - 127)
+    return np.where(codes == 255, np.float32(np.nan), values).astype(np.float32)
