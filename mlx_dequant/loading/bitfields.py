@@ -23,7 +23,9 @@ def unpack_stream(words: NDArray[Any], bits: int, count: int) -> Codes:
         shifts = np.arange(0, 8, bits, dtype=np.uint8)
         fields = octets[..., None] >> shifts & np.uint8((1 << bits) - 1)
         return fields.reshape(*octets.shape[:-1], -1)[..., :count]
-    fields = np.unpackbits(octets, axis=-1, bitorder="little")[..., : count * bits].reshape(*octets.shape[:-1], count, bits)
+    fields = np.unpackbits(octets, axis=-1, bitorder="little")[..., : count * bits].reshape(
+        *octets.shape[:-1], count, bits
+    )
     return np.packbits(fields, axis=-1, bitorder="little")[..., 0]
 
 

@@ -85,10 +85,10 @@ def mxfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
     parts.of_type(scale, *EXPONENTS)
     codes, powers = np.asarray(parts.array(name)), np.asarray(parts.array(scale))
     if codes.size != powers.size * 16 or codes.shape[: powers.ndim - 1] != powers.shape[:-1]:
-        raise FormatError(f"{scale}: found shape {powers.shape}, expected one of 32 inputs each for {name} {codes.shape}")
+        raise FormatError(
+            f"{scale}: found shape {powers.shape}, expected one of 32 inputs each for {name} {codes.shape}"
+        )
     pairs = codes.reshape(prod(powers.shape), 16)
     nibbles = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1, 2, 16)
     blocks = np.concatenate([powers.reshape(-1, 1), nibbles[:, 0] | nibbles[:, 1] << 4], axis=1)
     return GGUFWeight(blocks.reshape(*powers.shape[:-1], -1), "mxfp4")
-
-

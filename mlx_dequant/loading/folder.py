@@ -71,7 +71,7 @@ class Folder:
         """Refuses the settings of MLX's own quantization."""
         if not isinstance(section, dict) or {"quant_method", "method"} & section.keys():
             return
-        if "mode" in section or ({"bits", "group_size"} <= section.keys() and "quantization" in self.config):
+        if "mode" in section or isinstance(self.config.get("quantization"), dict):
             raise FormatError(f"{self.path.name}: found MLX's own quantization, expected another: mlx_lm.load reads it")
 
     def _tensors(self) -> Iterator[tuple[str, SafetensorsFile]]:

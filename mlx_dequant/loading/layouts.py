@@ -99,7 +99,9 @@ def awq_gemv(parts: Parts, settings: Settings) -> QuantizedWeight:
     outputs, inputs = words.shape[0], words.shape[1] * 8
     groups = _groups(inputs, settings, "scales", scales.shape[-1])
     if scales.ndim != 2 or scales.shape[0] != outputs or zeros.shape[0] != outputs or zeros.shape[1] * 8 < groups:
-        raise FormatError(f"scales, qzeros: found {scales.shape}, {zeros.shape}, expected {outputs} rows of {groups} groups")
+        raise FormatError(
+            f"scales, qzeros: found {scales.shape}, {zeros.shape}, expected {outputs} rows of {groups} groups"
+        )
     return _awq(
         unpack_stream(words, 4, inputs).T, scales[:, :groups].T, unpack_stream(zeros, 4, groups).T, settings.group_size
     )
@@ -117,7 +119,9 @@ def awq_gemv_fast(parts: Parts, settings: Settings) -> QuantizedWeight:
     groups = _groups(inputs, settings, "scales", scales.shape[0])
     fields = words.view(np.uint16)[..., None] >> np.array([0, 4, 8, 12], np.uint16) & np.uint16(15)
     # From [out/4, in/64, 64 places of four outputs each] to [out, in/32, 32 places].
-    places = fields.astype(np.uint8).reshape(outputs // 4, inputs // 64, 4, 64).swapaxes(1, 2).reshape(outputs, -1, 4, 2, 4)
+    places = (
+        fields.astype(np.uint8).reshape(outputs // 4, inputs // 64, 4, 64).swapaxes(1, 2).reshape(outputs, -1, 4, 2, 4)
+    )
     pairs = places.swapaxes(3, 4).reshape(outputs, -1, 4, 4, 2)
     codes = pairs.swapaxes(2, 3).reshape(outputs, inputs)
     name = "qzeros" if "qzeros" in parts else "scaled_zeros"
@@ -145,7 +149,9 @@ def _awq(codes: Codes, scales: mx.array, zeros: Codes, group_size: int) -> Quant
     if codes.shape[1] % 8:
         raise FormatError(f"qweight: found {codes.shape[1]} outputs, expected a multiple of 8")
     packed = [
-        mx.array(pack_stream(np.ascontiguousarray(each).reshape(len(each), -1, 8)[..., _AWQ_ORDER].reshape(each.shape), 4))
+        mx.array(
+            pack_stream(np.ascontiguousarray(each).reshape(len(each), -1, 8)[..., _AWQ_ORDER].reshape(each.shape), 4)
+        )
         for each in (codes, zeros)
     ]
     return AWQWeight(packed[0], scales, packed[1], group_size)
@@ -187,7 +193,9 @@ def _fits(name: str, words: mx.array, old: bool, bits: int, shape: tuple[int, in
     rows, count = shape
     width = -(-count // (32 // bits)) if old else -(-count * bits // 32)
     if tuple(words.shape) != (rows, width):
-        raise FormatError(f"{name}: found {words.shape[-1]} words a row, expected {width} for {count} codes of {bits} bits")
+        raise FormatError(
+            f"{name}: found {words.shape[-1]} words a row, expected {width} for {count} codes of {bits} bits"
+        )
 
 
 def _straddles(packed: mx.array, bits: int, inputs: int) -> bool:
@@ -241,4 +249,6 @@ def block_of(shape: Any, outputs: int, inputs: int, settings: Settings) -> tuple
         if tuple(shape) == (-(-outputs // height), -(-inputs // width)):
             return height, width
     expected = " or ".join(f"blocks of {height}x{width}" for height, width in blocks)
-    raise FormatError(f"weight_scale: found shape {tuple(shape)} for {outputs}x{inputs} weights, expected one, {outputs}, or {expected}")
+    raise FormatError(
+        f"weight_scale: found shape {tuple(shape)} for {outputs}x{inputs} weights, expected one, {outputs}, or {expected}"
+    )

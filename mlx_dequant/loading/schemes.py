@@ -107,7 +107,9 @@ def _by_tensors(config: dict[str, Any]) -> Scheme:
     """Methods whose tensors tell how they are laid out: FP8, gpt-oss's MXFP4, ModelOpt."""
     method = str(config.get("quant_method")).lower()
     block = config.get("weight_block_size")
-    if block is not None and not (isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)):
+    if block is not None and not (
+        isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)
+    ):
         raise FormatError(f"weight_block_size: found {block!r}, expected two lengths")
     settings = Settings(bits=8, block=(block[0], block[1]) if block else None)
     return Scheme(method.partition("_")[0] if method.startswith("modelopt") else method, lambda module: settings)

@@ -76,7 +76,7 @@ LIES = {
     "name twice": (b'{"a": 1, "a": 2}', None, "key 'a': found twice"),
     "metadata": ({"__metadata__": {"a": 1}}, None, "__metadata__: found other values"),
     "no row": ({"a": 1}, None, "tensor 'a': found no dtype"),
-    "dtype": ({"a": tensor(0, 16, "F4")}, None, "tensor 'a': found dtype 'F4'"),
+    "dtype": ({"a": tensor(0, 16, 4)}, None, "tensor 'a': found dtype 4"),
     "dtype of a list": ({"a": tensor(0, 16, [])}, None, r"tensor 'a': found dtype \[\]"),
     "negative shape": ({"a": tensor(0, 16, shape=(-4,))}, None, r"tensor 'a': found shape \[-4\]"),
     "fractional shape": ({"a": tensor(0, 16, shape=(4.0,))}, None, r"tensor 'a': found shape \[4.0\]"),

@@ -74,6 +74,9 @@ def test_auto_rounds_extra_config(tmp_path, name):
         ("ar_gptq_w4_g64_asym_4l", {"quant_method": "intel/auto-round", "backend": "auto_round:gptq:exllamav2"}),
         ("gptq_w4_g64_asym_v2_4l", {"packing_format": "auto_round:gptqmodel"}),
         ("gptq_w4_g64_asym_v2_4l", {"backend": "auto_round:exllamav2"}),
+        ("ar_gptq_w4_g64_asym_4l", {"quant_method": "intel/auto-round", "backend": "gptq:exllamav2"}),
+        ("ar_gptq_w4_g64_asym_4l", {"backend": "auto_gptq:tritonv2"}),
+        ("ar_awq_w4_g64_asym_4l", {"backend": "awq:gemm"}),
     ],
 )
 def test_auto_rounds_own_layout_names(tmp_path, group_set, changes):
@@ -96,18 +99,25 @@ def test_config_groups_by_name_pattern_and_class(tmp_path, target):
 
 def test_a_module_without_a_config_group(tmp_path):
     groups = {"group_0": {"targets": [KEY], "weights": GROUPED}}
+    checkpoint = mxd.load(mixed(tmp_path, "compressed-tensors", config_groups=groups))
+    assert_decodes(checkpoint, KEY)
     with pytest.raises(mxd.FormatError, match=f"module '{DOWN}': config_groups: found targets"):
-        mxd.load(mixed(tmp_path, "compressed-tensors", config_groups=groups))
+        checkpoint.weights[DOWN]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("type", "float"), ("strategy", "block"), ("strategy", "tensor"), ("num_bits", "4"), ("group_size", None)],
 )
-def test_other_schemes_of_a_config_group_are_refused(tmp_path, field, value):
-    groups = {"group_0": {"targets": ["Linear"], "weights": GROUPED | {field: value}}}
-    with pytest.raises(mxd.FormatError, match=f"{field}: found {value!r}"):
-        mxd.load(mixed(tmp_path, "compressed-tensors", config_groups=groups))
+def test_another_scheme_closes_only_the_modules_of_its_group(tmp_path, field, value):
+    groups = {
+        "group_0": {"targets": [DOWN], "weights": GROUPED | {field: value}},
+        "group_1": {"targets": ["Linear"], "weights": GROUPED},
+    }
+    checkpoint = mxd.load(mixed(tmp_path, "compressed-tensors", config_groups=groups))
+    assert_decodes(checkpoint, KEY)
+    with pytest.raises(mxd.FormatError, match=f"module '{DOWN}': .*{field}: found {value!r}"):
+        checkpoint.weights[DOWN]
 
 
 @pytest.mark.parametrize(
