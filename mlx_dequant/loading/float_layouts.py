@@ -29,6 +29,7 @@ def float8(parts: Parts, settings: Settings) -> QuantizedWeight:
     """float8 e4m3 with scales by tensor, output or block (weight_scale, or DeepSeek's weight_scale_inv, which is
     multiplied by just the same); MXFP8 where the scales are exponents."""
     name = "weight_scale_inv" if "weight_scale_inv" in parts else "weight_scale"
+    _symmetric(parts)
     codes = np.asarray(parts.array("weight"))
     if codes.ndim != 2:
         raise FormatError(f"weight: found shape {codes.shape}, expected (out, in)")
@@ -43,6 +44,11 @@ def float8(parts: Parts, settings: Settings) -> QuantizedWeight:
         scales = np.repeat(np.repeat(scales, height, axis=0)[:outputs], width, axis=1)[:, :inputs]
     with np.errstate(all="ignore"):
         return stored(E4M3[codes] * scales.astype(np.float32))
+
+
+def _symmetric(parts: Parts) -> None:
+    if "weight_zero_point" in parts and np.any(parts.numpy("weight_zero_point")):
+        raise FormatError("weight_zero_point: found zero points, expected only zeros")
 
 
 def stored(values: NDArray[np.float32]) -> QuantizedWeight:
@@ -61,6 +67,7 @@ def nvfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
     """NVFP4: two codes a byte, an e4m3 scale for 16 inputs, and one for the tensor, by which compressed-tensors
     divides (weight_global_scale) and ModelOpt multiplies (weight_scale_2)."""
     name = "weight_packed" if "weight_packed" in parts else "weight"
+    _symmetric(parts)
     codes = parts.numpy(name)
     parts.of_type("weight_scale", FLOAT8)
     scales = parts.numpy("weight_scale")
@@ -79,10 +86,14 @@ def nvfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
 
 
 def mxfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
-    """MXFP4: two codes a byte and an exponent for 32 inputs. gpt-oss: [experts, out, in/32, 16] and [experts, out, in/32]."""
+    """MXFP4: two codes a byte and an exponent for 32 inputs.
+
+    gpt-oss has blocks [experts, out, in/32, 16] and scales [experts, out, in/32].
+    """
     name = next(part for part in ("blocks", "weight_packed", "weight") if part in parts)
     scale = "scales" if name == "blocks" else "weight_scale"
     parts.of_type(scale, *EXPONENTS)
+    _symmetric(parts)
     codes, powers = np.asarray(parts.array(name)), np.asarray(parts.array(scale))
     if codes.size != powers.size * 16 or codes.shape[: powers.ndim - 1] != powers.shape[:-1]:
         raise FormatError(

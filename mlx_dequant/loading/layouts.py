@@ -250,5 +250,5 @@ def block_of(shape: Any, outputs: int, inputs: int, settings: Settings) -> tuple
             return height, width
     expected = " or ".join(f"blocks of {height}x{width}" for height, width in blocks)
     raise FormatError(
-        f"weight_scale: found shape {tuple(shape)} for {outputs}x{inputs} weights, expected one, {outputs}, or {expected}"
+        f"weight_scale: found shape {tuple(shape)} for {outputs}x{inputs} weights, expected 1, {outputs} or {expected}"
     )

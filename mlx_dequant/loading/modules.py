@@ -35,6 +35,7 @@ class Layout:
 
 
 _PACKED = ("qweight", "scales", "qzeros")
+_ZERO = ("weight_zero_point",)
 _FLOAT8 = ("weight_scale", "weight_scale_inv")
 
 LAYOUTS = {
@@ -49,11 +50,11 @@ LAYOUTS = {
         ("weight_packed", "weight_scale", "weight_shape"), ("weight_zero_point", "weight_g_idx"), layouts.pack_quantized
     ),
     "int-quantized": Layout(("weight", "weight_scale"), ("weight_zero_point",), layouts.int_quantized),
-    "float8": Layout(("weight",), (*_FLOAT8, "weight_zero_point"), float_layouts.float8),
-    "nvfp4": Layout(("weight_packed", "weight_scale", "weight_global_scale"), (), float_layouts.nvfp4),
-    "modelopt_nvfp4": Layout(("weight", "weight_scale", "weight_scale_2"), (), float_layouts.nvfp4),
-    "mxfp4": Layout(("weight_packed", "weight_scale"), (), float_layouts.mxfp4),
-    "modelopt_mxfp4": Layout(("weight", "weight_scale"), (), float_layouts.mxfp4),
+    "float8": Layout(("weight",), (*_FLOAT8, *_ZERO), float_layouts.float8),
+    "nvfp4": Layout(("weight_packed", "weight_scale", "weight_global_scale"), _ZERO, float_layouts.nvfp4),
+    "modelopt_nvfp4": Layout(("weight", "weight_scale", "weight_scale_2"), _ZERO, float_layouts.nvfp4),
+    "mxfp4": Layout(("weight_packed", "weight_scale"), _ZERO, float_layouts.mxfp4),
+    "modelopt_mxfp4": Layout(("weight", "weight_scale"), _ZERO, float_layouts.mxfp4),
     "gpt-oss": Layout(("blocks", "scales"), (), float_layouts.mxfp4),
 }
 # What only quantized activations and kernels use.

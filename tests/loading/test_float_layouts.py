@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from folders import DOWN
-from support import gguf_fixture
+from support import FIXTURES, gguf_fixture
 
 import mlx_dequant as mxd
 
@@ -49,6 +49,13 @@ def same(weight, expected):
 
 def group(kind, **weights):
     return CT | {"format": kind, "config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 8} | weights}}}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (FIXTURES / "layouts").iterdir()))
+def test_what_compressed_tensors_wrote(name):
+    weights = mxd.load(FIXTURES / "layouts" / name).weights
+    assert set(weights) == {DOWN, f"{DOWN}.expected"}
+    assert mx.array_equal(weights[DOWN].dequantize(mx.bfloat16), weights[f"{DOWN}.expected"])
 
 
 @pytest.mark.parametrize(
@@ -171,12 +178,16 @@ def test_what_is_not_read_closes_itself(tmp_path):
         "c.weight": ("F8_E4M3", codes),
         "c.weight_scale": ("F32", np.ones((3, 5), np.float32)),
         "d": ("F4", np.zeros(3, np.uint8)),
+        "e.weight": ("F8_E4M3", codes),
+        "e.weight_scale": ("F32", scale),
+        "e.weight_zero_point": ("F32", scale),
     }
     weights = mxd.load(write(tmp_path, tensors, {"quant_method": "modelopt"})).weights
     assert same(weights["a"], np.zeros((2, 32), np.float32))
     for name, message in {
         "b": "module 'b': found pre_quant_scale, a scale of inputs",
         "c": r"module 'c': weight_scale: found shape \(3, 5\) for 2x32 weights",
+        "e": "module 'e': weight_zero_point: found zero points, expected only zeros",
         "d": "tensor 'd': found F4, expected one of",
     }.items():
         with pytest.raises(mxd.FormatError, match=message):

@@ -116,5 +116,5 @@ def test_diffusion_models_fold_tensors_into_rows(tmp_path):
     assert_same(weights["whole"].dequantize(mx.float32), bits(expected.reshape(shapes["whole"])))
     assert_same(weights["odd"], bits(expected.reshape(shapes["odd"])))
     assert_same(weights["plain"], bits(DENSE.reshape(shapes["plain"])))
-    with pytest.raises(mxd.FormatError, match="orig_shape.bad: found .* expected the lengths of 8 weights"):
+    with pytest.raises(mxd.FormatError, match=r"orig_shape\.bad: found .* expected the lengths of 8 weights"):
         weights["bad"]

@@ -1,4 +1,4 @@
-"""Layouts that are converted when they are read: integers. Each is packed here by its tool's formula, field by field."""
+"""Layouts of integers, converted when they are read. Each is packed here by its tool's formula, field by field."""
 
 from __future__ import annotations
 
