@@ -48,9 +48,9 @@ class Checkpoint:
     Attributes:
         path: the file or folder.
         format: "gguf", or a folder's method: "gptq", "awq", "compressed-tensors", "fp8", "mxfp4" or "modelopt".
-        weights: weights by name, read lazily; one that cannot be read raises FormatError when asked for. GGUF: the file's
-            own tensor names; plain floats and integers are `mx.array` in their own type (MLX has
-            float64 on the CPU only), all others `GGUFWeight`. Folders: module names
+        weights: weights by name, read lazily; one that cannot be read raises FormatError when asked for. GGUF: the
+            file's own tensor names; plain floats and integers are `mx.array` in their own type (MLX has float64
+            on the CPU only), all others `GGUFWeight`. Folders: module names
             ("model.layers.0.mlp.up_proj") for quantized layers, tensor names ("model.norm.weight") for the rest.
         metadata: GGUF: the file's keys. Folders: the strings in the headers of the safetensors files.
         config: config.json; empty for GGUF.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
-from ..weights import AWQWeight, CompressedTensorsWeight, GPTQWeight, QuantizedWeight
+from ..weights import AWQWeight, CompressedTensorsWeight, GPTQWeight, QuantizedWeight, check
 from .bitfields import WIDER, Codes, pack_rows, pack_stream, unpack_stream, unpack_words
 from .parts import FLOATS, Parts
 from .settings import Settings
@@ -48,8 +48,8 @@ def gptq_planar(parts: Parts, settings: Settings) -> QuantizedWeight:
     codes = _planes(parts.numpy("qweight").T, bits, "qweight").T
     zeros = _planes(parts.numpy("qzeros"), bits, "qzeros")
     wide = WIDER[bits]
-    arrays = (mx.array(pack_rows(codes, wide)), parts.array("scales"), mx.array(pack_stream(zeros, wide)))
-    return GPTQWeight(*arrays, parts.get("g_idx"), settings.group_size, wide, "v2")
+    words, stored = mx.array(pack_rows(codes, wide)), mx.array(pack_stream(zeros, wide))
+    return GPTQWeight(words, parts.array("scales"), stored, parts.get("g_idx"), settings.group_size, wide, "v2")
 
 
 def _planes(words: NDArray[np.int32], bits: int, name: str) -> Codes:
@@ -89,8 +89,15 @@ def marlin(parts: Parts, settings: Settings) -> QuantizedWeight:
 
 def awq(parts: Parts, settings: Settings) -> QuantizedWeight:
     """AutoAWQ's "gemm" layout; "exllama", "exllamav2" and "ipex" are names of kernels for it."""
-    tensors = [parts.array(part) for part in ("qweight", "scales", "qzeros")]
-    return AWQWeight(*tensors, settings.group_size, settings.bits)
+    words, scales, zeros = (parts.array(part) for part in ("qweight", "scales", "qzeros"))
+    return AWQWeight(words, scales, zeros, settings.group_size, settings.bits)
+
+
+def awq_marlin(parts: Parts, settings: Settings) -> QuantizedWeight:
+    """AutoAWQ's "marlin": Marlin's layout, without zero points."""
+    if "qzeros" in parts:
+        raise FormatError("qzeros: found zero points in Marlin's layout, expected none")
+    return marlin(parts, settings)
 
 
 def awq_gemv(parts: Parts, settings: Settings) -> QuantizedWeight:
@@ -165,7 +172,7 @@ def pack_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
     packed, scales, shape = parts.array("weight_packed"), parts.array("weight_scale"), parts.array("weight_shape")
     if shape.size != 2 or packed.ndim != 2:
         raise FormatError(f"weight_shape: found {shape.tolist()}, expected (out, in)")
-    outputs, inputs = map(int, shape.reshape(-1).tolist())
+    outputs, inputs = check.lengths("weight_shape", shape)
     if scales.ndim == 1:
         scales = scales[:, None]
     zeros = parts.get("weight_zero_point")

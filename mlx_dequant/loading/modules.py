@@ -45,7 +45,7 @@ LAYOUTS = {
     "awq": Layout(_PACKED, (), layouts.awq),
     "awq_gemv": Layout(_PACKED, (), layouts.awq_gemv),
     "awq_gemv_fast": Layout(("qweight", "scales"), ("qzeros", "scaled_zeros"), layouts.awq_gemv_fast),
-    "awq_marlin": Layout(("qweight", "scales"), (), layouts.marlin),
+    "awq_marlin": Layout(("qweight", "scales"), ("qzeros",), layouts.awq_marlin),
     "pack-quantized": Layout(
         ("weight_packed", "weight_scale", "weight_shape"), ("weight_zero_point", "weight_g_idx"), layouts.pack_quantized
     ),

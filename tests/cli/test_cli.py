@@ -59,9 +59,17 @@ def test_a_bad_file_is_one_line_and_exit_2(command, model, tmp_path, capsys):
 
 def test_what_a_file_says_cannot_steer_the_terminal(tmp_path, capsys):
     path = tmp_path / "hostile.gguf"
-    path.write_bytes(gguf_bytes({"\x1b[2J\nname": (99, (1,), bytes(4))}))
+    path.write_bytes(gguf_bytes({"\x1b[2J\nname": (0, (99,), bytes(4))}))
     assert main(["info", str(path)]) == 2
     assert capsys.readouterr().err.rstrip("\n").isprintable()
+
+
+def test_info_shows_types_without_a_reader(tmp_path, capsys):
+    path = tmp_path / "fork.gguf"
+    path.write_bytes(gguf_bytes({"a": (0, (8,), bytes(32)), "b": (139, (256,), bytes(144))}))
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr()
+    assert "139 tensors cannot be read: found type 139, expected one of F32" in out.out + out.err
 
 
 def test_info_counts_tensors_by_type(model, capsys):

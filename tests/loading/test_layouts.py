@@ -90,6 +90,10 @@ def test_marlins_order_is_undone(tmp_path, groups):
     weights = load(tmp_path, settings, B=words, s=permuted, workspace=np.zeros(16, np.int32))
     assert list(weights) == [DOWN]
     assert_weights(weights[DOWN], expected)
+    awq = AWQ | {"version": "marlin", "group_size": IN // groups}
+    assert_weights(load(tmp_path, awq, qweight=words, scales=permuted)[DOWN], expected)
+    with pytest.raises(mxd.FormatError, match="qzeros: found zero points in Marlin's layout"):
+        load(tmp_path, awq, qweight=words, scales=permuted, qzeros=np.zeros((1, 8), np.int32))[DOWN]
 
 
 @pytest.mark.parametrize("zeros", [None, np.zeros((2, 0), np.int32)])
