@@ -47,7 +47,8 @@ class Checkpoint:
 
     Attributes:
         path: the file or folder.
-        format: "gguf", or a folder's method: "gptq", "awq", "compressed-tensors", "fp8", "mxfp4" or "modelopt".
+        format: "gguf", or a folder's method: "gptq", "awq", "compressed-tensors", "fp8", "fbgemm_fp8", "mxfp4"
+            or "modelopt".
         weights: weights by name, read lazily; one that cannot be read raises FormatError when asked for. GGUF: the
             file's own tensor names; plain floats and integers are `mx.array` in their own type (MLX has float64
             on the CPU only), all others `GGUFWeight`. Folders: module names

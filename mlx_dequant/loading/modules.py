@@ -12,8 +12,9 @@ import numpy as np
 from ..errors import FormatError
 from ..registry import FAMILIES
 from ..weights import QuantizedWeight
-from . import float_layouts, layouts
+from ..weights.bitfields import pack_octets
 from .folder import Folder
+from .layouts import awq, compressed_tensors, gptq, marlin, small_floats
 from .parts import EXPONENTS, FLOAT8, Parts
 from .schemes import Scheme
 from .settings import Settings
@@ -39,23 +40,25 @@ _ZERO = ("weight_zero_point",)
 _FLOAT8 = ("weight_scale", "weight_scale_inv")
 
 LAYOUTS = {
-    "gptq": Layout(("qweight", "scales"), ("qzeros", "g_idx"), layouts.gptq),
-    "gptq_p": Layout(_PACKED, ("g_idx",), layouts.gptq_planar),
-    "marlin": Layout(("B", "s"), (), layouts.marlin),
-    "awq": Layout(_PACKED, (), layouts.awq),
-    "awq_gemv": Layout(_PACKED, (), layouts.awq_gemv),
-    "awq_gemv_fast": Layout(("qweight", "scales"), ("qzeros", "scaled_zeros"), layouts.awq_gemv_fast),
-    "awq_marlin": Layout(("qweight", "scales"), ("qzeros",), layouts.awq_marlin),
+    "gptq": Layout(("qweight", "scales"), ("qzeros", "g_idx"), gptq.gptq),
+    "gptq_p": Layout(_PACKED, ("g_idx",), gptq.gptq_planar),
+    "marlin": Layout(("B", "s"), (), marlin.marlin),
+    "awq": Layout(_PACKED, (), awq.awq),
+    "awq_gemv": Layout(_PACKED, (), awq.awq_gemv),
+    "awq_gemv_fast": Layout(("qweight", "scales"), ("qzeros", "scaled_zeros"), awq.awq_gemv_fast),
+    "awq_marlin": Layout(("qweight", "scales"), ("qzeros",), marlin.awq_marlin),
     "pack-quantized": Layout(
-        ("weight_packed", "weight_scale", "weight_shape"), ("weight_zero_point", "weight_g_idx"), layouts.pack_quantized
+        ("weight_packed", "weight_scale", "weight_shape"),
+        ("weight_zero_point", "weight_g_idx"),
+        compressed_tensors.pack_quantized,
     ),
-    "int-quantized": Layout(("weight", "weight_scale"), ("weight_zero_point",), layouts.int_quantized),
-    "float8": Layout(("weight",), (*_FLOAT8, *_ZERO), float_layouts.float8),
-    "nvfp4": Layout(("weight_packed", "weight_scale", "weight_global_scale"), _ZERO, float_layouts.nvfp4),
-    "modelopt_nvfp4": Layout(("weight", "weight_scale", "weight_scale_2"), _ZERO, float_layouts.nvfp4),
-    "mxfp4": Layout(("weight_packed", "weight_scale"), _ZERO, float_layouts.mxfp4),
-    "modelopt_mxfp4": Layout(("weight", "weight_scale"), _ZERO, float_layouts.mxfp4),
-    "gpt-oss": Layout(("blocks", "scales"), (), float_layouts.mxfp4),
+    "int-quantized": Layout(("weight", "weight_scale"), ("weight_zero_point",), compressed_tensors.int_quantized),
+    "float8": Layout(("weight",), (*_FLOAT8, *_ZERO), small_floats.float8),
+    "nvfp4": Layout(("weight_packed", "weight_scale", "weight_global_scale"), _ZERO, small_floats.nvfp4),
+    "modelopt_nvfp4": Layout(("weight", "weight_scale", "weight_scale_2"), _ZERO, small_floats.nvfp4),
+    "mxfp4": Layout(("weight_packed", "weight_scale"), _ZERO, small_floats.mxfp4),
+    "modelopt_mxfp4": Layout(("weight", "weight_scale"), _ZERO, small_floats.mxfp4),
+    "gpt-oss": Layout(("blocks", "scales"), (), small_floats.mxfp4),
 }
 # What only quantized activations and kernels use.
 HARMLESS = (
@@ -145,7 +148,7 @@ def read(folder: Folder, name: str, module: Module, zero_points: str) -> Quantiz
     Raises:
         FormatError: its settings or layout are not supported, or its tensors do not fit each other.
     """
-    settings = replace(module.settings, zero_points=zero_points or module.settings.zero_points)
+    settings = replace(module.settings, zero_points=zero_points)
     try:
         if settings.refused:
             raise FormatError(settings.refused)
@@ -170,7 +173,7 @@ def find_zero_points(folder: Folder, modules: Mapping[str, Module], label: str) 
         if not zeros.size:
             continue
         for kind, stored in (("v2", 2 ** (bits - 1)), ("v1", 2 ** (bits - 1) - 1)):
-            eight = np.packbits([stored >> bit & 1 for bit in range(bits)] * 8, bitorder="little")
+            eight = pack_octets(np.full(8, stored), bits)
             if kind != label and np.all(zeros == eight):
                 warnings.warn(
                     f"{folder.path}: labelled as GPTQ {label}, but its symmetric zero points are stored as {stored}, "

@@ -14,6 +14,7 @@ from ..fast_divmod import grouping
 from ..registry import FAMILIES, formats
 from . import check
 from .base import QuantizedWeight
+from .bitfields import pack_stream
 
 # What "v1" adds to stored words of zero points (with 3 bits: to each field), by bits.
 WHOLE_WORD = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
@@ -98,8 +99,7 @@ class GPTQWeight(QuantizedWeight):
 
 def _middle(bits: int, groups: int, outputs: int) -> mx.array:
     """Zero points of 2**(bits - 1), packed."""
-    code = np.unpackbits(np.array([1 << bits - 1], np.uint8), count=bits, bitorder="little")
-    row = np.packbits(np.tile(code, outputs), bitorder="little").view(np.int32)
+    row = pack_stream(np.full(outputs, 1 << bits - 1), bits)
     return mx.array(np.tile(row, (groups, 1)))
 
 

@@ -36,15 +36,19 @@ def unpack_words(words: NDArray[Any], bits: int, count: int) -> Codes:
     return fields.astype(np.uint8).reshape(*words.shape[:-1], -1)[..., :count]
 
 
-def pack_stream(codes: NDArray[Any], bits: int) -> Words:
-    """int32 words [..., ceil(count*bits/32)] of codes [..., count] as a dense stream of bits."""
+def pack_octets(codes: NDArray[Any], bits: int) -> Codes:
+    """Bytes [..., ceil(count*bits/8)] of codes [..., count] as a dense stream of bits."""
     codes = np.asarray(codes, np.uint8)
     if bits == 8:
-        octets = codes
-    else:
-        fields = np.unpackbits(codes[..., None], axis=-1, count=bits, bitorder="little")
-        octets = np.packbits(fields.reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little")
-    padding = [(0, 0)] * (codes.ndim - 1) + [(0, -octets.shape[-1] % 4)]
+        return codes
+    fields = np.unpackbits(codes[..., None], axis=-1, count=bits, bitorder="little")
+    return np.packbits(fields.reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little")
+
+
+def pack_stream(codes: NDArray[Any], bits: int) -> Words:
+    """int32 words [..., ceil(count*bits/32)] of codes [..., count] as a dense stream of bits."""
+    octets = pack_octets(codes, bits)
+    padding = [(0, 0)] * (octets.ndim - 1) + [(0, -octets.shape[-1] % 4)]
     return np.ascontiguousarray(np.pad(octets, padding)).view(np.int32)
 
 

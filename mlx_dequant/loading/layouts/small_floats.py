@@ -14,12 +14,12 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
-from ..weights import CompressedTensorsWeight, GGUFWeight, QuantizedWeight
-from .bitfields import pack_stream
-from .layouts import block_of
-from .parts import E4M3, EXPONENTS, FLOAT8, Parts, exponents
-from .settings import Settings
+from ...errors import FormatError
+from ...weights import CompressedTensorsWeight, GGUFWeight, QuantizedWeight
+from ...weights.bitfields import pack_stream
+from ..parts import E4M3, EXPONENTS, FLOAT8, Parts, exponents
+from ..settings import Settings
+from .scales import by_output
 
 # The values of float4 e2m1, doubled.
 _FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int16)
@@ -35,15 +35,10 @@ def float8(parts: Parts, settings: Settings) -> QuantizedWeight:
         raise FormatError(f"weight: found shape {codes.shape}, expected (out, in)")
     outputs, inputs = codes.shape
     scales = exponents(parts.numpy(name)) if parts.types[name] == "U8" else parts.numpy(name)
-    if scales.size == 1:
-        scales = scales.reshape(1, 1)
-    elif scales.shape in ((outputs,), (outputs, 1)):
-        scales = scales.reshape(outputs, 1)
-    else:
-        height, width = block_of(scales.shape, outputs, inputs, settings)
-        scales = np.repeat(np.repeat(scales, height, axis=0)[:outputs], width, axis=1)[:, :inputs]
+    rows, size = by_output(mx.array(scales.astype(np.float32)), outputs, inputs, settings)
+    scales = np.repeat(np.asarray(rows), size, axis=1)[:, :inputs] if size > 0 else np.asarray(rows)
     with np.errstate(all="ignore"):
-        return stored(E4M3[codes] * scales.astype(np.float32))
+        return stored(E4M3[codes] * scales)
 
 
 def _symmetric(parts: Parts) -> None:
