@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
 from ..loading import GGUFFile
-from .vocabularies import byte_level, sentence_piece
+from .vocabularies import LLAMA3_LIKE, byte_level, sentence_piece
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -78,13 +78,7 @@ def _frame(built: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -
     from tokenizers.processors import TemplateProcessing
 
     # llama.cpp's default.
-    default = settings["model"] == "llama" or settings.get("pre") in (
-        "llama-bpe",
-        "llama-v3",
-        "llama3",
-        "falcon3",
-        "tekken",
-    )
+    default = settings["model"] == "llama" or settings.get("pre") in LLAMA3_LIKE
     first = config["bos_token"] if settings.get("add_bos_token", default) else None
     last = config["eos_token"] if settings.get("add_eos_token", False) else None
     if first or last:

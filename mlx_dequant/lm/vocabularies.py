@@ -33,6 +33,8 @@ CUTS = {
     "deepseek-r1-qwen": (_QWEN2, False),
     "tekken": (_TEKKEN, False),
 }
+# Those with tokens that no merge makes. llama.cpp puts their first token before a text.
+LLAMA3_LIKE = {cut for cut, (pattern, _) in CUTS.items() if pattern in (_LLAMA3, _TEKKEN)}
 SPACE = "▁"
 
 
@@ -45,9 +47,7 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
         raise ValueError(f"tokenizer.ggml.pre: found {cut!r}, expected one of {', '.join(CUTS)}")
     pattern, words = CUTS[cut]
     merges = [tuple(merge.split(" ")) for merge in settings["merges"]]
-    # These vocabularies have tokens that no merge makes.
-    ignore_merges = pattern in (_LLAMA3, _TEKKEN)
-    built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=ignore_merges))
+    built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=cut in LLAMA3_LIKE))
     parts: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
     parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))
     built.pre_tokenizer = pre_tokenizers.Sequence(parts)

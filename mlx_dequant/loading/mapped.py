@@ -19,13 +19,9 @@ LARGEST_JSON = 100_000_000  # bytes; safetensors' own limit on a header
 # What other files begin with, and what they are.
 _KINDS = {
     b"version https://git-lfs": "a git-lfs pointer, expected the file itself: run `git lfs pull`",
-    b"<!DOCTYPE": "an HTML page, expected the file itself: download it again",
-    b"<html": "an HTML page, expected the file itself: download it again",
+    **dict.fromkeys((b"<!DOCTYPE", b"<html"), "an HTML page, expected the file itself: download it again"),
     b"PK\x03\x04": "a zip or PyTorch file, expected GGUF or safetensors",
-    b"ggml": "a GGML file from before GGUF, expected GGUF: convert it",
-    b"lmgg": "a GGML file from before GGUF, expected GGUF: convert it",
-    b"fmgg": "a GGML file from before GGUF, expected GGUF: convert it",
-    b"tjgg": "a GGML file from before GGUF, expected GGUF: convert it",
+    **dict.fromkeys((b"ggml", b"lmgg", b"fmgg", b"tjgg"), "a GGML file from before GGUF, expected GGUF: convert it"),
 }
 
 
