@@ -8,9 +8,8 @@ Each family has four, by the names of its module's tensors:
     torch.ops.mlx_dequant.awq_embedding(ids, ..., dtype)                             ids to [*ids.shape, in]
 
 `gptq_`, `compressed_tensors_` and `gguf_` are the same with the arguments that `FAMILIES` names. A product has x's
-dtype. A dtype of None is that of the scales, float16 for GGUF. Gradients flow to x and bias; to ask for a weight's
-raises FormatError, because packed weights are frozen. `torch.func.grad` and `jvp` raise NotImplementedError:
-torch has no rule for their levels here; `torch.autograd` has one for both.
+dtype. A dtype of None is that of the scales, float16 for GGUF. Gradients flow to x and bias. A weight's gradient
+raises FormatError, because packed weights are frozen. `torch.func.grad` and `jvp` raise NotImplementedError.
 """
 
 from __future__ import annotations
@@ -88,11 +87,6 @@ FAMILIES = {
 }
 
 
-def _last_axis(name: str, tensor: torch.Tensor, length: int) -> None:
-    if tensor.ndim == 0 or tensor.shape[-1] != length:
-        raise FormatError(f"{name}: found shape {tuple(tensor.shape)}, expected a last axis of {length}")
-
-
 def _linear(family: Family, x: Any, *arguments: Any) -> torch.Tensor:
     *weight, bias = arguments
     return packed.product(x, family.weight(*weight), bias, weight[0])
@@ -102,18 +96,18 @@ def _fake_linear(family: Family, x: Any, *arguments: Any) -> torch.Tensor:
     *weight, bias = arguments
     packed.check_product(x, bias, weight[0])
     outputs, inputs = family.features(*weight)
-    _last_axis("x", x, inputs)
+    packed.check_last_axis("x", x, inputs)
     return x.new_empty(*x.shape[:-1], outputs)
 
 
 def _transposed(family: Family, y: Any, *weight: Any) -> torch.Tensor:
-    return packed.product_transposed(y, family.weight(*weight), weight[0])
+    return packed.input_gradient(y, family.weight(*weight), weight[0])
 
 
 def _fake_transposed(family: Family, y: Any, *weight: Any) -> torch.Tensor:
     packed.check_product(y, None, weight[0])
     outputs, inputs = family.features(*weight)
-    _last_axis("y", y, outputs)
+    packed.check_last_axis("y", y, outputs)
     return y.new_empty(*y.shape[:-1], inputs)
 
 

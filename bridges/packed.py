@@ -92,11 +92,11 @@ def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> t
     return crossing.to_torch(weight.linear(arrays[0], *arrays[1:]), x.device)
 
 
-def product_transposed(y: Any, weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
+def input_gradient(y: Any, weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
     """y [..., out] through the transposed layer: [..., in] in y's dtype, on its device."""
-    (array,) = crossing.cross(check_product(y, None, like))
-    if array.ndim == 0 or array.shape[-1] != weight.out_features:
-        raise FormatError(f"y: found shape {tuple(array.shape)}, expected a last axis of {weight.out_features}")
+    tensors = check_product(y, None, like)
+    check_last_axis("y", y, weight.out_features)
+    (array,) = crossing.cross(tensors)
     return crossing.to_torch(matmul(weight.matrix, array, transpose=weight.matrix.layout == "KN"), y.device)
 
 
@@ -113,6 +113,12 @@ def check_product(x: Any, bias: Any, like: torch.Tensor) -> list[torch.Tensor]:
     for name, tensor in named.items():
         _float(name, tensor.dtype)
     return tensors
+
+
+def check_last_axis(name: str, tensor: torch.Tensor, length: int) -> None:
+    """Refuses a tensor whose last axis has another length."""
+    if tensor.ndim == 0 or tensor.shape[-1] != length:
+        raise FormatError(f"{name}: found shape {tuple(tensor.shape)}, expected a last axis of {length}")
 
 
 def _float(name: str, dtype: torch.dtype) -> mx.Dtype:
