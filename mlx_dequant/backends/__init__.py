@@ -86,14 +86,9 @@ def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
 
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] @ W.T for the stored matrix W (`transpose`), or x [..., rows] @ W."""
-    outputs = matrix.rows if transpose else matrix.columns
     if matrix.size == 0 or x.size == 0:
-        return mx.zeros((*x.shape[:-1], outputs), x.dtype)
-    name = current_backend()
-    if name in GPUS:
-        return _BACKENDS[name].matmul(matrix, x.reshape(-1, x.shape[-1]), transpose).reshape(*x.shape[:-1], outputs)
-    # These backends reshape x themselves: reshaping in MLX would cost the wake-up of a thread.
-    return _BACKENDS[name].matmul(matrix, x, transpose)
+        return mx.zeros((*x.shape[:-1], matrix.rows if transpose else matrix.columns), x.dtype)
+    return _BACKENDS[current_backend()].matmul(matrix, x, transpose)
 
 
 def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
@@ -102,6 +97,14 @@ def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> 
     if matrix.size == 0 or ids.size == 0:
         return mx.zeros((ids.size, length), dtype)
     return _BACKENDS[current_backend()].gather(matrix, ids, dtype, axis)
+
+
+def is_replayable(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> bool:
+    """Whether the product is only a graph, which MLX can trace once and replay for other x of this shape."""
+    name = current_backend()
+    if name not in GPUS:
+        return False
+    return matrix.size == 0 or x.size == 0 or _BACKENDS[name].is_replayable(matrix, x, transpose)
 
 
 def is_lazy() -> bool:

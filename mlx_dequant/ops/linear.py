@@ -14,6 +14,7 @@ from .. import backends, dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_matrix
+from .replay import replay
 from .transforms import has_value, is_traced, only
 
 
@@ -57,9 +58,17 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
 
     The gradient of one is the other, so no rule needs the dequantized matrix.
     """
+    product = replay(matrix, x, transpose, _with_rules)
+    if product is not None:
+        return product(x)
     if not is_traced(x):
         # Making a custom function costs time, and the wake-up of a thread where values are needed at once.
         return backends.matmul(matrix, x, transpose)
+    return _with_rules(matrix, x, transpose)
+
+
+def _with_rules(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
+    """The product with its rules for MLX's transformations."""
 
     def forward(x: mx.array) -> mx.array:
         if backends.is_lazy():

@@ -18,4 +18,5 @@ def available() -> bool:
 
 dequantize = partial(weights.dequantize, "cuda")
 matmul = partial(products.matmul, "cuda")
+is_replayable = partial(products.is_replayable, "cuda")
 gather = partial(rows.gather, "cuda")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
 
 import mlx.core as mx
 
@@ -27,28 +29,51 @@ Product = Callable[[EncodedMatrix, mx.array], mx.array]
 
 
 def matmul(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
-    """x [M, columns] @ W.T for the stored matrix W [rows, columns] (`transpose`), or x [M, rows] @ W.
+    """x [..., columns] @ W.T for the stored matrix W [rows, columns] (`transpose`), or x [..., rows] @ W.
 
     A matrix with act-order is sorted by group at its first product, if its groups allow it.
     """
     matrix = sort_by_group(matrix) or matrix
+    return _product_for(platform, matrix, x, transpose).run(matrix, x)
+
+
+def is_replayable(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> bool:
+    """Whether the product is only a graph: dequantizing a whole matrix waits for earlier products."""
+    return _product_for(platform, sort_by_group(matrix) or matrix, x, transpose).is_graph
+
+
+@dataclass(frozen=True)
+class BoundProduct:
+    """A planned product as a function of matrix and x, and whether that function only builds a graph."""
+
+    run: Product
+    is_graph: bool
+
+
+def _product_for(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> BoundProduct:
     products = matrix.cache.setdefault(platform, {})
-    key = (x.shape[0], x.dtype, transpose)
+    key = (x.shape, x.dtype, transpose)
     product = products.get(key)
     if product is None:
         if len(products) >= MAX_PRODUCTS:
             products.clear()
-        product = products[key] = bound_product(platform, matrix, x.shape[0], x.dtype, transpose)
-    return product(matrix, x)
+        product = products[key] = bound_product(platform, matrix, x.shape, x.dtype, transpose)
+    return product
 
 
-def bound_product(platform: str, matrix: EncodedMatrix, M: int, dtype: mx.Dtype, transpose: bool) -> Product:
-    """The product with M rows of x of type `dtype`, as a function of matrix and x."""
+def bound_product(
+    platform: str, matrix: EncodedMatrix, shape: tuple[int, ...], dtype: mx.Dtype, transpose: bool
+) -> BoundProduct:
+    """The product with x of that shape and type."""
     operation = MATMUL_T if transpose else MATMUL
-    plan = dispatch.plan(device(platform), matrix, M, dtypes.name(dtype), operation)
+    *leading, inputs = shape
+    plan = dispatch.plan(device(platform), matrix, prod(leading), dtypes.name(dtype), operation)
     steps = [_permutation(platform, matrix, plan.before), _product(platform, matrix, plan, dtype, transpose)]
     steps.append(_permutation(platform, matrix, plan.after))
-    return _in_turn([step for step in steps if step])
+    outputs = matrix.rows if transpose else matrix.columns
+    if len(leading) != 1:
+        steps = [lambda _, x: x.reshape(-1, inputs), *steps, lambda _, x: x.reshape(*leading, outputs)]
+    return BoundProduct(_in_turn([step for step in steps if step]), plan.route != "dequantize_then_gemm")
 
 
 def _in_turn(steps: list[Product]) -> Product:

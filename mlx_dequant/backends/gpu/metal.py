@@ -18,4 +18,5 @@ def available() -> bool:
 
 dequantize = partial(weights.dequantize, "metal")
 matmul = partial(products.matmul, "metal")
+is_replayable = partial(products.is_replayable, "metal")
 gather = partial(rows.gather, "metal")

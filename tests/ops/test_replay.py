@@ -1,0 +1,145 @@
+"""A product on a GPU is traced once and replayed. MLX's own operations stand in for the launches."""
+
+import gc
+import threading
+import weakref
+from unittest.mock import patch
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_dequant as mxd
+from mlx_dequant import backends
+from mlx_dequant.backends.gpu import metal
+from mlx_dequant.ops import replay
+
+
+class Graphs:
+    """A GPU whose products are graphs of MLX's own operations. It counts how often one is built."""
+
+    def __init__(self):
+        self.built = 0
+
+    def matmul(self, matrix, x, transpose):
+        self.built += 1
+        values = matrix.arrays["blocks"].view(mx.float32).reshape(matrix.rows, matrix.columns)
+        return x @ (values.T if transpose else values)
+
+
+@pytest.fixture
+def gpu():
+    graphs = Graphs()
+    with (
+        patch.object(backends, "current_backend", lambda: "metal"),
+        patch.object(metal, "matmul", graphs.matmul),
+        patch.object(metal, "is_replayable", lambda matrix, x, transpose: len(x) < 100),
+    ):
+        yield graphs
+
+
+def weight(seed=0):
+    values = np.random.default_rng(seed).normal(size=(6, 8)).astype(np.float32)
+    return mxd.GGUFWeight(values.view(np.uint8), "F32"), mx.array(values)
+
+
+def x_of(rows=2):
+    return mx.array(np.random.default_rng(rows).normal(size=(rows, 8)).astype(np.float32))
+
+
+def close(found, expected):
+    return bool(mx.allclose(found, expected, rtol=1e-5, atol=1e-5))
+
+
+def test_a_product_is_built_once_for_a_shape_and_type(gpu):
+    packed, dense = weight()
+    for _ in range(3):
+        for shape in ((2, 8), (1, 2, 8)):
+            x = x_of().reshape(shape)
+            assert close(packed.linear(x), x @ dense.T)
+    assert gpu.built == 2
+
+
+def test_what_is_more_than_a_graph_is_not_replayed(gpu):
+    packed, dense = weight()
+    for _ in range(3):
+        assert close(packed.linear(x_of(100)), x_of(100) @ dense.T)
+    assert gpu.built >= 3
+    assert packed.matrix.cache["replays"] == {}
+
+
+def test_transformations_of_a_replayed_product(gpu):
+    packed, dense = weight()
+    x = x_of()
+    packed.linear(x)
+    packed.linear(x)
+    loss, exact = (lambda x: (packed.linear(x) ** 2).sum()), (lambda x: ((x @ dense.T) ** 2).sum())
+    assert close(mx.grad(loss)(x), mx.grad(exact)(x))
+    assert close(mx.grad(lambda x: mx.grad(loss)(x).sum())(x), mx.grad(lambda x: mx.grad(exact)(x).sum())(x))
+    assert close(mx.compile(packed.linear)(x), x @ dense.T)
+    assert close(mx.checkpoint(packed.linear)(x), x @ dense.T)
+    assert close(mx.vmap(packed.linear)(x[:, None]), (x @ dense.T)[:, None])
+    assert close(mx.jvp(packed.linear, [x], [x])[1][0], x @ dense.T)
+    assert close(mx.compile(mx.grad(loss))(x), mx.grad(exact)(x))
+
+
+def test_a_first_product_under_a_transformation(gpu):
+    packed, dense = weight()
+    x = x_of()
+    assert close(mx.grad(lambda x: packed.linear(x).sum())(x), mx.ones((2, 6)) @ dense)
+    packed, dense = weight(1)
+    assert close(mx.compile(packed.linear)(x), x @ dense.T)
+    assert close(packed.linear(x), x @ dense.T)
+
+
+def test_a_replaced_array_is_multiplied(gpu):
+    packed, _ = weight()
+    packed.linear(x_of())
+    other, dense = weight(1)
+    changed = packed.replace(blocks=other.arrays["blocks"])
+    assert close(changed.linear(x_of()), x_of() @ dense.T)
+
+
+def test_threads_and_streams(gpu):
+    """MLX keeps traces by thread: a weight that another thread dropped must not answer for a new one."""
+    wrong = []
+
+    def work(seed):
+        for i in range(100):
+            packed, dense = weight(seed + i)
+            if not close(packed.linear(x_of()), x_of() @ dense.T):
+                wrong.append(seed)
+
+    shared, dense = weight()
+    with mx.stream(mx.new_stream(mx.default_device())):
+        assert close(shared.linear(x_of()), x_of() @ dense.T)
+    threads = [threading.Thread(target=work, args=(1000 * i,)) for i in range(4)]
+    threads.append(
+        threading.Thread(target=lambda: wrong.extend([0] * (not close(shared.linear(x_of()), x_of() @ dense.T))))
+    )
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert close(shared.linear(x_of()), x_of() @ dense.T)
+
+
+def test_a_bounded_number_is_kept(gpu):
+    packed, _ = weight()
+    with patch.object(replay, "MAX_REPLAYS", 3):
+        for rows in (1, 2, 3, 4, 5):
+            packed.linear(x_of(rows))
+            assert len(packed.matrix.cache["replays"]) <= 3
+
+
+def test_a_dropped_weight_frees_its_memory(gpu):
+    packed, _ = weight()
+    packed.linear(x_of())
+    gone = weakref.ref(packed.matrix)
+    gc.disable()
+    try:
+        del packed
+        assert gone() is None
+    finally:
+        gc.enable()
