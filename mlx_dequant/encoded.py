@@ -76,6 +76,7 @@ class EncodedMatrix:
         perm: int32 [K] or None. For a matrix sorted by group: input i of it was input perm[i].
         inv_perm: int32 [K] or None: input i moved to inv_perm[i].
         cache: what backends derive from the matrix; it goes with the matrix.
+        replays: products of this matrix that MLX has traced; None where none may be kept.
     """
 
     arrays: Mapping[str, Any]
@@ -89,6 +90,7 @@ class EncodedMatrix:
     perm: Any = None
     inv_perm: Any = None
     cache: dict[Any, Any] = field(default_factory=lambda: {}, repr=False)
+    replays: dict[Any, Any] | None = field(default_factory=lambda: {}, repr=False)
 
     @property
     def family(self) -> Family:

@@ -48,7 +48,7 @@ def host():
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
     """Nothing compiled and no compiler chosen yet; the folder is the empty cache."""
-    caches = (compiler.compiler, library._library, backends._available, backends._checked, backends._best)
+    caches = (compiler.compiler, library._library, backends._available, backends._checked, backends._default)
     folder = tmp_path / "cache"
     monkeypatch.setenv("MLX_DEQUANT_CACHE", str(folder))
     for one in caches:

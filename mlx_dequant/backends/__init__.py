@@ -37,10 +37,15 @@ def available_backends() -> list[str]:
 
 def current_backend() -> str:
     """The backend in use: that of `use_backend`, else of MLX_DEQUANT_BACKEND, else the best available."""
-    return _chosen.get() or _checked(os.environ.get("MLX_DEQUANT_BACKEND") or _best())
+    return _chosen.get() or _default()
 
 
 @cache
+def _default() -> str:
+    """The environment is read once: each product asks for its backend, and reading takes as long as an addition."""
+    return _checked(os.environ.get("MLX_DEQUANT_BACKEND") or _best())
+
+
 def _best() -> str:
     best = _available()[0]
     if best == "reference":

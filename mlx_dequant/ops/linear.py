@@ -6,6 +6,7 @@ The host and the reference do, so there the graph multiplies by the dequantized 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ from .. import backends, dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_matrix
-from .replay import replay
+from .replay import replayed, traced_once
 from .transforms import has_value, is_traced, only
 
 
@@ -38,12 +39,10 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     Raises:
         FormatError: x or bias does not fit the weight.
     """
-    check_matrix(weight)
-    if not dtypes.is_float(x.dtype):
-        raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
-    if x.ndim == 0 or x.shape[-1] != weight.in_features:
-        raise FormatError(f"x: found shape {x.shape}, expected a last axis of {weight.in_features} inputs")
-    y = matmul(weight.matrix, x, transpose=weight.matrix.layout == "NK")
+    y = replayed(weight.matrix, x, weight.matrix.layout == "NK")
+    if y is None:
+        _check_x(x, weight)
+        y = matmul(weight.matrix, x, transpose=weight.matrix.layout == "NK")
     if bias is None:
         return y
     if bias.shape != (weight.out_features,):
@@ -53,14 +52,24 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     return y + bias.astype(x.dtype)
 
 
+def _check_x(x: mx.array, weight: Weight) -> None:
+    check_matrix(weight)
+    if not dtypes.is_float(x.dtype):
+        raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
+    if x.ndim == 0 or x.shape[-1] != weight.in_features:
+        raise FormatError(f"x: found shape {x.shape}, expected a last axis of {weight.in_features} inputs")
+
+
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] @ W.T for the stored matrix W (`transpose`), or x [..., rows] @ W.
 
     The gradient of one is the other, so no rule needs the dequantized matrix.
     """
-    product = replay(matrix, x, transpose, _with_rules)
-    if product is not None:
-        return product(x)
+    y = replayed(matrix, x, transpose)
+    if y is not None:
+        return y
+    if matrix.replays is not None and backends.is_replayable(matrix, x, transpose):
+        return traced_once(matrix, x, transpose, _with_rules)(x)
     if not is_traced(x):
         # Making a custom function costs time, and the wake-up of a thread where values are needed at once.
         return backends.matmul(matrix, x, transpose)
@@ -69,6 +78,8 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
 
 def _with_rules(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     """The product with its rules for MLX's transformations."""
+    # MLX may drop the rules while it holds the lock of its traces, which a dropped replay would take again.
+    matrix = replace(matrix, replays=None)
 
     def forward(x: mx.array) -> mx.array:
         if backends.is_lazy():

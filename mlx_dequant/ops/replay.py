@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from threading import get_ident
 
 import mlx.core as mx
@@ -11,32 +11,36 @@ import mlx.core as mx
 from .. import backends
 from ..encoded import EncodedMatrix
 
-MAX_REPLAYS = 64  # limit of replays of a matrix: prompts come in many lengths
+MAX_REPLAYS = 64  # limit of replays of a matrix: prompts come in many lengths, and threads come and go
 
 Replay = Callable[[mx.array], mx.array]
 Operation = Callable[[EncodedMatrix, mx.array, bool], mx.array]
 
 
-def replay(matrix: EncodedMatrix, x: mx.array, transpose: bool, traced: Operation) -> Replay | None:
-    """The product as a function of x, made once for x's shape and type; None where it is more than a graph.
+def _key(x: mx.array, transpose: bool) -> Hashable:
+    return (backends.current_backend(), x.shape, x.dtype, transpose, get_ident())
 
-    MLX keeps what it has traced by thread and by the address of the Python function. It erases only the entry
-    of the thread that called last, so each thread has a function of its own.
+
+def replayed(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array | None:
+    """The product, if x's shape and type were traced before; else None."""
+    kept = matrix.replays.get(_key(x, transpose)) if matrix.replays else None
+    if kept:
+        stream = mx.default_stream(mx.default_device())
+        for used, product in kept:
+            if used == stream:
+                return product(x)
+    return None
+
+
+def traced_once(matrix: EncodedMatrix, x: mx.array, transpose: bool, with_rules: Operation) -> Replay:
+    """The product as a function of x, traced for x's shape and type and kept with the matrix.
+
+    MLX keeps what it has traced by thread, by stream and by the address of the Python function. It erases only
+    the entry of the thread that called last, so each thread and stream has a function of its own.
 
     Args:
-        traced: the product with rules, for calls inside a transformation of MLX.
+        with_rules: the product inside a transformation of MLX.
     """
-    replays = matrix.cache.setdefault("replays", {})
-    key = (backends.current_backend(), x.shape, x.dtype, transpose, get_ident())
-    found = replays.get(key)
-    if found is None and backends.is_replayable(matrix, x, transpose):
-        if len(replays) >= MAX_REPLAYS:
-            replays.clear()
-        found = replays[key] = _traced_once(matrix, x, transpose, traced)
-    return found
-
-
-def _traced_once(matrix: EncodedMatrix, x: mx.array, transpose: bool, traced: Operation) -> Replay:
     # The matrix holds the function. Without a reference back, the memory of a dropped weight is freed at once.
     held = weakref.ref(matrix)
     operation: Operation = backends.matmul
@@ -49,5 +53,12 @@ def _traced_once(matrix: EncodedMatrix, x: mx.array, transpose: bool, traced: Op
     # MLX calls a compiled function's Python code to trace it, and again for each x that another transformation traces.
     compiled: Replay = mx.compile(product)
     compiled(mx.zeros(x.shape, x.dtype))
-    operation = traced
+    operation = with_rules
+
+    replays = matrix.replays
+    assert replays is not None
+    if sum(map(len, replays.values())) >= MAX_REPLAYS:
+        replays.clear()
+    key = _key(x, transpose)
+    replays[key] = (*replays.get(key, ()), (mx.default_stream(mx.default_device()), compiled))
     return compiled

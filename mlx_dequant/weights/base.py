@@ -39,7 +39,7 @@ class QuantizedWeight(ABC):
     dtype: mx.Dtype
 
     def _set(self, matrix: EncodedMatrix, shape: tuple[int, ...], dtype: mx.Dtype) -> None:
-        matrix = replace(matrix, arrays=MappingProxyType(dict(matrix.arrays)), cache={})
+        matrix = replace(matrix, arrays=MappingProxyType(dict(matrix.arrays)), cache={}, replays={})
         values: dict[str, Any] = {
             "matrix": matrix,
             "shape": shape,

@@ -18,8 +18,20 @@ OTHER = mxd.available_backends()[0]
 
 
 @pytest.fixture(autouse=True)
-def nothing_asked(monkeypatch):
-    monkeypatch.delenv("MLX_DEQUANT_BACKEND", raising=False)
+def asked(monkeypatch):
+    """Sets the environment variable, or removes it, as a new process would find it."""
+
+    def ask(name: str | None) -> None:
+        if name is None:
+            monkeypatch.delenv("MLX_DEQUANT_BACKEND", raising=False)
+        else:
+            monkeypatch.setenv("MLX_DEQUANT_BACKEND", name)
+        backends._default.cache_clear()
+
+    ask(None)
+    yield ask
+    monkeypatch.undo()
+    backends._default.cache_clear()
 
 
 def test_available_backends():
@@ -90,12 +102,12 @@ def test_threads_and_tasks_choose_for_themselves():
     assert found == {"thread": default, "chosen": OTHER}
 
 
-def test_the_environment_chooses(monkeypatch):
-    monkeypatch.setenv("MLX_DEQUANT_BACKEND", "reference")
+def test_the_environment_chooses(asked):
+    asked("reference")
     assert mxd.current_backend() == "reference"
     with mxd.use_backend(OTHER):
         assert mxd.current_backend() == OTHER
-    monkeypatch.setenv("MLX_DEQUANT_BACKEND", "")
+    asked("")
     assert mxd.current_backend() == mxd.available_backends()[0]
 
 
@@ -106,11 +118,11 @@ def test_the_environment_reaches_a_process(monkeypatch):
     assert (done.stdout, done.stderr) == ("reference\n", "")
 
 
-def test_an_unknown_backend(monkeypatch):
+def test_an_unknown_backend(asked):
     said = "backend: found 'vulkan', expected one of metal, cuda, host, reference"
     with pytest.raises(ValueError, match=said), mxd.use_backend("vulkan"):
         pass
-    monkeypatch.setenv("MLX_DEQUANT_BACKEND", "vulkan")
+    asked("vulkan")
     with pytest.raises(ValueError, match=said):
         mxd.dequantize_gguf(np.zeros(18, np.uint8), "Q4_0")
 

@@ -1,6 +1,8 @@
 """A product on a GPU is traced once and replayed. MLX's own operations stand in for the launches."""
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from unittest.mock import patch
@@ -65,7 +67,7 @@ def test_what_is_more_than_a_graph_is_not_replayed(gpu):
     for _ in range(3):
         assert close(packed.linear(x_of(100)), x_of(100) @ dense.T)
     assert gpu.built >= 3
-    assert packed.matrix.cache["replays"] == {}
+    assert packed.matrix.replays == {}
 
 
 def test_transformations_of_a_replayed_product(gpu):
@@ -125,12 +127,34 @@ def test_threads_and_streams(gpu):
     assert close(shared.linear(x_of()), x_of() @ dense.T)
 
 
+def test_a_trace_that_holds_the_last_reference_to_a_weight():
+    """MLX drops a trace with a lock held that a dropped replay would take again."""
+    script = """
+import mlx.core as mx, numpy as np, mlx_dequant as mxd
+from unittest.mock import patch
+from mlx_dequant import backends
+from mlx_dequant.backends.gpu import metal
+
+def matmul(matrix, x, transpose):
+    values = matrix.arrays["blocks"].view(mx.float32).reshape(8, 8)
+    return x @ (values.T if transpose else values)
+
+backends.current_backend = lambda: "metal"
+metal.matmul, metal.is_replayable = matmul, lambda *_: True
+blocks, x = np.zeros((8, 32), np.uint8), mx.ones((2, 8))
+step = mx.compile(lambda x: mxd.GGUFWeight(blocks, "F32").linear(x))
+mx.eval(step(x))
+del step
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_a_bounded_number_is_kept(gpu):
     packed, _ = weight()
     with patch.object(replay, "MAX_REPLAYS", 3):
         for rows in (1, 2, 3, 4, 5):
             packed.linear(x_of(rows))
-            assert len(packed.matrix.cache["replays"]) <= 3
+            assert len(packed.matrix.replays) <= 3
 
 
 def test_a_dropped_weight_frees_its_memory(gpu):

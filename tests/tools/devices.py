@@ -21,8 +21,10 @@ OPERATIONS = ("dequantize", "matmul", "gather")
 
 def _forget(matrix: EncodedMatrix) -> None:
     """Drops the launches that the GPU backends keep with a matrix."""
-    for key in ("metal", "cuda", "dequantize", "replays"):
+    for key in ("metal", "cuda", "dequantize"):
         matrix.cache.pop(key, None)
+    if matrix.replays:
+        matrix.replays.clear()
     if matrix.cache.get("sorted") is not None:
         _forget(matrix.cache["sorted"])
 

@@ -49,6 +49,7 @@ def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
         perm=orders[0],
         inv_perm=orders[1],
         cache={},
+        replays=None,
     )
 
 
