@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from .encoded import PARAMS
+from .kernel_text import used, without_comments, without_spaces
 from .kernels import THREADS, KernelSpec
 from .registry import FAMILIES, METAL, Format
 
@@ -43,6 +45,12 @@ class KernelSource:
     header: str
     body: str
     scratch: int
+
+
+@cache
+def readable() -> bool:
+    """Whether kernels keep their comments, lines and unused functions, for debugging."""
+    return os.environ.get("MLX_DEQUANT_READABLE") == "1"
 
 
 @cache
@@ -135,8 +143,6 @@ def kernel_source(
     if spec.unit == "half2" and form:
         files.insert(0, METAL / "cuda" / "views" / f"{form.family}.h")
     header = inline(headers) + "\n" + sources(form, files)
-    if spec.resident:
-        header += _RESIDENT.format(THREADS, spec.resident)
     template = [TYPES[dtype], *map(str, spec.template)]
     arguments = [*spec.inputs, "out", "p"]
     lines = ["mlx_dequant::LaunchParams p = *(device const mlx_dequant::LaunchParams*)params;"]
@@ -159,5 +165,9 @@ def kernel_source(
     arguments += ["threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
     lines.append(f"mlx_dequant::{spec.name}<{', '.join(template)}>({', '.join(arguments)});")
     body = "\n".join(lines) + "\n"
+    if not readable():
+        header = without_spaces(used(without_comments(header), body))
+    if spec.resident:
+        header += _RESIDENT.format(THREADS, spec.resident)
     digest = hashlib.sha256(f"{header}{body}{scale_dtype}{input_dtype}".encode()).hexdigest()[:16]
     return KernelSource(f"{name}_{dtype}_{digest}", header, body, lut_words + spec.scratch)

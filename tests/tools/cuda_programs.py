@@ -7,6 +7,8 @@ import emulator
 import msl_check.cuda
 import pytest
 
+from mlx_dequant import kernel_source
+
 
 def mostly_full(kinds, fast):
     """Kinds for a test, of which `make test` has one."""
@@ -23,6 +25,15 @@ def planted(text, mutation):
         found.add(text in header)
         return header.replace(text, mutation), function
 
-    with patch.object(emulator.cuda_device, "cuda_text", cuda_text):
+    with patch.object(emulator.cuda_device, "cuda_text", cuda_text), whole_texts():
         yield
     assert True in found
+
+
+@contextmanager
+def whole_texts():
+    """Kernel sources with the spaces and line ends of the shader files."""
+    kernel_source.kernel_source.cache_clear()
+    with patch.object(kernel_source, "readable", lambda: True):
+        yield
+    kernel_source.kernel_source.cache_clear()

@@ -34,7 +34,8 @@ def test_text_is_what_mlx_prints():
     assert launch.function.startswith("[[kernel]] void custom_kernel_dequantize_q8_0_float16")
     assert "const device uint8_t* blocks [[buffer(0)]]" in launch.function
     assert "mlx_dequant::dequantize<mlx_dequant::q8_0, float16_t>" in launch.function
-    assert launch.header.startswith('#line 1 "platform/metal.h"')
+    assert "//" not in launch.header
+    assert "#line" not in launch.header
 
 
 def test_no_address_space_can_be_left_out():

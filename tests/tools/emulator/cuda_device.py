@@ -24,10 +24,10 @@ Programs = dict[tuple[str, str], str]  # header and function, as MLX puts them t
 
 _INCLUDE = re.compile(r"^#include .*$", re.MULTILINE)
 _ATTRIBUTES = re.compile(r"^#undef __global__\n#define __global__ .*\n", re.MULTILINE)
-_SHARED = re.compile(r"extern __shared__ __align__\(1024\) (\w+) (\w+)\[\]")
+_SHARED = re.compile(r"extern __shared__ __align__\(1024\) ?(\w+) (\w+)\[\]")
 _CONSTRAINT = re.compile(r'"[=+]?[rlf]"\(')
 _PART = r'((?:"[^"]*"|[^":])*?)'  # of an asm statement, whose strings may have colons
-_ASSEMBLY = re.compile(rf'\basm(?: volatile)?\({_PART}(?::{_PART}(?::{_PART}(?:: "memory")?)?)?\);')
+_ASSEMBLY = re.compile(rf'\basm(?: volatile)?\({_PART}(?::{_PART}(?::{_PART}(?:: ?"memory")?)?)?\);')
 
 
 @contextmanager

@@ -1,0 +1,225 @@
+"""Short kernel texts: without comments, indentation and declarations that the kernel does not use.
+
+MLX copies a kernel's text when it builds a call, and hashes it at each launch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+
+_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_STRING = re.compile(r'("(?:\\.|[^"\\])*")')
+_MARK = re.compile(r'"(?:\\.|[^"\\])*"|[(){};]')
+_ASSERTION = re.compile(r'static_assert\([^"]*"[^"]*"\);')
+# A space with a word on one side at most, and an operator on one side at most.
+_SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,]) | (?=[(){}\[\];,])")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_CONDITIONAL = re.compile(r"#\s*(if|ifdef|ifndef|endif)\b")
+_TYPE = re.compile(r"(?:template\s*<.*>\s*)?(?:struct|union|enum|namespace)\b\s*([A-Za-z_]\w*)?[^()=]*$", re.DOTALL)
+_DEFINE = re.compile(r"#\s*define\s+(\w+)")
+_TYPEDEF = re.compile(r"typedef\b.*?(\w+)\s*;$", re.DOTALL)
+_USING = re.compile(r"using\s+(\w+)\s*=")
+_FUNCTION = re.compile(r"([A-Za-z_]\w*)\s*\(")
+_VARIABLE = re.compile(r"([A-Za-z_]\w*)\s*(?:\[[^\]]*\]\s*)*(?:=|\{|;)")
+_TEMPLATE = re.compile(r"template\s*<")
+_MACRO_CALL = re.compile(r"[A-Z][A-Z_]*\([^()]*\)(?=\s*(?:[A-Z#]|$))")  # one that makes declarations
+_FORWARD = re.compile(r"(?:struct|union)\s+(\w+)\s*;")
+
+
+@dataclass
+class _Declaration:
+    """A piece of a text.
+
+    Attributes:
+        names: what it declares; empty for what always stays.
+        start: its text, or that before its members.
+        members: declarations within braces.
+        end: the text after its members.
+    """
+
+    names: frozenset[str]
+    start: str
+    members: list[_Declaration] = field(default_factory=lambda: [])
+    end: str = ""
+
+    def own_words(self) -> set[str]:
+        return set(_WORD.findall(self.start))
+
+
+def without_comments(text: str) -> str:
+    """The text without comments, `#line`, indentation and empty lines."""
+    text = _COMMENT.sub(lambda match: match.group(1) or " ", text)
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("#line")) + "\n"
+
+
+def without_spaces(text: str) -> str:
+    """The text without comments, assertions and spaces that C++ does not need."""
+    lines = without_comments(text).splitlines()
+    parts: list[str] = []
+    for is_directive, group in groupby(lines, lambda line: line.startswith("#")):
+        piece = "\n".join(group)
+        parts.append(piece if is_directive else _dense(_ASSERTION.sub("", piece)))
+    return "\n".join(parts) + "\n"
+
+
+def _dense(text: str) -> str:
+    """Code without spaces, except between words and between operators."""
+    pieces = _STRING.split(" ".join(text.split()))
+    return "".join(piece if at % 2 else _SPACE.sub("", piece) for at, piece in enumerate(pieces))
+
+
+def used(text: str, root: str) -> str:
+    """The declarations of `text` that `root` uses, directly or through others.
+
+    A declaration is used where its name is written: overloads and specialisations stay or go together.
+
+    Args:
+        text: C++ at namespace level, without comments.
+        root: code that stays.
+    """
+    declarations = list(_declarations(text))
+    words = set(_WORD.findall(root))
+    kept: set[int] = set()
+    while _keep(declarations, words, kept):
+        pass
+    return "".join(_written(declarations, kept))
+
+
+def _keep(declarations: list[_Declaration], words: set[str], kept: set[int]) -> bool:
+    """Keeps what `words` name and adds its words to them; whether there was any."""
+    found = False
+    for one in declarations:
+        if id(one) not in kept:
+            if one.names and words.isdisjoint(one.names):
+                continue
+            kept.add(id(one))
+            words |= one.own_words()
+            found = True
+        found |= _keep(one.members, words, kept)
+    return found
+
+
+def _written(declarations: list[_Declaration], kept: set[int]) -> Iterator[str]:
+    for one in declarations:
+        if id(one) in kept:
+            yield one.start
+            yield from _written(one.members, kept)
+            yield one.end
+
+
+def _declarations(text: str) -> Iterator[_Declaration]:
+    at = 0
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+        elif text[at] == "#":
+            end = _directive_end(text, at)
+            piece = text[at:end]
+            names = _names_within(piece) if _CONDITIONAL.match(piece) else set(_DEFINE.findall(piece))
+            yield _Declaration(frozenset(names), piece)
+            at = end
+        else:
+            one, at = _declaration(text, at)
+            yield one
+
+
+def _names_within(group: str) -> set[str]:
+    """The names that an #if group declares."""
+    lines = [line for line in group.splitlines(keepends=True) if not re.match(r"#\s*(if|el|end)", line)]
+    return {name for one in _declarations("".join(lines)) for name in one.names}
+
+
+def _directive_end(text: str, at: int) -> int:
+    """The end of a directive, of all of an #if group, or of a macro of several lines."""
+    depth = 0
+    while True:
+        end = text.find("\n", at) + 1 or len(text)
+        match = _CONDITIONAL.match(text, at)
+        if match:
+            depth += -1 if match.group(1) == "endif" else 1
+        continued = text[at:end].rstrip().endswith("\\")
+        at = end
+        if (depth == 0 and not continued) or at == len(text):
+            return at
+
+
+def _declaration(text: str, start: int) -> tuple[_Declaration, int]:
+    macro = _MACRO_CALL.match(text, start)
+    if macro:
+        return _Declaration(frozenset(), macro.group() + "\n"), macro.end()
+    brace = _find(text, start, "{;")
+    if text[brace] == ";":
+        end = brace + 1
+        return _Declaration(_names(text[start:end]), text[start:end] + "\n"), end
+    head = text[start:brace]
+    close = _closing(text, brace)
+    kind = _TYPE.match(head)
+    if kind and "enum" not in head.split():
+        is_namespace = head.startswith("namespace")
+        end = close + 1 if is_namespace else _find(text, close + 1, ";") + 1
+        names = frozenset() if is_namespace or not kind.group(1) else frozenset([kind.group(1)])
+        members = list(_declarations(text[brace + 1 : close]))
+        if not is_namespace:
+            members = [one if _is_optional(one) else _always(one) for one in members]
+        return _Declaration(names, head + "{\n", members, text[close:end] + "\n"), end
+    is_function = not kind and "=" not in _without_template(head).split("(")[0]
+    end = close + 1 if is_function else _find(text, close + 1, ";") + 1
+    piece = text[start:end]
+    names = set(re.findall(r"(\w+)\s*[=,}]", piece[len(head) :])) if kind else _names(head + "{")
+    return _Declaration(frozenset(names), piece + "\n"), end
+
+
+def _is_optional(member: _Declaration) -> bool:
+    """Whether a member may go: fields of a struct stay, since they have places."""
+    text = _without_template(member.start)
+    return bool(member.members) or "(" in text or text.startswith(("typedef", "using", "enum", "static", "struct"))
+
+
+def _always(member: _Declaration) -> _Declaration:
+    return _Declaration(frozenset(), member.start, member.members, member.end)
+
+
+def _names(head: str) -> frozenset[str]:
+    head = _without_template(head)
+    if head.startswith(("static_assert", "extern", "using namespace")):
+        return frozenset()
+    for pattern in (_TYPEDEF, _USING, _FORWARD, _FUNCTION, _VARIABLE):
+        match = pattern.search(head)
+        if match:
+            return frozenset([match.group(1)])
+    return frozenset()
+
+
+def _without_template(head: str) -> str:
+    while _TEMPLATE.match(head):
+        depth = 0
+        for at, character in enumerate(head):
+            depth += (character == "<") - (character == ">")
+            if character == ">" and depth == 0:
+                head = head[at + 1 :].lstrip()
+                break
+    return head
+
+
+def _find(text: str, at: int, ends: str) -> int:
+    """The next of `ends` outside parentheses and strings."""
+    depth = 0
+    for mark in _MARK.finditer(text, at):
+        if mark.group() in ends and depth == 0:
+            return mark.start()
+        depth += (mark.group() == "(") - (mark.group() == ")")
+    raise ValueError(f"kernel text: found no {ends!r} after {text[at : at + 60]!r}")
+
+
+def _closing(text: str, at: int) -> int:
+    """The brace that closes the one at `at`."""
+    depth = 0
+    for mark in _MARK.finditer(text, at):
+        depth += (mark.group() == "{") - (mark.group() == "}")
+        if depth == 0:
+            return mark.start()
+    raise ValueError(f"kernel text: found no closing brace after {text[at : at + 60]!r}")
