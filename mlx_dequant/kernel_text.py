@@ -50,8 +50,8 @@ class _Declaration:
 
 
 def without_comments(text: str) -> str:
-    """The text without comments, `#line`, indentation and empty lines."""
-    text = _COMMENT.sub(lambda match: match.group(1) or " ", text)
+    """The text without comments, `#line`, indentation and empty lines; a macro is one line."""
+    text = _COMMENT.sub(lambda match: match.group(1) or " ", text).replace("\\\n", " ")
     lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("#line")) + "\n"
 
@@ -134,16 +134,15 @@ def _names_within(group: str) -> set[str]:
 
 
 def _directive_end(text: str, at: int) -> int:
-    """The end of a directive, of all of an #if group, or of a macro of several lines."""
+    """The end of a directive, or of all of an #if group."""
     depth = 0
     while True:
         end = text.find("\n", at) + 1 or len(text)
         match = _CONDITIONAL.match(text, at)
         if match:
             depth += -1 if match.group(1) == "endif" else 1
-        continued = text[at:end].rstrip().endswith("\\")
         at = end
-        if (depth == 0 and not continued) or at == len(text):
+        if depth == 0 or at == len(text):
             return at
 
 
