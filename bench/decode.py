@@ -88,13 +88,15 @@ def run(options: argparse.Namespace) -> int:
         memory,
     )
 
+    extra = {"head": facts["head"]} if "head" in facts else {}
+
+    def result(rows: list[Row]) -> dict[str, Any]:
+        return results.assembled(rows, absent) | extra
+
     def write(rows: list[Row]) -> None:
         # Who cuts a long run short has what was measured.
         if is_file(options.json):
             write_json(options, result(rows))
-
-    def result(rows: list[Row]) -> dict[str, Any]:
-        return results.assembled(rows, absent)
 
     rows = measure(plan, out.print, write)
     for table in report.other_tables(rows):
@@ -144,7 +146,9 @@ def kinds(
         absent["torch"] = why
     elif "torch" in providers:
         names = formats or ("dense", *TORCH)
-        wanted += [Kind("torch" if name == "dense" else FROM_TORCH, name) for name in ("dense", *TORCH) if name in names]
+        wanted += [
+            Kind("torch" if name == "dense" else FROM_TORCH, name) for name in ("dense", *TORCH) if name in names
+        ]
     absent |= {kind.title: why for kind in wanted if (why := models.misfit(kind, settings))}
     found = [kind for kind in wanted if kind.title not in absent]
     if not found:
@@ -174,8 +178,8 @@ def _no_torch(head: str | None) -> str:
 
 def _file(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind, Candidate], dict[str, str]]:
     """A GGUF file's model, quantized and dense."""
-    from ..loading import GGUFFile
     from ..lm import gguf_config
+    from ..loading import GGUFFile
     from .cases import generation
 
     path = Path(options.model)
@@ -197,7 +201,9 @@ def _file(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind,
     }
     chosen = {kind: candidate for kind, candidate in made.items() if kind.provider in options.providers}
     if not chosen:
-        raise FormatError(f"--providers: found {', '.join(options.providers)}, expected mlx-dequant or mlx beside a file")
+        raise FormatError(
+            f"--providers: found {', '.join(options.providers)}, expected mlx-dequant or mlx beside a file"
+        )
     return {"model": path.name, "layers": settings["num_hidden_layers"]}, chosen, {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +129,6 @@ def model(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype, ends: dict[str,
     made.load_weights([(name, mx.full(array.shape, _scale(name), dtype)) for name, array in norms], strict=False)
     made.eval()
     mx.eval(made.parameters())
-    gc.collect()
     return made
 
 

@@ -13,7 +13,7 @@ import mlx_dequant as mxd
 
 from ..diagnostics.sample_weights import plain_blocks
 
-SPREAD = 0.02  # standard deviation of dense weights, and of a group's scales times 4
+LARGEST = 0.04  # of dense weights, and of a group's scales times 8
 MLX_GROUP = 64  # what mlx-lm's convert takes
 
 
@@ -62,8 +62,8 @@ def mlx_layer(layer: nn.Linear | nn.Embedding, bits: int, dtype: mx.Dtype) -> nn
 
 
 def dense(out_features: int, in_features: int, dtype: mx.Dtype) -> mx.array:
-    """Normal numbers [out, in]."""
-    array = mx.random.normal((out_features, in_features), dtype, scale=SPREAD)
+    """Numbers [out, in] between -`LARGEST` and `LARGEST`."""
+    array = mx.random.uniform(-LARGEST, LARGEST, (out_features, in_features), dtype)
     mx.eval(array)
     return array
 
@@ -75,7 +75,7 @@ def words(*shape: int) -> mx.array:
 
 
 def _scales(*shape: int) -> mx.array:
-    return mx.random.normal(shape, scale=SPREAD / 4).astype(mx.float16)
+    return mx.random.uniform(-LARGEST / 8, LARGEST / 8, shape).astype(mx.float16)
 
 
 @cache

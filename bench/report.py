@@ -8,10 +8,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from .cases import Case
+from .cases import ACT_ORDER, Case
 from .results import is_ours, of_operations
 
 Row = dict[str, Any]
+# Of a model's products with one row of x.
+MODEL_COSTS = {"build_us": "µs to build", "launches": "launches", "text_bytes": "text"}
 
 
 def duration(seconds: float) -> str:
@@ -72,12 +74,28 @@ def other_tables(rows: Sequence[Row]) -> Iterator[Table]:
         yield table
     models = [row for row in rows if "decode_tokens_per_second" in row]
     if models:
-        table = _table("Tokens a second", ("provider", "format", "decode", ""), right=("decode",))
-        for row in models:
-            speed = row["decode_tokens_per_second"]
-            shown = f"{speed:.1f}" if speed else row.get("status", "").upper()
-            table.add_row(row["provider"], row["format"], shown, row.get("check", ""))
-        yield table
+        yield _model_table(models)
+
+
+def _model_table(rows: Sequence[Row]) -> Table:
+    """Tokens a second: decode, then prompts by their length; and what a product of the model costs."""
+    prompts = list(dict.fromkeys(count for row in rows for count in row.get("prompt_tokens_per_second", {})))
+    costs = {name: title for name, title in MODEL_COSTS.items() if any(row.get(name) is not None for row in rows)}
+    right = ("decode", *(f"prompt {count}" for count in prompts), *costs.values())
+    table = _table("Tokens a second", ("provider", "format", *right, ""), right)
+    for row in rows:
+        speed = row["decode_tokens_per_second"]
+        shown = _rate(speed) if speed else row.get("status", "").upper()
+        read = [_rate(row.get("prompt_tokens_per_second", {}).get(count)) for count in prompts]
+        numbers = ["" if row.get(name) is None else f"{row[name]:,}" for name in costs]
+        name = f"{row['format']}{ACT_ORDER if row.get('has_g_idx') else ''}"
+        table.add_row(row["provider"], name, shown, *read, *numbers, row.get("check", ""))
+    return table
+
+
+def _rate(tokens: float | None) -> str:
+    """Tokens a second; prompts have thousands."""
+    return "" if tokens is None else f"{tokens:,.0f}" if tokens >= 1000 else f"{tokens:.1f}"
 
 
 def change_table(changes: Sequence[Row]) -> Table:

@@ -60,7 +60,11 @@ class MLXModel:
         mx.synchronize(generation_stream)  # a token is computed ahead
 
     def is_finite(self) -> bool:
-        return bool(mx.isfinite(self.model(self._ids(PROMPT)[None])).all())
+        from mlx_lm.generate import generate_step
+
+        return all(
+            bool(mx.isfinite(scores).all()) for _, scores in generate_step(self._ids(PROMPT), self.model, max_tokens=1)
+        )
 
     def _ids(self, count: int) -> mx.array:
         return mx.random.randint(0, self.vocabulary, (count,), key=mx.random.key(count))

@@ -13,11 +13,10 @@ import mlx_dequant as mxd
 
 from ..bridges import packed
 from ..bridges.torch import to_torch
-from . import random_layers
+from . import random_layers, runners
 from .models import GROUPS, NORM, Kind, inputs
 from .providers import torch_devices
 from .providers.torch_plain import synchronised
-from .runners import PROMPT
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 LONGEST = 4096  # tokens of a cache
@@ -108,8 +107,8 @@ class TorchModel:
     def tokens(self) -> Iterator[int]:
         cache = self._cache()
         while True:
-            scores = self._scores(self._ids(PROMPT), cache, 0)
-            for at in range(PROMPT, LONGEST):
+            scores = self._scores(self._ids(runners.PROMPT), cache, 0)
+            for at in range(runners.PROMPT, LONGEST):
                 token = scores.argmax().reshape(1)
                 yield int(token)
                 scores = self._scores(token, cache, at)
@@ -122,4 +121,4 @@ class TorchModel:
         self._synchronise([])
 
     def is_finite(self) -> bool:
-        return bool(self._scores(self._ids(PROMPT), self._cache(), 0).isfinite().all())
+        return bool(self._scores(self._ids(runners.PROMPT), self._cache(), 0).isfinite().all())

@@ -79,10 +79,11 @@ def measure(plan: Plan, say: Callable[[str], None], write: Callable[[list[Row]],
     found = {kind: Measured() for kind in plan.candidates}
     runners: dict[Kind, Runner] = {}
     for batch in batches(plan, found):
-        for kind in [kind for kind in runners if kind not in batch]:
-            del runners[kind]
-        gc.collect()
-        mx.clear_cache()
+        if dropped := [kind for kind in runners if kind not in batch]:
+            for kind in dropped:
+                del runners[kind]
+            gc.collect()
+            mx.clear_cache()
         for kind in batch:
             if kind not in runners and not found[kind].problem:
                 say(f"{kind.title}: making it")
