@@ -34,15 +34,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Adds everything to the command's parser."""
     what = parser.add_argument_group("what to measure")
     what.add_argument("--model", default="llama-8b", metavar="MODEL",
-                      help=f"the shape of one ({', '.join(CONFIGS)}), with random weights; or a GGUF file")  # fmt: skip
+                      help=f"a shape, with random weights ({', '.join(CONFIGS)}), or a GGUF file")  # fmt: skip
     what.add_argument("--layers", type=count, metavar="N", help="of the shape (as many as the model has)")
     what.add_argument("--formats", nargs="+", metavar="FORMAT",
-                      help=f"any of `mlx-dequant formats`, {', '.join(MLX)}; NAME{ACT_ORDER} has act-order "
-                      f"({' '.join((*OURS, *MLX))})")  # fmt: skip
+                      help=f"({' '.join((*MLX, *OURS))}); NAME{ACT_ORDER} has act-order")  # fmt: skip
     what.add_argument("--providers", nargs="+", choices=PROVIDERS, default=PROVIDERS, metavar="NAME",
                       help=f"of {', '.join(PROVIDERS)} (all that are here)")  # fmt: skip
     what.add_argument("--head", choices=HEADS,
-                      help="the format of every model's embedding and output layer (mlx-6; dense beside torch)")  # fmt: skip
+                      help="of every model's embedding and output layer: mlx-6 or dense (mlx-6; dense beside torch)")  # fmt: skip
     what.add_argument("--prompts", nargs="+", type=count, default=PROMPTS, metavar="TOKENS",
                       help=f"lengths of prompts ({' '.join(map(str, PROMPTS))})")  # fmt: skip
     what.add_argument("--tokens", type=count, default=64, metavar="N", help="decoded in a round (64)")

@@ -9,10 +9,10 @@ from typing import Any
 import mlx.core as mx
 
 # Primitives that launch no kernel: other shapes and strides of the same memory.
-VIEWS = frozenset(
-    ("AsStrided", "Broadcast", "BroadcastAxes", "Depends", "ExpandDims", "Flatten", "Reshape", "Slice", "Split")
-    + ("Squeeze", "StopGradient", "Transpose", "Unflatten", "View")
-)
+VIEWS = (
+    "AsStrided", "Broadcast", "BroadcastAxes", "Depends", "ExpandDims", "Flatten", "Reshape", "Slice", "Split",
+    "Squeeze", "StopGradient", "Transpose", "Unflatten", "View",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

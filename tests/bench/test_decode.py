@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("mlx_lm", reason="models are mlx-lm's")
 
-import mlx_dequant as mxd
 from mlx_dequant.bench import decode, models, runners
 from mlx_dequant.bench.cases import decode as case
 from mlx_dequant.bench.cases.decode import Candidate, Plan
 from mlx_dequant.bench.models import Kind
 from mlx_dequant.cli import main
+from mlx_dequant.nn import PackedLinear
 
 SMALL = models.CONFIGS["smollm2-135m"] | {"vocab_size": 320}
 FIELDS = {
@@ -99,7 +99,7 @@ def test_all_models_share_the_embedding_and_the_output_layer(head):
     assert set(ends) == {"model.embed_tokens", "lm_head"}
     for model in made:
         assert model.lm_head is ends["lm_head"] and model.model.embed_tokens is ends["model.embed_tokens"]
-    packed = [layer for _, layer in made[1].named_modules() if isinstance(layer, mxd.PackedLinear)]
+    packed = [layer for _, layer in made[1].named_modules() if isinstance(layer, PackedLinear)]
     assert len(packed) == 7 and {layer.weight.format.name for layer in packed} == {"ct4"}
 
 
