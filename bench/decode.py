@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--providers", nargs="+", choices=PROVIDERS, default=PROVIDERS, metavar="NAME",
                       help=f"of {', '.join(PROVIDERS)} (all that are here)")  # fmt: skip
     what.add_argument("--head", choices=HEADS,
-                      help="of every model's embedding and output layer: mlx-6 or dense (mlx-6; dense beside torch)")  # fmt: skip
+                      help="of all embeddings and output layers: mlx-6 or dense (mlx-6; dense beside torch)")  # fmt: skip
     what.add_argument("--prompts", nargs="+", type=count, default=PROMPTS, metavar="TOKENS",
                       help=f"lengths of prompts ({' '.join(map(str, PROMPTS))})")  # fmt: skip
     what.add_argument("--tokens", type=count, default=64, metavar="N", help="decoded in a round (64)")
@@ -65,7 +66,7 @@ def count(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """The command; returns the exit status."""
-    out = console(options)
+    begin, out = time.monotonic(), console(options)
     found = environment()
     out.print(report.environment_line(found))
     on_gpu = found["backend"] in GPUS
@@ -88,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
     )
 
     extra = {"head": facts["head"]} if "head" in facts else {}
+    if extra:
+        out.print(f"embedding and output layer of all models: {facts['head']}")
 
     def result(rows: list[Row]) -> dict[str, Any]:
         return results.assembled(rows, absent) | extra
@@ -97,7 +100,10 @@ def run(options: argparse.Namespace) -> int:
         if is_file(options.json):
             write_json(options, result(rows))
 
-    rows = measure(plan, out.print, write)
+    def say(text: str) -> None:
+        out.print(f"{time.monotonic() - begin:4.0f} s  {text}", soft_wrap=True)
+
+    rows = measure(plan, say, write)
     for table in report.other_tables(rows):
         out.print("", table)
     write_json(options, result(rows))

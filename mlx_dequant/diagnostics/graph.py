@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,10 @@ def cost(call: Callable[[], mx.array]) -> Cost:
 
     mx.export_function(nodes.append, second)
     found = [node for node in nodes if node["type"] == "primitive" and node["name"] not in VIEWS]
-    # A custom kernel's arguments have its name and its text.
-    texts = [max(filter(_is_text, node["arguments"]), key=len) for node in found if node["name"] == "CustomKernel"]
-    return Cost(tuple(node["name"] for node in found), sum(map(len, texts)))
+    # The strings of a custom kernel are its name and its text.
+    text_bytes = sum(_text_bytes(node["arguments"]) for node in found if node["name"] == "CustomKernel")
+    return Cost(tuple(node["name"] for node in found), text_bytes)
 
 
-def _is_text(argument: Any) -> bool:
-    return isinstance(argument, str)
+def _text_bytes(arguments: Sequence[Any]) -> int:
+    return max(len(argument) for argument in arguments if isinstance(argument, str))
