@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--providers", nargs="+", choices=PROVIDERS, default=PROVIDERS, metavar="NAME",
                       help=f"of {', '.join(PROVIDERS)} (all that are here)")  # fmt: skip
     what.add_argument("--head", choices=HEADS,
-                      help="of all embeddings and output layers: mlx-6 or dense (mlx-6; dense beside torch)")  # fmt: skip
+                      help="of all embeddings and output layers (mlx-6; dense beside torch)")  # fmt: skip
     what.add_argument("--prompts", nargs="+", type=count, default=PROMPTS, metavar="TOKENS",
                       help=f"lengths of prompts ({' '.join(map(str, PROMPTS))})")  # fmt: skip
     what.add_argument("--tokens", type=count, default=64, metavar="N", help="decoded in a round (64)")

@@ -12,8 +12,7 @@ from .cases import ACT_ORDER, Case
 from .results import is_ours, of_operations
 
 Row = dict[str, Any]
-# Of a model's products with one row of x.
-MODEL_COSTS = {"build_us": "µs to build", "launches": "launches", "text_bytes": "text"}
+PRODUCT_COSTS = {"build_us": "µs to build", "launches": "launches", "text_bytes": "bytes of text"}
 
 
 def duration(seconds: float) -> str:
@@ -74,23 +73,41 @@ def other_tables(rows: Sequence[Row]) -> Iterator[Table]:
         yield table
     models = [row for row in rows if "decode_tokens_per_second" in row]
     if models:
-        yield _model_table(models)
+        yield _speed_table(models)
+        if any(row.get("launches") is not None for row in models):
+            yield _product_table(models)
 
 
-def _model_table(rows: Sequence[Row]) -> Table:
-    """Tokens a second: decode, then prompts by their length; and what a product of the model costs."""
+def _speed_table(rows: Sequence[Row]) -> Table:
+    """Decode, then prompts by their length."""
     prompts = list(dict.fromkeys(count for row in rows for count in row.get("prompt_tokens_per_second", {})))
-    costs = {name: title for name, title in MODEL_COSTS.items() if any(row.get(name) is not None for row in rows)}
-    right = ("decode", *(f"prompt {count}" for count in prompts), *costs.values())
-    table = _table("Tokens a second", ("provider", "format", *right, ""), right)
+    right = ("decode", *prompts)
+    title = "Tokens a second" + (", of answers and of prompts by their length" if prompts else "")
+    table = _table(title, ("provider", "format", *right, ""), right)
     for row in rows:
         speed = row["decode_tokens_per_second"]
         shown = _rate(speed) if speed else row.get("status", "").upper()
         read = [_rate(row.get("prompt_tokens_per_second", {}).get(count)) for count in prompts]
-        numbers = ["" if row.get(name) is None else f"{row[name]:,}" for name in costs]
-        name = f"{row['format']}{ACT_ORDER if row.get('has_g_idx') else ''}"
-        table.add_row(row["provider"], name, shown, *read, *numbers, row.get("check", ""))
+        table.add_row(row["provider"], _format(row), shown, *read, row.get("check", ""))
     return table
+
+
+def _product_table(rows: Sequence[Row]) -> Table:
+    """What the products of models cost that have one row of x."""
+    titles = tuple(PRODUCT_COSTS.values())
+    table = _table("Products with one row of x", ("provider", "format", *titles), titles)
+    for row in rows:
+        if row.get("launches") is not None:
+            table.add_row(row["provider"], _format(row), *(_number(row.get(name)) for name in PRODUCT_COSTS))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _format(row: Row) -> str:
+    return f"{row['format']}{ACT_ORDER if row.get('has_g_idx') else ''}"
 
 
 def _rate(tokens: float | None) -> str:

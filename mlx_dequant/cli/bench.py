@@ -24,7 +24,7 @@ medians of rounds in which all models take turns, in an order that changes.
 """
 
 
-class _Subcommand(argparse._SubParsersAction):
+class _Subcommand(argparse._SubParsersAction):  # pyright: ignore[reportMissingTypeArgument]
     """Refuses options in front of the subcommand, which does not know them."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
