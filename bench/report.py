@@ -82,7 +82,7 @@ def _speed_table(rows: Sequence[Row]) -> Table:
     """Decode, then prompts by their length."""
     prompts = list(dict.fromkeys(count for row in rows for count in row.get("prompt_tokens_per_second", {})))
     right = ("decode", *prompts)
-    title = "Tokens a second" + (", of answers and of prompts by their length" if prompts else "")
+    title = "Tokens a second" + (", by a prompt's length" if prompts else "")
     table = _table(title, ("provider", "format", *right, ""), right)
     for row in rows:
         speed = row["decode_tokens_per_second"]
