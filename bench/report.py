@@ -8,10 +8,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from .cases import Case
+from .cases import ACT_ORDER, Case
 from .results import is_ours, of_operations
 
 Row = dict[str, Any]
+PRODUCT_COSTS = {"build_us": "µs to build", "launches": "launches", "text_bytes": "bytes of text"}
 
 
 def duration(seconds: float) -> str:
@@ -72,12 +73,46 @@ def other_tables(rows: Sequence[Row]) -> Iterator[Table]:
         yield table
     models = [row for row in rows if "decode_tokens_per_second" in row]
     if models:
-        table = _table("Tokens a second", ("provider", "format", "decode", ""), right=("decode",))
-        for row in models:
-            speed = row["decode_tokens_per_second"]
-            shown = f"{speed:.1f}" if speed else row.get("status", "").upper()
-            table.add_row(row["provider"], row["format"], shown, row.get("check", ""))
-        yield table
+        yield _speed_table(models)
+        if any(row.get("launches") is not None for row in models):
+            yield _product_table(models)
+
+
+def _speed_table(rows: Sequence[Row]) -> Table:
+    """Decode, then prompts by their length."""
+    prompts = list(dict.fromkeys(count for row in rows for count in row.get("prompt_tokens_per_second", {})))
+    right = ("decode", *prompts)
+    title = "Tokens a second" + (", by a prompt's length" if prompts else "")
+    table = _table(title, ("provider", "format", *right, ""), right)
+    for row in rows:
+        speed = row["decode_tokens_per_second"]
+        shown = _rate(speed) if speed else row.get("status", "").upper()
+        read = [_rate(row.get("prompt_tokens_per_second", {}).get(count)) for count in prompts]
+        table.add_row(row["provider"], _format(row), shown, *read, row.get("check", ""))
+    return table
+
+
+def _product_table(rows: Sequence[Row]) -> Table:
+    """What the products of models cost that have one row of x."""
+    titles = tuple(PRODUCT_COSTS.values())
+    table = _table("Products with one row of x", ("provider", "format", *titles), titles)
+    for row in rows:
+        if row.get("launches") is not None:
+            table.add_row(row["provider"], _format(row), *(_number(row.get(name)) for name in PRODUCT_COSTS))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _format(row: Row) -> str:
+    return f"{row['format']}{ACT_ORDER if row.get('has_g_idx') else ''}"
+
+
+def _rate(tokens: float | None) -> str:
+    """Tokens a second; prompts have thousands."""
+    return "" if tokens is None else f"{tokens:,.0f}" if tokens >= 1000 else f"{tokens:.1f}"
 
 
 def change_table(changes: Sequence[Row]) -> Table:

@@ -85,7 +85,9 @@ def csv_text(rows: Sequence[Row]) -> str:
         seconds = row.get("seconds") or {}
         named = {f"seconds_{name}": seconds.get(name) for name in CSV_SECONDS}
         shape = {"shape": "x".join(map(str, row["shape"]))} if "shape" in row else {}
-        flat.append({name: value for name, value in row.items() if name != "seconds"} | named | shape)
+        prompts = {f"prompt_{count}": speed for count, speed in row.get("prompt_tokens_per_second", {}).items()}
+        plain = {name: value for name, value in row.items() if name not in ("seconds", "prompt_tokens_per_second")}
+        flat.append(plain | named | shape | prompts)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
     writer.writeheader()

@@ -28,7 +28,7 @@ def rows(file: Path, tokens: int = 64, rounds: int = 3) -> list[dict[str, Any]]:
     model, tokenizer = mxd.lm.load(file, dtype=mx.float32)
     prompt = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)
     fewer = max(tokens // 4, 2)  # a dense model is slow enough to be timed over fewer
-    dense = _dense(file, mx.float32)
+    dense = dense_model(file, mx.float32)
     same = _answer(model, prompt, fewer)[0] == _answer(dense, prompt, fewer)[0]
     status, check = ("timed", "answers as dense float32") if same else ("wrong", "answers otherwise than dense float32")
     runs: dict[tuple[str, str], Callable[[], float]] = {
@@ -36,7 +36,7 @@ def rows(file: Path, tokens: int = 64, rounds: int = 3) -> list[dict[str, Any]]:
         ("MLX dense", "float32"): lambda: _answer(dense, prompt, fewer)[1],
     }
     if mxd.current_backend() in GPUS:
-        half = _dense(file, mx.float16)
+        half = dense_model(file, mx.float16)
         runs["MLX dense", "float16"] = lambda: _answer(half, prompt, fewer)[1]
     if find_spec("llama_cpp"):
         runs["llama-cpp-python", "gguf"] = partial(_llama_cpp, file, prompt, tokens)
@@ -58,7 +58,7 @@ def rows(file: Path, tokens: int = 64, rounds: int = 3) -> list[dict[str, Any]]:
     ]
 
 
-def _dense(path: Path, dtype: mx.Dtype) -> Any:
+def dense_model(path: Path, dtype: mx.Dtype) -> Any:
     """mlx-lm's model with every weight dequantized."""
     from mlx.utils import tree_flatten
 

@@ -31,7 +31,7 @@ def gguf(name: str, rng: np.random.Generator, rows: int, columns: int, plain: bo
     form = formats()[name]
     shape = min(rows, DRAWN), -(-columns // form.weights)
     if plain:
-        pool = _plain_blocks(form)
+        pool = plain_blocks(form)
         blocks = pool[rng.integers(0, len(pool), shape)]
     else:
         blocks = rng.integers(0, 256, (*shape, form.bytes), np.uint8)
@@ -135,7 +135,7 @@ def slice_outputs(weight: QuantizedWeight, first: int, count: int, group_size: i
 
 
 @cache
-def _plain_blocks(form: Format) -> NDArray[np.uint8]:
+def plain_blocks(form: Format) -> NDArray[np.uint8]:
     """Random blocks of a format whose largest weight is of an ordinary size, found by the reference."""
     drawn = np.random.default_rng(1).integers(0, 256, (4096, form.bytes), np.uint8)
     with use_backend("reference"), np.errstate(all="ignore"):

@@ -27,7 +27,7 @@ def rows(monkeypatch):
             return (quantized if model == "quantized" else dense), float(len(asked))
 
         monkeypatch.setattr(mxd.lm, "load", lambda file, dtype: ("quantized", TOKENIZER))
-        monkeypatch.setattr(generation, "_dense", lambda file, dtype: f"dense {dtype}")
+        monkeypatch.setattr(generation, "dense_model", lambda file, dtype: f"dense {dtype}")
         monkeypatch.setattr(generation, "_answer", answer)
         monkeypatch.setattr(generation, "find_spec", lambda name: None)
         monkeypatch.setattr(mxd, "current_backend", lambda: "cuda" if on_gpu else "host", raising=False)

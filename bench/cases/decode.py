@@ -1,0 +1,191 @@
+"""Tokens a second of whole models: ours, MLX's own and torch's, in rounds in which all take turns.
+
+A row has "case" ("decode"), "model", "layers", "provider", "format", "has_g_idx" (only where true),
+"decode_tokens_per_second", "prompt_tokens_per_second" (by tokens of the prompt), "device", and of the products with one
+row of x: "build_us", the microseconds in which MLX's graph is built, on average, and the most "launches" and
+"text_bytes" of custom kernels that one has. What was not measured is null. A row that is not timed has "status" and
+"check" as well.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from ...backends import is_lazy
+from ...diagnostics.graph import cost
+from ...diagnostics.timing import Call, Samples, interleaved, overhead
+from ..models import Kind, products
+from ..run import summary
+from ..runners import MLXModel, Runner
+
+PROMPTS = (64, 512, 2048)
+BASELINE = Kind("mlx", "mlx-4")  # takes its turns beside every model, also where memory holds few at once
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to measure: how to make it, and the bytes that it takes, roughly."""
+
+    make: Callable[[], Runner]
+    nbytes: int
+
+
+@dataclass
+class Measured:
+    """What is known of a model so far; times are seconds of a phase, "decode" or the tokens of a prompt."""
+
+    seconds: dict[str, Samples] = field(default_factory=dict[str, Samples])
+    costs: Row = field(default_factory=dict[str, Any])
+    problem: Row = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        facts: fields that all rows share: "model", "layers", "device".
+        candidates: models by kind.
+        prompts: tokens of the prompts.
+        tokens: that are decoded in a round.
+        rounds: at most, of each phase.
+        seconds: of a phase's rounds, after which no new one begins.
+        memory: bytes that models may take at a time.
+    """
+
+    facts: Row
+    candidates: Mapping[Kind, Candidate]
+    prompts: Sequence[int] = PROMPTS
+    tokens: int = 64
+    rounds: int = 7
+    seconds: float = 30.0
+    memory: int = 1 << 62
+
+
+def measure(plan: Plan, say: Callable[[str], None], write: Callable[[list[Row]], None]) -> list[Row]:
+    """The rows of a plan, in its order.
+
+    Args:
+        say: told what begins, and what came of it.
+        write: given all rows after each phase.
+    """
+    found = {kind: Measured() for kind in plan.candidates}
+    runners: dict[Kind, Runner] = {}
+    for batch in batches(plan, found):
+        if dropped := [kind for kind in runners if kind not in batch]:
+            for kind in dropped:
+                del runners[kind]
+            gc.collect()
+            mx.clear_cache()
+        for kind in batch:
+            if kind not in runners and not found[kind].problem:
+                say(f"{kind.title}: making it")
+                _prepare(kind, plan.candidates[kind], runners, found[kind])
+        write(rows(plan, found))
+        for phase in ("decode", *map(str, plan.prompts)):
+            say(f"{phase if phase == 'decode' else f'a prompt of {phase}'}: {len(runners)} models in turn")
+            for kind, samples in _timed(plan, phase, runners).items():
+                found[kind].seconds.setdefault(phase, Samples()).seconds += samples.seconds
+                say(f"  {kind.title}: {_speed(plan, phase, found[kind]):.1f} tokens a second")
+            write(rows(plan, found))
+    return rows(plan, found)
+
+
+def batches(plan: Plan, found: Mapping[Kind, Measured]) -> Iterator[list[Kind]]:
+    """Kinds of which memory holds all at once, `BASELINE` in each if there is room; what has none is left out."""
+    sizes = {kind: candidate.nbytes for kind, candidate in plan.candidates.items()}
+    for kind in [kind for kind, size in sizes.items() if size > plan.memory]:
+        said = f"takes {sizes.pop(kind) / 1e9:.1f} GB, and there is room for {plan.memory / 1e9:.1f}"
+        found[kind].problem = {"status": "left out", "check": said}
+    base = [kind for kind in sizes if kind == BASELINE]
+    others = [kind for kind in sizes if kind != BASELINE]
+    batch = base
+    for kind in others:
+        if sum(map(sizes.__getitem__, [*batch, kind])) > plan.memory:
+            if batch != base:
+                yield batch
+            batch = base if sum(map(sizes.__getitem__, [*base, kind])) <= plan.memory else []
+        batch = [*batch, kind]
+    if batch:
+        yield batch
+
+
+def _prepare(kind: Kind, candidate: Candidate, runners: dict[Kind, Runner], measured: Measured) -> None:
+    """Makes a model, finds out that its answers are numbers, and what its products cost."""
+    try:
+        runner = candidate.make()
+        if not runner.is_finite():
+            measured.problem = {"status": "wrong", "check": "found scores that are not finite"}
+            return
+        measured.costs = costs(kind, runner)
+        runners[kind] = runner
+    except Exception as error:  # a provider's failure is its own
+        measured.problem = {"status": "failed", "check": summary(error)}
+
+
+def costs(kind: Kind, runner: Runner) -> Row:
+    """Microseconds in which a product's graph is built, and the most kernels and bytes of text that one has."""
+    if not isinstance(runner, MLXModel) or (kind.provider != "mlx" and not is_lazy()):
+        return {}
+    times: list[float] = []
+    graphs = []
+    for layer, inputs in products(runner.model):
+        x = mx.ones((1, 1, inputs), runner.dtype)
+        mx.eval(x, layer(x))
+        times.append(overhead(lambda layer=layer, x=x: layer(x)))
+        graphs.append(cost(lambda layer=layer, x=x: layer(x)))
+    return {
+        "build_us": round(1e6 * statistics.mean(times), 2),
+        "launches": max(graph.launches for graph in graphs),
+        "text_bytes": max(graph.text_bytes for graph in graphs),
+    }
+
+
+def _timed(plan: Plan, phase: str, runners: Mapping[Kind, Runner]) -> dict[Kind, Samples]:
+    """Seconds of a phase, of models that take turns."""
+    make = {kind.title: _decoding(runner, plan.tokens) for kind, runner in runners.items() if phase == "decode"}
+    make |= {kind.title: _reading(runner, int(phase)) for kind, runner in runners.items() if phase != "decode"}
+    taken = interleaved(make, plan.rounds, plan.seconds)
+    return {kind: taken[kind.title] for kind in runners}
+
+
+def _decoding(runner: Runner, count: int) -> Call:
+    answer = runner.tokens()
+    next(answer)
+    return Call(lambda turn: [next(answer) for _ in range(count)], lambda results: runner.wait())
+
+
+def _reading(runner: Runner, count: int) -> Call:
+    return Call(lambda turn: runner.prompt(count))
+
+
+def _speed(plan: Plan, phase: str, measured: Measured) -> float | None:
+    """Tokens a second."""
+    samples = measured.seconds.get(phase)
+    return (plan.tokens if phase == "decode" else int(phase)) / samples.median if samples else None
+
+
+def rows(plan: Plan, found: Mapping[Kind, Measured]) -> list[Row]:
+    """A row for each model, with what is known of it."""
+    return [
+        {
+            "case": "decode",
+            **{name: plan.facts[name] for name in ("model", "layers")},
+            "provider": kind.provider,
+            "format": kind.format,
+            **({"has_g_idx": True} if kind.has_g_idx else {}),
+            "decode_tokens_per_second": _speed(plan, "decode", measured),
+            "prompt_tokens_per_second": {str(count): _speed(plan, str(count), measured) for count in plan.prompts},
+            **{name: measured.costs.get(name) for name in ("build_us", "launches", "text_bytes")},
+            "device": plan.facts["device"],
+            **measured.problem,
+        }
+        for kind, measured in found.items()
+    ]

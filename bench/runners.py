@@ -1,0 +1,70 @@
+"""A model that answers and reads prompts: mlx-lm's, and torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+PROMPT = 64  # tokens in front of those that are timed
+
+
+class Runner(Protocol):
+    """A model to be timed."""
+
+    def tokens(self) -> Iterator[int]:
+        """Greedy answers to a prompt of `PROMPT` tokens, without end."""
+        ...
+
+    def prompt(self, count: int) -> None:
+        """Reads so many tokens, and computes the first one of the answer."""
+        ...
+
+    def wait(self) -> None:
+        """Returns when everything is computed."""
+        ...
+
+    def is_finite(self) -> bool:
+        """Whether the scores of a token are numbers: a model of infinities is not timed."""
+        ...
+
+
+class MLXModel:
+    """mlx-lm's model, run by mlx-lm's `generate_step`.
+
+    Attributes:
+        model: any of mlx-lm's.
+        vocabulary: tokens that it knows.
+        dtype: type of its activations.
+    """
+
+    def __init__(self, model: Any, vocabulary: int, dtype: mx.Dtype):
+        self.model, self.vocabulary, self.dtype = model, vocabulary, dtype
+
+    def tokens(self) -> Iterator[int]:
+        from mlx_lm.generate import generate_step
+
+        for token, _ in generate_step(self._ids(PROMPT), self.model, max_tokens=-1):
+            yield int(token)
+
+    def prompt(self, count: int) -> None:
+        from mlx_lm.generate import generate_step
+
+        for _ in generate_step(self._ids(count), self.model, max_tokens=0):
+            pass
+
+    def wait(self) -> None:
+        from mlx_lm.generate import generation_stream
+
+        mx.synchronize(generation_stream)  # a token is computed ahead
+
+    def is_finite(self) -> bool:
+        from mlx_lm.generate import generate_step
+
+        return all(
+            bool(mx.isfinite(scores).all()) for _, scores in generate_step(self._ids(PROMPT), self.model, max_tokens=1)
+        )
+
+    def _ids(self, count: int) -> mx.array:
+        return mx.random.randint(0, self.vocabulary, (count,), key=mx.random.key(count))

@@ -1,0 +1,103 @@
+"""Launches and program text of products with one row of x, counted without a GPU: MLX traces kernels anywhere."""
+
+from __future__ import annotations
+
+from functools import cache
+from unittest.mock import patch
+
+import mlx.core as mx
+import pytest
+from devices import generation
+
+from mlx_dequant import backends
+from mlx_dequant.backends.gpu import launch
+from mlx_dequant.bench import random_layers
+from mlx_dequant.diagnostics.graph import cost
+
+# Of Llama 3's k_proj and q_proj: the most launches, and the most kilobytes of text on Metal and on CUDA.
+LIMITS = {
+    "q4_0": (1, 19, 24),
+    "q4_k": (1, 20, 26),
+    "q6_k": (1, 19, 24),
+    "q8_0": (1, 19, 24),
+    "awq4": (2, 30, 40),
+    "gptq4": (2, 35, 59),
+    "gptq4-act": (3, 44, 73),
+    "ct4": (1, 27, 32),
+}
+SHAPES = ((1024, 4096), (4096, 4096))
+
+
+@cache
+def weight(name: str, rows: int, columns: int):
+    kind = name.removesuffix("-act")
+    return random_layers.quantized(kind, rows, columns, 128, g_idx=kind != name)
+
+
+def traced(platform: str, name: str, shape: tuple[int, int], M: int = 1):
+    """The cost of a product on a GPU that is not here."""
+    layer, x = weight(name, *shape), mx.zeros((1, M, shape[1]), mx.float16)
+    mx.eval(x)
+    with (
+        patch.object(backends, "current_backend", lambda: platform),
+        patch.object(mx.fast, "cuda_kernel", lambda shared_memory, **kernel: mx.fast.metal_kernel(**kernel)),
+        generation(90),
+    ):
+        return cost(lambda: layer.linear(x))
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_launches_and_text_of_one_row_are_few(name):
+    launches, *kilobytes = LIMITS[name]
+    for platform, limit in zip(("metal", "cuda"), kilobytes, strict=True):
+        for shape in SHAPES:
+            found = traced(platform, name, shape)
+            assert 1 <= found.launches <= launches, (platform, shape, found)
+            assert 1000 < found.text_bytes <= 1000 * limit, (platform, shape, found)
+
+
+def test_casts_sums_and_fills_count_and_views_do_not():
+    x, w = mx.ones((1, 8)), mx.ones((4, 8))
+    mx.eval(x, w)
+    assert cost(lambda: x @ w.T).kernels == ("Matmul",)
+    found = cost(lambda: (x @ w.T).reshape(4)[None, :2].astype(mx.float16) + mx.zeros(2, mx.float16))
+    assert found.kernels == ("Matmul", "AsType", "Full", "Add")
+    assert found.text_bytes == 0
+
+
+def test_what_is_built_once_is_left_out():
+    kept: list[mx.array] = []
+    x = mx.ones(8)
+    mx.eval(x)
+
+    def call() -> mx.array:
+        if not kept:
+            kept.append(mx.exp(mx.ones(8)))
+            mx.eval(kept)
+        return x * kept[0]
+
+    assert cost(call).kernels == ("Multiply",)
+
+
+def test_every_kernel_of_a_product_has_its_text():
+    found = traced("metal", "awq4", SHAPES[0])
+    assert set(found.kernels) == {"CustomKernel"}
+    texts = [len(text) for text in _texts("awq4", SHAPES[0])]
+    assert found.launches == len(texts)
+    assert sum(texts) < found.text_bytes < sum(texts) + 2000 * len(texts)  # MLX adds a signature
+
+
+def _texts(name: str, shape: tuple[int, int]) -> list[str]:
+    """What the package hands to MLX."""
+    made: list[str] = []
+    real = mx.fast.metal_kernel
+
+    def make(**kernel):
+        made.append(kernel["header"] + kernel["source"])
+        return real(**kernel)
+
+    launch.kernel.cache_clear()
+    with patch.object(mx.fast, "metal_kernel", make):
+        traced("metal", name, shape)
+    launch.kernel.cache_clear()
+    return made
