@@ -13,7 +13,7 @@ from itertools import pairwise
 from . import launches
 from .encoded import EncodedMatrix, Region
 from .launches import Launch
-from .tuning import PASS_ROWS, Device, Route, tuning
+from .tuning import Device, Route, tuning
 
 # Limit of the bytes that are dequantized at a time for MLX's own product. A layer of a usual model fits.
 DENSE_BYTES = 512 << 20
@@ -25,30 +25,22 @@ MATMUL_T, MATMUL = "matmul_t", "matmul"
 
 
 @dataclass(frozen=True)
-class Pass:
-    """Rows first to end - 1 of x, and their launches. Each launch takes the result of the one before."""
-
-    first: int
-    end: int
-    launches: tuple[Launch, ...]
-
-
-@dataclass(frozen=True)
 class Plan:
     """How an operation runs.
 
     Attributes:
         route: "gemv", "fused_gemm", "dequantize_then_gemm", "dense", or the operation's name.
         reason: why, in a line.
-        passes: passes over the rows of x; () where MLX's own product runs.
-        before: a launch on x, before x is split into passes.
+        launches: launches in turn, each of which takes the result of the one before; () where MLX's own product runs.
+            For "dequantize", launches of their own for parts of the matrix.
+        before: a launch on x.
         after: a launch on the result.
         regions: regions of the matrix to dequantize one after the other ("dequantize_then_gemm").
     """
 
     route: str
     reason: str
-    passes: tuple[Pass, ...] = ()
+    launches: tuple[Launch, ...] = ()
     before: Launch | None = None
     after: Launch | None = None
     regions: tuple[Region, ...] = ()
@@ -71,12 +63,11 @@ def plan(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation: s
 
 
 def _dequantize(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation: str) -> Plan:
-    parts = launches.dequantize(matrix, dtype, matrix.whole)
-    return Plan(operation, "each weight once", tuple(Pass(0, 0, (launch,)) for launch in parts))
+    return Plan(operation, "each weight once", tuple(launches.dequantize(matrix, dtype, matrix.whole)))
 
 
 def _gather(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation: str) -> Plan:
-    return Plan(operation, "each id once", (Pass(0, M, (launches.gather(matrix, M, dtype, operation),)),))
+    return Plan(operation, "each id once", (launches.gather(matrix, M, dtype, operation),))
 
 
 def route(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> Route:
@@ -108,14 +99,9 @@ def _matmul(device: Device, matrix: EncodedMatrix, M: int, dtype: str, operation
     if row.name == "dequantize_then_gemm":
         return Plan(row.name, row.reason, (), before, after, _regions(matrix, dtype, transpose))
     if row.name == "fused_gemm":
-        passes = (Pass(0, M, launches.many_rows(device, matrix, M, dtype, transpose)),)
-        return Plan(row.name, row.reason, passes, before, after)
-    step = PASS_ROWS[-1]
-    passes = tuple(
-        Pass(first, end, launches.few_rows(device, matrix, end - first, dtype, transpose))
-        for first, end in pairwise([*range(0, M, step), M])
-    )
-    return Plan(row.name, row.reason, passes, before, after)
+        return Plan(row.name, row.reason, launches.many_rows(device, matrix, M, dtype, transpose), before, after)
+    # The kernels for few rows permute x as they read it.
+    return Plan(row.name, row.reason, launches.few_rows(device, matrix, M, dtype, transpose), None, after)
 
 
 def _regions(matrix: EncodedMatrix, dtype: str, transpose: bool) -> tuple[Region, ...]:

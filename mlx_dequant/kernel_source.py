@@ -159,6 +159,9 @@ def kernel_source(
         name += f"_{struct(form, has_g_idx)}"
         arrays = ", ".join(array for array, _ in FAMILIES[form.family].arrays)
         decoder = f"mlx_dequant::{struct(form, has_g_idx)}"
+        if spec.permuted:
+            name += "_permuted"
+            decoder = f"mlx_dequant::permuted<{decoder}>"
         lines.append(f"auto loader = mlx_dequant::{form.family}<{decoder}>({arrays}, p);")
         template.insert(0, decoder)
         arguments.insert(0, "loader")

@@ -27,6 +27,7 @@ class KernelSpec:
         lut_in_shared: whether a format's lookup table is copied to threadgroup memory first, where that is faster.
         resident: threadgroups that a multiprocessor must have registers for; 0 leaves that to the compiler.
         needs_matrix: whether it reads a matrix.
+        permuted: whether it reads x in the order of a matrix that was sorted by group.
     """
 
     name: str
@@ -38,6 +39,7 @@ class KernelSpec:
     lut_in_shared: bool = False
     resident: int = 0
     needs_matrix: bool = True
+    permuted: bool = False
 
 
 DEQUANTIZE = KernelSpec("dequantize")
@@ -46,33 +48,44 @@ GATHER_COLUMNS = KernelSpec("gather_columns", ("ids",))
 SPLIT_K_REDUCE = KernelSpec("split_k_reduce", ("parts",), needs_matrix=False)
 
 
-def qmv(bm: int, simdgroups: int, bn: int, values: int) -> KernelSpec:
-    """x @ W.T for a stored W and up to BM rows of x.
+def qmv(bm: int, simdgroups: int, bn: int, values: int, permuted: bool = False) -> KernelSpec:
+    """x @ W.T for a stored W, BM rows of x at a time.
 
     Args:
         bm: 1, 2, 4 or 8.
         simdgroups: simdgroups that share rows of W: 1, 4 or 8.
         bn: rows of W that a simdgroup multiplies at once.
         values: the most columns that a lane takes at once.
+        permuted: as in `KernelSpec`.
     """
-    return KernelSpec("qmv", ("x",), (bm, simdgroups, bn, values), 8 * bn * bm, lut_in_shared=True)
+    template = (bm, simdgroups, bn, values)
+    return KernelSpec("qmv", ("x",), template, 8 * bn * bm, lut_in_shared=True, permuted=permuted)
 
 
-def qvm(bm: int) -> KernelSpec:
-    """x @ W for a stored W and up to BM rows of x: 1, 2, 4 or 8."""
-    return KernelSpec("qvm", ("x",), (bm,), 8 * THREADS)
+def qvm(bm: int, lanes: int, permuted: bool = False) -> KernelSpec:
+    """x @ W for a stored W, BM rows of x at a time.
+
+    Args:
+        bm: 1, 2, 4 or 8.
+        lanes: lanes of a threadgroup that lie side by side along a row of W; the others share its rows.
+        permuted: as in `KernelSpec`.
+    """
+    return KernelSpec("qvm", ("x",), (bm, lanes), 8 * THREADS, permuted=permuted)
 
 
-def qmv_mma(bm: int, bn: int, tk: int) -> KernelSpec:
-    """A linear layer's product with up to 8 rows of x, by matrix units.
+def qmv_mma(bm: int, bn: int, tk: int, wide: int, permuted: bool = False) -> KernelSpec:
+    """A linear layer's product with few rows of x, 8 at a time, by matrix units.
 
     Args:
         bm: 1 or 8.
         bn: outputs that four lanes share.
         tk: inputs that each lane takes at once.
+        wide: simdgroups of a threadgroup that lie side by side along the outputs, 1 or 2.
+        permuted: as in `KernelSpec`.
     """
-    template = (bm, bn, tk)
-    return KernelSpec("qmv_mma", ("x",), template, 4 * 16 * bn, "cuda", "half2", lut_in_shared=True, resident=2)
+    return KernelSpec(
+        "qmv_mma", ("x",), (bm, bn, tk, wide), 4 * 16 * bn, "cuda", "half2", True, resident=2, permuted=permuted
+    )
 
 
 def qmm(kn: bool, bm: int, tk: int) -> KernelSpec:

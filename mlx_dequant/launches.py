@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -61,34 +61,38 @@ def gather(matrix: EncodedMatrix, M: int, dtype: str, operation: str) -> Launch:
 
 
 def few_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpose: bool) -> tuple[Launch, ...]:
-    """A product with up to 8 rows of x: x @ W.T for the stored matrix W (`transpose`), or x @ W."""
+    """A product with few rows of x: x @ W.T for the stored matrix W (`transpose`), or x @ W.
+
+    A linear layer's product reads x in the order of a matrix that was sorted by group.
+    """
     forward = transpose == (matrix.layout == "NK")
     tk = mma_inputs(device, matrix, M, dtype) if forward else 0
+    permuted = forward and matrix.perm is not None
     if tk:
-        return _qmv_mma(device, matrix, M, dtype, tk)
-    return _qmv(device, matrix, M, dtype) if transpose else _qvm(device, matrix, M, dtype)
+        spec, threadgroups = _qmv_mma(device, matrix, M, tk, permuted)
+    else:
+        spec, threadgroups = (_qmv if transpose else _qvm)(device, matrix, M, permuted)
+    passes = -(-M // PASS_ROWS[-1])
+    outputs = matrix.rows if transpose else matrix.columns
+    return (Launch(spec, matrix.params(M=M), threadgroups * passes, (M, outputs), dtype),)
 
 
-def _qmv(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> tuple[Launch, ...]:
+def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple[KernelSpec, int]:
     """x @ W.T: each row of the stored matrix gives one element of the result."""
     column = tuning(device)
     bm = _pass_rows(M)
     bn, values = column.qmv_shape[bm]
     simdgroups = 8 if matrix.rows < column.few_rows else 4 if M == 1 and matrix.columns >= column.long_rows else 1
-    spec = kernels.qmv(bm, simdgroups, bn, values)
-    return (Launch(spec, matrix.params(M=M), -(-matrix.rows * simdgroups // (8 * bn)), (M, matrix.rows), dtype),)
+    return kernels.qmv(bm, simdgroups, bn, values, permuted), -(-matrix.rows * simdgroups // (8 * bn))
 
 
-def _qvm(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> tuple[Launch, ...]:
+def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple[KernelSpec, int]:
     """x @ W: the rows of the stored matrix are added up."""
     column = tuning(device)
     columns = matrix.family.traits["qvm_columns"] if M <= 2 else 8
-    tiles = -(-matrix.columns // (4 * 32 * columns))
-    threadgroups = column.qvm_threadgroups
-    if M == 1 and matrix.layout == "KN":
-        threadgroups = column.qvm_threadgroups_one_row[columns]
-    split_k = max(1, min(-(-matrix.rows // 64), threadgroups // tiles))
-    return _split(kernels.qvm(_pass_rows(M)), matrix, tiles, split_k, (M, matrix.columns), dtype)
+    tiles = {lanes: -(-matrix.columns // (lanes * columns)) for lanes in column.qvm_lanes}
+    lanes = next((lanes for lanes in tiles if tiles[lanes] >= column.few_threadgroups), column.qvm_lanes[-1])
+    return kernels.qvm(_pass_rows(M), lanes, permuted), tiles[lanes]
 
 
 def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int:
@@ -133,11 +137,10 @@ def _mma_outputs(form: Format) -> int:
     return 4 if form.bits and FAMILIES[form.family].layout == "NK" else 8
 
 
-def _qmv_mma(device: Device, matrix: EncodedMatrix, M: int, dtype: str, tk: int) -> tuple[Launch, ...]:
+def _qmv_mma(device: Device, matrix: EncodedMatrix, M: int, tk: int, permuted: bool) -> tuple[KernelSpec, int]:
     bn = _mma_outputs(matrix.format)
-    tiles = -(-matrix.N // (16 * bn))
-    split_k = _splits(tiles, matrix.K // (16 * tk), tuning(device).qvm_threadgroups)
-    return _split(kernels.qmv_mma(1 if M == 1 else 8, bn, tk), matrix, tiles, split_k, (M, matrix.N), dtype)
+    wide = 2 if 16 * bn * tuning(device).few_threadgroups <= matrix.N else 1
+    return kernels.qmv_mma(1 if M == 1 else 8, bn, tk, wide, permuted), -(-matrix.N // (8 * wide * bn))
 
 
 def many_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpose: bool) -> tuple[Launch, ...]:
@@ -199,7 +202,7 @@ def permutation(device: Device, M: int, columns: int, dtype: str, operand: str =
 
 
 def _pass_rows(M: int) -> int:
-    return next(count for count in PASS_ROWS if count >= M)
+    return next((count for count in PASS_ROWS if count >= M), PASS_ROWS[-1])
 
 
 def every_spec(platform: str, form: Format) -> set[KernelSpec]:
@@ -208,18 +211,21 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
     for column in columns(platform):
         for bm, (bn, values) in column.qmv_shape.items():
             specs |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
-            specs.add(kernels.qvm(bm))
+            specs |= {kernels.qvm(bm, lanes) for lanes in column.qvm_lanes}
         specs |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
         for layout, blocks in column.blocks.items():
             specs |= {kernels.qmm(layout == "KN", block.bm, block.tk) for block in blocks}
             specs |= {kernels.pack_activations(block.bm, block.tk) for block in blocks}
         if column.matrix_units_few and has_view(form):
             specs |= _mma_specs(form)
-    return specs
+    if "g_idx" not in dict(FAMILIES[form.family].arrays):
+        return specs
+    forward = "qvm" if FAMILIES[form.family].layout == "KN" else "qmv"
+    return specs | {replace(spec, permuted=True) for spec in specs if spec.name in (forward, "qmv_mma")}
 
 
 def _mma_specs(form: Format) -> set[KernelSpec]:
     block = form.traits.get("exact_block", 0)
     inputs = (32, 8) if form.bits else [tk for tk in (32, 8) if block % (4 * tk) == 0 and block][:1]
     rows = {tk: (1, 8) if _mma_from(form)[tk] == 1 else (8,) for tk in inputs}
-    return {kernels.qmv_mma(bm, _mma_outputs(form), tk) for tk in inputs for bm in rows[tk]}
+    return {kernels.qmv_mma(bm, _mma_outputs(form), tk, wide) for tk in inputs for bm in rows[tk] for wide in (1, 2)}

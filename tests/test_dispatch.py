@@ -46,7 +46,7 @@ def backward(of):
 
 
 def names(found):
-    return [launch.spec.name for each in found.passes for launch in each.launches]
+    return [launch.spec.name for launch in found.launches]
 
 
 # Of a device, a format and a type, the rows of x from which another route is taken.
@@ -115,14 +115,21 @@ def test_a_plan_is_a_pure_function(device, operation):
         assert hash(found) == hash(plan(device, matrix("gptq4"), M, "float16", operation))
 
 
-def test_few_rows_take_passes_of_eight():
-    for operation in (MATMUL_T, MATMUL):
-        found = plan(DEVICES["metal"], matrix("q4_k"), 16, "float16", operation)
-        assert [(each.first, each.end) for each in found.passes] == [(0, 8), (8, 16)]
-        found = plan(DEVICES["cuda75"], matrix("q4_k"), 21, "float16", operation)
-        assert [(each.first, each.end) for each in found.passes] == [(0, 8), (8, 16), (16, 21)]
-        for each in found.passes:
-            assert {launch.params.M for launch in each.launches} == {each.end - each.first}
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", "awq4", "ct4"])
+def test_few_rows_are_one_launch(device, name):
+    """Threadgroups take eight rows of x each, and a sorted matrix's kernel permutes x as it reads it."""
+    for of in (matrix(name), replace(matrix(name), perm=object(), inv_perm=object())):
+        forward = MATMUL_T if of.layout == "NK" else MATMUL
+        if of.perm is not None and not of.group_size:
+            continue
+        (one,) = plan(DEVICES[device], of, 8, "float16", forward).launches
+        (two,) = plan(DEVICES[device], of, 16, "float16", forward).launches
+        assert (one.params.M, two.params.M) == (8, 16)
+        assert (two.spec, two.threadgroups) == (one.spec, 2 * one.threadgroups)
+        assert two.shape == (16, of.N)
+        assert one.spec.permuted == (of.perm is not None)
+        assert plan(DEVICES[device], of, 8, "float16", forward).before is None
 
 
 @pytest.mark.parametrize(("M", "bm"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8)])
@@ -130,21 +137,18 @@ def test_gemv_kernels(M, bm):
     metal, column = DEVICES["metal"], tuning.METAL
     bn, values = column.qmv_shape[bm]
     shared = 4 if M == 1 else 1
-    (launch,) = plan(metal, matrix("q4_k"), M, "float16", MATMUL_T).passes[0].launches
+    (launch,) = plan(metal, matrix("q4_k"), M, "float16", MATMUL_T).launches
     assert launch.spec == kernels.qmv(bm, shared, bn, values)
     assert launch.threadgroups == 4096 * shared // (8 * bn)
     assert (launch.shape, launch.dtype) == ((M, 4096), "float16")
-    (launch,) = plan(metal, matrix("q4_k", N=64), M, "float16", MATMUL_T).passes[0].launches
+    (launch,) = plan(metal, matrix("q4_k", N=64), M, "float16", MATMUL_T).launches
     assert launch.spec == kernels.qmv(bm, 8, bn, values)
     assert launch.threadgroups == 64 // bn
-    across, added = plan(metal, matrix("q4_k", N=8192), M, "float16", MATMUL).passes[0].launches
-    assert (across.spec, added.spec) == (kernels.qvm(bm), kernels.SPLIT_K_REDUCE)
-    assert across.params.split_k == added.params.split_k == 264 // 4
-    assert across.threadgroups == 4 * across.params.split_k
-    assert (across.shape, across.dtype) == ((264 // 4, M, 4096), "float32")
-    assert (added.shape, added.dtype) == ((M, 4096), "float16")
-    across, _ = plan(metal, matrix("q4_k", N=256), M, "float16", MATMUL).passes[0].launches
-    assert across.params.split_k == 256 // 64
+    for columns, lanes in ((4096, 16), (32768, 32)):
+        (across,) = plan(metal, matrix("q4_k", N=64, K=columns), M, "float16", MATMUL).launches
+        assert across.spec == kernels.qvm(bm, lanes)
+        assert across.threadgroups == columns // (8 * lanes)
+        assert (across.shape, across.dtype) == ((M, columns), "float16")
 
 
 # Rows of x from which qmv_mma runs, and inputs of a lane; None: never. By format, type of x and group size.
@@ -207,7 +211,7 @@ def test_fused_gemm(device, M, block):
     of = matrix("q4_k", N=4096, K=4096)
     found = plan(DEVICES[device], of, M, "float16", MATMUL_T)
     assert found.route == FUSED
-    ((packed, product, *added),) = [each.launches for each in found.passes]
+    packed, product, *added = found.launches
     down = -(-M // bm)
     assert (packed.spec, packed.shape) == (kernels.pack_activations(bm, tk), (down * bm, 4096))
     assert product.spec == kernels.qmm(False, bm, tk)
@@ -222,8 +226,8 @@ def test_fused_gemm(device, M, block):
 def test_split_k_leaves_no_threadgroup_without_inputs(N):
     of = matrix("q4_k", N=N)
     for M in (17, 64, 300):
-        (each,) = plan(DEVICES["metal"], of, M, "float16", MATMUL_T).passes
-        split_k, (_, tk) = each.launches[1].params.split_k, each.launches[1].spec.template[1:]
+        product = plan(DEVICES["metal"], of, M, "float16", MATMUL_T).launches[1]
+        split_k, (_, tk) = product.params.split_k, product.spec.template[1:]
         steps = 4096 // (4 * tk)
         share = -(-steps // split_k)
         assert 1 <= split_k <= steps and share * (split_k - 1) < steps
@@ -245,7 +249,7 @@ def covered(regions, whole):
 def test_regions_are_bounded(name, N, K, operation, dtype):
     of = matrix(name, N, K)
     found = plan(DEVICES["metal"], of, 5000, dtype, operation)
-    assert found.route == DENSE and found.passes == ()
+    assert found.route == DENSE and found.launches == ()
     assert covered(found.regions, of)
     size = 4 if dtype == "float32" else 2
     assert max(part.rows * part.columns for part in found.regions) * size <= DENSE_BYTES
@@ -260,19 +264,19 @@ def test_stored_types_are_dense(device):
         of = matrix(name)
         assert plan(device, of, 16, dtype, MATMUL_T).route == "gemv"
         found = plan(device, of, 2000, dtype, MATMUL_T)
-        assert (found.route, found.passes, found.regions) == ("dense", (), ())
+        assert (found.route, found.launches, found.regions) == ("dense", (), ())
         assert plan(device, of, 2000, "bfloat16" if name == "f16" else "float16", MATMUL_T).route == DENSE
 
 
 def test_a_sorted_matrix_permutes_x_or_the_result():
     of = replace(matrix("gptq4"), perm=object(), inv_perm=object())
-    for M in (1, 40, 1000):
+    for M in (40, 1000):
         found = plan(DEVICES["metal"], of, M, "float16", linear(of))
         assert (found.before.operand, found.after) == ("perm", None)
         assert found.before.shape == (M, 4096)
         found = plan(DEVICES["metal"], of, M, "float16", backward(of))
         assert (found.before, found.after.operand) == (None, "inv_perm")
-    assert plan(DEVICES["metal"], of, 1, "float16", linear(of)).before.spec == kernels.permute_columns()
+    assert plan(DEVICES["metal"], of, 17, "float16", linear(of)).before.spec == kernels.permute_columns()
     assert plan(DEVICES["metal"], of, 64, "float16", linear(of)).before.spec == kernels.permute_columns(8)
     assert plan(DEVICES["metal"], matrix("gptq4"), 64, "float16", MATMUL).before is None
 
@@ -286,18 +290,18 @@ def test_plans_launch_what_every_spec_has(name, device):
         for M in (1, 2, 3, 8, 17, 100):
             for operation in (*RULES,):
                 found = plan(device, of, M, "float16", operation)
-                specs = {launch.spec for each in found.passes for launch in each.launches}
+                specs = {launch.spec for launch in found.launches}
                 assert specs <= known, specs - known
 
 
 def test_dequantize_has_more_launches_where_a_grid_ends(monkeypatch):
     of = matrix("q4_k", N=100, K=4096)
     found = plan(DEVICES["metal"], of, 0, "float16", "dequantize")
-    (launch,) = [launch for each in found.passes for launch in each.launches]
+    (launch,) = found.launches
     assert (launch.threadgroups, launch.shape) == (200, (100, 4096))
     monkeypatch.setattr(launches, "MAX_THREADS", 256 * 2 * 30)
     found = plan(DEVICES["metal"], of, 0, "float16", "dequantize")
-    parts = [launch for each in found.passes for launch in each.launches]
+    parts = found.launches
     assert [launch.shape for launch in parts] == [(30, 4096)] * 3 + [(10, 4096)]
     assert [(one.params.first_row, one.params.end_row) for one in parts] == [(0, 30), (30, 60), (60, 90), (90, 100)]
     assert max(launch.threadgroups for launch in parts) * 256 <= launches.MAX_THREADS
@@ -306,8 +310,7 @@ def test_dequantize_has_more_launches_where_a_grid_ends(monkeypatch):
 def test_gathers():
     of = matrix("gptq4", N=256, K=640)
     for operation, length in (("gather_rows", 256), ("gather_columns", 640)):
-        (each,) = plan(DEVICES["metal"], of, 5, "float16", operation).passes
-        (launch,) = each.launches
+        (launch,) = plan(DEVICES["metal"], of, 5, "float16", operation).launches
         assert (launch.spec.name, launch.shape, launch.params.M) == (operation, (5, length), 5)
     assert launch.threadgroups * 256 >= 5 * 640
 

@@ -214,7 +214,7 @@ inline void row_sums(thread const S& loader, device T* out, thread const LaunchP
 }
 """
 RULE = """    "row_sums": lambda device, matrix, M, dtype, operation: Plan(
-        operation, "a thread a row", (Pass(0, 0, (launches.row_sums(matrix, dtype),)),)
+        operation, "a thread a row", (launches.row_sums(matrix, dtype),)
     ),
 """
 LAUNCH = """
@@ -231,7 +231,7 @@ from ..backends.gpu.launch import bind, device
 def row_sums(weight):
     platform = backends.current_backend()
     plan = dispatch.plan(device(platform), weight.matrix, 0, "float32", "row_sums")
-    (launch,) = plan.passes[0].launches
+    (launch,) = plan.launches
     return bind(platform, weight.matrix, launch)()
 '''
 

@@ -19,7 +19,7 @@ ROOT = PACKAGE.name
 LAYERS = (
     ("errors", "dtypes", "fast_divmod", "_version"),
     ("registry",),
-    ("encoded", "kernels"),
+    ("encoded", "kernels", "kernel_text"),
     ("kernel_source", "tuning"),
     ("launches", "dispatch"),
     ("backends",),

@@ -1,14 +1,38 @@
-// out[split_k, M, outputs] = x[M, inputs] times a weight of either layout, for up to eight rows of
-// x, by matrix units
+// out[M, outputs] = x[M, inputs] times a weight of either layout, eight rows of x at a time, by
+// matrix units
 //
 // For float16 or bfloat16 x; BM is 1 or 8. Codes less their zero point are exact in x's type. They
 // are multiplied without their scale and accumulated in float32; then the sums are scaled. Four
 // lanes share BN outputs and take TK inputs each. These 4 * TK inputs, a chunk, share one scale. Of
-// a threadgroup's eight simdgroups, two lie side by side along the outputs and four take turns with
-// the chunks, as do split_k threadgroups. split_k_reduce adds up their results.
+// a threadgroup's eight simdgroups, WIDE lie side by side along the outputs and 8 / WIDE take turns
+// with the chunks.
 
-// Adds the chunks at inputs begin, begin + stride ... to `sum`, for V rows of x. x and `input`
-// point to this lane's inputs of a chunk.
+#include "../kernels/x_rows.metal"
+
+// Inputs of x as pairs, as x_rows loads them as float.
+template <typename F>
+struct x_pairs {
+  template <uint N, bool ALIGNED, typename X, typename S>
+  static inline void load(const S&, const X* x, uint at, uint* pairs) {
+    load_half2<N, ALIGNED>(x + at, pairs);
+  }
+};
+
+template <typename F>
+struct x_pairs<permuted<F>> {
+  template <uint N, bool ALIGNED, typename X, typename S>
+  static inline void load(const S& loader, const X* x, uint at, uint* pairs) {
+    uint places[N];
+    load_words<N>((const uint*)loader.g_idx + at, places);
+    X values[N];
+#pragma unroll
+    for (uint i = 0; i < N; ++i) values[i] = x[places[i]];
+    load_half2<N, false>(values, pairs);
+  }
+};
+
+// Adds the chunks at inputs begin, begin + stride ... to `sum`, for V rows of x. `input` is this
+// lane's first input of a chunk.
 template <typename F, uint BN, uint TK, uint V, bool ALIGNED, typename X, typename S>
 inline void add_chunks(const S& loader, const X* x, uint output, uint input, uint begin,
                        uint stride, uint inputs, float (*sum)[V]) {
@@ -17,7 +41,7 @@ inline void add_chunks(const S& loader, const X* x, uint output, uint input, uin
     uint v[TK / 2];
     scaling by[BN];
     float part[BN / 2][4];
-    load_half2<TK, ALIGNED>(x + at, v);
+    x_pairs<F>::template load<TK, ALIGNED>(loader, x, at + input, v);
     to_pair_stride<TK, half2_layout<F, S, TK>::pair_stride>(v);
 #pragma unroll
     for (uint i = 0; i < BN / 2; ++i) {
@@ -48,24 +72,27 @@ inline void add_chunks(const S& loader, const X* x, uint output, uint input, uin
   }
 }
 
-template <typename F, typename T, uint BM, uint BN, uint TK, typename X, typename S>
+template <typename F, typename T, uint BM, uint BN, uint TK, uint WIDE, typename X,
+          typename S>
 inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, float* scratch,
                     uint threadgroup_index, uint thread_index) {
   const uint V = BM == 1 ? 1 : 2;  // rows of x that a lane accumulates
-  const uint wide = 2;
-  const uint deep = 8 / wide;
-  const uint across = wide * 8 * BN;
+  const uint deep = 8 / WIDE;
+  const uint across = WIDE * 8 * BN;
   const uint chunk = 4 * TK;
   uint inputs = S::layout_kn ? p.rows : p.columns;
   uint outputs = S::layout_kn ? p.columns : p.rows;
-  uint M = p.M;
-  uint split = threadgroup_index % p.split_k;
-  uint first = threadgroup_index / p.split_k * across;
+  uint passes = (p.M + 7) / 8;
+  uint first_x = threadgroup_index % passes * 8;
+  uint M = p.M - first_x;
+  x += size_t(first_x) * inputs;
+  out += size_t(first_x) * outputs;
+  uint first = threadgroup_index / passes * across;
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;
   // Every lane must take part in mma.sync. Lanes past the end repeat outputs that other lanes
   // store.
-  uint lane_output = (simdgroup % wide * 8 + lane / 4) * BN;
+  uint lane_output = (simdgroup % WIDE * 8 + lane / 4) * BN;
   uint output = min(first + lane_output, outputs - BN);
   uint input = lane % 4 * TK;
 
@@ -75,23 +102,22 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
 #pragma unroll
     for (uint k = 0; k < V; ++k) sum[i][k] = 0.0f;
   }
-  uint share = split * deep + simdgroup / wide;
-  uint shares = p.split_k * deep;
-  const X* lane_x = x + size_t(BM == 1 ? 0 : min(lane / 4, M - 1)) * inputs + input;
+  uint share = simdgroup / WIDE;
+  const X* lane_x = x + size_t(BM == 1 ? 0 : min(lane / 4, M - 1)) * inputs;
   if (inputs % 8 == 0 && is_aligned(x)) {
-    add_chunks<F, BN, TK, V, true>(loader, lane_x, output, input, share * chunk, shares * chunk,
+    add_chunks<F, BN, TK, V, true>(loader, lane_x, output, input, share * chunk, deep * chunk,
                                    inputs, sum);
   } else {
-    add_chunks<F, BN, TK, V, false>(loader, lane_x, output, input, share * chunk, shares * chunk,
+    add_chunks<F, BN, TK, V, false>(loader, lane_x, output, input, share * chunk, deep * chunk,
                                     inputs, sum);
   }
-  for (uint rest = inputs / chunk * chunk + share; rest < inputs; rest += shares) {
+  for (uint rest = inputs / chunk * chunk + share; rest < inputs; rest += deep) {
     float w[BN];
     decode_outputs<F, BN>(loader, output, rest, w);
 #pragma unroll
     for (uint k = 0; k < V; ++k) {
       uint row = BM == 1 ? 0 : min(lane % 4 * 2 + k, M - 1);
-      float v = float(x[size_t(row) * inputs + rest]);
+      float v = float(x[size_t(row) * inputs + x_rows<F>::place(loader, rest)]);
       for (uint i = 0; i < BN; ++i) sum[i][k] += w[i] * v;
     }
   }
@@ -101,7 +127,7 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
     if (lane % 4 == m / 2) {
       for (uint i = 0; i < BN; ++i) {
         if (output + i < first + lane_output) continue;
-        scratch[simdgroup / wide * across + output + i - first] = sum[i][m % V];
+        scratch[simdgroup / WIDE * across + output + i - first] = sum[i][m % V];
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -109,7 +135,7 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
       float total = 0.0f;
       for (uint i = 0; i < deep; ++i) total += scratch[i * across + thread_index];
       if (m < M && first + thread_index < outputs) {
-        out[(size_t(split) * M + m) * outputs + first + thread_index] = T(total);
+        out[size_t(m) * outputs + first + thread_index] = T(total);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -3,7 +3,10 @@
 //
 // SIMDGROUPS simdgroups share BN rows of W. Their 32*SIMDGROUPS lanes take VALUES columns each in
 // turn: MAX_VALUES, or 8 where every column has its own scale or the format has none. Weights are
-// decoded once for all BM rows of x. A threadgroup of 256 covers 8*BN/SIMDGROUPS rows of W.
+// decoded once for all BM rows of x. A threadgroup of 256 covers 8*BN/SIMDGROUPS rows of W. More
+// rows of x than 8 are multiplied 8 at a time, by neighbouring threadgroups.
+
+#include "x_rows.metal"
 
 // Adds this lane's share of BN rows to `sum`. BLOCK codes share a scale, which multiplies their
 // sum. For one row of x, a min multiplies the sum of x; an infinite x then gives NaN. For more rows
@@ -29,12 +32,12 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
     }
 #pragma unroll
     for (uint m = 0; m < BM; ++m) {
-      device const X* from = x + size_t(min(m, M - 1)) * columns + column;
+      device const X* from = x + size_t(min(m, M - 1)) * columns;
       float dot[BN], x_sum;
 #pragma unroll
       for (uint i = 0; i < VALUES; i += 8) {
         float v[8];
-        load<8, ALIGNED>(from + i, v);
+        x_rows<F>::template load<8, ALIGNED>(loader, from, column + i, v);
         if (has_min<F>::value && BM == 1) {
           for (uint k = 0; k < 8; ++k) x_sum = (i + k) % BLOCK == 0 ? v[k] : x_sum + v[k];
         }
@@ -57,7 +60,8 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
     float w[1];
     decode<F, 1>(loader, min(row + r, last), rest, w);
     for (uint m = 0; m < BM; ++m) {
-      sum[r * BM + m] += w[0] * float(x[size_t(min(m, M - 1)) * columns + rest]);
+      device const X* from = x + size_t(min(m, M - 1)) * columns;
+      sum[r * BM + m] += w[0] * float(from[x_rows<F>::place(loader, rest)]);
     }
   }
 }
@@ -70,6 +74,12 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
   const uint VALUES = S::layout_kn || F::scale_block < 8 ? 8 : MAX_VALUES;
   const uint BLOCK = VALUES < F::scale_block ? VALUES : F::scale_block;
   static_assert(VALUES % BLOCK == 0, "whole blocks of a scale");
+  uint passes = BM == 8 ? (p.M + 7) / 8 : 1;
+  uint first = threadgroup_index % passes * 8;
+  uint M = p.M - first;
+  x += size_t(first) * p.columns;
+  out += size_t(first) * p.rows;
+  threadgroup_index /= passes;
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;
   uint row = (threadgroup_index * (8 / SIMDGROUPS) + simdgroup / SIMDGROUPS) * BN;
@@ -79,10 +89,10 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
   for (uint i = 0; i < BN * BM; ++i) sum[i] = 0.0f;
   if (row < p.rows) {
     if (p.columns % 8 == 0 && is_aligned(x)) {
-      add_rows<F, BM, BN, VALUES, BLOCK, true>(loader, x, row, p.rows - 1, p.columns, p.M, index,
+      add_rows<F, BM, BN, VALUES, BLOCK, true>(loader, x, row, p.rows - 1, p.columns, M, index,
                                                32 * SIMDGROUPS, sum);
     } else {
-      add_rows<F, BM, BN, VALUES, BLOCK, false>(loader, x, row, p.rows - 1, p.columns, p.M, index,
+      add_rows<F, BM, BN, VALUES, BLOCK, false>(loader, x, row, p.rows - 1, p.columns, M, index,
                                                 32 * SIMDGROUPS, sum);
     }
   }
@@ -98,7 +108,7 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
       for (uint i = 1; i < SIMDGROUPS; ++i) {
         total += scratch[(simdgroup + i) * BN * BM + r * BM + m];
       }
-      if (m < p.M && row + r < p.rows) out[size_t(m) * p.rows + row + r] = T(total);
+      if (m < M && row + r < p.rows) out[size_t(m) * p.rows + row + r] = T(total);
     }
   }
 }

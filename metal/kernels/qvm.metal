@@ -1,12 +1,14 @@
-// out[split_k, M, columns] = x[M, rows] @ W for a stored W [rows, columns] and up to BM rows of x,
+// out[M, columns] = x[M, rows] @ W for a stored W [rows, columns], BM rows of x at a time,
 // accumulated in float32
 //
-// A lane covers the loader's qvm_columns columns, or 8 with more than two rows of x. Of a
-// threadgroup's eight simdgroups, four lie side by side and read long pieces of a row. The other
-// four lie below: these two rows of simdgroups take turns with chunks of W's rows, as do split_k
-// threadgroups. split_k_reduce adds up their results. A chunk has the loader's qvm_rows rows, or
+// A lane covers the loader's qvm_columns columns, or 8 with more than two rows of x. LANES lanes
+// lie side by side along a row. The 256 / LANES groups of lanes take turns with chunks of W's rows,
+// and their sums are added up in threadgroup memory. A chunk has the loader's qvm_rows rows, or
 // fewer with more rows of x, for want of registers. With one or two rows of x, the codes of a chunk
-// are added up before they are scaled.
+// are added up before they are scaled. More rows of x than 8 are multiplied 8 at a time, by
+// neighbouring threadgroups.
+
+#include "x_rows.metal"
 
 // sum[m][i] += w[i]*v[m]
 template <uint BM, uint VALUES>
@@ -36,13 +38,14 @@ inline void flush_group(thread const C& shared, thread float (*partial)[VALUES],
 }
 
 // v[r][m] = row m of x at input at + r.
-template <uint BM, uint CHUNK, bool ALIGNED, typename X>
-inline void load_chunk(device const X* x, uint at, uint rows, uint M, thread float (*v)[BM]) {
+template <typename F, uint BM, uint CHUNK, bool ALIGNED, typename X, typename S>
+inline void load_chunk(thread const S& loader, device const X* x, uint at, uint rows, uint M,
+                       thread float (*v)[BM]) {
 #pragma unroll
   for (uint m = 0; m < BM; ++m) {
-    device const X* from = x + size_t(min(m, M - 1)) * rows + at;
+    device const X* from = x + size_t(min(m, M - 1)) * rows;
     float values[CHUNK];
-    load<CHUNK, ALIGNED>(from, values);
+    x_rows<F>::template load<CHUNK, ALIGNED>(loader, from, at, values);
 #pragma unroll
     for (uint r = 0; r < CHUNK; ++r) v[r][m] = values[r];
   }
@@ -63,7 +66,7 @@ inline void add_columns(thread const S& loader, device const X* x, uint column, 
 #pragma unroll 2
     for (uint at = begin; at + CHUNK <= rows; at += stride) {
       float v[CHUNK][BM];
-      load_chunk<BM, CHUNK, TOGETHER>(x, at, rows, M, v);
+      load_chunk<F, BM, CHUNK, TOGETHER>(loader, x, at, rows, M, v);
       load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
       float q[CHUNK * VALUES];
       codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
@@ -75,7 +78,7 @@ inline void add_columns(thread const S& loader, device const X* x, uint column, 
     uint group = ~0u;
     for (uint at = begin; at + CHUNK <= rows; at += stride) {
       float v[CHUNK][BM];
-      load_chunk<BM, CHUNK, TOGETHER>(x, at, rows, M, v);
+      load_chunk<F, BM, CHUNK, TOGETHER>(loader, x, at, rows, M, v);
       if (TOGETHER && group_at<F>(loader, at) != group) {
         group = group_at<F>(loader, at);
         load_group_params<F, VALUES>(loader, group, column, shared);
@@ -94,40 +97,42 @@ inline void add_columns(thread const S& loader, device const X* x, uint column, 
   }
   for (uint row = rows / CHUNK * CHUNK + begin / CHUNK; row < rows; row += stride / CHUNK) {
     float v[1][BM];
-    load_chunk<BM, 1, false>(x, row, rows, M, v);
+    load_chunk<F, BM, 1, false>(loader, x, row, rows, M, v);
     float w[VALUES];
     decode<F, VALUES>(loader, row, column, w);
     add_products<BM, VALUES>(w, v[0], sum);
   }
 }
 
-template <typename F, typename T, uint BM, typename X, typename S>
+template <typename F, typename T, uint BM, uint LANES, typename X, typename S>
 inline void qvm(thread const S& loader, device const X* x, device T* out,
                 thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
   const uint VALUES = BM <= 2 ? uint(S::qvm_columns) : 8;
   const uint CHUNK = BM > 4 ? 1 : BM > 2 ? 8 : uint(S::qvm_rows);
-  const uint wide = 4;  // simdgroups side by side
-  const uint deep = 8 / wide;
-  const uint across = wide * 32 * VALUES;
+  const uint deep = 256 / LANES;
+  const uint across = LANES * VALUES;
   uint rows = p.rows;
   uint columns = p.columns;
-  uint split = threadgroup_index % p.split_k;
-  uint simdgroup = thread_index / 32;
-  uint first = threadgroup_index / p.split_k * across;
-  uint column = first + (simdgroup % wide * 32 + thread_index % 32) * VALUES;
+  uint passes = BM == 8 ? (p.M + 7) / 8 : 1;
+  uint first_x = threadgroup_index % passes * 8;
+  uint M = p.M - first_x;
+  x += size_t(first_x) * rows;
+  out += size_t(first_x) * columns;
+  uint first = threadgroup_index / passes * across;
+  uint column = first + thread_index % LANES * VALUES;
 
   float sum[BM][VALUES];
   for (uint m = 0; m < BM; ++m) {
     for (uint i = 0; i < VALUES; ++i) sum[m][i] = 0.0f;
   }
-  uint begin = (split * deep + simdgroup / wide) * CHUNK;
-  uint stride = p.split_k * deep * CHUNK;
+  uint begin = thread_index / LANES * CHUNK;
+  uint stride = deep * CHUNK;
   bool aligned = rows % 8 == 0 && is_aligned(x);
   if (column + VALUES <= columns && aligned && share_group<F, CHUNK>(loader)) {
-    add_columns<F, BM, VALUES, CHUNK, true>(loader, x, column, begin, stride, rows, p.M, sum);
+    add_columns<F, BM, VALUES, CHUNK, true>(loader, x, column, begin, stride, rows, M, sum);
   } else if (column + VALUES <= columns) {
-    add_columns<F, BM, VALUES, CHUNK, false>(loader, x, column, begin, stride, rows, p.M, sum);
+    add_columns<F, BM, VALUES, CHUNK, false>(loader, x, column, begin, stride, rows, M, sum);
   } else if (column < columns) {
     for (uint at = begin; at < rows; at += stride) {
       for (uint row = at; row < min(at + CHUNK, rows); ++row) {
@@ -138,7 +143,8 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
           decode<F, 1>(loader, row, column + i, w);
 #pragma unroll
           for (uint m = 0; m < BM; ++m) {
-            sum[m][i] += w[0] * float(x[size_t(min(m, p.M - 1)) * rows + row]);
+            device const X* from = x + size_t(min(m, M - 1)) * rows;
+            sum[m][i] += w[0] * float(from[x_rows<F>::place(loader, row)]);
           }
         }
       }
@@ -151,9 +157,7 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
     for (uint k = thread_index; k < across; k += 256) {
       float total = 0.0f;
       for (uint i = 0; i < deep; ++i) total += scratch[i * across + k];
-      if (m < p.M && first + k < columns) {
-        out[(size_t(split) * p.M + m) * columns + first + k] = T(total);
-      }
+      if (m < M && first + k < columns) out[size_t(m) * columns + first + k] = T(total);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }

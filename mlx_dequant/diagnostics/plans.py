@@ -60,8 +60,7 @@ def plans(device: Device, form: Format, dtype: str = "float16") -> Iterator[str]
     operation = dispatch.MATMUL if matrix.layout == "KN" else dispatch.MATMUL_T
     for M in ROWS:
         plan = dispatch.plan(device, matrix, M, dtype, operation)
-        launches = [launch for each in plan.passes[:1] for launch in each.launches]
+        launches = [launch for launch in (plan.before, *plan.launches) if launch]
         kernels = " + ".join(f"{one.spec.name}{list(one.spec.template)} x {one.threadgroups}" for one in launches)
-        times = f"{len(plan.passes)} times " if len(plan.passes) > 1 else ""
         parts = f"{len(plan.regions)} part(s) of the matrix, then MLX's matmul" if plan.regions else ""
-        yield f"{form.title} {M:5} rows | {plan.route:20} | {times}{kernels or parts or 'MLX matmul'}"
+        yield f"{form.title} {M:5} rows | {plan.route:20} | {kernels or parts or 'MLX matmul'}"

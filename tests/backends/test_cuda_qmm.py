@@ -68,7 +68,7 @@ def test_threadgroups_share_inputs():
     packed = weight("q6_k", (256, 10 * 256))
     with qmm("wgmma", threadgroups=8):
         plan = dispatch.plan(Device("cuda", 90), packed.matrix, 17, "float16", dispatch.MATMUL_T)
-        assert [launch.params.split_k for launch in plan.passes[0].launches] == [1, 4, 4]
+        assert [launch.params.split_k for launch in plan.launches] == [1, 4, 4]
         check_products(packed, mx.float16, 17)
 
 

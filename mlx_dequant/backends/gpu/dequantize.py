@@ -17,7 +17,7 @@ def dequantize(platform: str, matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.arra
 
     def planned() -> Iterable[Launch]:
         plan = dispatch.plan(device(platform), matrix, 0, dtypes.name(dtype), "dequantize")
-        return [launch for each in plan.passes for launch in each.launches]
+        return list(plan.launches)
 
     return _launched(platform, matrix, (platform, dtype), planned)
 

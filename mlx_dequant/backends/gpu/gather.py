@@ -16,7 +16,7 @@ def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype,
     """
     operation = "gather_columns" if axis else "gather_rows"
     plan = dispatch.plan(device(platform), matrix, ids.size, dtypes.name(dtype), operation)
-    (launch,) = plan.passes[0].launches
+    (launch,) = plan.launches
     return bind(platform, matrix, launch, "int32")(_int32(ids))
 
 

@@ -49,11 +49,13 @@ def kernel(platform: str, form: Format | None, spec: KernelSpec, *types: Any) ->
 def device_arrays(matrix: EncodedMatrix) -> list[mx.array]:
     """The matrix's arrays as the kernels expect them: contiguous, and of 8 elements or more.
 
-    MLX would pass smaller arrays in Metal's constant address space. Zeros stand in for absent arrays.
+    MLX would pass smaller arrays in Metal's constant address space. Zeros stand in for absent arrays, and the
+    permutation of a sorted matrix for its g_idx.
     """
     arrays = matrix.cache.get("gpu")
     if arrays is None:
-        arrays = [_contiguous(_padded(matrix.arrays[name])) for name, _ in matrix.family.arrays]
+        given = {**matrix.arrays, "g_idx": matrix.arrays.get("g_idx") if matrix.perm is None else matrix.perm}
+        arrays = [_contiguous(_padded(given[name])) for name, _ in matrix.family.arrays]
         mx.eval(arrays)
         matrix.cache["gpu"] = arrays
     return arrays

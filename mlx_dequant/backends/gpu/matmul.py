@@ -100,14 +100,7 @@ def _product(platform: str, matrix: EncodedMatrix, plan: Plan, dtype: mx.Dtype, 
         return lambda matrix, x: _times(x, stored(matrix, x.dtype), transpose)
     if plan.route == "dequantize_then_gemm":
         return lambda matrix, x: dequantized_product(platform, matrix, plan, x, transpose)
-    passes = [(step.first, step.end, _launches(platform, matrix, step.launches, dtype)) for step in plan.passes]
-    if len(passes) == 1:
-        return passes[0][2]
-    return lambda matrix, x: mx.concatenate([run(matrix, x[first:end]) for first, end, run in passes])
-
-
-def _launches(platform: str, matrix: EncodedMatrix, launches: tuple[Launch, ...], dtype: mx.Dtype) -> Product:
-    return _in_turn([_step(bind(platform, matrix, launch, dtypes.name(dtype))) for launch in launches])
+    return _in_turn([_step(bind(platform, matrix, launch, dtypes.name(dtype))) for launch in plan.launches])
 
 
 def _step(run: Callable[..., mx.array]) -> Product:

@@ -1,0 +1,33 @@
+// The inputs of x that a kernel multiplies. permuted<F> is the format F of a matrix whose inputs
+// were sorted by group: the loader's g_idx then has the input of x for each row or column.
+
+template <typename F>
+struct permuted : F {};
+
+template <typename F>
+struct x_rows {
+  template <typename S>
+  static inline uint place(thread const S&, uint i) {
+    return i;
+  }
+  // v[0..N) = inputs at ... at + N - 1 of the row x.
+  template <uint N, bool ALIGNED, typename X, typename S>
+  static inline void load(thread const S&, device const X* x, uint at, thread float* v) {
+    mlx_dequant::load<N, ALIGNED>(x + at, v);
+  }
+};
+
+template <typename F>
+struct x_rows<permuted<F>> {
+  template <typename S>
+  static inline uint place(thread const S& loader, uint i) {
+    return uint(loader.g_idx[i]);
+  }
+  template <uint N, bool ALIGNED, typename X, typename S>
+  static inline void load(thread const S& loader, device const X* x, uint at, thread float* v) {
+    uint places[N];
+    load_words<N>((device const uint*)loader.g_idx + at, places);
+#pragma unroll
+    for (uint i = 0; i < N; ++i) v[i] = float(x[places[i]]);
+  }
+};
