@@ -28,12 +28,12 @@ def test_rotary_settings_by_kind_of_layer(tmp_path):
     rope = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 3e4}}
     found = config(tmp_path, model_type="gemma3_text", rope_parameters=rope)
     assert (found["rope_theta"], found["rope_local_base_freq"]) == (1e6, 3e4)
-    with pytest.raises(mxd.FormatError, match="rope_parameters: found full_attention, sliding_attention in a llama"):
+    with pytest.raises(mxd.FormatError, match="rope_parameters: found 'full_attention, sliding_attention', expected one"):
         config(tmp_path, model_type="llama", rope_parameters=rope)
 
 
 def test_yarns_factor_of_attention():
-    from mlx_dequant.lm.folder import yarn
+    from mlx_dequant.lm.rotary import yarn
 
     found = yarn({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5})
     assert 0.1 * found["mscale"] * math.log(4.0) + 1 == pytest.approx(1.5)
