@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 from lm_folders import quantized
+from transformers.pytorch_utils import Conv1D
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 VOCABULARY = 288
@@ -79,7 +80,7 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", {"head_dim": 32, **LINEAR}),
     "gemma gelu": ("gemma", {"head_dim": 32, "hidden_act": "gelu"}),
     "gemma2": ("gemma2", {**WINDOW, "head_dim": 32, "query_pre_attn_scalar": 24}),
-    "gemma3_text": ("gemma3_text", {**WINDOW, "head_dim": 32, "num_hidden_layers": 7}),
+    "gemma3_text": ("gemma3_text", {**WINDOW, "head_dim": 32, "num_hidden_layers": 7, "hidden_size": 256}),
     "phi": ("phi", {"num_key_value_heads": 4, **HALF}),
     "phi3": ("phi3", {**WINDOW, **HALF}),
     "phi3 longrope": ("phi3", LONG),
@@ -90,8 +91,8 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("olmo2", LINEAR),
     "olmo3": ("olmo3", WINDOW),
     "olmoe": ("olmoe", EXPERTS),
-    "granite": ("granite", {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 3.0}),
-    "granitemoe": ("granitemoe", EXPERTS),
+    "granite": ("granite", {"attention_multiplier": 0.1, "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 3.0}),
+    "granitemoe": ("granitemoe", {**EXPERTS, "attention_multiplier": 0.1}),
     "glm": ("glm", {"head_dim": 32, **HALF}),
     "glm4": ("glm4", {"head_dim": 32, **HALF}),
     "gpt2": ("gpt2", GPT),
@@ -124,7 +125,8 @@ def made(name: str) -> Any:
     torch.manual_seed(len(name))
     known = CONFIG_MAPPING[kind]().to_dict()
     shape = {key: value for key, value in SHAPE.items() if key in known}
-    config = CONFIG_MAPPING[kind](**{**shape, **{k: v for k, v in extra.items()}})
+    given = {key: value for key, value in extra.items() if key in known or key not in {**EXPERTS, **LATENT}}
+    config = CONFIG_MAPPING[kind](**{**shape, **given})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -143,8 +145,11 @@ def write(path: Path, name: str, version: int) -> Any:
     with torch.no_grad():
         for module_name, module in model.named_modules():
             inside = module_name.count(".") > 2 and "router" not in module_name and not module_name.endswith("gate")
-            if isinstance(module, torch.nn.Linear) and inside:
-                tensors, exact = quantized(module.weight.numpy(), SETTINGS, rng)
+            if inside and isinstance(module, (torch.nn.Linear, Conv1D)):
+                turned = isinstance(module, Conv1D)
+                weight = module.weight.T if turned else module.weight
+                tensors, exact = quantized(weight.numpy(), SETTINGS, rng)
+                exact = np.ascontiguousarray(exact.T) if turned else exact
                 module.weight.copy_(torch.from_numpy(exact))
                 packed[exact.tobytes()] = tensors
     model.save_pretrained(path)

@@ -34,6 +34,9 @@ def flatten(settings: dict[str, Any]) -> None:
     scaling = settings.get("rope_scaling")
     if isinstance(scaling, dict) and kind(scaling) == "yarn":
         scaling = yarn(scaling)
+    for key, name in (("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")):
+        if settings.get(key) is not None:  # GPT-NeoX's names
+            settings[name] = settings[key]
     if isinstance(scaling, dict):
         settings["rope_scaling"] = scaling | {"type": kind(scaling), "rope_type": kind(scaling)}
 
@@ -80,7 +83,7 @@ def yarn(scaling: dict[str, Any]) -> dict[str, Any]:
 def check(settings: Mapping[str, Any], ours: bool, known: set[str]) -> None:
     """Refuses what neither mlx-lm's model nor `replace` computes."""
     found = kind(settings.get("rope_scaling"))
-    expected = (*KINDS, "longrope") if ours else KINDS if "rope_scaling" in known else ("default",)
+    expected = (*KINDS, "longrope") if ours else KINDS if {"rope_scaling", "rope_parameters"} & known else ("default",)
     if found not in expected:
         raise fail("rope_scaling.rope_type", found, f"{', '.join(expected)} in a {settings['model_type']}")
     share = settings.get("partial_rotary_factor")

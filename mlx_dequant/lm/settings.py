@@ -41,6 +41,8 @@ def read(stored: Mapping[str, Any], arguments: type) -> dict[str, Any]:
         for one, other in ((name, key), (key, name)):
             if one in known and one not in settings and other in settings:
                 settings[one] = settings[other]
+    if "n_inner" in known and settings.get("n_inner") is None and isinstance(settings.get("n_embd"), int):
+        settings["n_inner"] = 4 * settings["n_embd"]
     for key, value in row.sets.items():
         settings.setdefault(key, value)
     fixed = {key: values for key, values in USUAL.items() if key not in known | {row.activation}} | row.fixed
@@ -49,8 +51,7 @@ def read(stored: Mapping[str, Any], arguments: type) -> dict[str, Any]:
         if value is not None and value not in values and key not in row.harmless:
             expected = " or ".join(map(repr, values or (None,)))
             raise fail(key, value, f"{expected}: mlx-lm's {kind} computes with that")
-    if "head_dim" not in known and "head_dim" not in row.harmless:
-        _check_head(settings)
+    _give_head(settings, "head_dim" in known or "head_dim" in row.harmless)
     return settings
 
 
@@ -87,8 +88,11 @@ def _check_keys(kind: str, row: Row, stored: Mapping[str, Any], known: set[str],
         )
 
 
-def _check_head(settings: Mapping[str, Any]) -> None:
+def _give_head(settings: dict[str, Any], free: bool) -> None:
+    """The length of a head, which is the width shared among heads unless the model has a key for it."""
     found, width, heads = (settings.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
-    if isinstance(found, int) and isinstance(width, int) and isinstance(heads, int) and found * heads != width:
+    if not isinstance(width, int) or not isinstance(heads, int) or heads < 1:
+        return
+    if not free and isinstance(found, int) and found * heads != width:
         raise fail("head_dim", found, f"{width} / {heads}, as mlx-lm's {settings['model_type']} has it")
-
+    settings["head_dim"] = found or width // heads

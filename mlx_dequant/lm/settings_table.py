@@ -49,8 +49,6 @@ HARMLESS = frozenset(
 # mlx-lm's names for keys of transformers.
 ALIASES = {
     "num_experts": "num_local_experts",
-    "rotary_emb_base": "rope_theta",
-    "rotary_pct": "partial_rotary_factor",
     "n_ctx": "n_positions",
     "block_dim": "hidden_size",
 }
