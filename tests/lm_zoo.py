@@ -14,6 +14,10 @@ from lm_folders import quantized
 from transformers.pytorch_utils import Conv1D
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from mlx_dequant.lm import folder
+from mlx_dequant.lm.build import build
+from mlx_dequant.loading import load
+
 VOCABULARY = 288
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -189,3 +193,18 @@ def as_4(config: dict[str, Any]) -> dict[str, Any]:
     if "dtype" in config:
         config["torch_dtype"] = config.pop("dtype")
     return config | {"transformers_version": "4.57.0"}
+
+
+def opened(path: Path) -> Any:
+    """The model of a folder without its tokenizer, in float32."""
+    checkpoint = load(path)
+    config = folder.config(path)
+    folder.untie(config, checkpoint)
+    model = folder.empty_model(config)
+    build(model, folder.weights(checkpoint, model), mx.float32)
+    return model
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest, as a share of the largest logit."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -15,7 +15,7 @@ from ..loading import Checkpoint
 from ..weights import QuantizedWeight
 from . import rotary, settings, variants
 from .build import Weight
-from .settings_table import ROWS
+from .settings_table import ROWS, TEXTS
 
 # The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
 PLACEHOLDER = mx.complex64
@@ -44,12 +44,16 @@ def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
 
 def _read(stored: dict[str, Any], ignore: frozenset[str]) -> dict[str, Any]:
     stored = {key: value for key, value in stored.items() if key not in ignore}
-    arguments = classes(stored)[1]
+    kind = stored.get("model_type")
+    arguments = classes(stored | {"model_type": TEXTS[kind]} if kind in TEXTS else stored)[1]
+    if "text_config" in settings.names(arguments) and "hidden_size" in stored and "text_config" not in stored:
+        # Qwen2-VL's form in transformers 4: the text's settings stand beside the pictures'.
+        return stored | {"text_config": _read(stored | {"model_type": f"{kind}_text"}, ignore)}
     result = settings.read(stored, arguments)
     text = stored.get("text_config")
     if isinstance(text, dict):
         # A model of pictures and text. Its own setting says whether the embedding is the output layer too.
-        text = {"model_type": f"{stored['model_type']}_text", **text}
+        text = {"model_type": f"{kind}_text", **text}
         if "tie_word_embeddings" in result:
             text["tie_word_embeddings"] = result["tie_word_embeddings"]
         return result | {"text_config": _read(text, ignore)}

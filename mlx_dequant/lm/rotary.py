@@ -43,7 +43,8 @@ def flatten(settings: dict[str, Any]) -> None:
 
 def kind(scaling: Mapping[str, Any] | None) -> str:
     found = str((scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default")
-    return "longrope" if found == "su" else found
+    # `mrope` tells positions in pictures; in text all of them are the same.
+    return {"su": "longrope", "mrope": "default"}.get(found, found)
 
 
 def _by_kind_of_layer(settings: dict[str, Any], rope: dict[str, Any], kinds: list[str]) -> dict[str, Any]:

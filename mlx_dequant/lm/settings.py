@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError
-from .settings_table import ALIASES, HARMLESS, ROWS, USUAL, Row
+from .settings_table import ALIASES, HARMLESS, ROWS, TEXTS, USUAL, Row
 
 FILE = "config.json"
 
@@ -33,9 +33,10 @@ def read(stored: Mapping[str, Any], arguments: type) -> dict[str, Any]:
         FormatError: a key that nobody knows, or a value that mlx-lm's model would ignore.
     """
     kind = str(stored.get("model_type"))
-    row = ROWS.get(kind, Row())
+    row = ROWS.get(TEXTS.get(kind, kind), Row())
     known = names(arguments)
     settings, other_names = completed(kind, stored)
+    settings["model_type"] = TEXTS.get(kind, kind)
     _check_keys(kind, row, stored, known, other_names)
     for name, key in {**ALIASES, **other_names}.items():
         for one, other in ((name, key), (key, name)):
@@ -77,6 +78,8 @@ def completed(kind: str, stored: Mapping[str, Any]) -> tuple[dict[str, Any], dic
 
 def _check_keys(kind: str, row: Row, stored: Mapping[str, Any], known: set[str], names: Mapping[str, str]) -> None:
     known = known | HARMLESS | USUAL.keys() | row.fixed.keys() | set(row.harmless) | {"head_dim"}
+    if isinstance(stored.get("text_config"), dict):
+        known.add("tie_word_embeddings")
     for name, key in {**ALIASES, **names}.items():
         if {name, key} & known:
             known |= {name, key}

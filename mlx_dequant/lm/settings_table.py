@@ -53,6 +53,14 @@ ALIASES = {
     "block_dim": "hidden_size",
 }
 
+# Text models inside of models of pictures and text: the row, and mlx-lm's model.
+TEXTS = {
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
+
 TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 SILU = ("silu", "swish")
 GELUS = ("gelu", *TANH)
@@ -95,21 +103,21 @@ TIED = {"tie_word_embeddings": ON}
 UNTIED = {"tie_word_embeddings": OFF}
 
 ROWS: Mapping[str, Row] = {
-    "apertus": Row({"hidden_act": ("xielu",)}, sets={"mlp_bias": False, "post_norm": False, "qk_norm": True}),
+    "apertus": Row({"hidden_act": ("xielu",), "attention_bias": OFF}, sets={"mlp_bias": False, "post_norm": False, "qk_norm": True}),
     "bitnet": Row({"hidden_act": ("relu2",)}),
     "cohere": Row({**TIED}, rope=True),
     "cohere2": Row({**TIED}, harmless=("rotary_pct", "order_of_interleaved_layers", "position_embedding_type")),
     "deepseek_v2": Row(
         {**UNTIED, "norm_topk_prob": OFF},
-        harmless=("head_dim", "qk_head_dim"),
+        harmless=("head_dim", "qk_head_dim", "num_key_value_heads"),
         sets={"moe_layer_freq": 1},
     ),
     "deepseek_v3": Row(
         {**UNTIED, "rope_interleave": ON, "scoring_func": ("sigmoid",)},
-        harmless=("head_dim", "qk_head_dim", "num_nextn_predict_layers"),
+        harmless=("head_dim", "qk_head_dim", "num_key_value_heads", "num_nextn_predict_layers"),
         sets={"moe_layer_freq": 1},
     ),
-    "dots1": Row(harmless=("scoring_func",)),
+    "dots1": Row({"attention_bias": OFF}, harmless=("scoring_func",)),
     "ernie4_5": Row(),
     "exaone4": Row(),
     "gemma": Row({**TIED}, harmless=("hidden_act", "hidden_activation"), rope=True, activation="hidden_act"),
@@ -158,7 +166,7 @@ ROWS: Mapping[str, Row] = {
     ),
     "granite": Row(),
     "granitemoe": Row(),
-    "helium": Row(rope=True),
+    "helium": Row(harmless=("head_dim",), rope=True),
     "hunyuan_v1_dense": Row(),
     "lfm2": Row({**TIED}, harmless=("full_attn_idxs", "use_pos_enc", "conv_use_xavier_init", "conv_dim", "conv_dim_out")),
     "llama": Row(rope=True),
@@ -174,6 +182,7 @@ ROWS: Mapping[str, Row] = {
     "qwen2": Row(windows=True, rope=True),
     "qwen2_moe": Row(
         {**UNTIED, "decoder_sparse_step": (1,), "mlp_only_layers": ([],), "norm_topk_prob": OFF, "qkv_bias": ON},
+        harmless=("intermediate_size",),
         rope=True,
         windows=True,
     ),
