@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import transformers
 from lm_folders import quantized
-from transformers.pytorch_utils import Conv1D
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from mlx_dequant.lm import folder
 from mlx_dequant.lm.build import build
@@ -56,6 +56,7 @@ LONG = {
     },
 }
 HALF = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+GRANITE = {"attention_multiplier": 0.1, "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 3.0}
 LATENT = {
     "num_key_value_heads": 4,
     "kv_lora_rank": 32,
@@ -95,8 +96,11 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("olmo2", LINEAR),
     "olmo3": ("olmo3", WINDOW),
     "olmoe": ("olmoe", EXPERTS),
-    "granite": ("granite", {"attention_multiplier": 0.1, "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 3.0}),
-    "granitemoe": ("granitemoe", {**EXPERTS, "attention_multiplier": 0.1}),
+    "granite": (
+        "granite",
+        {"attention_multiplier": 0.1, "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 3.0},
+    ),
+    "granitemoe": ("granitemoe", {**EXPERTS, **GRANITE}),
     "glm": ("glm", {"head_dim": 32, **HALF}),
     "glm4": ("glm4", {"head_dim": 32, **HALF}),
     "gpt2": ("gpt2", GPT),
@@ -117,10 +121,20 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "apertus": ("apertus", {}),
     "ministral3": ("ministral3", {"head_dim": 32}),
     "glm4_moe": ("glm4_moe", {**EXPERTS, **LATENT, "num_key_value_heads": 2, "head_dim": 32, **HALF}),
-    "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
+    "lfm2": (
+        "lfm2",
+        {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    ),
 }
 
-SETTINGS = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False, "true_sequential": True}
+SETTINGS = {
+    "quant_method": "gptq",
+    "bits": 4,
+    "group_size": 32,
+    "sym": True,
+    "desc_act": False,
+    "true_sequential": True,
+}
 
 
 def made(name: str) -> Any:

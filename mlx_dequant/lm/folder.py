@@ -93,6 +93,7 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
     Raises:
         FormatError: mlx-lm does not know the architecture, or does not take the settings.
     """
+    model: Any
     model, arguments = classes(config)
     # What mlx-lm's model cannot scale, `rotary.replace` does.
     given = config | {"rope_scaling": None} if _row(config).rope else config

@@ -98,7 +98,7 @@ def replace(model: Any, settings: Mapping[str, Any]) -> None:
 
     scaling: dict[str, Any] = dict(settings.get("rope_scaling") or {})
     share = settings.get("partial_rotary_factor") or 1
-    limit = settings.get("max_position_embeddings")
+    limit: Any = settings.get("max_position_embeddings")
     for layer in model.layers:
         old = layer.self_attn.rope
         heads = settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"]
@@ -127,8 +127,8 @@ class LongRoPE(nn.Module):
     def __init__(self, dims: int, base: float, traditional: bool, limit: int, scaling: Mapping[str, Any]):
         super().__init__()
         self.dims, self.traditional = dims, traditional
-        self.original = scaling.get("original_max_position_embeddings")
-        if not isinstance(self.original, int) or not isinstance(limit, int):
+        self.original: Any = scaling.get("original_max_position_embeddings")
+        if not isinstance(self.original, int):
             raise fail("rope_scaling.original_max_position_embeddings", self.original, "a number of tokens")
         wavelengths = base ** (mx.arange(0, dims, 2) / dims)
         for name in ("short_factor", "long_factor"):

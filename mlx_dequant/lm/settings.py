@@ -46,7 +46,8 @@ def read(stored: Mapping[str, Any], arguments: type) -> dict[str, Any]:
         settings["n_inner"] = 4 * settings["n_embd"]
     for key, value in row.sets.items():
         settings.setdefault(key, value)
-    fixed = {key: values for key, values in USUAL.items() if key not in known | {row.activation}} | row.fixed
+    fixed = {key: values for key, values in USUAL.items() if key not in known | {row.activation}}
+    fixed |= row.fixed
     for key, values in fixed.items():
         value = settings.get(key)
         if value is not None and value not in values and key not in row.harmless:

@@ -1,7 +1,7 @@
 """What mlx-lm's models do with each key of config.json, a row a model type.
 
-Read from mlx-lm 0.32.2's models beside transformers 5.24's, which says what a key means. `tests/lm/test_settings_table.py`
-finds the keys that transformers' model uses and that no row accounts for.
+Read from mlx-lm 0.32.2's models beside transformers 5.24's, which say what a key means.
+`tests/lm/test_settings_table.py` finds the keys that transformers' model uses and that no row accounts for.
 
 A key is known if mlx-lm's model has it (its `ModelArgs`), if it stands below, or if transformers has another name for
 such a key. Any other key is refused.
@@ -42,9 +42,9 @@ HARMLESS = frozenset(
     max_position_embeddings original_max_position_embeddings
     rope_theta rope_scaling rope_parameters rope_local_base_freq partial_rotary_factor rotary_pct rotary_emb_base
     sliding_window use_sliding_window max_window_layers layer_types sliding_window_pattern _sliding_window_pattern
-    """.split()
+    """.split()  # noqa: SIM905
 )
-# Of the last two lines, `rotary` and `windows` consume or refuse what they find.
+# What the last three lines name, `rotary` and `variants` consume or refuse.
 
 # mlx-lm's names for keys of transformers.
 ALIASES = {
@@ -103,7 +103,9 @@ TIED = {"tie_word_embeddings": ON}
 UNTIED = {"tie_word_embeddings": OFF}
 
 ROWS: Mapping[str, Row] = {
-    "apertus": Row({"hidden_act": ("xielu",), "attention_bias": OFF}, sets={"mlp_bias": False, "post_norm": False, "qk_norm": True}),
+    "apertus": Row(
+        {"hidden_act": ("xielu",), "attention_bias": OFF}, sets={"mlp_bias": False, "post_norm": False, "qk_norm": True}
+    ),
     "bitnet": Row({"hidden_act": ("relu2",)}),
     "cohere": Row({**TIED}, rope=True),
     "cohere2": Row({**TIED}, harmless=("rotary_pct", "order_of_interleaved_layers", "position_embedding_type")),
@@ -168,7 +170,9 @@ ROWS: Mapping[str, Row] = {
     "granitemoe": Row(),
     "helium": Row(harmless=("head_dim",), rope=True),
     "hunyuan_v1_dense": Row(),
-    "lfm2": Row({**TIED}, harmless=("full_attn_idxs", "use_pos_enc", "conv_use_xavier_init", "conv_dim", "conv_dim_out")),
+    "lfm2": Row(
+        {**TIED}, harmless=("full_attn_idxs", "use_pos_enc", "conv_use_xavier_init", "conv_dim", "conv_dim_out")
+    ),
     "llama": Row(rope=True),
     "ministral3": Row(),
     "mistral": Row(rope=True),

@@ -93,7 +93,7 @@ def _variant(base: type[nn.Module], what: str, how: Any) -> type[nn.Module]:
 
 def _reduce(self: Any) -> tuple[Any, ...]:
     """For copy and pickle, which cannot import a class made here."""
-    return _new, self._made_of, {k: v for k, v in self.__dict__.items()}, None, iter(self.items())
+    return _new, self._made_of, dict(self.__dict__), None, iter(self.items())
 
 
 def _new(base: type[nn.Module], what: str, how: Any) -> nn.Module:
@@ -106,7 +106,7 @@ def _in_window(base: Any, window: int) -> Callable[..., Any]:
 
     def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         """The attention of `base`, whose mask hides what lies further back than the window."""
-        offset = 0 if cache is None else cache.offset
+        offset: Any = 0 if cache is None else cache.offset
         if isinstance(offset, int):
             if offset + x.shape[1] > window:
                 mask = create_causal_mask(x.shape[1], offset, window_size=window)

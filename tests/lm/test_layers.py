@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from lm_folders import write_folder  # noqa: E402
 from lm_models import transformers_model, write_gguf  # noqa: E402
-from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 from lm_zoo import difference, opened  # noqa: E402
+from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 288, (2, 24))
 SIZES = {"hidden_size": 256, "intermediate_size": 192}
@@ -62,7 +62,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize("way", ["copy", "deepcopy", "pickle"])
 def test_a_model_can_be_copied(way, llama):
     before = logits(llama)
-    copied = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m))}[way](llama)
+    copied = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m))}[way](
+        llama
+    )
     assert np.array_equal(logits(copied), before)
     if way != "copy":
         layer = llama.model.layers[0].mlp.up_proj
@@ -76,7 +78,9 @@ def test_adapters_become_dense_layers(llama):
 
     linear_to_lora_layers(llama, 2, {"rank": 4, "dropout": 0.0, "scale": 2.0})
     mx.random.seed(0)
-    adapters = [(name, mx.random.normal(array.shape) * 0.1) for name, array in tree_flatten(llama.trainable_parameters())]
+    adapters = [
+        (name, mx.random.normal(array.shape) * 0.1) for name, array in tree_flatten(llama.trainable_parameters())
+    ]
     assert adapters
     llama.update(tree_unflatten(adapters))
     before = logits(llama)
@@ -110,7 +114,7 @@ def test_an_output_layer_beside_tied_embeddings_is_one_of_its_own(prefix, folder
     """As transformers has it: two different tensors are two."""
 
     def change(tensors):
-        return {key: None for key in tensors} | {f"{prefix}{key}": array for key, array in tensors.items()}
+        return dict.fromkeys(tensors) | {f"{prefix}{key}": array for key, array in tensors.items()}
 
     config = {"tie_word_embeddings": True}
     if prefix:
@@ -136,7 +140,9 @@ def test_a_copy_of_the_embedding_is_none(folder):
 
 
 def test_an_output_layer_that_mlx_lm_has_no_place_for_is_refused(folder):
-    path, _ = folder(kind="llama", model_type="cohere", layer_norm_eps=1e-5, rms_norm_eps=None, tie_word_embeddings=True)
+    path, _ = folder(
+        kind="llama", model_type="cohere", layer_norm_eps=1e-5, rms_norm_eps=None, tie_word_embeddings=True
+    )
     with pytest.raises(mxd.FormatError, match=r"lm_head.weight: found an output layer, expected the embedding"):
         opened(path)
 

@@ -14,7 +14,7 @@ import mlx_dequant as mxd
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 
-from mlx_dequant.lm import folder, rotary  # noqa: E402
+from mlx_dequant.lm import folder, rotary
 
 SMALL = {
     "hidden_size": 32,

@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 pytest.importorskip("torch", reason="torch is not installed")
 
-from mlx_lm.utils import MODEL_REMAPPING  # noqa: E402
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
+from mlx_lm.utils import MODEL_REMAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-import mlx_dequant as mxd  # noqa: E402
-from mlx_dequant.lm import folder, settings  # noqa: E402
-from mlx_dequant.lm.settings_table import HARMLESS, ROWS, USUAL  # noqa: E402
+import mlx_dequant as mxd
+from mlx_dequant.lm import folder, settings
+from mlx_dequant.lm.settings_table import HARMLESS, ROWS, USUAL
 
 # Their default configs ask for what mlx-lm's models lack.
 REFUSED = {"gpt_oss": "rope_scaling.truncate: found false"}
