@@ -106,12 +106,12 @@ def _in_window(base: Any, window: int) -> Callable[..., Any]:
 
     def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         """The attention of `base`, whose mask hides what lies further back than the window."""
-        offset: Any = 0 if cache is None else cache.offset
-        if isinstance(offset, int):
-            if offset + x.shape[1] > window:
-                mask = create_causal_mask(x.shape[1], offset, window_size=window)
-        else:  # texts of different lengths
-            mask = cache.make_mask(x.shape[1], return_array=True, window_size=window)
+        count, offset = x.shape[1], getattr(cache, "offset", 0)
+        if cache is None or (isinstance(offset, int) and not hasattr(cache, "max_size")):
+            if offset + count > window:
+                mask = create_causal_mask(count, offset, window_size=window)
+        else:  # texts of different lengths, or a cache that forgets
+            mask = cache.make_mask(count, return_array=True, window_size=window)
         return base.__call__(self, x, mask, cache)
 
     return call
