@@ -58,9 +58,19 @@ class _Packed(nn.Module):
     def _no_grad(self, names: set[str]) -> None:
         pass
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self), dict(self.__dict__), dict(self))
+
     def _extra_repr(self) -> str:
         weight = self._weight
         return f"{weight.format.title}, input_dims={weight.in_features}, output_dims={weight.out_features}"
+
+
+def _unpickled(kind: Any, state: dict[str, Any], arrays: dict[str, mx.array]) -> Any:
+    layer = kind.__new__(kind)
+    layer.__dict__.update(state)
+    dict.update(layer, arrays)
+    return layer
 
 
 class PackedLinear(_Packed):

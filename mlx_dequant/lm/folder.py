@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,77 +13,62 @@ from mlx.utils import tree_flatten
 from ..errors import FormatError
 from ..loading import Checkpoint
 from ..weights import QuantizedWeight
+from . import rotary, settings, variants
 from .build import Weight
+from .settings_table import ROWS, TEXTS
 
 # The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
 PLACEHOLDER = mx.complex64
 
 
-def config(path: Path) -> dict[str, Any]:
-    """config.json, in the form that all of mlx-lm's models read.
+def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
+    """config.json, in the form that mlx-lm's model reads, with transformers' defaults.
 
-    Transformers 5 moved the settings of rotary positions into `rope_parameters`. Many of mlx-lm's
-    models, llama among them, do not read it and would use their defaults.
+    Args:
+        path: the folder.
+        ignore: keys to leave out.
+
+    Raises:
+        FormatError: the file is no JSON object, or has a key or a value that mlx-lm's model would ignore.
     """
     from mlx_lm.utils import load_config
 
-    settings = load_config(path)
-    rope = settings.get("rope_parameters")
-    if isinstance(rope, dict):
-        kinds = [key for key, value in rope.items() if isinstance(value, dict)]
-        if kinds:
-            _by_kind_of_layer(settings, rope, kinds)
-        else:
-            _flat(settings, rope)
-    scaling = settings.get("rope_scaling")
-    if isinstance(scaling, dict) and (scaling.get("rope_type") or scaling.get("type")) == "yarn":
-        settings["rope_scaling"] = yarn(scaling)
-    return settings
+    try:
+        stored: Any = load_config(path)
+    except ValueError as error:
+        raise FormatError(f"config.json: found {error}, expected JSON") from error
+    if not isinstance(stored, dict):
+        raise FormatError(f"config.json: found a {type(stored).__name__}, expected an object")
+    return _read(stored, frozenset(ignore))
 
 
-def _flat(settings: dict[str, Any], rope: dict[str, Any]) -> None:
-    for key in ("rope_theta", "partial_rotary_factor"):
-        if rope.get(key) is not None:
-            settings.setdefault(key, rope[key])
-    if (rope.get("rope_type") or "default") != "default":
-        settings["rope_scaling"] = settings.get("rope_scaling") or rope
+def _read(stored: dict[str, Any], ignore: frozenset[str]) -> dict[str, Any]:
+    stored = {key: value for key, value in stored.items() if key not in ignore}
+    kind = stored.get("model_type")
+    arguments = classes(stored | {"model_type": TEXTS[kind]} if kind in TEXTS else stored)[1]
+    if "text_config" in settings.names(arguments) and "hidden_size" in stored and "text_config" not in stored:
+        # Qwen2-VL's form in transformers 4: the text's settings stand beside the pictures'.
+        return stored | {"text_config": _read(stored | {"model_type": f"{kind}_text"}, ignore)}
+    result = settings.read(stored, arguments)
+    text = stored.get("text_config")
+    if isinstance(text, dict):
+        # A model of pictures and text. Its own setting says whether the embedding is the output layer too.
+        text = {"model_type": f"{kind}_text", **text}
+        if "tie_word_embeddings" in result:
+            text["tie_word_embeddings"] = result["tie_word_embeddings"]
+        return result | {"text_config": _read(text, ignore)}
+    rotary.flatten(result)
+    rotary.check(result, _row(result).rope, settings.names(arguments))
+    variants.check(result, settings.names(arguments))
+    return result
 
 
-def _by_kind_of_layer(settings: dict[str, Any], rope: dict[str, Any], kinds: list[str]) -> None:
-    """Gemma 3's layers that see everything, and those that see a window, have settings of their own."""
-    if set(kinds) != {"full_attention", "sliding_attention"} or settings.get("model_type") != "gemma3_text":
-        raise FormatError(
-            f"config.json: rope_parameters: found {', '.join(kinds)} in a {settings.get('model_type')}, expected one "
-            "set of them (full_attention and sliding_attention in a gemma3_text)"
-        )
-    near = rope["sliding_attention"]
-    if (near.get("rope_type") or "default") != "default":
-        found = near["rope_type"]
-        raise FormatError(
-            f"config.json: rope_parameters.sliding_attention.rope_type: found {found!r}, expected 'default'"
-        )
-    if "rope_theta" in near:
-        settings.setdefault("rope_local_base_freq", near["rope_theta"])
-    _flat(settings, rope["full_attention"])
+def _row(config: dict[str, Any]) -> Any:
+    return ROWS.get(config["model_type"], settings.Row())
 
 
-def yarn(scaling: dict[str, Any]) -> dict[str, Any]:
-    """YaRN's settings for mlx-lm, which computes the factor of attention from `mscale` and reads no other."""
-    wanted, factor = scaling.get("attention_factor"), scaling.get("factor")
-    if not scaling.get("truncate", True):
-        raise FormatError("rope_scaling.truncate: found false, expected true: mlx-lm's YaRN rounds its range")
-    scaling = {key: value for key, value in scaling.items() if value is not None}
-    if wanted is None:
-        if not (scaling.get("mscale") and scaling.get("mscale_all_dim")):
-            scaling = {key: value for key, value in scaling.items() if key not in ("mscale", "mscale_all_dim")}
-        return scaling
-    if not isinstance(factor, (int, float)) or factor <= 1:
-        raise FormatError(f"rope_scaling.factor: found {factor!r} beside an attention_factor, expected more than 1")
-    return scaling | {"mscale": (wanted - 1) / (0.1 * math.log(factor)), "mscale_all_dim": 0}
-
-
-def empty_model(config: dict[str, Any]) -> nn.Module:
-    """The model, with weights that are never evaluated.
+def classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
+    """mlx-lm's classes of the model and of its settings.
 
     Raises:
         FormatError: mlx-lm does not know the architecture.
@@ -92,7 +76,7 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
     from mlx_lm.utils import _get_classes
 
     try:
-        model, arguments = _get_classes(config)
+        return _get_classes(config)
     except ValueError:
         raise FormatError(f"model_type: found {config['model_type']!r}, expected one of {_known()}") from None
     except KeyError:
@@ -101,31 +85,28 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
         raise FormatError(
             f"model_type: found {config['model_type']!r}, which mlx-lm cannot import: {error!r}"
         ) from error
-    _check_read(config, arguments)
+
+
+def empty_model(config: dict[str, Any]) -> nn.Module:
+    """The model, with weights that are never evaluated.
+
+    Raises:
+        FormatError: mlx-lm does not know the architecture, or does not take the settings.
+    """
+    model: Any
+    model, arguments = classes(config)
+    # What mlx-lm's model cannot scale, `rotary.replace` does.
+    given = config | {"rope_scaling": None} if _row(config).rope else config
     try:
-        made = model(arguments.from_dict(config))
+        made: Any = model(arguments.from_dict(given))
+        text = made.language_model if isinstance(config.get("text_config"), dict) else made
     except (Exception, SystemExit) as error:
         raise FormatError(f"config.json: found settings that mlx-lm's model does not take: {error!r}") from error
-    _see_windows(made, config)
+    inner = config.get("text_config") or config
+    if _row(inner).rope:
+        rotary.replace(text, inner)
+    variants.change(text, inner)
     return made
-
-
-def _check_read(config: dict[str, Any], arguments: Any) -> None:
-    """Refuses settings that mlx-lm's model would ignore."""
-    known = inspect.signature(arguments).parameters
-    share = config.get("partial_rotary_factor")
-    if share not in (None, 1, 1.0) and not {"partial_rotary_factor", "text_config", "rope_parameters"} & set(known):
-        raise FormatError(
-            f"config.json: partial_rotary_factor: found {share}, expected 1: mlx-lm's {config['model_type']} ignores it"
-        )
-
-
-def _see_windows(model: Any, config: dict[str, Any]) -> None:
-    """Mistral's layers all see a window; mlx-lm's llama knows that by `layer_types`, which Mistral's config lacks."""
-    if config.get("model_type") == "mistral" and config.get("sliding_window") and not config.get("layer_types"):
-        model.model.fa_idx = model.model.swa_idx = 0
-        for layer in model.layers:
-            layer.use_sliding = True
 
 
 def _known() -> str:
@@ -151,8 +132,13 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     named: dict[str, mx.array] = {**arrays, **placeholders}
     parameters = dict(tree_flatten(model.parameters()))
     if hasattr(model, "sanitize"):
-        named = model.sanitize(named)
-    named = {name: array for name, array in named.items() if not _unused_bias(name, array, parameters)}
+        try:
+            named = model.sanitize(named)
+        except Exception as error:  # mlx-lm's models expect the tensors of their architecture
+            raise FormatError(
+                f"{checkpoint.path.name}: found tensors that mlx-lm's model does not rename: {error!r}"
+            ) from error
+    named = {name: array for name, array in named.items() if not _unused(name, array, parameters)}
     owners = {id(array): quantized[name] for name, array in placeholders.items()}
     result: dict[str, Weight] = {name: owners.pop(id(array), array) for name, array in named.items()}
     for name, weight in result.items():
@@ -164,12 +150,35 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     return result
 
 
-def _unused_bias(name: str, array: mx.array, parameters: dict[str, mx.array]) -> bool:
-    """Whether it is zeros that AutoGPTQ wrote for a layer that has no bias."""
-    return name.endswith(".bias") and name not in parameters and not bool(mx.any(array))
+def _unused(name: str, array: mx.array, parameters: dict[str, mx.array]) -> bool:
+    """Whether it is zeros that AutoGPTQ wrote for a layer without bias, or a scale of a quantized cache."""
+    if name in parameters:
+        return False
+    return name.endswith((".k_scale", ".v_scale")) or (name.endswith(".bias") and not bool(mx.any(array)))
 
 
 def untie(config: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """A packed output layer is not the embedding, whatever the config says or leaves out."""
-    if "lm_head" in checkpoint.weights:
-        config["tie_word_embeddings"] = False
+    """An output layer of its own is not the embedding, whatever the config says or leaves out.
+
+    Raises:
+        FormatError: mlx-lm's model has no place for it.
+    """
+    text: dict[str, Any] = config.get("text_config") or config
+    head = next((name for name in checkpoint.weights if name.removesuffix(".weight").endswith("lm_head")), None)
+    if head is None or not text.get("tie_word_embeddings") or _is_embedding(head, checkpoint):
+        return
+    if "tie_word_embeddings" not in settings.names(classes(text)[1]):
+        raise FormatError(
+            f"{checkpoint.path.name}: {head}: found an output layer, expected the embedding: mlx-lm's "
+            f"{text['model_type']} has none"
+        )
+    text["tie_word_embeddings"] = False
+
+
+def _is_embedding(head: str, checkpoint: Checkpoint) -> bool:
+    """Whether the output layer is a copy of the embedding."""
+    weight = checkpoint.weights[head]
+    embedding = next((w for name, w in checkpoint.weights.items() if name.endswith("embed_tokens.weight")), None)
+    if not isinstance(weight, mx.array) or not isinstance(embedding, mx.array):
+        return False
+    return weight.shape == embedding.shape and bool(mx.array_equal(weight, embedding))

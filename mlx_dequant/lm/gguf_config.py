@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..loading import GGUFFile
-from .folder import yarn
+from .rotary import yarn
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 
-def load(path: str | Path, dtype: mx.Dtype | None = None) -> tuple[nn.Module, TokenizerWrapper]:
+def load(
+    path: str | Path, dtype: mx.Dtype | None = None, ignore: Collection[str] = ()
+) -> tuple[nn.Module, TokenizerWrapper]:
     """A quantized checkpoint as mlx-lm's own model, whose weights stay quantized, and its tokenizer.
 
     Args:
@@ -28,6 +31,8 @@ def load(path: str | Path, dtype: mx.Dtype | None = None) -> tuple[nn.Module, To
         dtype: type of activations and of dense weights: float32, float16 or bfloat16. The default is
             float32 on the CPU, where MLX's half-precision operations are slow. On a GPU it is
             the type in config.json, and bfloat16 for GGUF.
+        ignore: keys of config.json to leave out. Keys that nobody knows are refused, as are values that
+            mlx-lm's model would ignore.
 
     Returns:
         The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer.
@@ -39,7 +44,7 @@ def load(path: str | Path, dtype: mx.Dtype | None = None) -> tuple[nn.Module, To
     path = Path(path)
     if dtype is not None and not dtypes.is_float(dtype):
         raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
-    return _load_folder(path, dtype) if path.is_dir() else _load_gguf(path, dtype)
+    return _load_folder(path, dtype, ignore) if path.is_dir() else _load_gguf(path, dtype)
 
 
 def _load_gguf(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, TokenizerWrapper]:
@@ -53,13 +58,13 @@ def _load_gguf(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, Tokenizer
     return model, gguf_tokenizer.tokenizer(file)
 
 
-def _load_folder(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, TokenizerWrapper]:
+def _load_folder(path: Path, dtype: mx.Dtype | None, ignore: Collection[str]) -> tuple[nn.Module, TokenizerWrapper]:
     from mlx_lm.utils import load_tokenizer
 
     from ..loading import load as load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    config = folder.config(path)
+    config = folder.config(path, ignore)
     folder.untie(config, checkpoint)
     model = folder.empty_model(config)
     build(model, folder.weights(checkpoint, model), dtype or _default(config))

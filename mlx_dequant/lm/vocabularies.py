@@ -20,21 +20,33 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# How text is split before merges, by `tokenizer.ggml.pre`: a pattern, and whether GPT-2's word pattern follows.
-CUTS = {
-    "default": ("", True),
-    "gpt-2": ("", True),
-    "smollm": (r"\p{N}", True),
-    "llama-bpe": (_LLAMA3, False),
-    "llama-v3": (_LLAMA3, False),
-    "llama3": (_LLAMA3, False),
-    "falcon3": (_LLAMA3, False),
-    "qwen2": (_QWEN2, False),
-    "deepseek-r1-qwen": (_QWEN2, False),
-    "tekken": (_TEKKEN, False),
+# DeepSeek's patterns cut one after the other. Its letters are those with case, but for some scripts.
+_HAN_HANGUL = r"[\x{4E00}-\x{9FA5}\x{0800}-\x{4E00}\x{AC00}-\x{D7FF}]+"
+_NOT_CASED = (
+    r"\x{560}-\x{588}\x{10C7}-\x{10FF}\x{1C80}-\x{1C88}\x{2D00}-\x{2D2D}\x{A790}-\x{A7FA}\x{AB30}-\x{AB68}"
+    r"\x{10570}-\x{105BC}\x{16E40}-\x{16E7F}\x{1D400}-\x{1D7CB}\x{1DF00}-\x{1DF1E}"
+)
+_CASED = rf"[\p{{Lu}}\p{{Ll}}\p{{Lt}}&&[^{_NOT_CASED}]]"
+_DEEPSEEK = (r"[\r\n]", rf"\s?{_CASED}+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", _HAN_HANGUL, r"\p{N}+")
+_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_HANGUL, r"\p{N}")
+# How text is split before merges, by `tokenizer.ggml.pre`: patterns, and whether GPT-2's word pattern follows.
+CUTS: Mapping[str, tuple[tuple[str, ...], bool]] = {
+    "default": ((), True),
+    "gpt-2": ((), True),
+    "smollm": ((r"\p{N}",), True),
+    "llama-bpe": ((_LLAMA3,), False),
+    "llama-v3": ((_LLAMA3,), False),
+    "llama3": ((_LLAMA3,), False),
+    "falcon3": ((_LLAMA3,), False),
+    "smaug-bpe": ((_LLAMA3,), False),
+    "qwen2": ((_QWEN2,), False),
+    "deepseek-r1-qwen": ((_QWEN2,), False),
+    "deepseek-llm": (_DEEPSEEK, False),
+    "deepseek-coder": (_DEEPSEEK_CODER, False),
+    "tekken": ((_TEKKEN,), False),
 }
 # Those with tokens that no merge makes. llama.cpp puts their first token before a text.
-LLAMA3_LIKE = {cut for cut, (pattern, _) in CUTS.items() if pattern in (_LLAMA3, _TEKKEN)}
+LLAMA3_LIKE = {"llama-bpe", "llama-v3", "llama3", "falcon3", "tekken"}
 SPACE = "▁"
 
 
@@ -45,14 +57,14 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
     cut = settings.get("pre", "default")
     if cut not in CUTS:
         raise ValueError(f"tokenizer.ggml.pre: found {cut!r}, expected one of {', '.join(CUTS)}")
-    pattern, words = CUTS[cut]
+    patterns, words = CUTS[cut]
     merges = [tuple(merge.split(" ")) for merge in settings["merges"]]
     built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=cut in LLAMA3_LIKE))
-    parts: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
+    parts: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
     parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))
     built.pre_tokenizer = pre_tokenizers.Sequence(parts)
     built.decoder = decoders.ByteLevel()
-    if pattern == _QWEN2:
+    if _QWEN2 in patterns:
         built.normalizer = normalizers.NFC()
     return built
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from .. import backends, dtypes, ops
 from ..encoded import EncodedMatrix
-from ..registry import Format
+from ..registry import Format, formats
 from . import check
 
 if TYPE_CHECKING:
@@ -62,6 +62,13 @@ class QuantizedWeight(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        matrix = self.matrix
+        plain: dict[str, Any] = {field.name: getattr(matrix, field.name) for field in fields(matrix)}
+        plain |= {"arrays": dict(matrix.arrays), "loader_params": dict(matrix.loader_params)}
+        plain |= {"format": matrix.format.name, "cache": {}, "replays": None}
+        return _unpickled, (type(self), plain, self.shape, dtypes.name(self.dtype))
 
     @property
     def format(self) -> Format:
@@ -138,3 +145,10 @@ class QuantizedWeight(ABC):
     def __repr__(self) -> str:
         size = f"{self.bits_per_weight:.3g} bits a weight"
         return f"{type(self).__name__}({self.format.title}, shape={self.shape}, {size})"
+
+
+def _unpickled(kind: type[QuantizedWeight], plain: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Any:
+    weight = object.__new__(kind)
+    plain["format"] = formats()[plain["format"]]
+    weight._set(EncodedMatrix(**plain), shape, dtypes.of(dtype))
+    return weight

@@ -140,6 +140,10 @@ def test_a_file_says_what_stands_around_a_text(write):
         ("smollm", "12345 ab\n\n x", ["1", "2", "3", "4", "5", "Ġab", "ĊĊ", "Ġx"]),
         ("llama-bpe", "12345 ab!\n\n x", ["123", "45", "Ġab", "!ĊĊ", "Ġx"]),
         ("qwen2", "12345 ab!\n\n x", ["1", "2", "3", "4", "5", "Ġab", "!ĊĊ", "Ġx"]),
+        ("smaug-bpe", "12345 ab!\n\n x", ["123", "45", "Ġab", "!ĊĊ", "Ġx"]),
+        ("deepseek-llm", "12345 ab!\n\n x ", ["12345", "Ġab", "!", "Ċ", "Ċ", "Ġx", "Ġ"]),
+        ("deepseek-llm", "x东京y ab", ["x", "ä¸ľäº¬", "y", "Ġab"]),
+        ("deepseek-coder", "12 ab?!\n x+", ["1", "2", "Ġab", "?!", "Ċ", "Ġx", "+"]),
         ("tekken", "12 CamelCase/\n", ["1", "2", "ĠCamel", "Case", "/Ċ"]),
     ],
 )
@@ -148,6 +152,23 @@ def test_how_text_is_cut(pre, text, pieces):
 
     cut = byte_level(["a"], {"pre": pre, "merges": []}).pre_tokenizer
     assert [piece for piece, _ in cut.pre_tokenize_str(text)] == pieces
+
+
+@pytest.mark.parametrize(("letter", "whole"), [("É", True), ("ж", True), ("ա", False), ("ა", False), ("𝐀", False)])
+def test_letters_that_deepseek_cuts_off(letter, whole):
+    from mlx_dequant.lm.vocabularies import byte_level
+
+    cut = byte_level(["a"], {"pre": "deepseek-llm", "merges": []}).pre_tokenizer
+    assert (len(cut.pre_tokenize_str(f"é{letter}é")) == 1) == whole
+
+
+def test_smaugs_merges_come_first():
+    """Only Llama 3's own vocabulary has tokens that no merge makes."""
+    from mlx_dequant.lm.vocabularies import byte_level
+
+    tokens = ["a", "b", "ab"]
+    for pre, found in (("llama-bpe", [2]), ("smaug-bpe", [0, 1])):
+        assert byte_level(tokens, {"pre": pre, "merges": []}).encode("ab").ids == found
 
 
 def test_a_file_without_a_tokenizer_is_refused(write):

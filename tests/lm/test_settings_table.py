@@ -1,0 +1,74 @@
+"""The table of settings, beside the sources of mlx-lm's and transformers' models."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
+pytest.importorskip("torch", reason="torch is not installed")
+
+from mlx_lm.utils import MODEL_REMAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import mlx_dequant as mxd
+from mlx_dequant.lm import folder, settings
+from mlx_dequant.lm.settings_table import HARMLESS, ROWS, USUAL
+
+# Their default configs ask for what mlx-lm's models lack.
+REFUSED = {"gpt_oss": "rope_scaling.truncate: found false"}
+# What transformers' models read from every config, and labels of what is not language modelling.
+NOT_SETTINGS = {"to_dict", "get_text_config", "per_layer_config", "classifier_dropout", "num_labels"}
+
+
+def attributes(source: str, names: set[str]) -> set[str]:
+    """What a program reads from objects that have one of the names."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", None)
+            found |= {node.attr} if owner in names else set()
+    return found
+
+
+def mlx_module(kind: str):
+    return importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}")
+
+
+def test_it_has_thirty_types():
+    assert len(ROWS) >= 30
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_no_key_that_transformers_reads_is_ignored(kind):
+    row, module = ROWS[kind], mlx_module(kind)
+    source = inspect.getsource(module)
+    own = settings.names(module.ModelArgs)
+    inherited = module.ModelArgs.__mro__[1].__module__ != "mlx_lm.models.base"
+    read = attributes(source, {"args", "config"}) | set(re.findall(r"self\.(\w+)", source))
+    accounted = (own if inherited else own & read) | HARMLESS | row.fixed.keys() | set(row.harmless) | {"head_dim"}
+    accounted |= USUAL.keys() - own
+    if row.activation:
+        accounted.add(row.activation)
+    config = CONFIG_MAPPING[kind]
+    folder_of = Path(inspect.getfile(config)).parent
+    theirs = set().union(*(attributes(file.read_text(), {"config"}) for file in folder_of.glob("modeling_*.py")))
+    keys = config().to_dict().keys() | config.attribute_map.keys()
+    other = {**config.attribute_map, **{key: name for name, key in config.attribute_map.items()}}
+    ignored = {key for key in keys & theirs - accounted - NOT_SETTINGS if other.get(key) not in accounted}
+    assert not ignored
+
+
+@pytest.mark.parametrize("kind", [*ROWS, "gemma3", "mistral3", "qwen2_vl", "qwen3_vl"])
+def test_the_default_config_of_a_type_is_understood(kind):
+    config = CONFIG_MAPPING[kind]().to_dict()
+    if kind in REFUSED:
+        with pytest.raises(mxd.FormatError, match=REFUSED[kind]):
+            folder._read(config, frozenset())
+    else:
+        assert folder._read(config, frozenset())["model_type"] == kind
