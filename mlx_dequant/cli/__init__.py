@@ -20,6 +20,8 @@ COMMANDS = (
     "formats",
     "fetch_demo_model",
     "generate",
+    "chat",
+    "serve",
     "bench",
 )
 
