@@ -73,13 +73,18 @@ class _Packed(nn.Module):
             return "given up"
         return f"{weight.format.title}, input_dims={weight.in_features}, output_dims={weight.out_features}"
 
+    def unpacked(self) -> nn.Module:
+        """The dense layer that takes this one's place: of the weight's type, an embedding of its rows' type."""
+        own: Any = self
+        return own.dense(getattr(own, "dtype", None) or self.weight.dtype)
+
     def to_quantized(self, *args: Any, **kwargs: Any) -> nn.Module:
         """This layer in MLX's own quantization, from dequantized weights; `mlx.nn.quantize` calls this.
 
         Takes the arguments of MLX's `Linear.to_quantized`.
         """
-        own: Any = self
-        return own.dense(self.weight.dtype).to_quantized(*args, **kwargs)
+        layer: Any = self.unpacked()
+        return layer.to_quantized(*args, **kwargs)
 
 
 class PackedLinear(_Packed):

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 if find_spec("mlx_lm") is None:
     raise ImportError("mlx_dequant.lm needs mlx-lm: pip install 'mlx-dequant[lm]'")
 
+from .convert import convert
 from .hook import install, installed, uninstall
 from .load import load
 
-__all__ = ["install", "installed", "load", "uninstall"]
+__all__ = ["convert", "install", "installed", "load", "uninstall"]

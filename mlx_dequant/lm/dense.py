@@ -13,12 +13,13 @@ from .rebind import rebind
 
 
 def unpack_model(model: nn.Module) -> nn.Module:
-    """Replaces a model's packed layers by layers with dequantized weights, of each weight's own type."""
+    """Replaces a model's packed layers by dense ones, of each weight's own type."""
     packed = [
         (name, layer) for name, layer in model.named_modules() if isinstance(layer, PackedLinear | PackedEmbedding)
     ]
-    for name, layer in packed:  # one at a time: the packed one goes when its dense one is there
-        model.update_modules(tree_unflatten([(name, layer.dense(layer.weight.dtype))]))
+    while packed:  # one at a time, so that a packed layer's memory is free again
+        name, layer = packed.pop()
+        model.update_modules(tree_unflatten([(name, layer.unpacked())]))
     return model
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from ..errors import FormatError
@@ -84,12 +85,12 @@ def rope_factors(file: GGUFFile, config: Mapping[str, Any]) -> list[float] | Non
     factors = file.weight(ROPE).dequantize(mx.float32).reshape(-1)
     if factors.shape != (dims // 2,):
         raise FormatError(f"{file.path.name}: tensor {ROPE!r}: found shape {factors.shape}, expected ({dims // 2},)")
-    return factors.tolist()
+    return [float(factor) for factor in np.asarray(factors)]
 
 
 def scale_rope(model: Any, config: Mapping[str, Any]) -> None:
     """Applies the config's `rope_factors`."""
-    factors = config.get("rope_factors")
+    factors: list[float] = config.get("rope_factors") or []
     for layer in model.layers if factors else ():
         layer.self_attn.rope = FactoredRoPE(config["head_dim"], config["rope_theta"], mx.array(factors))
 

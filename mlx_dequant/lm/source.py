@@ -74,21 +74,22 @@ def download(name: str, revision: str | None, patterns: Sequence[str] | None) ->
         FileNotFoundError: the repository has no such file.
         FormatError: it has several GGUF files and no other weights.
     """
+    from huggingface_hub import snapshot_download
     from mlx_lm import utils
 
     repo, file = split(name)
     if file is None:
         wanted = list(patterns or utils.DEFAULT_ALLOW_PATTERNS)
-        folder = Path(utils.snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
         if patterns is None and _quantized(folder):
             # Their tools have names of their own for weights.
-            return Path(utils.snapshot_download(repo, revision=revision, allow_patterns=[*wanted, "*.safetensors"]))
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=[*wanted, "*.safetensors"]))
         names = [] if any(folder.glob("*.safetensors")) else _ggufs(repo, revision, folder)
         if not names:
             return folder
         file = _choice(repo, names, f"give {repo}:FILE")
     pattern = PART.sub(r"-?????-of-\2.gguf", escape(file))
-    folder = Path(utils.snapshot_download(repo, revision=revision, allow_patterns=[pattern]))
+    folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[pattern]))
     if not (folder / file).is_file():
         listed = ", ".join(_ggufs(repo, revision, folder)) or "no GGUF file"
         raise FileNotFoundError(f"{repo}: found {listed}, expected {file}")

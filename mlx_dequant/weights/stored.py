@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -53,7 +54,7 @@ def shown(text: mx.array) -> str:
     return bytes(np.asarray(text.reshape(-1)[:200].astype(mx.uint8))).decode("utf-8", "replace")
 
 
-def _settings(text: mx.array) -> dict[str, object]:
+def _settings(text: mx.array) -> dict[str, Any]:
     if text.dtype != mx.uint8 or text.ndim != 1 or text.size > LARGEST:
         raise FormatError(f"{NAME}: found {text.dtype} {text.shape}, expected uint8 [bytes]")
     try:
