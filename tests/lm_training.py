@@ -28,7 +28,7 @@ def train(model: Path, folder: Path, *options: str) -> list[float]:
     for part in ("train", "valid", "test"):
         (folder / f"{part}.jsonl").write_text("\n".join(json.dumps({"text": sentence}) for sentence in SENTENCES))
     places = ["--model", str(model), "--data", str(folder), "--adapter-path", str(folder / "adapters")]
-    sizes = ["--batch-size", "2", "--num-layers", "2", "--val-batches", "1", "--steps-per-report", "1"]
+    sizes = ["--batch-size", "1", "--num-layers", "2", "--val-batches", "1", "--steps-per-report", "1"]
     losses = _Losses()
     with patch.object(lora, "get_reporting_callbacks", lambda *args, **settings: losses):
         run("lora", [*places, "--train", *sizes, *options])

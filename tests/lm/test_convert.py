@@ -26,6 +26,9 @@ from mlx_dequant.lm.writing import Writing  # noqa: E402
 
 IDS = mx.array([[3, 1, 4, 1, 5, 9, 2, 6]])
 SIZES = {"hidden_size": 256, "intermediate_size": 192}
+QUICK = ("gptq act-order", "awq")
+OTHERS = [pytest.param(name, marks=pytest.mark.full) for name in ("gemma3", *FOLDERS) if name not in QUICK]
+MODELS = ["gguf", *QUICK, *OTHERS]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def same(model, other) -> bool:
     return bool(mx.array_equal(model(IDS), other(IDS)))
 
 
-@pytest.mark.parametrize("name", ["gguf", "gptq act-order", "awq", "compressed-tensors asymmetric"])
+@pytest.mark.parametrize("name", MODELS)
 def test_what_mlx_lm_saves_is_opened_again(name, models, tmp_path):
     mxd.lm.install()
     try:
@@ -91,7 +94,7 @@ def test_a_saved_model_fits_only_its_own_formats(models, tmp_path):
         model.load_weights([(name, mx.array(np.frombuffer(text.encode(), np.uint8)))], strict=False)
 
 
-@pytest.mark.parametrize("name", ["gguf", "gemma3", *FOLDERS])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_packed_folder(name, models, tmp_path):
     rows = mxd.lm.convert(models / name, tmp_path / "out")
     assert {row.error for row in rows} == {0}
@@ -104,7 +107,7 @@ def test_a_packed_folder(name, models, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["gguf", "gemma3", *FOLDERS])
+@pytest.mark.parametrize("name", MODELS)
 def test_mlx_lm_alone_opens_its_own_format(name, models, tmp_path):
     rows = {row.name: row for row in mxd.lm.convert(models / name, tmp_path / "out", to="mlx")}
     model, _ = mlx_lm.load(str(tmp_path / "out"))
