@@ -1,8 +1,9 @@
 """Layers whose weights stay quantized, for models written with `mlx.nn`.
 
 A layer's parameters are the quantized arrays, by the names in their files ("blocks"; "qweight",
-"scales", ...), so that counting bytes, saving and loading work as for any layer. These parameters are
-never trained, but adapters on top of them are.
+"scales", ...), so that counting bytes, saving and loading work as for any layer; and "mlx_dequant", a text of
+some bytes that says what they are (`mlx_dequant.weights.stored`). These parameters are never trained, but
+adapters on top of them are.
 """
 
 from __future__ import annotations
@@ -30,12 +31,11 @@ class _Packed(nn.Module):
         if len(weight.shape) != 2:
             raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
         self._weight: QuantizedWeight | None = weight
-        self._names = frozenset(name for name, array in weight.arrays.items() if array is not None)
         # Other array objects than the weight's, on the same memory: MLX refuses to compile a function
         # whose graph contains arrays that are also passed as state.
-        for name in self._names:
-            array: Any = weight.arrays[name]
-            super().__setitem__(name, mx.stop_gradient(array))
+        for name, array in weight.arrays.items():
+            if array is not None:
+                super().__setitem__(name, mx.stop_gradient(array))
         super().__setitem__(stored.NAME, stored.description(weight))
 
     @property
@@ -48,14 +48,17 @@ class _Packed(nn.Module):
     def __setitem__(self, name: str, value: Any) -> None:
         # While `mx.compile` traces, it may assign placeholders without a value.
         if self._weight is not None and has_value(value):
-            if name in self._names and value.shape == (0,) != self[name].shape:
+            own: Any = self._weight.arrays.get(name)
+            if own is not None and value.shape == (0,) != own.shape:
                 self._weight = None  # mlx-lm's way to free a model's memory
-            elif name in self._names:
+            elif own is not None:
                 self._weight = self._weight.replace(**{name: value})
                 array: Any = self._weight.arrays[name]
                 value = mx.stop_gradient(array)
-            elif name == stored.NAME and value.size and not mx.array_equal(value, self[name]):
-                raise FormatError(f"{name}: found {stored.shown(value)}, expected {stored.shown(self[name])}")
+            elif name == stored.NAME and value.size:
+                expected = stored.description(self._weight)
+                if not mx.array_equal(value, expected):
+                    raise FormatError(f"{name}: found {stored.shown(value)}, expected {stored.shown(expected)}")
         super().__setitem__(name, value)
 
     # Every parameter, so that `unfreeze` on a model leaves this layer frozen.

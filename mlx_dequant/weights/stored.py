@@ -37,7 +37,7 @@ def restore(text: mx.array, arrays: Mapping[str, mx.array]) -> QuantizedWeight:
     """
     settings = _settings(text)
     family = settings.pop("family", None)
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise FormatError(f"{NAME}: family: found {family!r}, expected one of {', '.join(FAMILIES)}")
     kind = weight_class(family)
     known = {name for name, _ in FAMILIES[family].arrays}
