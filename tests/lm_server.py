@@ -26,17 +26,22 @@ def served(model: Path, log: Path, *options: str) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()
-            try:
-                urlopen(f"{address}/health", timeout=5).close()
-                break
-            except URLError:
-                time.sleep(0.1)
+        limit = time.monotonic() + 300
+        while not _answers(address):
+            assert process.poll() is None and time.monotonic() < limit, log.read_text()
+            time.sleep(0.1)
         yield address
     finally:
         process.kill()
         process.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urlopen(f"{address}/health", timeout=5):
+            return True
+    except URLError:
+        return False
 
 
 def post(address: str, path: str, body: dict[str, Any]) -> bytes:
