@@ -1,8 +1,9 @@
 """Layers whose weights stay quantized, for models written with `mlx.nn`.
 
 A layer's parameters are the quantized arrays, by the names in their files ("blocks"; "qweight",
-"scales", ...), so that counting bytes, saving and loading work as for any layer. These parameters are
-never trained, but adapters on top of them are.
+"scales", ...), so that counting bytes, saving and loading work as for any layer; and "mlx_dequant", a text of
+some bytes that says what they are (`mlx_dequant.weights.stored`). These parameters are never trained, but
+adapters on top of them are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mlx.utils import tree_unflatten
 from . import dtypes
 from .errors import FormatError
 from .ops.transforms import has_value
-from .weights import QuantizedWeight
+from .weights import QuantizedWeight, stored
 
 
 class _Packed(nn.Module):
@@ -29,24 +30,35 @@ class _Packed(nn.Module):
         super().__init__()
         if len(weight.shape) != 2:
             raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
-        self._weight = weight
+        self._weight: QuantizedWeight | None = weight
         # Other array objects than the weight's, on the same memory: MLX refuses to compile a function
         # whose graph contains arrays that are also passed as state.
         for name, array in weight.arrays.items():
             if array is not None:
                 super().__setitem__(name, mx.stop_gradient(array))
+        super().__setitem__(stored.NAME, stored.description(weight))
 
     @property
     def weight(self) -> QuantizedWeight:
         """The weight that consists of this layer's parameters."""
+        if self._weight is None:
+            raise RuntimeError(f"{type(self).__name__}: its arrays were given up, as mlx_lm's save does after saving")
         return self._weight
 
     def __setitem__(self, name: str, value: Any) -> None:
         # While `mx.compile` traces, it may assign placeholders without a value.
-        if name in self._weight.arrays and has_value(value):
-            self._weight = self._weight.replace(**{name: value})
-            array: Any = self._weight.arrays[name]
-            value = mx.stop_gradient(array)
+        if self._weight is not None and has_value(value):
+            own: Any = self._weight.arrays.get(name)
+            if own is not None and value.shape == (0,) != own.shape:
+                self._weight = None  # mlx-lm's way to free a model's memory
+            elif own is not None:
+                self._weight = self._weight.replace(**{name: value})
+                array: Any = self._weight.arrays[name]
+                value = mx.stop_gradient(array)
+            elif name == stored.NAME and value.size:
+                expected = stored.description(self._weight)
+                if not mx.array_equal(value, expected):
+                    raise FormatError(f"{name}: found {stored.shown(value)}, expected {stored.shown(expected)}")
         super().__setitem__(name, value)
 
     # Every parameter, so that `unfreeze` on a model leaves this layer frozen.
@@ -63,7 +75,22 @@ class _Packed(nn.Module):
 
     def _extra_repr(self) -> str:
         weight = self._weight
+        if weight is None:
+            return "given up"
         return f"{weight.format.title}, input_dims={weight.in_features}, output_dims={weight.out_features}"
+
+    def unpacked(self) -> nn.Module:
+        """The dense layer that takes this one's place: of the weight's type, an embedding of its rows' type."""
+        own: Any = self
+        return own.dense(getattr(own, "dtype", None) or self.weight.dtype)
+
+    def to_quantized(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """This layer in MLX's own quantization, from dequantized weights; `mlx.nn.quantize` calls this.
+
+        Takes the arguments of MLX's `Linear.to_quantized`.
+        """
+        layer: Any = self.unpacked()
+        return layer.to_quantized(*args, **kwargs)
 
 
 def _unpickled(kind: Any, state: dict[str, Any], arrays: dict[str, mx.array]) -> Any:
@@ -92,20 +119,17 @@ class PackedLinear(_Packed):
         """x [..., in] float16, bfloat16 or float32 to [..., out] in x's type."""
         return self.weight.linear(x, self.get("bias"))
 
-    def dense(self) -> nn.Linear:
-        """This layer with dequantized weights, in float32."""
-        weight = self._weight.dequantize(mx.float32)
-        if self._weight.matrix.layout == "KN":
-            weight = weight.T
-        layer = nn.Linear(self._weight.in_features, self._weight.out_features, bias="bias" in self)
-        layer.weight = weight
+    def dense(self, dtype: mx.Dtype = mx.float32) -> nn.Linear:
+        """This layer with dequantized weights."""
+        layer = nn.Linear(self.weight.in_features, self.weight.out_features, bias="bias" in self)
+        layer.weight = _rows(self.weight, dtype)
         if "bias" in self:
             layer["bias"] = self["bias"]
         return layer
 
     def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
         """This layer with a low-rank adapter; mlx-lm's training calls this."""
-        weight = self._weight
+        weight = self.weight
         adapted: Any = _packed_lora()(weight.in_features, weight.out_features, r, dropout, scale)
         adapted.linear = self
         return adapted
@@ -146,9 +170,21 @@ class PackedEmbedding(_Packed):
         """ids of any shape to [*ids.shape, dims]."""
         return self.weight.take(ids, self.dtype)
 
+    def dense(self, dtype: mx.Dtype = mx.float32) -> nn.Embedding:
+        """This layer with dequantized weights."""
+        layer = nn.Embedding(self.weight.out_features, self.weight.in_features)
+        layer.weight = _rows(self.weight, dtype)
+        return layer
+
     def as_linear(self, x: mx.array) -> mx.array:
         """x [..., dims] to [..., vocabulary], for a model whose output layer is tied to this one."""
         return self.weight.linear(x)
+
+
+def _rows(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
+    """The dequantized matrix [out, in]."""
+    matrix = weight.dequantize(dtype)
+    return matrix.T if weight.matrix.layout == "KN" else matrix
 
 
 def pack_model(

@@ -20,6 +20,9 @@ COMMANDS = (
     "formats",
     "fetch_demo_model",
     "generate",
+    "chat",
+    "serve",
+    "convert",
     "bench",
 )
 

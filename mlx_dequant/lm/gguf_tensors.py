@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from ..errors import FormatError
@@ -76,16 +77,22 @@ def _halves(weight: GGUFWeight, heads: int) -> GGUFWeight:
     return weight.replace(blocks=halves.reshape(blocks.shape))
 
 
-def scale_rope(file: GGUFFile, config: Mapping[str, Any], model: Any) -> None:
-    """Applies the factors by which some files (from Llama 3.1 on) slow the rotations down."""
+def rope_factors(file: GGUFFile, config: Mapping[str, Any]) -> list[float] | None:
+    """The factors by which some files (from Llama 3.1 on) slow the rotations down."""
     if ROPE not in file.tensors:
-        return
+        return None
     dims = config["head_dim"]
     factors = file.weight(ROPE).dequantize(mx.float32).reshape(-1)
     if factors.shape != (dims // 2,):
         raise FormatError(f"{file.path.name}: tensor {ROPE!r}: found shape {factors.shape}, expected ({dims // 2},)")
-    for layer in model.layers:
-        layer.self_attn.rope = FactoredRoPE(dims, config["rope_theta"], factors)
+    return [float(factor) for factor in np.asarray(factors)]
+
+
+def scale_rope(model: Any, config: Mapping[str, Any]) -> None:
+    """Applies the config's `rope_factors`."""
+    factors: list[float] = config.get("rope_factors") or []
+    for layer in model.layers if factors else ():
+        layer.self_attn.rope = FactoredRoPE(config["head_dim"], config["rope_theta"], mx.array(factors))
 
 
 class FactoredRoPE(nn.Module):

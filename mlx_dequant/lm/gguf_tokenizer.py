@@ -25,33 +25,53 @@ CONTROL, USER_DEFINED = 3, 4
 ENDS = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "</s>"}
 
 
-def tokenizer(file: GGUFFile) -> TokenizerWrapper:
+def tokenizer(file: GGUFFile, extra: Mapping[str, Any] | None = None, eos_token_ids: Any = None) -> TokenizerWrapper:
     """The tokenizer, with the file's special tokens and chat template.
+
+    Args:
+        extra: what its settings are instead, as mlx-lm's `tokenizer_config`.
+        eos_token_ids: the tokens that end an answer, instead of the file's.
 
     Raises:
         FormatError: the file has no tokenizer, or one that is not supported.
     """
     from mlx_lm.utils import load_tokenizer
 
-    settings = {key.removeprefix(PREFIX): file.metadata[key] for key in file.metadata if key.startswith(PREFIX)}
+    settings = _settings(file)
     if settings.get("model") not in KINDS or not isinstance(settings.get("tokens"), list):
         found = settings.get("model")
         raise FormatError(f"{file.path.name}: {PREFIX}model: found {found!r}, expected {' or '.join(KINDS)}")
     if file.metadata.get("general.architecture") == "gemma3":
         settings.pop("scores", None)  # Gemma's scores are not in the order of merges; its tokens are
     try:
-        built, config, ends = _described(settings)
+        built, config = _described(settings)
     except Exception as error:  # the tokenizers library raises nothing more specific
         raise FormatError(f"{file.path.name}: tokenizer: {error!r}") from error
     config["chat_template"] = file.metadata.get("tokenizer.chat_template")
     with tempfile.TemporaryDirectory() as folder:
         built.save(f"{folder}/tokenizer.json")
         Path(folder, "tokenizer_config.json").write_text(json.dumps(config))
-        return load_tokenizer(Path(folder), eos_token_ids=ends)
+        loaded = load_tokenizer(Path(folder), dict(extra or {}), eos_token_ids=eos_token_ids or ends(file))
+    return loaded
 
 
-def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any], list[int]]:
-    """The tokenizer, the content of tokenizer_config.json, and the ids that end an answer."""
+def ends(file: GGUFFile) -> list[int]:
+    """The tokens that end an answer."""
+    settings = _settings(file)
+    found = {settings[key] for key in ("eos_token_id", "eot_token_id", "eom_token_id") if key in settings}
+    tokens, types = settings.get("tokens"), settings.get("token_type")
+    if isinstance(tokens, list) and types is not None:
+        kinds = zip(tokens, types, strict=False)
+        found |= {number for number, (token, kind) in enumerate(kinds) if kind == CONTROL and token in ENDS}
+    return sorted(found)
+
+
+def _settings(file: GGUFFile) -> dict[str, Any]:
+    return {key.removeprefix(PREFIX): file.metadata[key] for key in file.metadata if key.startswith(PREFIX)}
+
+
+def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer, and the content of tokenizer_config.json."""
     from tokenizers import AddedToken
 
     tokens: list[str] = settings["tokens"]
@@ -68,9 +88,7 @@ def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any], 
     config: dict[str, Any] = {name: None if id is None else tokens[id] for name, id in special.items()}
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     _frame(built, settings, config)
-    ends = {number for number, token in enumerate(tokens) if token in ENDS and token in set(control)}
-    ends |= {settings[key] for key in ("eos_token_id", "eot_token_id", "eom_token_id") if key in settings}
-    return built, config, sorted(ends)
+    return built, config
 
 
 def _frame(built: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:

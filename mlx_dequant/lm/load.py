@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,13 @@ import mlx.nn as nn
 from .. import dtypes
 from ..backends import is_lazy
 from ..errors import FormatError
+from ..loading import GGUFFile
+from ..loading import load as load_checkpoint
+from ..loading.stored import METHOD
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
+from .dense import teach_mlx_lm
+from .source import only_gguf
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -25,9 +30,9 @@ def load(
     """A quantized checkpoint as mlx-lm's own model, whose weights stay quantized, and its tokenizer.
 
     Args:
-        path: a GGUF file or a folder, as for `mlx_dequant.load`. A GGUF file's model is a llama (also
-            Mistral, SmolLM2), qwen2, qwen3 or gemma3 (text). A folder's model is any that mlx-lm
-            knows and in which the quantized layers are linear layers.
+        path: a GGUF file or a folder, as for `mlx_dequant.load`, or a folder that holds one GGUF file. A GGUF
+            file's model is a llama (also Mistral, SmolLM2), qwen2, qwen3 or gemma3 (text). A folder's model is any
+            that mlx-lm knows and in which the quantized layers are linear layers.
         dtype: type of activations and of dense weights: float32, float16 or bfloat16. The default is
             float32 on the CPU, where MLX's half-precision operations are slow. On a GPU it is
             the type in config.json, and bfloat16 for GGUF.
@@ -41,37 +46,79 @@ def load(
         FileNotFoundError: the file or folder, or a file it names, is missing.
         FormatError: the format or the architecture is not supported, or a file is corrupt.
     """
-    path = Path(path)
+    check_dtype(dtype)
+    source = opened(only_gguf(Path(path)))
+    model, config = load_model(source, dtype, ignore=ignore)
+    return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"))
+
+
+def check_dtype(dtype: mx.Dtype | None) -> None:
+    """Raises FormatError for a type that activations cannot have."""
     if dtype is not None and not dtypes.is_float(dtype):
         raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
-    return _load_folder(path, dtype, ignore) if path.is_dir() else _load_gguf(path, dtype)
 
 
-def _load_gguf(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, TokenizerWrapper]:
-    from ..loading import GGUFFile
-
-    file = GGUFFile(path)
-    config = gguf_config.config(file)
-    model = folder.empty_model(config)
-    build(model, gguf_tensors.weights(file, config, model), dtype or _default(config))
-    gguf_tensors.scale_rope(file, config, model)
-    return model, gguf_tokenizer.tokenizer(file)
+def opened(path: Path) -> Path | GGUFFile:
+    """A folder's path, or an open GGUF file."""
+    return path if path.is_dir() else GGUFFile(path)
 
 
-def _load_folder(path: Path, dtype: mx.Dtype | None, ignore: Collection[str]) -> tuple[nn.Module, TokenizerWrapper]:
-    from mlx_lm.utils import load_tokenizer
+def load_model(
+    source: Path | GGUFFile,
+    dtype: mx.Dtype | None = None,
+    changes: Mapping[str, Any] | None = None,
+    ignore: Collection[str] = (),
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, and its config.json for mlx-lm, with which a saved model can be loaded again.
 
-    from ..loading import load as load_checkpoint
+    Args:
+        source: of `opened`.
+        dtype: as for `load`.
+        changes: what the config has instead, or besides.
+        ignore: as for `load`.
+    """
+    config = _config(source, ignore) | dict(changes or {})
+    for key in ("quantize_activations", "model_file"):
+        if config.get(key):
+            raise FormatError(f"{key}: found {config[key]!r}, expected none with packed weights")
+    if isinstance(source, GGUFFile):
+        model = folder.empty_model(config)
+        weights = gguf_tensors.weights(source, config, model)
+        config["rope_factors"] = gguf_tensors.rope_factors(source, config)
+    else:
+        checkpoint = load_checkpoint(source)
+        folder.untie(config, checkpoint)
+        model = folder.empty_model(config)
+        weights = folder.weights(checkpoint, model)
+    build(model, weights, dtype or _default(config))
+    gguf_tensors.scale_rope(model, config)
+    teach_mlx_lm()
+    before = config.get("quantization_config")
+    if not isinstance(before, dict) or before.get("quant_method") != METHOD:
+        config["quantization_config"] = {"quant_method": METHOD, **({"from": before} if before else {})}
+    return model, config
 
-    checkpoint = load_checkpoint(path)
-    config = folder.config(path, ignore)
-    folder.untie(config, checkpoint)
-    model = folder.empty_model(config)
-    build(model, folder.weights(checkpoint, model), dtype or _default(config))
-    return model, load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+
+def load_tokenizer(
+    source: Path | GGUFFile, settings: Mapping[str, Any] | None = None, eos_token_ids: Any = None
+) -> TokenizerWrapper:
+    """The tokenizer, with mlx-lm's `tokenizer_config` and ids that end an answer."""
+    from mlx_lm import utils
+
+    extra = dict(settings or {})
+    if isinstance(source, GGUFFile):
+        return gguf_tokenizer.tokenizer(source, extra, eos_token_ids)
+    return utils.load_tokenizer(source, extra, eos_token_ids=eos_token_ids)
 
 
-def _default(config: dict[str, Any]) -> mx.Dtype:
+def _config(source: Path | GGUFFile, ignore: Collection[str]) -> dict[str, Any]:
+    if not isinstance(source, GGUFFile):
+        return folder.config(source, ignore)
+    ends = gguf_tokenizer.ends(source)
+    return gguf_config.config(source) | ({"eos_token_id": ends} if ends else {})
+
+
+def _default(config: Mapping[str, Any]) -> mx.Dtype:
     if not is_lazy():
         return mx.float32
     named = config.get("dtype") or config.get("torch_dtype")

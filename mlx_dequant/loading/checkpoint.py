@@ -13,6 +13,7 @@ import mlx.core as mx
 from ..errors import FormatError
 from ..weights import QuantizedWeight
 from ..weights.gptq import ZERO_POINTS
+from . import stored
 from .folder import Folder
 from .gguf_file import GGUFFile
 from .modules import find_zero_points, packed_modules, read
@@ -48,7 +49,7 @@ class Checkpoint:
     Attributes:
         path: the file or folder.
         format: "gguf", or a folder's method: "gptq", "awq", "compressed-tensors", "fp8", "fbgemm_fp8", "mxfp4"
-            or "modelopt".
+            or "modelopt"; "mlx-dequant" for one that this package wrote.
         weights: weights by name, read lazily; one that cannot be read raises FormatError when asked for. GGUF: the
             file's own tensor names; plain floats and integers are `mx.array` in their own type (MLX has float64
             on the CPU only), all others `GGUFWeight`. Folders: module names
@@ -69,7 +70,8 @@ def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
 
     Args:
         path: a GGUF file (any part of a split one), or a Hugging Face folder with safetensors
-            quantized by GPTQ, AWQ, compressed-tensors, auto-round, FP8 or ModelOpt.
+            quantized by GPTQ, AWQ, compressed-tensors, auto-round, FP8 or ModelOpt, or saved by mlx-lm
+            from a model of `mlx_dequant.lm.load`.
         zero_points: "v1", "v1-field" or "v2" (see `GPTQWeight`), instead of the kind that a GPTQ folder says.
 
     Warns:
@@ -94,6 +96,9 @@ def _load_gguf(path: Path) -> Checkpoint:
 
 def _load_folder(path: Path, zero_points: str | None) -> Checkpoint:
     folder = Folder(path)
+    own = stored.readers(folder.tensors, folder.read, path.name)
+    if own:
+        return Checkpoint(path, stored.METHOD, Weights(own), folder.metadata, folder.config)
     try:
         quantization = scheme(folder.quantization)
     except FormatError as error:

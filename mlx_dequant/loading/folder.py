@@ -12,6 +12,7 @@ import mlx.core as mx
 from ..errors import FormatError
 from .mapped import read_json
 from .safetensors import SafetensorsFile
+from .stored import METHOD, described
 
 QUANTIZE_CONFIGS = ("quantize_config.json", "quant_config.json")
 WHOLE = "model.safetensors"
@@ -34,8 +35,8 @@ class Folder:
     def __init__(self, path: Path):
         self.path = path
         self.config: dict[str, Any] = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-        self.quantization = self._quantization()
         self.metadata: dict[str, str] = {}
+        self.quantization = self._quantization()
         self.tensors: Mapping[str, SafetensorsFile] = MappingProxyType(dict(self._tensors()))
 
     def read(self, name: str) -> mx.array:
@@ -56,6 +57,8 @@ class Folder:
             section = read_json(self.path / MODELOPT).get("quantization")
             return {"quant_method": "modelopt", **(section if isinstance(section, dict) else {})}
         self._check_own(self.config.get("quantization"))
+        if any(self.path.glob("*.safetensors")) and described(name for name, _ in self._tensors()):
+            return {"quant_method": METHOD}
         others = sorted(path.name for path in self.path.glob("*.gguf"))
         hint = f"; {others[0]} is a GGUF file: give its path" if others else ""
         if any(self.path.glob("*.safetensors")):

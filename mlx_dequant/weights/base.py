@@ -32,6 +32,8 @@ class QuantizedWeight(ABC):
     """
 
     family: ClassVar[str]  # of the registry
+    # The constructor's arguments by the names of arrays, where they have others.
+    arguments: ClassVar[Mapping[str, str]] = MappingProxyType({})
     matrix: EncodedMatrix
     shape: tuple[int, ...]
     in_features: int
@@ -79,6 +81,12 @@ class QuantizedWeight(ABC):
     def arrays(self) -> Mapping[str, mx.array | None]:
         """Its arrays by name, None for an absent one. Read only."""
         return self.matrix.arrays
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments that are no arrays, as JSON has them."""
+        size = self.matrix.group_size
+        return {"bits": self.format.bits, "group_size": size if size < max(self.in_features, 1) else -1}
 
     @property
     def size(self) -> int:

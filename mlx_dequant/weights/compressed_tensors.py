@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -35,6 +36,14 @@ class CompressedTensorsWeight(QuantizedWeight):
     """
 
     family = "compressed_tensors"
+    arguments = MappingProxyType(
+        {
+            "codes": "weight_packed",
+            "scales": "weight_scale",
+            "zeros": "weight_zero_point",
+            "g_idx": "weight_g_idx",
+        }
+    )
 
     def __init__(
         self,
@@ -89,3 +98,7 @@ class CompressedTensorsWeight(QuantizedWeight):
             has_g_idx=g_idx is not None,
         )
         self._set(matrix, full, scales.dtype)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return super().settings | {"weight_shape": list(self.shape)}

@@ -78,3 +78,7 @@ class GGUFWeight(QuantizedWeight):
             experts=prod(full[:-2]),
         )
         self._set(matrix, full, dtypes.of(form.stored or "float16"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"type": self.format.name, "shape": list(self.shape)}

@@ -96,6 +96,12 @@ class GPTQWeight(QuantizedWeight):
         )
         self._set(matrix, (inputs, outputs), scales.dtype)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        params = self.matrix.loader_params
+        zero_points = "v1" if params["zero_word"] else "v1-field" if params["zero_field"] else "v2"
+        return super().settings | {"zero_points": zero_points}
+
 
 def _middle(bits: int, groups: int, outputs: int) -> mx.array:
     """Zero points of 2**(bits - 1), packed."""

@@ -15,6 +15,7 @@ from support import GROUP_SETS, gguf_fixture, group_fixture
 import mlx_dequant as mxd
 from mlx_dequant.backends.gpu import launch
 from mlx_dequant.nn import PackedEmbedding, PackedLinear, pack_model
+from mlx_dequant.weights import stored
 
 
 def q4_0(rows: int, columns: int, seed: int = 0) -> mxd.GGUFWeight:
@@ -101,8 +102,12 @@ def test_parameters_are_the_weights_arrays(weight):
     layer = PackedLinear(weight, mx.zeros(weight.out_features))
     flat = dict(tree_flatten(layer.parameters()))
     present = {name for name, array in weight.arrays.items() if array is not None}
+    text = flat.pop(stored.NAME)
     assert flat.keys() == present | {"bias"}
     assert sum(array.nbytes for array in flat.values()) == weight.nbytes + 4 * weight.out_features
+    assert text.nbytes < 128
+    again = stored.restore(text, {name: flat[name] for name in present})
+    assert mx.array_equal(dense(again), dense(weight))
     assert layer.weight is weight
 
 
@@ -110,7 +115,7 @@ def test_mlx_lm_counts_weights():
     utils = pytest.importorskip("mlx_lm.utils")
     packed, plain = twins()
     assert utils.get_total_parameters(packed) == utils.get_total_parameters(plain)
-    nbytes = sum(array.nbytes for _, array in tree_flatten(packed.parameters()))
+    nbytes = sum(array.nbytes for name, array in tree_flatten(packed.parameters()) if not name.endswith(stored.NAME))
     assert nbytes == sum(weight.nbytes for weight in quantized_weights().values()) + 4 * 128
 
 
@@ -136,11 +141,13 @@ def test_weights_are_saved_and_loaded(weight, tmp_path):
 
 def test_loading_refuses_what_does_not_fit(weight):
     layer = PackedLinear(weight)
-    for name, array in layer.parameters().items():
+    for name, array in [(name, array) for name, array in weight.arrays.items() if array is not None]:
         with pytest.raises(mxd.FormatError, match=f"^{name}: found shape"):
             layer.load_weights([(name, array[:-1])], strict=False)
         with pytest.raises(mxd.FormatError, match=f"^{name}: type: found"):
             layer.load_weights([(name, array.astype(mx.int64))], strict=False)
+    with pytest.raises(mxd.FormatError, match=r"^mlx_dequant: found \[\], expected \{"):
+        layer.load_weights([(stored.NAME, mx.array([91, 93], mx.uint8))], strict=False)
     if "g_idx" in layer:
         with pytest.raises(mxd.FormatError, match=r"^g_idx: found groups 0 to 99, expected 0 to \d+ "):
             layer.load_weights([("g_idx", 99 * (mx.arange(weight.in_features) == 5).astype(mx.int32))], strict=False)

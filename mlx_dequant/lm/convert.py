@@ -1,0 +1,131 @@
+"""A model written as a folder: packed as it is, or in MLX's own format."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from ..errors import FormatError
+from ..loading import GGUFFile
+from ..nn import PackedEmbedding, PackedLinear
+from .load import load_model, load_tokenizer, opened
+from .mlx_layout import mlx_weight
+from .rope import llama3_scaling
+from .source import only_gguf
+from .writing import Writing
+
+TARGETS = ("packed", "mlx")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of a layer.
+
+    Attributes:
+        name: the layer's.
+        source: the format that it had: "Q4_K".
+        target: the one that it has: "Q4_K", "affine 4-bit, groups of 32", "float16".
+        error: largest difference of a weight, relative to the largest weight; 0 is exact.
+    """
+
+    name: str
+    source: str
+    target: str
+    error: float
+
+
+def convert(
+    path: str | Path, target: str | Path, to: str = "packed", report: Callable[[Converted], None] | None = None
+) -> list[Converted]:
+    """Writes a checkpoint as a folder with config.json, safetensors and the tokenizer.
+
+    Args:
+        path: as for `load`.
+        target: the folder to write. It appears when it is complete, or not at all.
+        to: "packed": the same quantized weights, for `mlx_dequant.load`, `lm.load` and `install`. "mlx": for
+            mlx_lm.load without this package: codes that fit MLX's layout keep their values, but for scales that are
+            rounded to float16; other layers become float16.
+        report: called with each layer when it is done.
+
+    Raises:
+        FileExistsError: the target is there already.
+        FormatError: as for `load`, or MLX's own model cannot be told what the checkpoint says.
+    """
+    if to not in TARGETS:
+        raise FormatError(f"to: found {to!r}, expected {' or '.join(TARGETS)}")
+    with Writing(Path(target)) as out:
+        source = opened(only_gguf(Path(path)))
+        model, config = load_model(source, mx.float32)
+        write = _packed if to == "packed" else _mlx
+        rows: list[Converted] = []
+        for row in write(model, config, out):
+            rows.append(row)
+            if report:
+                report(row)
+        load_tokenizer(source, eos_token_ids=config.get("eos_token_id")).save_pretrained(str(out.folder))
+        if not isinstance(source, GGUFFile) and (source / "generation_config.json").is_file():
+            shutil.copy(source / "generation_config.json", out.folder)
+        out.finish(config)
+    return rows
+
+
+def _layers(model: nn.Module) -> dict[str, PackedLinear | PackedEmbedding]:
+    """The packed layers by name."""
+    kinds = (PackedLinear, PackedEmbedding)
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
+    flat: Any = tree_flatten(model.parameters())
+    return flat
+
+
+def _packed(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Converted]:
+    for name, array in _parameters(model):
+        out.add(name, array)
+    for name, layer in _layers(model).items():
+        title = layer.weight.format.title
+        yield Converted(name, title, title, 0.0)
+
+
+def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Converted]:
+    del config["quantization_config"]
+    factors = config.pop("rope_factors", None)
+    if factors:
+        config["rope_scaling"] = llama3_scaling(factors, config["rope_theta"])
+    config["torch_dtype"] = "float16"
+    layers = _layers(model)
+    for name, array in _parameters(model):
+        layer, _, part = name.rpartition(".")
+        if layer not in layers or part == "bias":
+            out.add(name, array.astype(mx.float16) if mx.issubdtype(array.dtype, mx.floating) else array)
+    quantization: dict[str, Any] = {}
+    for name, layer in layers.items():
+        title, found = layer.weight.format.title, mlx_weight(layer.weight)
+        if found is None:
+            dense = layer.dense(mx.float16).weight
+            out.add(f"{name}.weight", mx.contiguous(dense))
+            yield Converted(name, title, "float16", _rounding(layer, dense))
+            continue
+        for part, array in found.arrays.items():
+            out.add(f"{name}.{part}", array)
+        quantization[name] = found.settings
+        bits, size = found.settings["bits"], found.settings["group_size"]
+        yield Converted(name, title, f"{found.settings['mode']} {bits}-bit, groups of {size}", found.error)
+    if quantization:
+        kinds = list(quantization.values())
+        config["quantization"] = {**max(kinds, key=kinds.count), **quantization}
+
+
+def _rounding(layer: PackedLinear | PackedEmbedding, dense: mx.array) -> float:
+    exact = np.asarray(layer.dense(mx.float32).weight)
+    error = np.abs(np.asarray(dense.astype(mx.float32)) - exact).max(initial=0)
+    return float(error) / (float(np.abs(exact).max(initial=0)) or 1.0)

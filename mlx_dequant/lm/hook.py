@@ -1,0 +1,125 @@
+"""mlx-lm's own `load`, and all that is built on it, made to open our checkpoints.
+
+`mlx_lm.load` finds, loads and tokenizes by three functions of mlx_lm.utils, looked up when it runs. Those are
+replaced, not `load` itself: so it keeps its parameters, and who imported it has it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import FormatError
+from ..loading import GGUFFile
+from . import source
+from .dense import teach_mlx_lm
+from .load import check_dtype, load_model, load_tokenizer, opened
+from .rebind import rebind
+
+_replaced: dict[str, tuple[Any, Any]] = {}
+
+
+def install(dtype: mx.Dtype | None = None) -> None:
+    """Makes `mlx_lm.load` open GGUF files and quantized folders, with their weights packed; `uninstall` undoes it.
+
+    mlx_lm.load(path), mlx_lm.server, chat, generate, lora, fuse, benchmark, perplexity and the rest of mlx-lm then
+    take a GGUF file, a folder that holds one, a folder quantized by GPTQ, AWQ, compressed-tensors or auto-round or
+    written by this package, or the Hub's name of one: "REPO" or "REPO:FILE.gguf". Everything else is loaded
+    as before. Packed weights are read at once, also with lazy=True.
+
+    Args:
+        dtype: type of activations and of dense weights, as for `mlx_dequant.lm.load`.
+
+    Raises:
+        FormatError: this release of mlx-lm has other functions.
+    """
+    from mlx_lm import utils
+
+    check_dtype(dtype)
+    uninstall()
+    missing = [name for name in _WRAPPERS if not callable(getattr(utils, name, None))]
+    if missing:
+        raise FormatError(f"mlx_lm.utils: found no {', '.join(missing)}, expected what mlx-lm 0.31 to 0.32 have")
+    teach_mlx_lm()
+    for name, wrapper in _WRAPPERS.items():
+        stock = getattr(utils, name)
+        ours = wraps(stock)(wrapper(stock, dtype))
+        _replaced[name] = (stock, ours)
+        rebind(stock, ours)
+
+
+def uninstall() -> None:
+    """Undoes `install`; nothing without it."""
+    while _replaced:
+        stock, ours = _replaced.popitem()[1]
+        rebind(ours, stock)
+
+
+def installed() -> bool:
+    """Whether `install` is in force."""
+    return bool(_replaced)
+
+
+def _download(stock: Callable[..., Path], dtype: mx.Dtype | None) -> Callable[..., Path]:
+    def find(
+        path_or_hf_repo: str | Path, revision: str | None = None, allow_patterns: Sequence[str] | None = None
+    ) -> Path:
+        path = Path(path_or_hf_repo)
+        if path.exists():
+            return source.only_gguf(path)
+        return source.download(str(path_or_hf_repo), revision, allow_patterns)
+
+    return find
+
+
+def _hf_repo_to_path(stock: Callable[..., Path], dtype: mx.Dtype | None) -> Callable[..., Path]:
+    return lambda hf_repo: stock(source.split(hf_repo)[0])
+
+
+def _create_model_card(stock: Callable[..., None], dtype: mx.Dtype | None) -> Callable[..., None]:
+    return lambda path, hf_path: stock(path, hf_path and source.split(str(hf_path))[0])
+
+
+def _load_model(stock: Callable[..., Any], dtype: mx.Dtype | None) -> Callable[..., tuple[nn.Module, dict[str, Any]]]:
+    def load(
+        model_path: Path,
+        lazy: bool = False,
+        strict: bool = True,
+        model_config: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        path = source.only_gguf(Path(model_path))
+        if not source.is_ours(path):
+            return stock(model_path, lazy=lazy, strict=strict, model_config=model_config, **options)
+        if "get_model_classes" in options:
+            raise FormatError(f"{path.name}: get_model_classes: found one, expected none with packed weights")
+        return load_model(opened(path), dtype, model_config)
+
+    return load
+
+
+def _load_tokenizer(stock: Callable[..., Any], dtype: mx.Dtype | None) -> Callable[..., Any]:
+    def load(model_path: Any, tokenizer_config_extra: Any = None, eos_token_ids: Any = None) -> Any:
+        from mlx_lm import utils
+
+        patterns = [pattern for pattern in utils.DEFAULT_ALLOW_PATTERNS if "safetensors" not in pattern]
+        path = utils._download(model_path, allow_patterns=patterns)
+        if path.is_dir():
+            return stock(path, tokenizer_config_extra, eos_token_ids=eos_token_ids)
+        return load_tokenizer(GGUFFile(path), tokenizer_config_extra, eos_token_ids)
+
+    return load
+
+
+_WRAPPERS: dict[str, Callable[..., Any]] = {
+    "_download": _download,
+    "hf_repo_to_path": _hf_repo_to_path,
+    "create_model_card": _create_model_card,
+    "load_model": _load_model,
+    "load_tokenizer": _load_tokenizer,
+}

@@ -1,0 +1,50 @@
+"""Folders that this package wrote: each packed module has its arrays, and a description of them beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+
+import mlx.core as mx
+
+from ..errors import FormatError
+from ..weights import QuantizedWeight
+from ..weights.stored import NAME, restore
+
+# Its quant_method in config.json.
+METHOD = "mlx-dequant"
+
+
+def described(names: Iterable[str]) -> set[str]:
+    """The modules that have a description among tensors."""
+    return {name.removesuffix(f".{NAME}") for name in names if name.endswith(f".{NAME}")}
+
+
+def readers(
+    tensors: Collection[str], read: Callable[[str], mx.array], place: str
+) -> dict[str, Callable[[], QuantizedWeight | mx.array]]:
+    """What reads a folder's weights, by name; empty for a folder of another tool.
+
+    Args:
+        tensors: the names of its tensors.
+        read: reads one.
+        place: the folder's name, for messages.
+    """
+    modules: dict[str, list[str]] = {module: [] for module in described(tensors)}
+    result: dict[str, Callable[[], QuantizedWeight | mx.array]] = {}
+    for name in tensors if modules else ():
+        module, _, part = name.rpartition(".")
+        if module in modules and part != "bias":
+            modules[module].append(part)
+            result.setdefault(module, partial(_read, read, place, module, modules[module]))
+        else:
+            result[name] = partial(read, name)
+    return result
+
+
+def _read(read: Callable[[str], mx.array], place: str, module: str, parts: list[str]) -> QuantizedWeight:
+    arrays = {part: read(f"{module}.{part}") for part in parts}
+    try:
+        return restore(arrays.pop(NAME), arrays)
+    except FormatError as error:
+        raise FormatError(f"{place}: module {module!r}: {error}") from None

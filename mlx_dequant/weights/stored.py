@@ -1,0 +1,66 @@
+"""A quantized weight as arrays alone: its own, and a text that says how the weight is made of them.
+
+The text is JSON in UTF-8, the arguments of the weight's class besides the arrays:
+{"family": "gptq", "bits": 4, "group_size": 128, "zero_points": "v1"}. It is stored as uint8 [bytes] under
+the name "mlx_dequant", so that whatever saves arrays by name saves what is needed to read them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import FormatError
+from ..registry import FAMILIES
+from . import weight_class
+from .base import QuantizedWeight
+
+NAME = "mlx_dequant"
+LARGEST = 1 << 16
+
+
+def description(weight: QuantizedWeight) -> mx.array:
+    """The text that belongs to a weight's arrays, uint8 [bytes]."""
+    text = json.dumps({"family": weight.family, **weight.settings}, sort_keys=True)
+    return mx.array(np.frombuffer(text.encode(), np.uint8))
+
+
+def restore(text: mx.array, arrays: Mapping[str, mx.array]) -> QuantizedWeight:
+    """The weight of a description and of arrays by the names that `QuantizedWeight.arrays` has.
+
+    Raises:
+        FormatError: the description is none, or the arrays do not fit it.
+    """
+    settings = _settings(text)
+    family = settings.pop("family", None)
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise FormatError(f"{NAME}: family: found {family!r}, expected one of {', '.join(FAMILIES)}")
+    kind = weight_class(family)
+    known = {name for name, _ in FAMILIES[family].arrays}
+    if arrays.keys() - known:
+        raise FormatError(f"{NAME}: found array {min(arrays.keys() - known)!r}, expected {', '.join(sorted(known))}")
+    try:
+        return kind(**{kind.arguments.get(name, name): array for name, array in arrays.items()}, **settings)
+    except TypeError as error:  # an argument that is missing, or one too many
+        raise FormatError(f"{NAME}: found {shown(text)} and {', '.join(arrays) or 'no array'}: {error}") from None
+
+
+def shown(text: mx.array) -> str:
+    """A description for messages."""
+    return bytes(np.asarray(text.reshape(-1)[:200].astype(mx.uint8))).decode("utf-8", "replace")
+
+
+def _settings(text: mx.array) -> dict[str, Any]:
+    if text.dtype != mx.uint8 or text.ndim != 1 or text.size > LARGEST:
+        raise FormatError(f"{NAME}: found {text.dtype} {text.shape}, expected uint8 [bytes]")
+    try:
+        settings = json.loads(bytes(np.asarray(text)).decode())
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise FormatError(f"{NAME}: found {shown(text)!r}, expected a JSON object")
+    return settings
