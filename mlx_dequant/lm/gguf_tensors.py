@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -25,11 +25,20 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
     Raises:
         FormatError: the file lacks a weight, or has tensors that the model does not know.
     """
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
     parameters = dict(tree_flatten(model.parameters()))
     if config["tie_word_embeddings"]:
         parameters.pop("lm_head.weight", None)
+    return model.sanitize(dict(tensors(file, config, parameters)))
+
+
+def tensors(file: GGUFFile, config: Mapping[str, Any], parameters: Iterable[str]) -> Iterator[tuple[str, Weight]]:
+    """The weights of parameters of these names, read one by one. Names are transformers'.
+
+    Raises:
+        FormatError: the file lacks a weight, or has more tensors; the latter after the last weight.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
     architecture = file.metadata["general.architecture"]
     known = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(known, config["num_hidden_layers"])
@@ -37,18 +46,16 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
     if vision:
         warnings.warn(f"{file.path.name}: runs as a text model, without {len(vision)} vision tensors", stacklevel=4)
     unused = file.tensors.keys() - {ROPE} - vision
-    result: dict[str, Weight] = {}
     for parameter in parameters:
         tensor = names.get_name(parameter, (".weight", ".bias")) or parameter
         if tensor not in file.tensors:
             raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
         unused.discard(tensor)
-        result[parameter] = _converted(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
+        yield parameter, _converted(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
     if unused:
         raise FormatError(
             f"{file.path.name}: tensor {min(unused)!r}: found, expected none such in a {architecture} model"
         )
-    return model.sanitize(result)
 
 
 def _converted(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any]) -> Weight:
@@ -78,14 +85,21 @@ def _halves(weight: GGUFWeight, heads: int) -> GGUFWeight:
 
 def scale_rope(file: GGUFFile, config: Mapping[str, Any], model: Any) -> None:
     """Applies the factors by which some files (from Llama 3.1 on) slow the rotations down."""
+    factors = rope_factors(file, config)
+    if factors is not None:
+        for layer in model.layers:
+            layer.self_attn.rope = FactoredRoPE(config["head_dim"], config["rope_theta"], factors)
+
+
+def rope_factors(file: GGUFFile, config: Mapping[str, Any]) -> mx.array | None:
+    """The factor of each wavelength, float32 [head_dim / 2], of a file that has them."""
     if ROPE not in file.tensors:
-        return
-    dims = config["head_dim"]
+        return None
+    half = config["head_dim"] // 2
     factors = file.weight(ROPE).dequantize(mx.float32).reshape(-1)
-    if factors.shape != (dims // 2,):
-        raise FormatError(f"{file.path.name}: tensor {ROPE!r}: found shape {factors.shape}, expected ({dims // 2},)")
-    for layer in model.layers:
-        layer.self_attn.rope = FactoredRoPE(dims, config["rope_theta"], factors)
+    if factors.shape != (half,):
+        raise FormatError(f"{file.path.name}: tensor {ROPE!r}: found shape {factors.shape}, expected ({half},)")
+    return factors
 
 
 class FactoredRoPE(nn.Module):
