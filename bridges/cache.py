@@ -68,7 +68,7 @@ class WeightCache:
 
     An entry is dropped when one of its tensors dies, is written in place or gets other memory. Writes that
     torch does not count, as through `.data`, are found by a sample of each tensor's values. With more than
-    `limit` entries, the least recently used one is dropped.
+    `limit` entries, the least recently used one is dropped, but none that was released.
     """
 
     def __init__(self, limit: int = 8192):
@@ -100,8 +100,9 @@ class WeightCache:
 
         entry = _Entry(make(), [weakref.ref(tensor, drop) for tensor in tensors], states, _samples(tensors))
         if len(entries) >= self.limit:
-            items = list(entries.items())
-            entries.pop(min(items, key=lambda item: (item[1].released, item[1].used))[0], None)
+            items = [item for item in list(entries.items()) if not item[1].released]
+            if items:
+                entries.pop(min(items, key=lambda item: item[1].used)[0], None)
         entries[key] = entry
         return entry
 

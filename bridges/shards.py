@@ -20,6 +20,8 @@ from .operators import operator
 LINEAR = operator("gguf", "linear")
 # The shards of a parameter, with what they were cut by. They are the same tensors at each call, so they cross once.
 _cut: WeakIdKeyDictionary = WeakIdKeyDictionary()
+# Outputs of each matrix: one that was released has no shape.
+_outputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def linear(x: torch.Tensor, layer: Any, bias: torch.Tensor | None) -> torch.Tensor:
@@ -43,8 +45,8 @@ def shards(qweight: torch.Tensor) -> list[torch.Tensor]:
     known = _cut.get(qweight)
     form = _form(qweight)
     if known is None or known[0] != form:
-        # Detached: a view of a parameter would have a gradient.
-        views = [qweight.detach()[start:end, :width] for start, end, width in map(places.get, order)]
+        # By `.data`, because torch's own views keep the parameter alive.
+        views = [qweight.data[start:end, :width].data for start, end, width in map(places.get, order)]
         known = _cut[qweight] = form, views
     return known[1]
 
@@ -87,6 +89,6 @@ def _product(x: torch.Tensor, blocks: torch.Tensor, kind: Any) -> torch.Tensor:
     form = gguf_format(packed.integer("qweight_type", kind))
     if form is None:
         raise FormatError(f"qweight_type: found {kind}, expected GGUF's number of a type")
-    inputs = x.shape[-1]
-    outputs = blocks.shape[0] if blocks.ndim == 2 else blocks.numel() * form.weights // form.bytes // max(inputs, 1)
-    return LINEAR(x, blocks, form.ggml_type, outputs, inputs, None)
+    if blocks.numel():
+        _outputs[blocks] = blocks.shape[0]
+    return LINEAR(x, blocks, form.ggml_type, _outputs.get(blocks, 0), x.shape[-1], None)

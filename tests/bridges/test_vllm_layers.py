@@ -101,6 +101,12 @@ def test_a_shard_that_is_missing_is_named():
         mps_dequant.gguf_dequant_matmul(rows(), unknown)
 
 
+def test_x_of_another_width_is_refused():
+    layer, _ = fused(QKV, "qkv")
+    with pytest.raises(FormatError, match="blocks: found 6912 bytes, expected 13824"):
+        mps_dequant.gguf_dequant_matmul(torch.ones(3, 2 * INPUTS), layer)
+
+
 def test_act_order_after_argsort_has_the_same_bits():
     layer, config = gptq_layer(act_order=True)
     x = rows()
@@ -143,11 +149,20 @@ def test_shards_are_released():
     layer.qweight.data = torch.from_numpy(memory)
     memory = weakref.ref(memory)
     mps_dequant.gguf_dequant_matmul(rows(), layer)
-    assert memory() is not None
     bridges.release(layer)
     assert memory() is None
     assert layer.qweight.shape == (0,)
     assert_product(mps_dequant.gguf_dequant_matmul(rows(), layer), rows(), dense)
+
+
+def test_a_dropped_layer_of_shards_is_freed():
+    layer, _ = fused(QKV, "qkv")
+    WEIGHTS.clear()
+    mps_dequant.gguf_dequant_matmul(rows(), layer)
+    parameter = weakref.ref(layer.qweight)
+    del layer
+    assert parameter() is None
+    assert len(WEIGHTS) == 0
 
 
 def test_a_released_weight_outlives_others_in_a_full_cache(monkeypatch):
