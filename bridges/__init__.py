@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["install", "invalidate", "uninstall"]
+__all__ = ["install", "invalidate", "release", "uninstall"]
 
 
 def install(patch: bool = False) -> None:
@@ -14,7 +14,7 @@ def install(patch: bool = False) -> None:
     Args:
         patch: also replace the functions of that module, importing it if needed, by those of
             `mlx_dequant.bridges.mps_dequant`. Then products use quantized weights, and every GGUF
-            type has a kernel.
+            type has a kernel. If vLLM has `GGUFLinearMethod`, its layers multiply packed too.
 
     Raises:
         ImportError: `patch` is True, and vLLM's module cannot be imported or has none of the functions.
@@ -34,5 +34,17 @@ def uninstall() -> None:
 def invalidate(layer: object) -> None:
     """Forgets the cached weights of a layer or tensor, after a write that torch does not count (`.data`)."""
     from .cache import invalidate as run
+
+    run(layer)
+
+
+def release(layer: object) -> None:
+    """Drops torch's copy of the codes of a layer or tensor that has been used: MLX's copy serves from then on.
+
+    The tensors of codes (`qweight`, `weight_packed`) get the shape (0,), so that other code that reads them fails.
+    Scales and g_idx stay. A layer that has not been used stays as it is. New codes that are assigned later count. A
+    layer that was released multiplies eagerly, not in torch.compile, and cannot be saved or moved.
+    """
+    from .shards import release as run
 
     run(layer)

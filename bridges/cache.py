@@ -14,8 +14,11 @@ import torch
 from ..weights import QuantizedWeight
 from .sample import Sample
 
-# A layer's tensors by which `invalidate` finds its weights.
-NAMES = ("qweight", "scales", "qzeros", "g_idx", "weight")
+# A layer's tensors by which `invalidate` and `release` find its weights.
+NAMES = (
+    *("qweight", "scales", "qzeros", "g_idx", "weight"),
+    *("weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx"),
+)
 
 _clock = count()
 
@@ -27,21 +30,37 @@ class _Entry:
     states: list[Hashable]
     samples: list[Sample]
     used: int = field(default_factory=lambda: next(_clock))
+    released: bool = False  # torch has dropped the codes, so the weight cannot be made again
 
     def fits(self, tensors: list[torch.Tensor]) -> bool:
         same = all(ref() is tensor for ref, tensor in zip(self.tensors, tensors, strict=True))
         # Samples read memory, so only where it is known to be the same.
         return (
             same
-            and self.states == [_state(tensor) for tensor in tensors]
+            and self.states == [state(tensor) for tensor in tensors]
             and all(sample.fits() for sample in self.samples)
         )
 
 
-def _state(tensor: torch.Tensor) -> Hashable:
+def state(tensor: torch.Tensor) -> Hashable:
     """A key that changes when a tensor is written in place or gets other memory."""
     version = None if tensor.is_inference() else tensor._version
     return tensor.data_ptr(), version, tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _samples(tensors: list[torch.Tensor]) -> list[Sample]:
+    return [Sample(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
+
+
+def tensors_of(layer: Any) -> list[torch.Tensor]:
+    """A layer's tensors, or the tensor itself."""
+    tensors = [layer] if isinstance(layer, torch.Tensor) else [getattr(layer, name, None) for name in NAMES]
+    return [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
+
+
+def empty(tensor: torch.Tensor) -> None:
+    """Drops torch's hold on a tensor's memory. Its shape becomes (0,), so that other code that reads it fails."""
+    tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
 
 
 class WeightCache:
@@ -49,7 +68,7 @@ class WeightCache:
 
     An entry is dropped when one of its tensors dies, is written in place or gets other memory. Writes that
     torch does not count, as through `.data`, are found by a sample of each tensor's values. With more than
-    `limit` entries, the least recently used one is dropped.
+    `limit` entries, the least recently used one is dropped, but none that was released.
     """
 
     def __init__(self, limit: int = 8192):
@@ -73,28 +92,42 @@ class WeightCache:
         return entry.weight
 
     def _made(self, key: Hashable, tensors: list[torch.Tensor], make: Callable[[], QuantizedWeight]) -> _Entry:
-        states = [_state(tensor) for tensor in tensors]
-        samples = [Sample(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
+        states = [state(tensor) for tensor in tensors]
         entries = self._entries
 
         def drop(_: Any) -> None:
             entries.pop(key, None)
 
-        entry = _Entry(make(), [weakref.ref(tensor, drop) for tensor in tensors], states, samples)
+        entry = _Entry(make(), [weakref.ref(tensor, drop) for tensor in tensors], states, _samples(tensors))
         if len(entries) >= self.limit:
-            items = list(entries.items())
-            entries.pop(min(items, key=lambda item: item[1].used)[0], None)
+            items = [item for item in list(entries.items()) if not item[1].released]
+            if items:
+                entries.pop(min(items, key=lambda item: item[1].used)[0], None)
         entries[key] = entry
         return entry
 
     def invalidate(self, layer: Any) -> None:
         """Drops the weights of a layer, or of one tensor, after writes that torch does not count."""
-        tensors = [layer] if isinstance(layer, torch.Tensor) else [getattr(layer, name, None) for name in NAMES]
-        gone = {id(tensor) for tensor in tensors if isinstance(tensor, torch.Tensor)}
         with self._making:
-            for key, entry in list(self._entries.items()):
-                if any(id(ref()) in gone for ref in entry.tensors):
-                    self._entries.pop(key, None)
+            for key, _ in self._of(tensors_of(layer)):
+                self._entries.pop(key, None)
+
+    def release(self, tensors: list[torch.Tensor]) -> None:
+        """Drops torch's copies of the codes, the first tensor of each weight, of all weights made of these."""
+        with self._making:
+            found = [entry for _, entry in self._of(tensors)]
+            codes = {id(tensor): tensor for entry in found if (tensor := entry.tensors[0]()) is not None}
+            for tensor in codes.values():
+                empty(tensor)
+            for _, entry in self._of(list(codes.values())):
+                left = [tensor for ref in entry.tensors if (tensor := ref()) is not None]
+                entry.states, entry.samples, entry.released = [state(tensor) for tensor in left], _samples(left), True
+
+    def _of(self, tensors: list[torch.Tensor]) -> list[tuple[Hashable, _Entry]]:
+        """The entries made of any of these."""
+        wanted = {id(tensor) for tensor in tensors}
+        items = list(self._entries.items())
+        return [(key, entry) for key, entry in items if any(id(ref()) in wanted for ref in entry.tensors)]
 
     def clear(self) -> None:
         """Drops all weights."""

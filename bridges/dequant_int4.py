@@ -34,12 +34,12 @@ def dequantize_gptq(
     group_size: int,
     zero_adj: int,
 ) -> torch.Tensor:
-    """The weights of a GPTQ layer: (q - z - zero_adj) * s, with input i in group g_idx[i].
+    """The weights of a GPTQ layer of any bits: (q - z - zero_adj) * s, with input i in group g_idx[i].
 
     Args:
-        qweight: int32 [in/8, out].
+        qweight: int32 [in*bits/32, out]; bits are 2, 3, 4 or 8, as the width of qzeros says.
         scales: float16, bfloat16 or float32 [groups, out].
-        qzeros: int32 [groups, out/8].
+        qzeros: int32 [groups, out*bits/32].
         g_idx: int32 [in]; None or empty means i // group_size.
         group_size: inputs in a group; -1 for a single group.
         zero_adj: added to each stored zero point, without wrapping: 1 for checkpoints of version 1, 0 for 2.
@@ -54,4 +54,13 @@ def dequantize_gptq(
     if added not in (0, 1):
         raise FormatError(f"zero_adj: found {added}, expected 1 (version 1) or 0 (version 2)")
     mode = "v1-field" if added else "v2"
-    return packed.dense(packed.gptq(qweight, scales, qzeros, g_idx, group_size, mode), qweight)
+    bits = _bits(*packed.together(qweight=qweight, qzeros=qzeros))
+    return packed.dense(packed.gptq(qweight, scales, qzeros, g_idx, group_size, mode, bits), qweight)
+
+
+def _bits(qweight: torch.Tensor, qzeros: torch.Tensor) -> int:
+    """Bits of a code; 4 where the shapes say none, so that the error is that of 4."""
+    if qweight.ndim != 2 or qzeros.ndim != 2 or not qweight.shape[1]:
+        return 4
+    bits = qzeros.shape[1] * 32 / qweight.shape[1]
+    return int(bits) if bits in packed.BITS else 4

@@ -16,7 +16,7 @@ import torch
 
 from ..backends import current_backend
 from ..errors import FormatError
-from . import dequant_gguf, dequant_int4, packed
+from . import dequant_gguf, dequant_int4, packed, shards
 from .operators import operator
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "_pytorch_dequant_gguf",
     "_pytorch_dequant_gptq",
     "awq_dequant_matmul",
+    "gguf_dequant_matmul",
     "gguf_dequant_on_mps",
     "gptq_dequant_matmul",
 ]
@@ -137,6 +138,27 @@ def gguf_dequant_on_mps(
 ) -> torch.Tensor:
     """As `dequant_gguf.dequantize_gguf`: [m, n] in `dtype`, float16 by default, on W's device."""
     return dequant_gguf.dequantize_gguf(W, quant_type, m, n, dtype)
+
+
+def gguf_dequant_matmul(x: torch.Tensor, layer: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x through a GGUF layer of vLLM whose weights stay packed, fused layers (q, k, v; gate, up) too.
+
+    The pull request has no such function: it dequantizes each shard at each call.
+
+    Args:
+        x: float16, bfloat16 or float32 [..., in], on the layer's device.
+        layer: an object with `qweight` and `qweight_type` as vLLM's loaders leave them: `qweight_type.weight_type`,
+            or for several shards `qweight.shard_id`, `qweight.shard_offset_map` and
+            `qweight_type.shard_weight_type`.
+        bias: [out] or None.
+
+    Returns:
+        [..., out] in x's dtype, the shards side by side, differentiable in x and bias.
+
+    Raises:
+        FormatError: an argument does not fit; the message names it.
+    """
+    return shards.linear(x, layer, bias)
 
 
 def _bits(quant_config: Any) -> int:

@@ -18,17 +18,26 @@ FLOATS = {torch.float16: mx.float16, torch.bfloat16: mx.bfloat16, torch.float32:
 BITS = (2, 3, 4, 8)
 
 
-def awq(qweight: Any, scales: Any, qzeros: Any, group_size: int) -> QuantizedWeight:
-    """The weight of AWQ tensors, from the cache or across the bridge."""
+def awq(
+    qweight: Any, scales: Any, qzeros: Any, group_size: int, made: QuantizedWeight | None = None
+) -> QuantizedWeight:
+    """The weight of AWQ tensors, from the cache or across the bridge; `made` is it, if it exists already."""
     tensors = together(qweight=qweight, scales=scales, qzeros=qzeros)
     size = integer("group_size", group_size)
-    return WEIGHTS.get(("awq", size), tensors, lambda: AWQWeight(*crossing.cross(tensors), group_size=size))
+    return WEIGHTS.get(("awq", size), tensors, lambda: made or AWQWeight(*crossing.cross(tensors), group_size=size))
 
 
 def gptq(
-    qweight: Any, scales: Any, qzeros: Any, g_idx: Any, group_size: int, zero_points: str, bits: int = 4
+    qweight: Any,
+    scales: Any,
+    qzeros: Any,
+    g_idx: Any,
+    group_size: int,
+    zero_points: str,
+    bits: int = 4,
+    made: QuantizedWeight | None = None,
 ) -> QuantizedWeight:
-    """The weight of GPTQ tensors, from the cache or across the bridge; `g_idx` may be None or empty."""
+    """As `awq`; `g_idx` may be None or empty."""
     named = {"qweight": qweight, "scales": scales, "qzeros": qzeros}
     if g_idx is not None and not (isinstance(g_idx, torch.Tensor) and g_idx.numel() == 0):
         named["g_idx"] = g_idx
@@ -36,7 +45,7 @@ def gptq(
     size = integer("group_size", group_size)
 
     def make() -> QuantizedWeight:
-        return GPTQWeight(*crossing.cross(tensors), group_size=size, bits=bits, zero_points=zero_points)
+        return made or GPTQWeight(*crossing.cross(tensors), group_size=size, bits=bits, zero_points=zero_points)
 
     return WEIGHTS.get(("gptq", size, bits, zero_points), tensors, make)
 
@@ -50,8 +59,9 @@ def compressed_tensors(
     in_features: int,
     group_size: int,
     bits: int = 4,
+    made: QuantizedWeight | None = None,
 ) -> QuantizedWeight:
-    """The weight of compressed-tensors, from the cache or across the bridge; the last two tensors may be None."""
+    """As `awq`; the last two tensors may be None."""
     named = {"weight_packed": weight_packed, "weight_scale": weight_scale}
     optional = {"weight_zero_point": weight_zero_point, "weight_g_idx": weight_g_idx}
     named |= {name: tensor for name, tensor in optional.items() if tensor is not None}
@@ -59,18 +69,18 @@ def compressed_tensors(
     numbers: dict[str, Any] = {"weight_shape": (out_features, in_features), "group_size": group_size, "bits": bits}
 
     def make() -> QuantizedWeight:
-        return CompressedTensorsWeight(**dict(zip(named, crossing.cross(tensors), strict=True)), **numbers)
+        return made or CompressedTensorsWeight(**dict(zip(named, crossing.cross(tensors), strict=True)), **numbers)
 
     kind = ("compressed_tensors", *list(named)[2:], out_features, in_features, group_size, bits)
     return WEIGHTS.get(kind, tensors, make)
 
 
-def gguf(W: Any, quant_type: int, m: int, n: int) -> QuantizedWeight:
-    """The weight of a GGUF tensor's bytes, from the cache or across the bridge."""
+def gguf(W: Any, quant_type: int, m: int, n: int, made: QuantizedWeight | None = None) -> QuantizedWeight:
+    """As `awq`, of a GGUF tensor's bytes."""
     tensors = together(W=W)
     kind = integer("quant_type", quant_type)
     shape = (integer("m", m), integer("n", n))
-    return WEIGHTS.get(("gguf", kind, shape), tensors, lambda: GGUFWeight(crossing.to_mlx(W), kind, shape))
+    return WEIGHTS.get(("gguf", kind, shape), tensors, lambda: made or GGUFWeight(crossing.to_mlx(W), kind, shape))
 
 
 def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

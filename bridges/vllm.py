@@ -12,6 +12,7 @@ from typing import Any
 from . import dequant_gguf, dequant_int4, mps_dequant
 
 VLLM = "vllm.model_executor.layers.quantization.utils.mps_dequant"
+GGUF = "vllm.model_executor.layers.quantization.gguf"
 MODULES = {"dequant_int4": dequant_int4, "dequant_gguf": dequant_gguf}
 GETTERS = ("_get_metal_dequant", "_get_metal_dequant_gguf")
 FUNCTIONS = (
@@ -31,6 +32,8 @@ ONLY_THERE = (
 
 _registered: set[str] = set()
 _replaced: dict[str, Any] = {}
+# Classes of vLLM, our method of each, and its own.
+_applies: list[tuple[Any, Any, Any]] = []
 
 
 def install(patch: bool = False) -> None:
@@ -46,6 +49,7 @@ def install(patch: bool = False) -> None:
         _replaced.update({name: getattr(vllm_module, name) for name in FUNCTIONS if hasattr(vllm_module, name)})
         for name in _replaced:
             setattr(vllm_module, name, getattr(mps_dequant, name))
+        _replace_apply()
 
 
 def _to_patch() -> ModuleType:
@@ -59,7 +63,26 @@ def _to_patch() -> ModuleType:
     return vllm_module
 
 
+def _replace_apply() -> None:
+    """Makes vLLM's GGUF layers multiply packed, but on CUDA, where vLLM has kernels."""
+    try:
+        method = importlib.import_module(GGUF).GGUFLinearMethod
+        apply = method.apply
+    except (ImportError, AttributeError):
+        return
+
+    def packed_apply(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
+        return apply(self, layer, x, bias) if x.is_cuda else mps_dequant.gguf_dequant_matmul(x, layer, bias)
+
+    method.apply = packed_apply
+    _applies.append((method, packed_apply, apply))
+
+
 def uninstall() -> None:
+    while _applies:
+        method, ours, theirs = _applies.pop()
+        if method.apply is ours:
+            method.apply = theirs
     vllm_module = sys.modules.get(VLLM)
     if vllm_module is not None:
         for name, function in _replaced.items():

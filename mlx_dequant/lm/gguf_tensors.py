@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -26,11 +26,20 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
     Raises:
         FormatError: the file lacks a weight, or has tensors that the model does not know.
     """
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
     parameters = dict(tree_flatten(model.parameters()))
     if config["tie_word_embeddings"]:
         parameters.pop("lm_head.weight", None)
+    return model.sanitize(dict(tensors(file, config, parameters)))
+
+
+def tensors(file: GGUFFile, config: Mapping[str, Any], parameters: Iterable[str]) -> Iterator[tuple[str, Weight]]:
+    """The weights of parameters of these names, read one by one. Names are transformers'.
+
+    Raises:
+        FormatError: the file lacks a weight, or has more tensors; the latter after the last weight.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
     architecture = file.metadata["general.architecture"]
     known = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(known, config["num_hidden_layers"])
@@ -38,18 +47,16 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
     if vision:
         warnings.warn(f"{file.path.name}: runs as a text model, without {len(vision)} vision tensors", stacklevel=4)
     unused = file.tensors.keys() - {ROPE} - vision
-    result: dict[str, Weight] = {}
     for parameter in parameters:
         tensor = names.get_name(parameter, (".weight", ".bias")) or parameter
         if tensor not in file.tensors:
             raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
         unused.discard(tensor)
-        result[parameter] = _converted(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
+        yield parameter, _converted(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
     if unused:
         raise FormatError(
             f"{file.path.name}: tensor {min(unused)!r}: found, expected none such in a {architecture} model"
         )
-    return model.sanitize(result)
 
 
 def _converted(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any]) -> Weight:

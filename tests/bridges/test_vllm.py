@@ -165,6 +165,38 @@ def test_a_patch_replaces_the_functions_and_is_undone(run):
     )
 
 
+GGUF_METHOD = """
+    import sys
+    from types import ModuleType
+
+    class GGUFLinearMethod:
+        def apply(self, layer, x, bias=None):
+            return "vLLM's own"
+
+    gguf = sys.modules["vllm.model_executor.layers.quantization.gguf"] = ModuleType("gguf")
+    gguf.GGUFLinearMethod = GGUFLinearMethod
+"""
+
+
+def test_a_patch_makes_gguf_layers_multiply_packed(run):
+    run(
+        GLOBALS + GGUF_METHOD,
+        """
+        from types import SimpleNamespace
+        from vllm.model_executor.layers.quantization.utils import mps_dequant as theirs
+        method = theirs.GGUFLinearMethod()
+        blocks = torch.zeros(8, 144, dtype=torch.uint8)
+        layer = SimpleNamespace(qweight=blocks, qweight_type=SimpleNamespace(weight_type=12))
+        assert method.apply(layer, x) == "vLLM's own"
+        bridges.install(patch=True)
+        assert torch.equal(method.apply(layer, x, torch.ones(8)), torch.ones(256, 8).half())
+        assert method.apply(layer, SimpleNamespace(is_cuda=True)) == "vLLM's own"
+        bridges.uninstall()
+        assert method.apply(layer, x) == "vLLM's own"
+        """,
+    )
+
+
 def test_cached_getters_are_cleared(run):
     run(
         CACHED,
@@ -264,6 +296,26 @@ def test_the_plugin_is_silent_where_something_is_missing(missing):
         sys.modules[{missing!r}] = None
         import mlx_dequant_vllm
         mlx_dequant_vllm.plugin()
+        assert "dequant_int4" not in sys.modules
+        """
+    )
+
+
+def test_the_plugin_warns_where_something_is_broken():
+    python(
+        """
+        import logging
+        import sys
+        import mlx.core as mx
+        def broken(): raise RuntimeError("a driver is missing")
+        mx.metal.is_available = broken
+        import mlx_dequant_vllm
+        seen = []
+        handler = logging.Handler()
+        handler.emit = lambda record: seen.append(record.getMessage())
+        logging.getLogger("mlx_dequant").addHandler(handler)
+        mlx_dequant_vllm.plugin()
+        assert seen == ["mlx-dequant is not installed into vLLM: RuntimeError('a driver is missing')"], seen
         assert "dequant_int4" not in sys.modules
         """
     )
