@@ -20,6 +20,12 @@ struct LaunchParams {
   uint split_k;           // threadgroups that share K
   uint tiles_multiplier;  // fast_div by the threadgroups side by side in a row
   uint tiles_shift;
+  uint experts;          // matrices in a stack; rows and columns are those of one
+  uint choices;          // consecutive ids that share a row of x
+  uint expert_stride_0;  // from an expert to the next, in elements of each of a stack's arrays
+  uint expert_stride_1;
+  uint expert_stride_2;
+  uint expert_stride_3;
 };
 
 // n / divisor for n below 2^31, without a division. fast_divmod.py computes the multiplier and the

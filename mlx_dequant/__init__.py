@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         dequantize_packed,
     )
     from .loading import Checkpoint, load
-    from .ops import linear, take
+    from .ops import gather_linear, linear, take
     from .weights import (
         AWQWeight,
         CompressedTensorsWeight,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         GPTQWeight,
         PackQuantizedWeight,
         QuantizedWeight,
+        stack,
     )
 
 # Names that need MLX, by their module.
@@ -41,7 +42,7 @@ _LAZY = {
         "dequantize_packed",
     ),
     "loading": ("Checkpoint", "load"),
-    "ops": ("linear", "take"),
+    "ops": ("gather_linear", "linear", "take"),
     "weights": (
         "AWQWeight",
         "CompressedTensorsWeight",
@@ -49,6 +50,7 @@ _LAZY = {
         "GPTQWeight",
         "PackQuantizedWeight",
         "QuantizedWeight",
+        "stack",
     ),
 }
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
@@ -74,8 +76,10 @@ __all__ = [
     "dequantize_gptq",
     "dequantize_packed",
     "formats",
+    "gather_linear",
     "linear",
     "load",
+    "stack",
     "take",
     "use_backend",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -50,6 +50,12 @@ class LaunchParams:
     split_k: int = 1
     tiles_multiplier: int = 0
     tiles_shift: int = 0
+    experts: int = 0
+    choices: int = 0
+    expert_stride_0: int = 0
+    expert_stride_1: int = 0
+    expert_stride_2: int = 0
+    expert_stride_3: int = 0
 
     @property
     def words(self) -> tuple[int, ...]:
@@ -72,7 +78,7 @@ class EncodedMatrix:
         scale_dtype: type of the scales: "float32", "float16" or "bfloat16".
         loader_params: the fields of `LaunchParams` that the family's loader reads.
         has_g_idx: whether each input's group is looked up in g_idx (act-order).
-        experts: number of matrices stacked along the rows.
+        experts: number of matrices in a stack, 0 for a single matrix. A stack's arrays have a first axis of experts.
         perm: int32 [K] or None. For a matrix sorted by group: input i of it was input perm[i].
         inv_perm: int32 [K] or None: input i moved to inv_perm[i].
         cache: what backends derive from the matrix; it goes with the matrix.
@@ -86,7 +92,7 @@ class EncodedMatrix:
     scale_dtype: str = "float32"
     loader_params: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     has_g_idx: bool = False
-    experts: int = 1
+    experts: int = 0
     perm: Any = None
     inv_perm: Any = None
     cache: dict[Any, Any] = field(default_factory=lambda: {}, repr=False)
@@ -104,7 +110,7 @@ class EncodedMatrix:
     @property
     def K(self) -> int:
         """in_features of the linear layer."""
-        return self.rows if self.layout == "KN" else self.columns
+        return self.rows // max(self.experts, 1) if self.layout == "KN" else self.columns
 
     @property
     def N(self) -> int:
@@ -125,6 +131,11 @@ class EncodedMatrix:
     def whole(self) -> Region:
         """The region of all rows and columns."""
         return Region(0, self.rows, 0, self.columns)
+
+    def expert(self, number: int) -> EncodedMatrix:
+        """A matrix of a stack, whose arrays are slices of the stack's."""
+        arrays = {name: None if array is None else array[number] for name, array in self.arrays.items()}
+        return replace(self, arrays=arrays, rows=self.rows // self.experts, experts=0, cache={}, replays={})
 
     def params(self, region: Region | None = None, **launch: int) -> LaunchParams:
         """The parameters of a launch over a region of this matrix, by default all of it."""

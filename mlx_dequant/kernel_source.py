@@ -157,7 +157,11 @@ def kernel_source(
     name = spec.name
     if form:
         name += f"_{struct(form, has_g_idx)}"
-        arrays = ", ".join(array for array, _ in FAMILIES[form.family].arrays)
+        names = [array for array, _ in FAMILIES[form.family].arrays]
+        if spec.stacked:
+            lines.append("size_t expert = mlx_dequant::stack_index(ids, threadgroup_position_in_grid.x, p);")
+            names = [f"{array} + expert * p.expert_stride_{i}" for i, array in enumerate(names)]
+        arrays = ", ".join(names)
         decoder = f"mlx_dequant::{struct(form, has_g_idx)}"
         if spec.permuted:
             name += "_permuted"

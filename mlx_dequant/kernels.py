@@ -28,6 +28,7 @@ class KernelSpec:
         resident: threadgroups that a multiprocessor must have registers for; 0 leaves that to the compiler.
         needs_matrix: whether it reads a matrix.
         permuted: whether it reads x in the order of a matrix that was sorted by group.
+        stacked: whether it reads a stack of matrices, by experts that the input `ids` names.
     """
 
     name: str
@@ -40,6 +41,7 @@ class KernelSpec:
     resident: int = 0
     needs_matrix: bool = True
     permuted: bool = False
+    stacked: bool = False
 
 
 DEQUANTIZE = KernelSpec("dequantize")
@@ -71,6 +73,17 @@ def qvm(bm: int, lanes: int, permuted: bool = False) -> KernelSpec:
         permuted: as in `KernelSpec`.
     """
     return KernelSpec("qvm", ("x",), (bm, lanes), 8 * THREADS, permuted=permuted)
+
+
+def gather_qmv(simdgroups: int, bn: int, values: int) -> KernelSpec:
+    """x @ W.T for a stored W an expert, one row of x for each pair of a row and an expert; arguments as for `qmv`."""
+    template = (simdgroups, bn, values)
+    return KernelSpec("gather_qmv", ("x", "ids"), template, 8 * bn, lut_in_shared=True, stacked=True)
+
+
+def gather_qvm(lanes: int) -> KernelSpec:
+    """x @ W for a stored W an expert, one row of x for each pair of a row and an expert; `lanes` as for `qvm`."""
+    return KernelSpec("gather_qvm", ("x", "ids"), (lanes,), 8 * THREADS, stacked=True)
 
 
 def qmv_mma(bm: int, bn: int, tk: int, wide: int, permuted: bool = False) -> KernelSpec:

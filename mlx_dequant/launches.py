@@ -8,11 +8,12 @@ from itertools import pairwise
 
 from . import kernels
 from .encoded import EncodedMatrix, LaunchParams, Region
+from .errors import FormatError
 from .fast_divmod import fast_divmod
 from .kernel_source import has_view
 from .kernels import BLOCK_OUTPUTS, PERMUTE_CHUNK, THREADS, KernelSpec
 from .registry import FAMILIES, Format
-from .tuning import PASS_ROWS, Device, columns, tuning
+from .tuning import PASS_ROWS, Device, Tuning, columns, tuning
 
 MAX_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
@@ -82,17 +83,61 @@ def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple
     column = tuning(device)
     bm = _pass_rows(M)
     bn, values = column.qmv_shape[bm]
-    simdgroups = 8 if matrix.rows < column.few_rows else 4 if M == 1 and matrix.columns >= column.long_rows else 1
+    simdgroups = _simdgroups(column, matrix.rows, matrix.columns if M == 1 else 0)
     return kernels.qmv(bm, simdgroups, bn, values, permuted), -(-matrix.rows * simdgroups // (8 * bn))
+
+
+def _simdgroups(column: Tuning, rows: int, length: int) -> int:
+    """Simdgroups of qmv that share rows of the matrix."""
+    return 8 if rows < column.few_rows else 4 if length >= column.long_rows else 1
 
 
 def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple[KernelSpec, int]:
     """x @ W: the rows of the stored matrix are added up."""
     column = tuning(device)
     columns = matrix.family.traits["qvm_columns"] if M <= 2 else 8
-    tiles = {lanes: -(-matrix.columns // (lanes * columns)) for lanes in column.qvm_lanes}
-    lanes = next((lanes for lanes in tiles if tiles[lanes] >= column.few_threadgroups), column.qvm_lanes[-1])
-    return kernels.qvm(_pass_rows(M), lanes, permuted), tiles[lanes]
+    lanes, tiles = _lanes(column, matrix.columns, columns)
+    return kernels.qvm(_pass_rows(M), lanes, permuted), tiles
+
+
+def _lanes(column: Tuning, length: int, columns: int, pairs: int = 1) -> tuple[int, int]:
+    """Lanes of qvm along a row, `columns` for each, and the tiles of a row: enough of them for all pairs to fill a GPU."""
+    tiles = {lanes: -(-length // (lanes * columns)) for lanes in column.qvm_lanes}
+    lanes = next((lanes for lanes in tiles if tiles[lanes] * pairs >= column.few_threadgroups), column.qvm_lanes[-1])
+    return lanes, tiles[lanes]
+
+
+def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str, transpose: bool) -> Launch:
+    """Products of M rows of x with k matrices of a stack each: x @ W.T for the stored W (`transpose`), or x @ W."""
+    column, pairs = tuning(device), M * k
+    one = replace(matrix, rows=matrix.rows // matrix.experts, experts=0)
+    if transpose:
+        bn, values = column.qmv_shape[1]
+        simdgroups = _simdgroups(column, pairs * one.rows, one.columns)
+        spec, tiles = kernels.gather_qmv(simdgroups, bn, values), -(-one.rows * simdgroups // (8 * bn))
+    else:
+        lanes, tiles = _lanes(column, one.columns, matrix.family.traits["qvm_columns"], pairs)
+        spec = kernels.gather_qvm(lanes)
+    params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, **expert_strides(matrix))
+    return Launch(spec, params, pairs * tiles, (pairs, one.rows if transpose else one.columns), dtype)
+
+
+MAX_STRIDE = 2**32 - 1
+EXPERT_BYTES = 16  # an expert's arrays begin at multiples of this many bytes, as a matrix's own do
+
+
+def expert_strides(matrix: EncodedMatrix) -> dict[str, int]:
+    """Elements from an expert to the next in each array of a stack, rounded up to `EXPERT_BYTES`; 0 if it is absent."""
+    strides: dict[str, int] = {}
+    for at, (name, _) in enumerate(matrix.family.arrays):
+        array = matrix.arrays.get(name)
+        if array is not None:
+            whole = EXPERT_BYTES // array.dtype.size
+            stride = -(-array.size // matrix.experts // whole) * whole
+            if stride > MAX_STRIDE:
+                raise FormatError(f"{name}: found {stride} elements an expert, expected at most {MAX_STRIDE}")
+            strides[f"expert_stride_{at}"] = stride
+    return strides
 
 
 def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int:
@@ -212,6 +257,9 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
         for bm, (bn, values) in column.qmv_shape.items():
             specs |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
             specs |= {kernels.qvm(bm, lanes) for lanes in column.qvm_lanes}
+        bn, values = column.qmv_shape[1]
+        specs |= {kernels.gather_qmv(shared, bn, values) for shared in (1, 4, 8)}
+        specs |= {kernels.gather_qvm(lanes) for lanes in column.qvm_lanes}
         specs |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
         for layout, blocks in column.blocks.items():
             specs |= {kernels.qmm(layout == "KN", block.bm, block.tk) for block in blocks}

@@ -8,12 +8,14 @@ adapters on top of them are.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_unflatten
 
 from . import dtypes
@@ -25,11 +27,13 @@ from .weights import QuantizedWeight, stored
 class _Packed(nn.Module):
     # mlx-lm takes a layer with `bits` to have weight.size * 32 // bits parameters.
     bits = 32
+    axes = 2  # of the weight
 
     def __init__(self, weight: QuantizedWeight):
         super().__init__()
-        if len(weight.shape) != 2:
-            raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
+        if len(weight.shape) != self.axes:
+            expected = "a matrix" if self.axes == 2 else "a stack [experts, out, in]"
+            raise FormatError(f"weight: found shape {weight.shape}, expected {expected}")
         self._weight: QuantizedWeight | None = weight
         # Other array objects than the weight's, on the same memory: MLX refuses to compile a function
         # whose graph contains arrays that are also passed as state.
@@ -150,6 +154,56 @@ def _packed_lora() -> Any:
     return PackedLoRALinear
 
 
+class PackedSwitchLinear(_Packed):
+    """y = x Wᵀ + bias with a quantized W for each expert: what mlx-lm's `SwitchLinear` is, in its place.
+
+    Args:
+        weight: a stack [experts, out, in] of any format.
+        bias: [experts, out], added in x's type.
+    """
+
+    axes = 3
+
+    def __init__(self, weight: QuantizedWeight, bias: mx.array | None = None):
+        super().__init__(weight)
+        if bias is not None:
+            if bias.shape != weight.shape[:2]:
+                raise FormatError(f"bias: found shape {bias.shape}, expected {weight.shape[:2]}")
+            self["bias"] = bias
+
+    @property
+    def num_experts(self) -> int:
+        return self.weight.experts
+
+    @property
+    def output_dims(self) -> int:
+        return self.weight.out_features
+
+    @property
+    def input_dims(self) -> int:
+        return self.weight.in_features
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """x [..., rows, in] with experts `indices` [...], which broadcast: [..., rows, out] in x's type."""
+        if x.ndim < 2:
+            raise FormatError(f"x: found shape {x.shape}, expected [..., rows, {self.input_dims}]")
+        shape = (*np.broadcast_shapes(x.shape[:-2], indices.shape), x.shape[-2])
+        if x.shape[:-1] == (*shape[:-2], 1, 1) and indices.ndim:
+            # A row of x for the experts of the last axis.
+            y = self.weight.gather_linear(x.squeeze((-3, -2)), indices, sorted_indices)[..., None, :]
+        else:
+            ids = mx.broadcast_to(indices[..., None], shape)
+            y = self.weight.gather_linear(mx.broadcast_to(x, (*shape, x.shape[-1])), ids, sorted_indices)
+        if "bias" in self:
+            bias: mx.array = self["bias"]
+            y = y + mx.expand_dims(bias[indices].astype(y.dtype), -2)
+        return y
+
+    def _extra_repr(self) -> str:
+        experts = "" if self._weight is None else f", num_experts={self.num_experts}"
+        return super()._extra_repr() + experts
+
+
 class PackedEmbedding(_Packed):
     """Rows of a quantized [vocabulary, dims] matrix.
 
@@ -190,7 +244,9 @@ def _rows(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
 def pack_model(
     model: nn.Module, weights: Mapping[str, QuantizedWeight], strict: bool = True, dtype: mx.Dtype | None = None
 ) -> nn.Module:
-    """Replaces a model's `nn.Linear` and `nn.Embedding` layers by layers with quantized weights.
+    """Replaces a model's linear layers and embeddings by layers with quantized weights.
+
+    These are its `nn.Linear` and `nn.Embedding`, and mlx-lm's `SwitchLinear`, which takes a stack of weights.
 
     Args:
         model: changed in place. Biases of its linear layers stay.
@@ -204,7 +260,7 @@ def pack_model(
     Raises:
         FormatError: a name is not that of a linear layer or embedding, a shape does not fit, or a layer has no weight.
     """
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Embedding))}
+    layers = packable(model)
     extra = sorted(weights.keys() - layers.keys())
     if extra:
         raise FormatError(f"weights: found {_listed(extra)}, expected names of the model's linear layers or embeddings")
@@ -214,15 +270,24 @@ def pack_model(
     replacements: list[tuple[str, nn.Module]] = []
     for name, weight in weights.items():
         layer: Any = layers[name]
-        shape = (weight.out_features, weight.in_features)
-        if len(weight.shape) != 2 or layer.weight.shape != shape:
+        matrix = (weight.out_features, weight.in_features)
+        shape = matrix if len(weight.shape) == 2 else (*weight.shape[:-2], *matrix)
+        if layer.weight.shape != shape:
             raise FormatError(f"layer {name!r}: found a weight of {shape}, expected {layer.weight.shape}")
-        linear = isinstance(layer, nn.Linear)
-        replacements.append(
-            (name, PackedLinear(weight, layer.get("bias")) if linear else PackedEmbedding(weight, dtype))
-        )
+        if isinstance(layer, nn.Embedding):
+            packed: nn.Module = PackedEmbedding(weight, dtype)
+        else:
+            packed = (PackedLinear if len(shape) == 2 else PackedSwitchLinear)(weight, layer.get("bias"))
+        replacements.append((name, packed))
     model.update_modules(tree_unflatten(replacements))
     return model
+
+
+def packable(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that `pack_model` may replace, by name."""
+    # A model that has such a layer has imported its module.
+    switch = getattr(sys.modules.get("mlx_lm.models.switch_layers"), "SwitchLinear", nn.Linear)
+    return {name: each for name, each in model.named_modules() if isinstance(each, (nn.Linear, nn.Embedding, switch))}
 
 
 def _listed(names: list[str]) -> str:

@@ -43,7 +43,7 @@ def write_folder(
     rng = np.random.default_rng(0)
     for parameter, values in weights.items():
         module, _, part = parameter.rpartition(".")
-        if module.endswith("_proj") and part == "weight":
+        if module.endswith(("_proj", ".w1", ".w2", ".w3")) and part == "weight":
             packed, exact[parameter] = quantized(values, settings, rng)
             tensors |= {f"{module}.{key}": array for key, array in packed.items()}
         else:

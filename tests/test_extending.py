@@ -300,7 +300,7 @@ def gather(matrix, ids, dtype, axis):
 def test_a_backend_is_a_module_of_four_functions_and_a_row(copy):
     copy.add("backends/toy.py", BACKEND)
     copy.insert("backends/__init__.py", "_BACKENDS: dict[str, ModuleType] = {", '"toy": toy, ')
-    copy.insert("backends/__init__.py", "from . import host, reference", ", toy")
+    copy.insert("backends/__init__.py", "from . import experts, host, reference", ", toy")
     printed = copy.run("""
 import numpy as np, mlx.core as mx, mlx_dequant as mxd
 weight = mxd.GGUFWeight(np.tile(np.array([0, 60] + 32 * [3], np.uint8), (5, 2)), "Q8_0")

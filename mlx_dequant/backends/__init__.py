@@ -13,7 +13,7 @@ from types import ModuleType
 import mlx.core as mx
 
 from ..encoded import EncodedMatrix
-from . import host, reference
+from . import experts, host, reference
 from .arrays import stored
 from .gpu import cuda, metal
 
@@ -85,6 +85,8 @@ def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
     """[rows, columns] weights, from the backend in use."""
     if matrix.size == 0:
         return mx.zeros((matrix.rows, matrix.columns), dtype)
+    if matrix.experts and matrix.format.bits:
+        return mx.concatenate([dequantize(experts.expert(matrix, each), dtype) for each in range(matrix.experts)])
     values = stored(matrix, dtype)
     return _BACKENDS[current_backend()].dequantize(matrix, dtype) if values is None else values
 
@@ -94,6 +96,20 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     if matrix.size == 0 or x.size == 0:
         return mx.zeros((*x.shape[:-1], matrix.rows if transpose else matrix.columns), x.dtype)
     return _BACKENDS[current_backend()].matmul(matrix, x, transpose)
+
+
+def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool) -> mx.array:
+    """Row m of x [M, inputs] times the experts ids[m] of a stack, for ids [M, k]: [M, k, outputs].
+
+    With W the stored matrix of an expert, that is x @ W.T (`transpose`) or x @ W.
+    """
+    outputs = matrix.rows // max(matrix.experts, 1) if transpose else matrix.columns
+    if matrix.size == 0 or x.size == 0 or ids.size == 0:
+        return mx.zeros((*ids.shape, outputs), x.dtype)
+    backend = _BACKENDS[current_backend()]
+    if is_lazy():
+        return backend.gather_matmul(matrix, x, ids, transpose)
+    return experts.gather_matmul(backend.matmul, matrix, x, ids, transpose)
 
 
 def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:

@@ -47,3 +47,12 @@ def checked_ids(ids: mx.array, count: int) -> np.ndarray:
     if values.size and (values.min() < -count or values.max() >= count):
         raise IndexError(f"ids: found {values.min()} to {values.max()}, expected {-count} to {count - 1}")
     return np.where(values < 0, values + count, values).astype(np.int32)
+
+
+def clamped_int32(ids: mx.array) -> mx.array:
+    """Ids as int32. Ids outside of int32 are clamped to its ends, which are out of range for every matrix."""
+    if ids.dtype in (mx.int64, mx.uint32, mx.uint64):
+        ids = mx.minimum(ids, 2**31 - 1)
+    if ids.dtype == mx.int64:
+        ids = mx.maximum(ids, -(2**31))
+    return ids.astype(mx.int32)

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 from .. import dtypes
 from ..errors import FormatError
-from ..nn import pack_model
+from ..nn import pack_model, packable
 from ..registry import formats
 from ..weights import GGUFWeight, QuantizedWeight
 
@@ -32,7 +32,7 @@ def build(model: nn.Module, weights: Mapping[str, Weight], dtype: mx.Dtype) -> N
     """
     parameters = dict(tree_flatten(model.parameters()))
     _check_names(weights, parameters)
-    layers = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Embedding))}
+    layers = {f"{name}.weight" for name in packable(model)}
     quantized: dict[str, QuantizedWeight] = {}
     dense: list[tuple[str, mx.array]] = []
     for name, weight in weights.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from mlx.utils import tree_flatten
 
 from ..errors import FormatError
 from ..loading import Checkpoint
-from ..weights import QuantizedWeight
+from ..weights import QuantizedWeight, stack
 from . import rotary, settings, variants
 from .build import Weight
 from .settings_table import ROWS, TEXTS
 
 # The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
 PLACEHOLDER = mx.complex64
+# The name of a quantized layer that is one of many experts.
+EXPERT = re.compile(r"\.experts\.\d+\.\w+$")
 
 
 def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
@@ -120,17 +123,25 @@ def _known() -> str:
 def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     """The model's weights by the names of its parameters, after the model's own renaming.
 
+    Experts are read when their stack is made, so that no more than one stack exists twice.
+
     Raises:
         FormatError: the model joins, splits or changes a quantized layer.
     """
-    stored = dict(checkpoint.weights)
+    experts = [name for name in checkpoint.weights if EXPERT.search(name)]
+    stored = {name: checkpoint.weights[name] for name in checkpoint.weights if not EXPERT.search(name)}
     arrays = {name: weight for name, weight in stored.items() if isinstance(weight, mx.array)}
     quantized = {f"{name}.weight": weight for name, weight in stored.items() if isinstance(weight, QuantizedWeight)}
+    parameters = dict(tree_flatten(model.parameters()))
+    # Where the model absorbs this layer into its attention, it splits its matrix.
+    for name in [name for name in quantized if name.endswith(".kv_b_proj.weight") and name not in parameters]:
+        arrays[name] = _dense(quantized.pop(name))
     placeholders = {
         name: mx.zeros((weight.out_features, weight.in_features), PLACEHOLDER) for name, weight in quantized.items()
     }
-    named: dict[str, mx.array] = {**arrays, **placeholders}
-    parameters = dict(tree_flatten(model.parameters()))
+    # A number says which expert's place it is, in the stack that the model makes of them, too.
+    places = {f"{name}.weight": mx.full((1, 1), number, PLACEHOLDER) for number, name in enumerate(experts)}
+    named: dict[str, mx.array] = {**arrays, **placeholders, **places}
     if hasattr(model, "sanitize"):
         try:
             named = model.sanitize(named)
@@ -140,14 +151,39 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
             ) from error
     named = {name: array for name, array in named.items() if not _unused(name, array, parameters)}
     owners = {id(array): quantized[name] for name, array in placeholders.items()}
-    result: dict[str, Weight] = {name: owners.pop(id(array), array) for name, array in named.items()}
-    for name, weight in result.items():
+    result: dict[str, Weight] = {}
+    for name, array in named.items():
+        weight = owners.pop(id(array), array)
+        if isinstance(weight, mx.array) and weight.dtype == PLACEHOLDER and weight.shape[-2:] == (1, 1):
+            weight = _experts(checkpoint, [experts[number] for number in _numbers(weight)], name, weight.ndim == 3)
         if isinstance(weight, mx.array) and weight.dtype == PLACEHOLDER:
             raise FormatError(
                 f"{checkpoint.path.name}: {name}: found packed layers that mlx-lm's model joins or splits, expected "
                 "each to be one of its linear layers"
             )
+        result[name] = weight
     return result
+
+
+def _dense(weight: QuantizedWeight) -> mx.array:
+    """[out, in] in float32."""
+    array = weight.dequantize(mx.float32)
+    return array.T if weight.matrix.layout == "KN" else array
+
+
+def _numbers(places: mx.array) -> list[int]:
+    values: Any = places.reshape(-1).tolist()
+    return [int(value.real) for value in values]
+
+
+def _experts(checkpoint: Checkpoint, names: list[str], parameter: str, stacked: bool) -> Weight:
+    """The weight of an expert, or the stack of several."""
+    if not stacked:
+        return checkpoint.weights[names[0]]
+    try:
+        return stack([checkpoint.weights[name] for name in names])
+    except FormatError as error:
+        raise FormatError(f"{checkpoint.path.name}: {parameter}: {error}; weights[0] is {names[0]}") from None
 
 
 def _unused(name: str, array: mx.array, parameters: dict[str, mx.array]) -> bool:

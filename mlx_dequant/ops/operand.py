@@ -25,6 +25,12 @@ class Weight(Protocol):
     def dtype(self) -> mx.Dtype: ...
 
 
+def check_stack(weight: Weight) -> None:
+    """Refuses everything but a stack of matrices."""
+    if len(weight.shape) != 3 or not weight.shape[0]:
+        raise FormatError(f"weight: found shape {weight.shape}, expected a stack [experts, out, in]")
+
+
 def check_matrix(weight: Weight) -> None:
     """Refuses stacks of matrices."""
     if len(weight.shape) != 2:

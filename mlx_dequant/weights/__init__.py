@@ -7,6 +7,7 @@ from .base import QuantizedWeight
 from .compressed_tensors import CompressedTensorsWeight
 from .gguf import GGUFWeight
 from .gptq import GPTQWeight
+from .stack import stack
 
 # Named after the checkpoint format "pack-quantized".
 PackQuantizedWeight = CompressedTensorsWeight
@@ -26,5 +27,6 @@ __all__ = [
     "GPTQWeight",
     "PackQuantizedWeight",
     "QuantizedWeight",
+    "stack",
     "weight_class",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from math import prod
 from types import MappingProxyType
@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from .. import backends, dtypes, ops
 from ..encoded import EncodedMatrix
+from ..ops.operand import check_stack
 from ..registry import Format, formats
 from . import check
 
@@ -94,6 +95,11 @@ class QuantizedWeight(ABC):
         return prod(self.shape)
 
     @property
+    def experts(self) -> int:
+        """Matrices in a stack of shape [experts, out, in]; 1 for a single matrix."""
+        return self.matrix.experts or 1
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
         return sum(array.nbytes for array in self.arrays.values() if array is not None)
@@ -113,11 +119,40 @@ class QuantizedWeight(ABC):
         wanted: mx.Dtype = dtypes.checked(dtype or self.dtype)
         if self.size == 0:
             return mx.zeros(self.shape, wanted)
-        return backends.dequantize(self.matrix, wanted).reshape(self.shape)
+        weights = backends.dequantize(self.matrix, wanted)
+        if self.matrix.experts and self.matrix.layout == "KN":
+            return weights.reshape(self.experts, self.in_features, self.out_features).swapaxes(1, 2)
+        return weights.reshape(self.shape)
+
+    def __getitem__(self, expert: int) -> Self:
+        """An expert's weight, of a stack [experts, out, in]; negative numbers count from the end.
+
+        Raises:
+            FormatError: this is no stack.
+            IndexError: there is no such expert.
+        """
+        check_stack(self)
+        number = check.integer("expert", expert)
+        if not -self.experts <= number < self.experts:
+            raise IndexError(f"expert: found {number}, expected {-self.experts} to {self.experts - 1}")
+        matrix = self.matrix.expert(number % self.experts)
+        shape = (matrix.K, matrix.N) if matrix.layout == "KN" else (matrix.N, matrix.K)
+        one = object.__new__(type(self))
+        one._set(matrix, shape, self.dtype)
+        return one
+
+    def __iter__(self) -> Iterator[Self]:
+        """The experts' weights."""
+        check_stack(self)
+        return (self[number] for number in range(self.experts))
 
     def linear(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
         """x [..., in] through the layer: [..., out] in x's type. See `mlx_dequant.linear`."""
         return ops.linear(x, self, bias)
+
+    def gather_linear(self, x: mx.array, ids: mx.array, sorted: bool = False) -> mx.array:
+        """x through the experts `ids` of a stack: [..., k, out] in x's type. See `mlx_dequant.gather_linear`."""
+        return ops.gather_linear(x, self, ids, sorted)
 
     def take(self, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
         """Rows `ids` of the [out, in] matrix: [*ids.shape, in]. See `mlx_dequant.take`."""
@@ -142,7 +177,7 @@ class QuantizedWeight(ABC):
             if name == "g_idx":
                 scales = self.arrays["scales"]
                 assert scales is not None
-                check.within(name, array, scales.size // self.out_features)
+                check.within(name, array, scales.size // (self.experts * self.out_features))
         scales = changed.get("scales")
         dtype = self.dtype if scales is None else scales.dtype
         scale_dtype = self.matrix.scale_dtype if scales is None else dtypes.name(dtype)

@@ -69,13 +69,15 @@ class GGUFWeight(QuantizedWeight):
         rows = blocks.size // max(columns // form.weights * form.bytes, 1)
         check.extent("blocks: columns", columns)
         check.extent("blocks: rows", rows)
+        experts = prod(full[:-2]) if len(full) > 2 else 0
+        stack = (experts, rows // experts) if experts else (rows,)
         matrix = EncodedMatrix(
-            arrays={"blocks": blocks.reshape(rows, -1) if blocks.size else blocks},
+            arrays={"blocks": blocks.reshape(*stack, -1) if blocks.size else blocks},
             format=form,
             rows=prod(full[:-1]),
             columns=columns,
             loader_params={"blocks_per_row": columns // form.weights},
-            experts=prod(full[:-2]),
+            experts=experts,
         )
         self._set(matrix, full, dtypes.of(form.stored or "float16"))
 

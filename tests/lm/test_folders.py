@@ -92,21 +92,16 @@ def test_a_config_without_architecture(small):
         mxd.lm.load(path)
 
 
-def test_layers_that_mlx_lm_joins_are_refused(small):
-    """Mixtral's experts are one tensor there."""
-    path, _ = small("gptq", model_type="mixtral", num_local_experts=2, num_experts_per_tok=1)
-    tensors = mx.load(str(path / "model.safetensors"))
-    for key in list(tensors):
-        for number, way in ((1, "gate"), (2, "down"), (3, "up")):
-            if f".mlp.{way}_proj." in key:
-                array = tensors.pop(key)
-                for expert in range(2):
-                    name = key.replace(f"mlp.{way}_proj", f"block_sparse_moe.experts.{expert}.w{number}")
-                    tensors[name] = array
-    for layer in range(3):
-        tensors[f"model.layers.{layer}.block_sparse_moe.gate.weight"] = mx.zeros((2, 256), mx.float16)
-    mx.save_safetensors(str(path / "model.safetensors"), tensors)
-    with pytest.raises(mxd.FormatError, match=r"switch_mlp\.\w+\.weight: found packed layers that mlx-lm"):
+def test_layers_that_mlx_lm_joins_are_refused(small, monkeypatch):
+    from mlx_lm.models.llama import Model
+
+    def joined(self, weights):
+        names = [f"model.layers.0.mlp.{way}_proj.weight" for way in ("gate", "up")]
+        return weights | {names[0]: mx.concatenate([weights.pop(name) for name in names])}
+
+    monkeypatch.setattr(Model, "sanitize", joined)
+    path, _ = small("gptq")
+    with pytest.raises(mxd.FormatError, match=r"gate_proj\.weight: found packed layers that mlx-lm's model joins"):
         mxd.lm.load(path)
 
 

@@ -11,17 +11,17 @@ from unittest.mock import patch
 import mlx.core as mx
 
 from mlx_dequant import backends, dtypes, launches, tuning
-from mlx_dequant.backends.gpu import dequantize, gather, launch, matmul
+from mlx_dequant.backends.gpu import dequantize, gather, gather_matmul, launch, matmul
 from mlx_dequant.encoded import EncodedMatrix
 from mlx_dequant.tuning import Device, Route
 
 COLUMNS = ("METAL", "CUDA", "HOPPER", "OLD_CUDA")
-OPERATIONS = ("dequantize", "matmul", "gather")
+OPERATIONS = ("dequantize", "matmul", "gather", "gather_matmul")
 
 
 def _forget(matrix: EncodedMatrix) -> None:
     """Drops the launches that the GPU backends keep with a matrix."""
-    for key in ("metal", "cuda", "dequantize"):
+    for key in ("metal", "cuda", "dequantize", "metal experts", "cuda experts"):
         matrix.cache.pop(key, None)
     if matrix.replays:
         matrix.replays.clear()
@@ -59,7 +59,7 @@ def generation(known: int) -> Generator[None]:
     def device(platform: str) -> Device:
         return Device(platform, known)
 
-    modules = (matmul, dequantize, gather)
+    modules = (matmul, dequantize, gather, gather_matmul)
     with ExitStack() as stack:
         for module in modules:
             stack.enter_context(patch.object(module, "device", device))

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from ... import dispatch, dtypes
 from ...encoded import EncodedMatrix
+from ..arrays import clamped_int32
 from .launch import bind, device
 
 
@@ -17,13 +18,4 @@ def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype,
     operation = "gather_columns" if axis else "gather_rows"
     plan = dispatch.plan(device(platform), matrix, ids.size, dtypes.name(dtype), operation)
     (launch,) = plan.launches
-    return bind(platform, matrix, launch, "int32")(_int32(ids))
-
-
-def _int32(ids: mx.array) -> mx.array:
-    """Ids as int32. Ids outside of int32 are clamped to its ends, which are out of range for every matrix."""
-    if ids.dtype in (mx.int64, mx.uint32, mx.uint64):
-        ids = mx.minimum(ids, 2**31 - 1)
-    if ids.dtype == mx.int64:
-        ids = mx.maximum(ids, -(2**31))
-    return ids.astype(mx.int32)
+    return bind(platform, matrix, launch, "int32")(clamped_int32(ids))

@@ -13,7 +13,7 @@ from ... import dtypes
 from ...encoded import EncodedMatrix
 from ...kernel_source import kernel_source
 from ...kernels import THREADS, KernelSpec
-from ...launches import MAX_THREADS, Launch
+from ...launches import EXPERT_BYTES, MAX_THREADS, Launch
 from ...registry import FAMILIES, Format
 from ...tuning import Device
 
@@ -55,10 +55,20 @@ def device_arrays(matrix: EncodedMatrix) -> list[mx.array]:
     arrays = matrix.cache.get("gpu")
     if arrays is None:
         given = {**matrix.arrays, "g_idx": matrix.arrays.get("g_idx") if matrix.perm is None else matrix.perm}
+        if matrix.experts:
+            given = {name: _aligned(array, matrix.experts) for name, array in given.items()}
         arrays = [_contiguous(_padded(given[name])) for name, _ in matrix.family.arrays]
         mx.eval(arrays)
         matrix.cache["gpu"] = arrays
     return arrays
+
+
+def _aligned(array: mx.array | None, experts: int) -> mx.array | None:
+    """A stack's array in which each expert's part begins at a multiple of `EXPERT_BYTES`."""
+    if array is None or array.nbytes // experts % EXPERT_BYTES == 0:
+        return array
+    flat = array.reshape(experts, -1)
+    return mx.pad(flat, [(0, 0), (0, -flat.shape[1] % (EXPERT_BYTES // array.dtype.size))])
 
 
 def _padded(array: mx.array | None) -> mx.array:

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from . import dequantize as weights
 from . import gather as rows
+from . import gather_matmul as experts
 from . import matmul as products
 
 
@@ -20,3 +21,4 @@ dequantize = partial(weights.dequantize, "metal")
 matmul = partial(products.matmul, "metal")
 is_replayable = partial(products.is_replayable, "metal")
 gather = partial(rows.gather, "metal")
+gather_matmul = partial(experts.gather_matmul, "metal")

@@ -53,6 +53,8 @@ _ELEMENTS = {"uint8_t": mx.uint8, "int": mx.int32}
 
 def rows(spec: KernelSpec) -> int:
     """Rows of x in one pass of a kernel."""
+    if spec.stacked:
+        return 1
     at = {"qmv": 0, "qvm": 0, "qmm": 1}.get(spec.name)
     return 0 if at is None else spec.template[at]
 
@@ -62,14 +64,15 @@ def weights(spec: KernelSpec, form: Format | None) -> int:
 
     Said too large it is refused, since each takes a multiply-add; said too small, the counts are too high.
     """
-    if form is None or spec.name not in ("qmv", "qvm", "qmm"):
+    kernel = spec.name.removeprefix("gather_")
+    if form is None or kernel not in ("qmv", "qvm", "qmm"):
         return 0
     traits = FAMILIES[form.family].traits
-    if spec.name == "qmv":
-        _, _, bn, values = spec.template
+    if kernel == "qmv":
+        *_, bn, values = spec.template
         return bn * (8 if traits["layout_kn"] or form.traits.get("scale_block", 8) < 8 else values)
-    if spec.name == "qvm":
-        (bm,) = spec.template
+    if kernel == "qvm":
+        bm = rows(spec)
         columns = traits["qvm_columns"] if bm <= 2 else 8
         return columns * (1 if bm > 4 else 8 if bm > 2 else traits["qvm_rows"])
     return 2 * 2 * spec.template[2]  # two outputs, two steps

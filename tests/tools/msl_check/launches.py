@@ -161,6 +161,11 @@ def _use(
             for known, M, fields in cases:
                 with generation(known), tuned(**fields):
                     backend.matmul(matrix, mx.zeros((M, inputs), dtype), transpose)
+            stack = mxd.stack([weight, weight]).matrix
+            for known, M, fields in [(generations[0], M, {"long_rows": long}) for M in (1, 2048) for long in (0, 4096)]:
+                with generation(known), tuned(**fields):
+                    x, ids = mx.zeros((M, inputs), dtype), mx.zeros((M, 1), mx.int32)
+                    backend.gather_matmul(stack, x, ids, transpose)
     for dtype in types:
         _permute(platform, Device(platform, generations[0]), 3, 64, dtype)
         for device in (Device(platform, known) for known in generations):

@@ -1,0 +1,23 @@
+// out[M, rows] = x @ W.T for each pair of a row of x and an expert, with a stored W [rows, columns]
+// an expert, accumulated in float32
+//
+// ids holds the experts of M pairs, `choices` for each row of x. An id out of range gives NaN.
+
+#include "experts.metal"
+#include "qmv.metal"
+
+template <typename F, typename T, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename X, typename S>
+inline void gather_qmv(thread const S& loader, device const X* x, device const int* ids,
+                       device T* out, thread const LaunchParams& p, threadgroup float* scratch,
+                       uint threadgroup_index, uint thread_index) {
+  uint pair = pair_of(threadgroup_index, p);
+  uint part = part_of(threadgroup_index, p);
+  x += size_t(pair / p.choices) * p.columns;
+  out += size_t(pair) * p.rows;
+  if (expert_of(ids, threadgroup_index, p) == p.experts) {
+    const uint rows = 8 / SIMDGROUPS * BN;
+    store_nan(out, part * rows, min((part + 1) * rows, p.rows), thread_index);
+    return;
+  }
+  qmv<F, T, 1, SIMDGROUPS, BN, MAX_VALUES>(loader, x, out, p, scratch, part, thread_index);
+}

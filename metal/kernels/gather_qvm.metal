@@ -1,0 +1,23 @@
+// out[M, columns] = x @ W for each pair of a row of x and an expert, with a stored W [rows, columns]
+// an expert, accumulated in float32
+//
+// ids holds the experts of M pairs, `choices` for each row of x. An id out of range gives NaN.
+
+#include "experts.metal"
+#include "qvm.metal"
+
+template <typename F, typename T, uint LANES, typename X, typename S>
+inline void gather_qvm(thread const S& loader, device const X* x, device const int* ids,
+                       device T* out, thread const LaunchParams& p, threadgroup float* scratch,
+                       uint threadgroup_index, uint thread_index) {
+  uint pair = pair_of(threadgroup_index, p);
+  uint part = part_of(threadgroup_index, p);
+  x += size_t(pair / p.choices) * p.rows;
+  out += size_t(pair) * p.columns;
+  if (expert_of(ids, threadgroup_index, p) == p.experts) {
+    const uint across = LANES * S::qvm_columns;
+    store_nan(out, part * across, min((part + 1) * across, p.columns), thread_index);
+    return;
+  }
+  qvm<F, T, 1, LANES>(loader, x, out, p, scratch, part, thread_index);
+}
