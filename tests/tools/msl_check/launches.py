@@ -162,10 +162,11 @@ def _use(
                 with generation(known), tuned(**fields):
                     backend.matmul(matrix, mx.zeros((M, inputs), dtype), transpose)
             stack = mxd.stack([weight, weight]).matrix
-            for known, M, fields in [(generations[0], M, {"long_rows": long}) for M in (1, 2048) for long in (0, 4096)]:
-                with generation(known), tuned(**fields):
-                    x, ids = mx.zeros((M, inputs), dtype), mx.zeros((M, 1), mx.int32)
-                    backend.gather_matmul(stack, x, ids, transpose)
+            lanes = tuning.tuning(Device(platform, generations[0])).qvm_lanes
+            shared = ({}, {"few_rows": 0}, {"few_rows": 0, "long_rows": 0})
+            for fields in shared if transpose else [{"qvm_lanes": (each,)} for each in lanes]:
+                with generation(generations[0]), tuned(**fields):
+                    backend.gather_matmul(stack, mx.zeros((2, inputs), dtype), mx.zeros((2, 4), mx.int32), transpose)
     for dtype in types:
         _permute(platform, Device(platform, generations[0]), 3, 64, dtype)
         for device in (Device(platform, known) for known in generations):
