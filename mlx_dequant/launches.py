@@ -101,7 +101,7 @@ def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple
 
 
 def _lanes(column: Tuning, length: int, columns: int, pairs: int = 1) -> tuple[int, int]:
-    """Lanes of qvm along a row, `columns` for each, and the tiles of a row: enough of them for all pairs to fill a GPU."""
+    """Lanes of qvm along a row, `columns` for each, and tiles of a row: enough that those of all pairs fill a GPU."""
     tiles = {lanes: -(-length // (lanes * columns)) for lanes in column.qvm_lanes}
     lanes = next((lanes for lanes in tiles if tiles[lanes] * pairs >= column.few_threadgroups), column.qvm_lanes[-1])
     return lanes, tiles[lanes]
