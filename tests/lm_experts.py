@@ -9,7 +9,7 @@ import torch
 import transformers
 from lm_models import SHAPE, rope
 
-EXPERTS = {"num_experts_per_tok": 2, "norm_topk_prob": True}
+EXPERTS = {"num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": 64}
 DEEP = {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.5}
 # By mlx-lm's name: transformers' class, what its config has besides SHAPE, and the module and names of experts.
 SWIGLU = ("gate_proj", "up_proj", "down_proj")
@@ -48,7 +48,7 @@ def mixture(name: str, **changes: Any) -> Any:
     """transformers' model in float32, its norms, biases and routers random too."""
     kind, extra, _, _ = MIXTURES[name]
     torch.manual_seed(len(name))
-    config = getattr(transformers, f"{kind}Config")(**{**SHAPE, "moe_intermediate_size": 64, **extra, **changes})
+    config = getattr(transformers, f"{kind}Config")(**{**SHAPE, **extra, **changes})
     model = getattr(transformers, f"{kind}ForCausalLM")(config).float().eval()
     with torch.no_grad():
         for key, tensor in model.state_dict().items():

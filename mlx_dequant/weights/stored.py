@@ -1,7 +1,8 @@
 """A quantized weight as arrays alone: its own, and a text that says how the weight is made of them.
 
 The text is JSON in UTF-8, the arguments of the weight's class besides the arrays:
-{"family": "gptq", "bits": 4, "group_size": 128, "zero_points": "v1"}. It is stored as uint8 [bytes] under
+{"family": "gptq", "bits": 4, "group_size": 128, "zero_points": "v1"}, and of a stack the number of "experts", whose
+arguments these are. It is stored as uint8 [bytes] under
 the name "mlx_dequant", so that whatever saves arrays by name saves what is needed to read them again.
 """
 
@@ -18,6 +19,7 @@ from ..errors import FormatError
 from ..registry import FAMILIES
 from . import weight_class
 from .base import QuantizedWeight
+from .stack import stack
 
 NAME = "mlx_dequant"
 LARGEST = 1 << 16
@@ -25,7 +27,10 @@ LARGEST = 1 << 16
 
 def description(weight: QuantizedWeight) -> mx.array:
     """The text that belongs to a weight's arrays, uint8 [bytes]."""
-    text = json.dumps({"family": weight.family, **weight.settings}, sort_keys=True)
+    settings = weight.settings
+    if len(weight.shape) == 3:
+        settings = weight[0].settings | {"experts": weight.experts}
+    text = json.dumps({"family": weight.family, **settings}, sort_keys=True)
     return mx.array(np.frombuffer(text.encode(), np.uint8))
 
 
@@ -43,10 +48,21 @@ def restore(text: mx.array, arrays: Mapping[str, mx.array]) -> QuantizedWeight:
     known = {name for name, _ in FAMILIES[family].arrays}
     if arrays.keys() - known:
         raise FormatError(f"{NAME}: found array {min(arrays.keys() - known)!r}, expected {', '.join(sorted(known))}")
+    experts = settings.pop("experts", 0)
     try:
+        if experts:
+            return _stack(kind, settings, arrays, experts)
         return kind(**{kind.arguments.get(name, name): array for name, array in arrays.items()}, **settings)
     except TypeError as error:  # an argument that is missing, or one too many
         raise FormatError(f"{NAME}: found {shown(text)} and {', '.join(arrays) or 'no array'}: {error}") from None
+
+
+def _stack(kind: type[Any], settings: dict[str, Any], arrays: Mapping[str, mx.array], experts: Any) -> QuantizedWeight:
+    lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
+    if lengths != {experts}:
+        raise FormatError(f"{NAME}: experts: found arrays of {sorted(lengths)}, expected {experts}")
+    each = ({kind.arguments.get(name, name): array[at] for name, array in arrays.items()} for at in range(experts))
+    return stack([kind(**one, **settings) for one in each])
 
 
 def shown(text: mx.array) -> str:

@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 import mlx_dequant as mxd
 from mlx_dequant.diagnostics import sample_weights
 from mlx_dequant.nn import PackedSwitchLinear, pack_model
+from mlx_dequant.weights import stored
 
 layers = pytest.importorskip("mlx_lm.models.switch_layers", reason="mlx-lm is not installed (extra lm)")
 
@@ -95,11 +96,25 @@ def test_a_layer_shows_what_it_is():
     layer = PackedSwitchLinear(stack("gptq4", 32, 64), mx.zeros((EXPERTS, 32)))
     assert (layer.num_experts, layer.output_dims, layer.input_dims) == (EXPERTS, 32, 64)
     assert "GPTQ 4-bit, input_dims=64, output_dims=32, num_experts=4" in str(layer)
-    assert {name for name, _ in tree_flatten(layer.parameters())} == {"qweight", "qzeros", "scales", "bias"}
+    names = {name for name, _ in tree_flatten(layer.parameters())}
+    assert names == {"qweight", "qzeros", "scales", "bias", "mlx_dequant"}
     assert tree_flatten(layer.trainable_parameters()) == []
     assert layer(mx.ones((1, 1, 64), mx.float16), mx.array([0, 1])).dtype == mx.float16
     x, ids = mx.ones((1, 1, 64)), mx.array([0, 3])
     assert mx.array_equal(copy.deepcopy(layer)(x, ids), layer(x, ids))
+
+
+@pytest.mark.parametrize("name", ["q8_0", "awq4", "gptq4", "ct4"])
+def test_a_stack_is_restored_from_its_arrays(name):
+    packed = stack(name, 32, 64)
+    text = stored.description(packed)
+    arrays = {name: array for name, array in packed.arrays.items() if array is not None}
+    again = stored.restore(text, arrays)
+    assert (type(again), again.shape) == (type(packed), packed.shape)
+    assert mx.array_equal(again.dequantize(mx.float32), packed.dequantize(mx.float32))
+    assert mx.array_equal(stored.description(again), text)
+    with pytest.raises(mxd.FormatError, match=r"mlx_dequant: experts: found arrays of \[3\], expected 4"):
+        stored.restore(text, {name: array[:3] for name, array in arrays.items()})
 
 
 def test_parameters_can_be_loaded():
