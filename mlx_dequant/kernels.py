@@ -86,19 +86,17 @@ def gather_qvm(lanes: int) -> KernelSpec:
     return KernelSpec("gather_qvm", ("x", "ids"), (lanes,), 8 * THREADS, stacked=True)
 
 
-def qmv_mma(bm: int, bn: int, tk: int, wide: int, permuted: bool = False) -> KernelSpec:
+def qmv_mma(bm: int, bn: int, tk: int, permuted: bool = False) -> KernelSpec:
     """A linear layer's product with few rows of x, 8 at a time, by matrix units.
 
     Args:
         bm: 1 or 8.
         bn: outputs that four lanes share.
         tk: inputs that each lane takes at once.
-        wide: simdgroups of a threadgroup that lie side by side along the outputs, 1 or 2.
         permuted: as in `KernelSpec`.
     """
-    return KernelSpec(
-        "qmv_mma", ("x",), (bm, bn, tk, wide), 4 * 16 * bn, "cuda", "half2", True, resident=2, permuted=permuted
-    )
+    template, scratch = (bm, bn, tk), 8 * 8 * bn
+    return KernelSpec("qmv_mma", ("x",), template, scratch, "cuda", "half2", True, resident=2, permuted=permuted)
 
 
 def qmm(kn: bool, bm: int, tk: int) -> KernelSpec:

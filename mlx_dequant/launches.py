@@ -70,7 +70,7 @@ def few_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpos
     tk = mma_inputs(device, matrix, M, dtype) if forward else 0
     permuted = forward and matrix.perm is not None
     if tk:
-        spec, threadgroups = _qmv_mma(device, matrix, M, tk, permuted)
+        spec, threadgroups = _qmv_mma(matrix, M, tk, permuted)
     else:
         spec, threadgroups = (_qmv if transpose else _qvm)(device, matrix, M, permuted)
     passes = -(-M // PASS_ROWS[-1])
@@ -96,15 +96,7 @@ def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple
     """x @ W: the rows of the stored matrix are added up."""
     column = tuning(device)
     columns = matrix.family.traits["qvm_columns"] if M <= 2 else 8
-    lanes, tiles = _lanes(column, matrix.columns, columns)
-    return kernels.qvm(_pass_rows(M), lanes, permuted), tiles
-
-
-def _lanes(column: Tuning, length: int, columns: int, pairs: int = 1) -> tuple[int, int]:
-    """Lanes of qvm along a row, `columns` for each, and tiles of a row: enough that those of all pairs fill a GPU."""
-    tiles = {lanes: -(-length // (lanes * columns)) for lanes in column.qvm_lanes}
-    lanes = next((lanes for lanes in tiles if tiles[lanes] * pairs >= column.few_threadgroups), column.qvm_lanes[-1])
-    return lanes, tiles[lanes]
+    return kernels.qvm(_pass_rows(M), column.qvm_lanes, permuted), -(-matrix.columns // (column.qvm_lanes * columns))
 
 
 def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str, transpose: bool) -> Launch:
@@ -116,8 +108,8 @@ def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str
         simdgroups = _simdgroups(column, pairs * one.rows, one.columns)
         spec, tiles = kernels.gather_qmv(simdgroups, bn, values), -(-one.rows * simdgroups // (8 * bn))
     else:
-        lanes, tiles = _lanes(column, one.columns, matrix.family.traits["qvm_columns"], pairs)
-        spec = kernels.gather_qvm(lanes)
+        spec = kernels.gather_qvm(column.qvm_lanes)
+        tiles = -(-one.columns // (column.qvm_lanes * matrix.family.traits["qvm_columns"]))
     params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, **expert_strides(matrix))
     return Launch(spec, params, pairs * tiles, (pairs, one.rows if transpose else one.columns), dtype)
 
@@ -182,10 +174,9 @@ def _mma_outputs(form: Format) -> int:
     return 4 if form.bits and FAMILIES[form.family].layout == "NK" else 8
 
 
-def _qmv_mma(device: Device, matrix: EncodedMatrix, M: int, tk: int, permuted: bool) -> tuple[KernelSpec, int]:
+def _qmv_mma(matrix: EncodedMatrix, M: int, tk: int, permuted: bool) -> tuple[KernelSpec, int]:
     bn = _mma_outputs(matrix.format)
-    wide = 2 if 16 * bn * tuning(device).few_threadgroups <= matrix.N else 1
-    return kernels.qmv_mma(1 if M == 1 else 8, bn, tk, wide, permuted), -(-matrix.N // (8 * wide * bn))
+    return kernels.qmv_mma(1 if M == 1 else 8, bn, tk, permuted), -(-matrix.N // (8 * bn))
 
 
 def many_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpose: bool) -> tuple[Launch, ...]:
@@ -256,10 +247,10 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
     for column in columns(platform):
         for bm, (bn, values) in column.qmv_shape.items():
             specs |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
-            specs |= {kernels.qvm(bm, lanes) for lanes in column.qvm_lanes}
+            specs.add(kernels.qvm(bm, column.qvm_lanes))
         bn, values = column.qmv_shape[1]
         specs |= {kernels.gather_qmv(shared, bn, values) for shared in (1, 4, 8)}
-        specs |= {kernels.gather_qvm(lanes) for lanes in column.qvm_lanes}
+        specs.add(kernels.gather_qvm(column.qvm_lanes))
         specs |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
         for layout, blocks in column.blocks.items():
             specs |= {kernels.qmm(layout == "KN", block.bm, block.tk) for block in blocks}
@@ -276,4 +267,4 @@ def _mma_specs(form: Format) -> set[KernelSpec]:
     block = form.traits.get("exact_block", 0)
     inputs = (32, 8) if form.bits else [tk for tk in (32, 8) if block % (4 * tk) == 0 and block][:1]
     rows = {tk: (1, 8) if _mma_from(form)[tk] == 1 else (8,) for tk in inputs}
-    return {kernels.qmv_mma(bm, _mma_outputs(form), tk, wide) for tk in inputs for bm in rows[tk] for wide in (1, 2)}
+    return {kernels.qmv_mma(bm, _mma_outputs(form), tk) for tk in inputs for bm in rows[tk]}

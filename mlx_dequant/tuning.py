@@ -55,8 +55,8 @@ class Tuning:
             columns that a lane takes at once. Registers limit both.
         few_rows: eight simdgroups share a row of a matrix with fewer rows, which would leave the GPU idle otherwise.
         long_rows: for one row of x, four simdgroups share a row of at least this length.
-        few_threadgroups: threadgroups that fill the GPU; with fewer, those of qvm and qmv_mma take fewer outputs.
-        qvm_lanes: lanes of qvm that lie side by side along a row of the matrix, most first.
+        qvm_lanes: lanes of qvm that lie side by side along a row of the matrix, where they read at least 4 bytes each.
+            Fewer lanes give more threadgroups.
         blocks: blocks of qmm by the layout in which it reads the matrix, smallest first.
         qmm_threadgroups: threadgroups that run at the same time, by rows of x in a block.
         permute_whole_rows: from this many rows of x on, a threadgroup permutes a whole row; fewer would leave the
@@ -69,8 +69,7 @@ class Tuning:
     qmv_shape: Mapping[int, tuple[int, int]]
     few_rows: int
     long_rows: int
-    few_threadgroups: int
-    qvm_lanes: tuple[int, ...]
+    qvm_lanes: int
     blocks: Mapping[str, tuple[Block, ...]]
     qmm_threadgroups: Mapping[int, int]
     permute_whole_rows: int
@@ -117,9 +116,7 @@ METAL = Tuning(
     qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 8)},
     few_rows=2048,
     long_rows=4096,
-    few_threadgroups=128,
-    # Reads 64 bytes of a row or more at a time.
-    qvm_lanes=(32, 16),
+    qvm_lanes=16,
     # 32 KB of threadgroup memory.
     blocks={"NK": (Block(32, 16), Block(64, 16)), "KN": (Block(32, 16), Block(64, 16))},
     qmm_threadgroups={32: 264, 64: 264},
@@ -133,9 +130,8 @@ CUDA = Tuning(
     qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 8)},
     few_rows=2048,
     long_rows=4096,
-    # The multiprocessors of an H100.
-    few_threadgroups=132,
-    qvm_lanes=(32, 16, 8),
+    # A sector of L2 has 32 bytes.
+    qvm_lanes=8,
     # 99 KB of shared memory or more.
     blocks={
         "NK": (Block(32, 32), Block(64, 32), Block(128, 32)),

@@ -3,9 +3,8 @@
 //
 // For float16 or bfloat16 x; BM is 1 or 8. Codes less their zero point are exact in x's type. They
 // are multiplied without their scale and accumulated in float32; then the sums are scaled. Four
-// lanes share BN outputs and take TK inputs each. These 4 * TK inputs, a chunk, share one scale. Of
-// a threadgroup's eight simdgroups, WIDE lie side by side along the outputs and 8 / WIDE take turns
-// with the chunks.
+// lanes share BN outputs and take TK inputs each. These 4 * TK inputs, a chunk, share one scale. A
+// threadgroup's eight simdgroups have the same outputs and take turns with the chunks.
 
 #include "../kernels/x_rows.metal"
 
@@ -72,13 +71,12 @@ inline void add_chunks(const S& loader, const X* x, uint output, uint input, uin
   }
 }
 
-template <typename F, typename T, uint BM, uint BN, uint TK, uint WIDE, typename X,
-          typename S>
+template <typename F, typename T, uint BM, uint BN, uint TK, typename X, typename S>
 inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, float* scratch,
                     uint threadgroup_index, uint thread_index) {
   const uint V = BM == 1 ? 1 : 2;  // rows of x that a lane accumulates
-  const uint deep = 8 / WIDE;
-  const uint across = WIDE * 8 * BN;
+  const uint deep = 8;
+  const uint across = 8 * BN;
   const uint chunk = 4 * TK;
   uint inputs = S::layout_kn ? p.rows : p.columns;
   uint outputs = S::layout_kn ? p.columns : p.rows;
@@ -89,10 +87,9 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
   out += size_t(first_x) * outputs;
   uint first = threadgroup_index / passes * across;
   uint lane = thread_index % 32;
-  uint simdgroup = thread_index / 32;
   // Every lane must take part in mma.sync. Lanes past the end repeat outputs that other lanes
   // store.
-  uint lane_output = (simdgroup % WIDE * 8 + lane / 4) * BN;
+  uint lane_output = lane / 4 * BN;
   uint output = min(first + lane_output, outputs - BN);
   uint input = lane % 4 * TK;
 
@@ -102,7 +99,7 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
 #pragma unroll
     for (uint k = 0; k < V; ++k) sum[i][k] = 0.0f;
   }
-  uint share = simdgroup / WIDE;
+  uint share = thread_index / 32;
   const X* lane_x = x + size_t(BM == 1 ? 0 : min(lane / 4, M - 1)) * inputs;
   if (inputs % 8 == 0 && is_aligned(x)) {
     add_chunks<F, BN, TK, V, true>(loader, lane_x, output, input, share * chunk, deep * chunk,
@@ -127,7 +124,7 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
     if (lane % 4 == m / 2) {
       for (uint i = 0; i < BN; ++i) {
         if (output + i < first + lane_output) continue;
-        scratch[simdgroup / WIDE * across + output + i - first] = sum[i][m % V];
+        scratch[share * across + output + i - first] = sum[i][m % V];
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

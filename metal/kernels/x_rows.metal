@@ -2,7 +2,9 @@
 // were sorted by group: the loader's g_idx then has the input of x for each row or column.
 
 template <typename F>
-struct permuted : F {};
+struct permuted {
+  enum { bits = F::bits, scale_block = F::scale_block, has_g_idx = F::has_g_idx };
+};
 
 template <typename F>
 struct x_rows {

@@ -111,7 +111,7 @@ MUTATIONS = {
     "another output's scale": ("ct4", "by[i].scale * part", "by[0].scale * part"),
     "another lane's rows of x": ("gptq4", "lane % 4 == m / 2", "lane % 4 == m % 4"),
     "another output's min": ("q4_k", "by[i].min * all[k]", "by[0].min * all[k]"),
-    "inputs twice": ("gptq4", "uint share = simdgroup / WIDE;", "uint share = 0;"),
+    "inputs twice": ("gptq4", "uint share = thread_index / 32;", "uint share = 0;"),
     "no barrier before sums are added": (
         "awq4",
         "sum[i][m % V];\n      }\n    }\n    threadgroup_barrier(mem_flags::mem_threadgroup);",

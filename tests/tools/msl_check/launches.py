@@ -85,7 +85,10 @@ def weights(form: Format, scales: mx.Dtype = mx.float16) -> Iterator[QuantizedWe
         yield _group_weight(form, inputs, outputs, scales)
     yield _group_weight(form, 64, 32, scales, 32)
     if form.family in ("gptq", "compressed_tensors"):
-        yield _g_idx_weight(form, scales)
+        yield _g_idx_weight(form, scales, 64, 32, 16)
+        # Groups of 32 can be sorted.
+        yield _g_idx_weight(form, scales, 64, 32, 32)
+        yield _g_idx_weight(form, scales, 64, 2048, 32)
 
 
 def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size: int = -1) -> QuantizedWeight:
@@ -104,17 +107,17 @@ def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size
     return mxd.CompressedTensorsWeight(codes, scales.T, (outputs, inputs), zeros.T, bits=form.bits, group_size=size)
 
 
-def _g_idx_weight(form: Format, scales: mx.Dtype) -> QuantizedWeight:
+def _g_idx_weight(form: Format, scales: mx.Dtype, inputs: int, outputs: int, size: int) -> QuantizedWeight:
     """One with act-order, which a kernel of its own reads."""
-    inputs, outputs, groups = 64, 32, 4
+    groups = inputs // size
+    order = mx.arange(inputs) % groups
     if form.family == "gptq":
         codes = mx.zeros((inputs * form.bits // 32, outputs), mx.int32)
         zeros = mx.zeros((groups, outputs * form.bits // 32), mx.int32)
-        order = mx.arange(inputs) % groups
-        return mxd.GPTQWeight(codes, mx.zeros((groups, outputs), scales), zeros, order, 16, form.bits)
+        return mxd.GPTQWeight(codes, mx.zeros((groups, outputs), scales), zeros, order, size, form.bits)
     codes = mx.zeros((outputs, inputs * form.bits // 32), mx.int32)
     return mxd.CompressedTensorsWeight(
-        codes, mx.zeros((outputs, groups), scales), (outputs, inputs), bits=form.bits, group_size=16
+        codes, mx.zeros((outputs, groups), scales), (outputs, inputs), None, order, form.bits, size
     )
 
 
@@ -162,9 +165,8 @@ def _use(
                 with generation(known), tuned(**fields):
                     backend.matmul(matrix, mx.zeros((M, inputs), dtype), transpose)
             stack = mxd.stack([weight, weight]).matrix
-            lanes = tuning.tuning(Device(platform, generations[0])).qvm_lanes
             shared = ({}, {"few_rows": 0}, {"few_rows": 0, "long_rows": 0})
-            for fields in shared if transpose else [{"qvm_lanes": (each,)} for each in lanes]:
+            for fields in shared if transpose else ({},):
                 with generation(generations[0]), tuned(**fields):
                     backend.gather_matmul(stack, mx.zeros((2, inputs), dtype), mx.zeros((2, 4), mx.int32), transpose)
     for dtype in types:
