@@ -216,7 +216,7 @@ def _recording(platform: str) -> Iterator[Recorded]:
                 before, function = cuda_text(kernel, call) if platform == "cuda" else (kernel["header"], "")
                 recorded.launches.append(Launch(before, function, call["grid"], call["threadgroup"]))
                 if platform == "metal":
-                    return real_maker(**kernel)(**call, verbose=True)
+                    real_maker(**kernel)(**call, verbose=True)
             shapes = zip(call["output_shapes"], call["output_dtypes"], strict=True)
             return [mx.zeros(shape, dtype) for shape, dtype in shapes]
 
