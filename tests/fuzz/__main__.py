@@ -144,6 +144,7 @@ def main() -> int:
     options = parser.parse_args()
     names = options.target or list(TARGETS)
     if options.file:
+        TARGETS[names[0]](seeds(names[0])[0])  # imports what takes long
         print(attempt(names[0], options.file.read_bytes()) or "well")
         return 0
     engine = "random" if options.random or not find_spec("atheris") else "atheris"
