@@ -29,7 +29,7 @@ CORPUS, FOUND = Path(__file__).parent / "corpus", Path("build/fuzz")
 PATIENCE = 5  # seconds for an input
 ROOM = 64 << 20  # bytes of memory beyond an input's size
 KEPT = 200  # inputs between two looks at the memory in use
-GUIDED = ("mlx_dequant.loading", "mlx_dequant.weights", "mlx_dequant.lm.gguf_tokenizer", "mlx_dequant.lm.vocabularies")
+GUIDED = ["mlx_dequant.loading", "mlx_dequant.weights", "mlx_dequant.lm.gguf_tokenizer", "mlx_dequant.lm.vocabularies"]
 
 
 class Hang(Exception):
@@ -102,7 +102,10 @@ def random_edits(name: str, seconds: float, seed: int, stop: bool = True) -> tup
 def guided(name: str, seconds: float) -> tuple[int, int]:
     """The same by atheris, in a process of its own: it ends with that."""
     FOUND.mkdir(parents=True, exist_ok=True)
-    code = f"from tests.fuzz.__main__ import under_atheris; under_atheris({name!r})"
+    code = f"""import atheris
+with atheris.instrument_imports(include={GUIDED}):
+    from tests.fuzz.__main__ import under_atheris
+under_atheris({name!r})"""
     options = [f"-max_total_time={int(seconds)}", f"-timeout={PATIENCE}", "-print_final_stats=1", "-rss_limit_mb=4096"]
     grown = FOUND / "corpus" / name
     grown.mkdir(parents=True, exist_ok=True)
@@ -117,10 +120,7 @@ def guided(name: str, seconds: float) -> tuple[int, int]:
 def under_atheris(name: str) -> None:
     import atheris  # pyright: ignore[reportMissingImports]
 
-    with atheris.instrument_imports(include=list(GUIDED)):
-        for module in [module for module in sys.modules if module.startswith(GUIDED)]:
-            del sys.modules[module]
-        import mlx_dequant.loading  # noqa: F401
+    TARGETS[name](seeds(name)[0])  # imports what takes long
     sys.argv[0] = name
 
     def one_input(data: bytes) -> None:
