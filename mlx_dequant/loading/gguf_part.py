@@ -93,6 +93,8 @@ class Part:
             expected = f"a multiple of {form.weights} ({form.title})"
             raise self.fail(f"tensor {name!r}: found rows of {lengths[0]} weights, expected {expected}")
         nbytes = form.bytes * (lengths[0] // max(form.weights, 1))
+        if nbytes > LONGEST:
+            raise self.fail(f"tensor {name!r}: found rows of {nbytes} bytes, expected at most {LONGEST}")
         for length in lengths[1:]:
             nbytes *= length
         if offset % self.alignment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 from pathlib import Path
@@ -62,6 +63,7 @@ def open_map(path: Path) -> FileMap:
 
     Raises:
         FileNotFoundError: the file is missing.
+        MemoryError: the process has no addresses left for it.
         FormatError: it is empty, or no regular file.
     """
     if path.exists() and not path.is_file():
@@ -71,6 +73,10 @@ def open_map(path: Path) -> FileMap:
             data = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:
             raise FormatError(f"{path.name}: found an empty file") from None
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(f"{path.name}: found no room to map {path.stat().st_size} bytes") from None
+            raise
     data.name = path.name
     return data
 
@@ -81,9 +87,19 @@ def view(data: FileMap, offset: int, nbytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, nbytes, offset)
 
 
+def to_mlx(values: NDArray[Any], dtype: mx.Dtype | None = None) -> mx.array:
+    """The values in MLX's memory.
+
+    Raises:
+        MemoryError: there is none left, where MLX itself would write to address 0.
+    """
+    np.empty(values.nbytes, np.uint8)
+    return mx.array(values, dtype=dtype)
+
+
 def copy(data: FileMap, values: NDArray[Any], offset: int) -> mx.array:
     """`values`, a view of the map from `offset` on, in MLX's memory; the file's pages are released."""
-    result = mx.array(values)
+    result = to_mlx(values)
     page = mmap.PAGESIZE
     first, last = -(-offset // page) * page, (offset + values.nbytes) // page * page
     if last > first:

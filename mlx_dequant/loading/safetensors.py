@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import FormatError
-from .mapped import LARGEST_JSON, LONGEST, copy, open_map, parse_json, view
+from .mapped import LARGEST_JSON, LONGEST, copy, open_map, parse_json, to_mlx, view
 
 # By the file's name of a type: NumPy's type, and MLX's type where NumPy lacks it.
 READABLE: dict[str, tuple[str, mx.Dtype | None]] = {
@@ -103,7 +103,7 @@ class SafetensorsFile:
         # Any byte but 0 is true: a bool with another byte than 0 or 1 would be undefined.
         values = values != 0 if code == "?" else values.view(code)
         if entry.dtype == "F64":
-            return mx.array(values.reshape(entry.shape), dtype=mx.float64)
+            return to_mlx(values.reshape(entry.shape), mx.float64)
         result = copy(self._data, values.reshape(entry.shape), entry.offset)
         return result.view(dtype) if dtype else result
 

@@ -75,6 +75,7 @@ LIES = {
     "many axes": (file((), [row(lengths=(1,) * 5)], 64), "tensor 'w': found 5 axes"),
     "long axes": (file((), [row(lengths=(2**31 - 1,) * 4)], 64), "tensor 'w': found 64 bytes left"),
     "axes beyond MLX's": (file((), [row(lengths=(2**62, 0))], 64), f"'w': found shape .0, {2**62}., expected lengths"),
+    "rows beyond MLX's": (file((), [row(lengths=(2**29, 0))], 64), "'w': found rows of 2147483648 bytes, expected at"),
     "too many tensors": (file(tensor_count=2**16 + 1, data=2**22), "number of tensors: found 65537, expected at most"),
     "too many strings": (
         file([key(b"a", ARRAY, struct.pack("<IQ", STRING, 2**20 + 1))], data=2**24),
