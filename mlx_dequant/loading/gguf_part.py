@@ -119,7 +119,7 @@ class Part:
                 )
                 raise self.fail(f"tensor {info.name!r}: found at byte {info.offset}, {how}, expected at byte {end}")
             if not info.type.bytes and 0 not in info.shape:
-                sized[info.name] = info = replace(info, nbytes=max(limit - info.offset, 0))
+                sized[info.name] = info = replace(info, nbytes=max(min(limit, len(self.data)) - info.offset, 0))
             end, before = self._padded(info.offset + info.nbytes), f"tensor {info.name!r} ({info.type.title})"
         left = min(max(len(self.data) - end, 0), TAIL)
         if tensors and left and view(self.data, end, left).any():
