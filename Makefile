@@ -11,7 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LINUX := $(filter Linux,$(shell uname -s))
 SHADERS = find metal mlx_dequant/backends tests \( -name '*.metal' -o -name '*.h' -o -name '*.cpp' \) -print0
 
-.PHONY: demo test test-full lint format docs agx clean
+SECONDS ?= 60
+
+.PHONY: demo test test-full lint format docs agx fuzz clean
 
 demo: $(VENV)/demo
 	model=$$($(BIN)/mlx-dequant fetch-demo-model) && $(BIN)/mlx-dequant verify --rounds 3 "$$model" && \
@@ -41,6 +43,11 @@ docs: $(VENV)/docs
 # What Mesa's compiler for Apple's GPUs makes of the Metal kernels, beside MLX's: needs Debian 12 and root.
 agx: $(VENV)/test
 	$(BIN)/python -m tests.tools.agx --build --write
+
+# Damaged files for so many seconds, guided by coverage where atheris can be installed, else at random.
+fuzz: $(VENV)/test
+	-$(PIP) atheris
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 clean:
 	rm -rf $(VENV) build

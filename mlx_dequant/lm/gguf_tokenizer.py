@@ -43,16 +43,19 @@ def tokenizer(file: GGUFFile, extra: Mapping[str, Any] | None = None, eos_token_
         raise FormatError(f"{file.path.name}: {PREFIX}model: found {found!r}, expected {' or '.join(KINDS)}")
     if file.metadata.get("general.architecture") == "gemma3":
         settings.pop("scores", None)  # Gemma's scores are not in the order of merges; its tokens are
-    try:
-        built, config = _described(settings)
-    except Exception as error:  # the tokenizers library raises nothing more specific
-        raise FormatError(f"{file.path.name}: tokenizer: {error!r}") from error
-    config["chat_template"] = file.metadata.get("tokenizer.chat_template")
+    template = file.metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise FormatError(f"{file.path.name}: tokenizer.chat_template: found {template!r}, expected a text")
     with tempfile.TemporaryDirectory() as folder:
-        built.save(f"{folder}/tokenizer.json")
-        Path(folder, "tokenizer_config.json").write_text(json.dumps(config))
-        loaded = load_tokenizer(Path(folder), dict(extra or {}), eos_token_ids=eos_token_ids or ends(file))
-    return loaded
+        try:
+            built, config = _described(settings)
+            built.save(f"{folder}/tokenizer.json")
+            Path(folder, "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+            return load_tokenizer(Path(folder), dict(extra or {}), eos_token_ids=eos_token_ids or ends(file))
+        except OSError:
+            raise
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise FormatError(f"{file.path.name}: tokenizer: {error!r}") from error
 
 
 def ends(file: GGUFFile) -> list[int]:
@@ -84,7 +87,12 @@ def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
     built.add_special_tokens([AddedToken(token, normalized=False) for token in control])
     built.add_tokens([AddedToken(token, normalized=False) for token in plain])
 
-    special = {name: settings.get(f"{key}_token_id") for name, key in SPECIAL.items()}
+    used = {f"{key}_token_id" for key in (*SPECIAL.values(), "eot", "eom")}
+    ids = {key: id for key, id in settings.items() if key in used}
+    for key, id in ids.items():
+        if type(id) is not int or not 0 <= id < len(tokens):
+            raise ValueError(f"{PREFIX}{key}: found {id!r}, expected 0 to {len(tokens) - 1}")
+    special = {name: ids.get(f"{key}_token_id") for name, key in SPECIAL.items()}
     config: dict[str, Any] = {name: None if id is None else tokens[id] for name, id in special.items()}
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     _frame(built, settings, config)

@@ -48,6 +48,7 @@ CUTS: Mapping[str, tuple[tuple[str, ...], bool]] = {
 # Those with tokens that no merge makes. llama.cpp puts their first token before a text.
 LLAMA3_LIKE = {"llama-bpe", "llama-v3", "llama3", "falcon3", "tekken"}
 SPACE = "▁"
+LONGEST = 1 << 30  # the squared lengths of all tokens together, which are tried for merges; models have some 20 million
 
 
 def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
@@ -96,6 +97,10 @@ def _numbered(tokens: list[str]) -> dict[str, int]:
 
 def _merges(vocabulary: Mapping[str, int], scores: Any) -> list[tuple[str, str]]:
     """Every pair of tokens that together are a token, by the score of that token."""
+    if sum(len(token) ** 2 for token in vocabulary) > LONGEST:
+        raise ValueError(
+            f"tokenizer.ggml.tokens: found one of {max(map(len, vocabulary))} letters, expected shorter ones"
+        )
     pairs: list[tuple[float, int, int, int, tuple[str, str]]] = []
     for token, number in vocabulary.items():
         for at in range(1, len(token)):

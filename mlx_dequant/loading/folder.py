@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +35,7 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config: dict[str, Any] = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        self.config: dict[str, Any] = read_json(path / "config.json") if os.path.lexists(path / "config.json") else {}
         self.metadata: dict[str, str] = {}
         self.quantization = self._quantization()
         self.tensors: Mapping[str, SafetensorsFile] = MappingProxyType(dict(self._tensors()))
@@ -51,9 +52,9 @@ class Folder:
                     self._check_own(section)
                     return section
         for name in QUANTIZE_CONFIGS:
-            if (self.path / name).is_file():
+            if os.path.lexists(self.path / name):
                 return read_json(self.path / name)
-        if (self.path / MODELOPT).is_file():
+        if os.path.lexists(self.path / MODELOPT):
             section = read_json(self.path / MODELOPT).get("quantization")
             return {"quant_method": "modelopt", **(section if isinstance(section, dict) else {})}
         self._check_own(self.config.get("quantization"))
@@ -109,7 +110,7 @@ class Folder:
         )
 
     def _index(self) -> dict[str, str] | None:
-        indices = sorted(path for path in self.path.glob("*.safetensors.index.json") if path.is_file())
+        indices = sorted(self.path.glob("*.safetensors.index.json"))
         if not indices:
             return None
         usual = self.path / f"{WHOLE}.index.json"

@@ -16,7 +16,7 @@ from ..errors import FormatError
 from ..weights import GGUFWeight
 from .gguf_endian import little_endian
 from .gguf_part import Part, TensorInfo
-from .mapped import copy, view
+from .mapped import copy, to_mlx, view
 
 NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -99,7 +99,7 @@ class GGUFFile:
         info = self.tensors[name]
         if info.type.plain:
             raw = np.ascontiguousarray(self.blocks(name)).view(info.type.plain).reshape(info.shape)
-            return mx.array(raw, dtype=mx.float64) if info.type.plain == "f8" else mx.array(raw)
+            return to_mlx(raw, mx.float64 if info.type.plain == "f8" else None)
         weight = self.weight(name)
         shape = self._folded(name, info)
         assert info.format is not None
@@ -114,7 +114,7 @@ class GGUFFile:
     def _copied(self, name: str) -> mx.array:
         info, blocks = self.tensors[name], self.blocks(name)
         part = self._parts[info.part]
-        return copy(part.data, blocks, info.offset) if part.order == "<" and info.nbytes else mx.array(blocks)
+        return copy(part.data, blocks, info.offset) if part.order == "<" and info.nbytes else to_mlx(blocks)
 
     def _folded(self, name: str, info: TensorInfo) -> tuple[int, ...]:
         key = f"comfy.gguf.orig_shape.{name}"

@@ -10,7 +10,6 @@ Layout (ggml's docs/gguf.md), in the file's byte order, strings as a uint64 leng
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError
+from .mapped import FileMap
 
 NUMBERS = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "b1", None, None, "u8", "i8", "f8")
 STRING, ARRAY = 8, 9
 MAX_AXES = 4
 MAX_NAME = 65535  # bytes of a key, ggml's limit
+# What takes more memory than it has bytes in the file is limited. Models have some 1,000 tensors, 300,000 tokens and
+# 500,000 merges.
+MOST_ROWS = 1 << 16
+MOST_STRINGS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Cursor:
     `order` is "<" for a little-endian file, ">" for a big-endian one.
     """
 
-    def __init__(self, data: mmap.mmap, name: str, position: int = 0, order: str = "<"):
+    def __init__(self, data: FileMap, name: str, position: int = 0, order: str = "<"):
         self.data = data
         self.name = name
         self.position = position
@@ -75,11 +79,13 @@ class Cursor:
         except UnicodeDecodeError:
             raise self.fail(f"{what}: found bytes that are not UTF-8") from None
 
-    def count(self, what: str, smallest: int) -> int:
+    def count(self, what: str, smallest: int, most: int | None = None) -> int:
         """A number of elements, each of which takes at least `smallest` bytes."""
         count, left = self.u64(what), len(self.data) - self.position
         if count * smallest > left:
             raise self.fail(f"{what}: found {count}, expected at most {left // smallest} in the {left} bytes left")
+        if most is not None and count > most:
+            raise self.fail(f"{what}: found {count}, expected at most {most}")
         return count
 
     def skip_strings(self, count: int, what: str) -> None:
@@ -105,6 +111,8 @@ class Cursor:
                 values.append(data[start:end].decode())
         except UnicodeDecodeError:
             raise self.fail(f"{what}: found bytes that are not UTF-8") from None
+        except struct.error:
+            raise self.fail(f"{what}: found other strings than when the file was opened") from None
         return values
 
     def field(self, key: str) -> Field:
@@ -116,7 +124,10 @@ class Cursor:
             if kind == ARRAY:
                 raise self.fail(f"{what}: found an array of arrays, expected one of numbers or strings")
             self._check(kind, what)
-            count = self.count(what, 8 if kind == STRING else np.dtype(NUMBERS[kind]).itemsize)
+            if kind == STRING:
+                count = self.count(what, 8, MOST_STRINGS)
+            else:
+                count = self.count(what, np.dtype(NUMBERS[kind]).itemsize)
         self._check(kind, what)
         field = Field(kind, count, self.position)
         if kind == STRING:

@@ -24,6 +24,7 @@ class Metadata(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
             field = self._fields[key]
+            self._data.check_size()
             self._values[key] = Cursor(self._data, self._name, field.start, self._order).value(field, key)
         return self._values[key]
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..registry import Format
-from .gguf_header import Cursor
+from .gguf_header import MOST_ROWS, Cursor
 from .gguf_metadata import Metadata
 from .gguf_types import TensorType, tensor_type
-from .mapped import check_kind, open_map, view
+from .mapped import LONGEST, check_kind, open_map, view
 
 VERSIONS = (2, 3)
 TAIL = 1 << 16  # bytes behind the last tensor that are looked at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """A tensor of a file.
 
@@ -57,8 +57,8 @@ class Part:
         if self.version not in VERSIONS:
             raise self.fail(f"found GGUF version {self.version}, expected one of {', '.join(map(str, VERSIONS))}")
         # The smallest row of each table: an empty name, and the smallest value or one axis.
-        tensors = cursor.count("number of tensors", 8 + 4 + 8 + 4 + 8)
-        keys = cursor.count("number of keys", 8 + 4 + 1)
+        tensors = cursor.count("number of tensors", 8 + 4 + 8 + 4 + 8, MOST_ROWS)
+        keys = cursor.count("number of keys", 8 + 4 + 1, MOST_ROWS)
         self.metadata = Metadata(cursor, keys)
         self.alignment = self._alignment()
         self.tensors = self._table(tensors)
@@ -87,10 +87,14 @@ class Part:
 
     def _info(self, name: str, lengths: tuple[int, ...], kind: int, offset: int) -> TensorInfo:
         form = tensor_type(kind)
+        if max(lengths) > LONGEST:
+            raise self.fail(f"tensor {name!r}: found shape {lengths[::-1]}, expected lengths up to {LONGEST}")
         if form.bytes and lengths[0] % form.weights:
             expected = f"a multiple of {form.weights} ({form.title})"
             raise self.fail(f"tensor {name!r}: found rows of {lengths[0]} weights, expected {expected}")
         nbytes = form.bytes * (lengths[0] // max(form.weights, 1))
+        if nbytes > LONGEST:
+            raise self.fail(f"tensor {name!r}: found rows of {nbytes} bytes, expected at most {LONGEST}")
         for length in lengths[1:]:
             nbytes *= length
         if offset % self.alignment:
@@ -115,7 +119,7 @@ class Part:
                 )
                 raise self.fail(f"tensor {info.name!r}: found at byte {info.offset}, {how}, expected at byte {end}")
             if not info.type.bytes and 0 not in info.shape:
-                sized[info.name] = info = replace(info, nbytes=max(limit - info.offset, 0))
+                sized[info.name] = info = replace(info, nbytes=max(min(limit, len(self.data)) - info.offset, 0))
             end, before = self._padded(info.offset + info.nbytes), f"tensor {info.name!r} ({info.type.title})"
         left = min(max(len(self.data) - end, 0), TAIL)
         if tensors and left and view(self.data, end, left).any():

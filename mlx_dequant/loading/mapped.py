@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 from pathlib import Path
@@ -14,7 +15,11 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 
 LARGEST_JSON = 100_000_000  # bytes; safetensors' own limit on a header
+# Values in a JSON text, each of which takes some 60 bytes of memory. A file of 80,000 tensors has as many.
+MOST_VALUES = 850_000
 
+
+LONGEST = 2**31 - 1  # MLX counts an axis in 32 bits
 
 # What other files begin with, and what they are.
 _KINDS = {
@@ -36,30 +41,65 @@ def check_kind(start: bytes, name: str) -> None:
             raise FormatError(f"{name}: found {kind}")
 
 
-def open_map(path: Path) -> mmap.mmap:
+class FileMap(mmap.mmap):
+    """The bytes of a file, and its name."""
+
+    name: str
+
+    def check_size(self) -> None:
+        """Reading pages that a file no longer has would end the process.
+
+        Raises:
+            FormatError: the file became shorter after it was opened.
+        """
+        if self.size() < len(self):
+            raise FormatError(
+                f"{self.name}: found {self.size()} bytes, expected the {len(self)} that it was opened with"
+            )
+
+
+def open_map(path: Path) -> FileMap:
     """The bytes of a file.
 
     Raises:
         FileNotFoundError: the file is missing.
+        MemoryError: the process has no addresses left for it.
         FormatError: it is empty, or no regular file.
     """
     if path.exists() and not path.is_file():
         raise FormatError(f"{path}: found a folder or a device, expected a file")
     with path.open("rb") as file:
         try:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:
             raise FormatError(f"{path.name}: found an empty file") from None
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(f"{path.name}: found no room to map {path.stat().st_size} bytes") from None
+            raise
+    data.name = path.name
+    return data
 
 
-def view(data: mmap.mmap, offset: int, nbytes: int) -> NDArray[np.uint8]:
+def view(data: FileMap, offset: int, nbytes: int) -> NDArray[np.uint8]:
     """uint8 [nbytes] from `offset` on: a read-only view of the file."""
+    data.check_size()
     return np.frombuffer(data, np.uint8, nbytes, offset)
 
 
-def copy(data: mmap.mmap, values: NDArray[Any], offset: int) -> mx.array:
+def to_mlx(values: NDArray[Any], dtype: mx.Dtype | None = None) -> mx.array:
+    """The values in MLX's memory.
+
+    Raises:
+        MemoryError: there is none left, where MLX itself would write to address 0.
+    """
+    np.empty(values.nbytes, np.uint8)
+    return mx.array(values, dtype=dtype)
+
+
+def copy(data: FileMap, values: NDArray[Any], offset: int) -> mx.array:
     """`values`, a view of the map from `offset` on, in MLX's memory; the file's pages are released."""
-    result = mx.array(values)
+    result = to_mlx(values)
     page = mmap.PAGESIZE
     first, last = -(-offset // page) * page, (offset + values.nbytes) // page * page
     if last > first:
@@ -71,6 +111,9 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
     """A JSON object, without repeated keys."""
     if len(text) > LARGEST_JSON:
         raise FormatError(f"{name}: found {len(text)} bytes of JSON, expected at most {LARGEST_JSON}")
+    values = sum(map(text.count, (b",", b"[", b"{")))
+    if values > MOST_VALUES:
+        raise FormatError(f"{name}: found JSON of {values} values, expected at most {MOST_VALUES}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -82,7 +125,7 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text, object_pairs_hook=unique)
-    except FormatError:
+    except FormatError:  # a ValueError too
         raise
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{name}: found no valid JSON: {error}") from None
@@ -96,6 +139,9 @@ def read_json(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     if size > LARGEST_JSON:
         raise FormatError(f"{path.name}: found {size} bytes of JSON, expected at most {LARGEST_JSON}")
-    text = path.read_bytes()
+    if not path.is_file() or not size:  # a device would be read for ever
+        raise FormatError(f"{path.name}: found {'an empty file' if path.is_file() else 'a folder or a device'}")
+    with path.open("rb") as file:
+        text = file.read(size)
     check_kind(text[:64], path.name)
     return parse_json(text, path.name)

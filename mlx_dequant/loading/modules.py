@@ -15,7 +15,7 @@ from ..weights import QuantizedWeight
 from ..weights.bitfields import pack_octets
 from .folder import Folder
 from .layouts import awq, compressed_tensors, gptq, marlin, small_floats
-from .parts import EXPONENTS, FLOAT8, Parts
+from .parts import EXPONENTS, FLOAT8, FLOATS, Kind, Parts
 from .schemes import Scheme
 from .settings import Settings
 
@@ -25,40 +25,57 @@ class Layout:
     """How a module's tensors are read.
 
     Attributes:
-        tensors: what it has to hold, the codes first.
+        tensors: what it has to hold, the codes first, and what kind each is of; None where the weight checks that.
         optional: what it may hold besides.
         read: makes the weight.
     """
 
-    tensors: tuple[str, ...]
-    optional: tuple[str, ...]
+    tensors: Mapping[str, Kind | None]
+    optional: Mapping[str, Kind | None]
     read: Callable[[Parts, Settings], QuantizedWeight]
 
 
-_PACKED = ("qweight", "scales", "qzeros")
-_ZERO = ("weight_zero_point",)
-_FLOAT8 = ("weight_scale", "weight_scale_inv")
+_WORDS, _SCALES, _OCTETS = Kind(("I32", "U32"), 2), Kind(FLOATS, 2), Kind(("U8",), 2)
+_EXPONENTS, _SCALE8 = Kind((*EXPONENTS,)), Kind((FLOAT8,), 2)
+_PACKED: dict[str, Kind | None] = {"qweight": None, "scales": None, "qzeros": None}
+_WORDS3: dict[str, Kind | None] = {"qweight": _WORDS, "scales": _SCALES, "qzeros": _WORDS}
+_ZERO: dict[str, Kind | None] = {"weight_zero_point": Kind(("I8", "I32", FLOAT8, *FLOATS, *EXPONENTS))}
+_FLOAT8 = dict.fromkeys(("weight_scale", "weight_scale_inv"), Kind((*FLOATS, *EXPONENTS)))
 
 LAYOUTS = {
-    "gptq": Layout(("qweight", "scales"), ("qzeros", "g_idx"), gptq.gptq),
-    "gptq_p": Layout(_PACKED, ("g_idx",), gptq.gptq_planar),
-    "marlin": Layout(("B", "s"), (), marlin.marlin),
-    "awq": Layout(_PACKED, (), awq.awq),
-    "awq_gemv": Layout(_PACKED, (), awq.awq_gemv),
-    "awq_gemv_fast": Layout(("qweight", "scales"), ("qzeros", "scaled_zeros"), awq.awq_gemv_fast),
-    "awq_marlin": Layout(("qweight", "scales"), ("qzeros",), marlin.awq_marlin),
+    "gptq": Layout({"qweight": None, "scales": None}, {"qzeros": None, "g_idx": None}, gptq.gptq),
+    "gptq_p": Layout(_WORDS3, {"g_idx": None}, gptq.gptq_planar),
+    "marlin": Layout({"B": _WORDS, "s": _SCALES}, {}, marlin.marlin),
+    "awq": Layout(_PACKED, {}, awq.awq),
+    "awq_gemv": Layout(_WORDS3, {}, awq.awq_gemv),
+    "awq_gemv_fast": Layout(
+        {"qweight": Kind(("I16", "U16"), 2), "scales": _SCALES},
+        {"qzeros": _SCALES, "scaled_zeros": _SCALES},
+        awq.awq_gemv_fast,
+    ),
+    "awq_marlin": Layout({"qweight": _WORDS, "scales": _SCALES}, {"qzeros": None}, marlin.awq_marlin),
     "pack-quantized": Layout(
-        ("weight_packed", "weight_scale", "weight_shape"),
-        ("weight_zero_point", "weight_g_idx"),
+        {"weight_packed": _WORDS, "weight_scale": Kind(FLOATS), "weight_shape": Kind(("I64", "I32"))},
+        {"weight_zero_point": Kind(("I32", "U32", "I8"), 2), "weight_g_idx": None},
         compressed_tensors.pack_quantized,
     ),
-    "int-quantized": Layout(("weight", "weight_scale"), ("weight_zero_point",), compressed_tensors.int_quantized),
-    "float8": Layout(("weight",), (*_FLOAT8, *_ZERO), small_floats.float8),
-    "nvfp4": Layout(("weight_packed", "weight_scale", "weight_global_scale"), _ZERO, small_floats.nvfp4),
-    "modelopt_nvfp4": Layout(("weight", "weight_scale", "weight_scale_2"), _ZERO, small_floats.nvfp4),
-    "mxfp4": Layout(("weight_packed", "weight_scale"), _ZERO, small_floats.mxfp4),
-    "modelopt_mxfp4": Layout(("weight", "weight_scale"), _ZERO, small_floats.mxfp4),
-    "gpt-oss": Layout(("blocks", "scales"), (), small_floats.mxfp4),
+    "int-quantized": Layout(
+        {"weight": Kind(("I8",), 2), "weight_scale": Kind(FLOATS)},
+        {"weight_zero_point": Kind(("I8",))},
+        compressed_tensors.int_quantized,
+    ),
+    "float8": Layout({"weight": _SCALE8}, {**_FLOAT8, **_ZERO}, small_floats.float8),
+    "nvfp4": Layout(
+        {"weight_packed": _OCTETS, "weight_scale": _SCALE8, "weight_global_scale": Kind(FLOATS)},
+        _ZERO,
+        small_floats.nvfp4,
+    ),
+    "modelopt_nvfp4": Layout(
+        {"weight": _OCTETS, "weight_scale": _SCALE8, "weight_scale_2": Kind(FLOATS)}, _ZERO, small_floats.nvfp4
+    ),
+    "mxfp4": Layout({"weight_packed": Kind(("U8",)), "weight_scale": _EXPONENTS}, _ZERO, small_floats.mxfp4),
+    "modelopt_mxfp4": Layout({"weight": Kind(("U8",)), "weight_scale": _EXPONENTS}, _ZERO, small_floats.mxfp4),
+    "gpt-oss": Layout({"blocks": Kind(("U8",)), "scales": _EXPONENTS}, {}, small_floats.mxfp4),
 }
 # What only quantized activations and kernels use.
 HARMLESS = (
@@ -106,7 +123,7 @@ def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Module]:
         if not settings.quantized:
             raise FormatError(f"{where}: found {kind[0]}, expected it unquantized by the config")
         layout = kind[1] or settings.layout
-        wanted = LAYOUTS[layout].tensors if layout in LAYOUTS else ()
+        wanted = tuple(LAYOUTS[layout].tensors) if layout in LAYOUTS else ()
         wanted += ("qzeros",) if layout == "gptq" and not settings.symmetric and not settings.refused else ()
         missing = [part for part in wanted if part not in names]
         if missing:
@@ -152,7 +169,11 @@ def read(folder: Folder, name: str, module: Module, zero_points: str) -> Quantiz
     try:
         if settings.refused:
             raise FormatError(settings.refused)
-        return LAYOUTS[module.layout].read(Parts(folder, module.names), settings)
+        layout, parts = LAYOUTS[module.layout], Parts(folder, module.names)
+        for part, kind in {**layout.tensors, **layout.optional}.items():
+            if kind is not None and part in parts:
+                parts.check(part, kind)
+        return layout.read(parts, settings)
     except FormatError as error:
         raise FormatError(f"{folder.path.name}: module {name!r}: {error}") from None
 

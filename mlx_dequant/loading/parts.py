@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +14,13 @@ from .folder import Folder
 
 FLOAT8, EXPONENTS = "F8_E4M3", ("F8_E8M0", "U8")
 FLOATS = ("F16", "BF16", "F32")
+
+
+class Kind(NamedTuple):
+    """What a tensor has to be: the file's names of its type, and its number of axes; None for any."""
+
+    types: tuple[str, ...]
+    axes: int | None = None
 
 
 class Parts:
@@ -47,10 +54,15 @@ class Parts:
             return exponents(np.asarray(array))
         return np.asarray(array.astype(mx.float32) if kind in FLOATS else array)
 
-    def of_type(self, part: str, *types: str) -> None:
-        """Raises FormatError unless a tensor has one of these types."""
+    def check(self, part: str, kind: Kind) -> None:
+        """Raises FormatError unless a tensor has one of a kind's types, and as many axes."""
+        types, axes = kind
         if self.types[part] not in types:
             raise FormatError(f"{part}: found {self.types[part]}, expected {' or '.join(types)}")
+        name = self._names[part]
+        shape = self._folder.tensors[name].tensors[name].shape
+        if axes is not None and len(shape) != axes:
+            raise FormatError(f"{part}: found shape {shape}, expected {axes} axes")
 
 
 def _e4m3() -> NDArray[np.float32]:
@@ -67,5 +79,5 @@ E4M3 = _e4m3()
 
 def exponents(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The powers of two that e8m0 bytes stand for: 2**(code - 127), NaN for 255."""
-    values = np.ldexp(np.float32(1), codes.astype(np.int32) - 127)
+    values = np.ldexp(np.float32(1), np.minimum(codes, 254).astype(np.int32) - 127)
     return np.where(codes == 255, np.float32(np.nan), values).astype(np.float32)

@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import FormatError
-from .mapped import LARGEST_JSON, copy, open_map, parse_json, view
+from .mapped import LARGEST_JSON, LONGEST, copy, open_map, parse_json, to_mlx, view
 
 # By the file's name of a type: NumPy's type, and MLX's type where NumPy lacks it.
 READABLE: dict[str, tuple[str, mx.Dtype | None]] = {
@@ -40,10 +40,9 @@ OTHERS = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FN
 RAW = ("F8_E4M3", "F8_E8M0")
 SIZES = {name: int(code[-1]) if code != "?" else 1 for name, (code, _) in READABLE.items()} | OTHERS
 MAX_AXES = 8
-LONGEST = 2**31 - 1  # MLX counts an axis in 32 bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A tensor of a file: the file's name of its type, shape, position and number of bytes."""
 
@@ -79,7 +78,8 @@ class SafetensorsFile:
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise self._fail("__metadata__: found other values than strings")
         self.metadata: Mapping[str, str] = MappingProxyType(metadata)
-        tensors = {name: self._entry(name, row, 8 + length) for name, row in header.items()}
+        # Each row is dropped as soon as it is read.
+        tensors = {name: self._entry(name, header.pop(name), 8 + length) for name in list(header)}
         self.tensors: Mapping[str, Entry] = MappingProxyType(tensors)
         self._check_overlap()
 
@@ -103,7 +103,7 @@ class SafetensorsFile:
         # Any byte but 0 is true: a bool with another byte than 0 or 1 would be undefined.
         values = values != 0 if code == "?" else values.view(code)
         if entry.dtype == "F64":
-            return mx.array(values.reshape(entry.shape), dtype=mx.float64)
+            return to_mlx(values.reshape(entry.shape), mx.float64)
         result = copy(self._data, values.reshape(entry.shape), entry.offset)
         return result.view(dtype) if dtype else result
 

@@ -107,11 +107,7 @@ def _by_tensors(config: dict[str, Any]) -> Scheme:
     """Methods whose tensors tell how they are laid out: FP8, gpt-oss's MXFP4, ModelOpt."""
     method = str(config.get("quant_method")).lower()
     block = config.get("weight_block_size")
-    if block is not None and not (
-        isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)
-    ):
-        raise FormatError(f"weight_block_size: found {block!r}, expected two lengths")
-    settings = Settings(bits=8, block=(block[0], block[1]) if block else None)
+    settings = Settings(bits=8, block=None if block is None else _pair("weight_block_size", block))
     return Scheme(method.partition("_")[0] if method.startswith("modelopt") else method, lambda module: settings)
 
 
@@ -195,8 +191,14 @@ def _group(key: str, group: Any, default_format: Any) -> Settings:
         one_of(f"{key}.weights.type", weights.get("type", "int"), ("int",))
         one_of(f"{key}.weights.strategy", strategy, ("group", "channel"))
     block = weights.get("block_structure")
-    shape = (block[0], block[1]) if isinstance(block, list) and [type(n) for n in block] == [int, int] else None
+    shape = _pair(f"{key}.weights.block_structure", block) if isinstance(block, list) else None
     return Settings(integer(weights, "num_bits"), size, bool(weights.get("symmetric", True)), block=shape)
+
+
+def _pair(key: str, value: Any) -> tuple[int, int]:
+    if not (isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)):
+        raise FormatError(f"{key}: found {value!r}, expected two lengths")
+    return value[0], value[1]
 
 
 def _target(target: str) -> Callable[[str], Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FormatError
+from .patterns import Pattern
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def names(config: dict[str, Any], key: str) -> list[str]:
     return value
 
 
-def pattern(key: str, text: str) -> re.Pattern[str]:
+def pattern(key: str, text: str) -> Pattern:
     try:
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise FormatError(f"{key}: found {text!r}, expected a regular expression: {error}") from None
+        return Pattern(text)
+    except FormatError as error:
+        raise FormatError(f"{key}: {error}") from None
 
 
 def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ def unpack_stream(words: NDArray[Any], bits: int, count: int) -> Codes:
     if bits in (1, 2, 4):
         shifts = np.arange(0, 8, bits, dtype=np.uint8)
         fields = octets[..., None] >> shifts & np.uint8((1 << bits) - 1)
-        return fields.reshape(*octets.shape[:-1], -1)[..., :count]
+        return fields.reshape(*octets.shape[:-1], octets.shape[-1] * len(shifts))[..., :count]
     fields = np.unpackbits(octets, axis=-1, bitorder="little")[..., : count * bits].reshape(
         *octets.shape[:-1], count, bits
     )
@@ -33,7 +33,7 @@ def unpack_words(words: NDArray[Any], bits: int, count: int) -> Codes:
     """The first `count` codes [..., count] of words [..., n] that hold 32 // bits codes each; no code straddles."""
     shifts = np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits)
     fields = np.ascontiguousarray(words).view(np.uint32)[..., None] >> shifts & np.uint32((1 << bits) - 1)
-    return fields.astype(np.uint8).reshape(*words.shape[:-1], -1)[..., :count]
+    return fields.astype(np.uint8).reshape(*words.shape[:-1], words.shape[-1] * len(shifts))[..., :count]
 
 
 def pack_octets(codes: NDArray[Any], bits: int) -> Codes:
@@ -42,7 +42,8 @@ def pack_octets(codes: NDArray[Any], bits: int) -> Codes:
     if bits == 8:
         return codes
     fields = np.unpackbits(codes[..., None], axis=-1, count=bits, bitorder="little")
-    return np.packbits(fields.reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little")
+    fields = fields.reshape(*codes.shape[:-1], codes.shape[-1] * bits)
+    return np.packbits(fields, axis=-1, bitorder="little")
 
 
 def pack_stream(codes: NDArray[Any], bits: int) -> Words:

@@ -19,9 +19,12 @@ def array(name: str, value: Any) -> mx.array:
         return mx.contiguous(value)
     if not isinstance(value, np.ndarray):
         raise FormatError(f"{name}: found {type(value).__name__}, expected an mx.array or a NumPy array")
-    if value.dtype == np.float64:  # MLX would make it float32
-        raise FormatError(f"{name}: found float64, expected a type that MLX has")
-    return mx.array(np.asarray(value, order="C"))
+    kind = value.dtype
+    if kind.kind not in "biuf" or kind.itemsize > 8 or not kind.isnative or kind == np.float64:
+        raise FormatError(f"{name}: found {kind}, expected a type that MLX has")
+    value = np.asarray(value, order="C")
+    # NumPy calls an array of one row contiguous whatever its strides; MLX refuses negative ones.
+    return mx.array(value.copy() if min(value.strides, default=0) < 0 else value)
 
 
 def integer(name: str, value: Any) -> int:
@@ -35,7 +38,10 @@ def integer(name: str, value: Any) -> int:
 def lengths(name: str, value: Any) -> tuple[int, ...]:
     """A shape, as integers or an array of them."""
     # NumPy cannot read an `mx.array` of bfloat16.
-    flat: Any = value.reshape(-1).tolist() if isinstance(value, mx.array) else np.asarray(value).reshape(-1)
+    try:
+        flat: Any = value.reshape(-1).tolist() if isinstance(value, mx.array) else np.asarray(value).reshape(-1)
+    except ValueError:  # lists of other lengths
+        raise FormatError(f"{name}: found {value!r}, expected integers") from None
     return tuple(integer(name, length) for length in flat)
 
 

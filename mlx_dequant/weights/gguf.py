@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, SupportsIndex
 
 import mlx.core as mx
 
@@ -32,7 +32,8 @@ class GGUFWeight(QuantizedWeight):
     family = "gguf"
 
     def __init__(self, blocks: Any, type: str | int, shape: Sequence[int] | None = None):
-        form = gguf_format(type)
+        known_kind = isinstance(type, (str, SupportsIndex))  # pyright: ignore[reportUnnecessaryIsInstance]
+        form = gguf_format(type) if known_kind else None
         if form is None:
             known = ", ".join(row.title for row in formats().values() if row.family == "gguf")
             raise FormatError(f"type: found {type!r}, expected one of {known}")

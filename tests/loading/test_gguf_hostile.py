@@ -73,7 +73,14 @@ LIES = {
     "text alignment": (file([key(b"general.alignment", STRING, text(b"32"))]), "general.alignment: found '32'"),
     "no axes": (file((), [row(lengths=())], 64), "tensor 'w': found 0 axes"),
     "many axes": (file((), [row(lengths=(1,) * 5)], 64), "tensor 'w': found 5 axes"),
-    "long axes": (file((), [row(lengths=(2**62,) * 4)], 64), "tensor 'w': found 64 bytes left"),
+    "long axes": (file((), [row(lengths=(2**20,) * 4)], 64), "tensor 'w': found 64 bytes left"),
+    "axes beyond MLX's": (file((), [row(lengths=(2**62, 0))], 64), f"'w': found shape .0, {2**62}., expected lengths"),
+    "rows beyond MLX's": (file((), [row(lengths=(2**29, 0))], 64), "'w': found rows of 2147483648 bytes, expected at"),
+    "too many tensors": (file(tensor_count=2**16 + 1, data=2**22), "number of tensors: found 65537, expected at most"),
+    "too many strings": (
+        file([key(b"a", ARRAY, struct.pack("<IQ", STRING, 2**20 + 1))], data=2**24),
+        "key 'a': found 1048577, expected at most 1048576",
+    ),
     "half a block": (file((), [row(lengths=(40,), kind=Q8_0)], 64), "rows of 40 weights, expected a multiple of 32"),
     "odd offset": (file((), [row(offset=4)], 64), "found offset 4, expected a multiple of 32"),
     "far offset": (file((), [row(offset=HUGE)], 64), "tensor 'w': found 0 bytes left"),
@@ -113,6 +120,17 @@ def test_a_lie_is_named(tmp_path, name):
     with pytest.raises(mxd.FormatError, match=message) as error:
         GGUFFile(path)
     assert str(error.value).startswith("model.gguf: ") and "\n" not in str(error.value)
+
+
+def test_a_tensor_of_unknown_size_ends_with_its_file(tmp_path):
+    """Even where an empty tensor behind it says that it lies further on."""
+    path = tmp_path / "model.gguf"
+    content = file((), [row(b"unknown", (4,), kind=99), row(b"empty", (0,), offset=1024)])
+    path.write_bytes(content)
+    with pytest.raises(mxd.FormatError, match="'empty': found at byte"):
+        GGUFFile(path)
+    path.write_bytes(file((), [row(b"unknown", (4,), kind=99)], 64))
+    assert GGUFFile(path).tensors["unknown"].nbytes == 64
 
 
 def test_strings_are_checked_when_asked_for(tmp_path):

@@ -99,6 +99,7 @@ def filled(shape: tuple[int, ...], dtype: mx.Dtype, fill: Callable[[int], None])
 
 def _filled_in_place(shape: tuple[int, ...], dtype: mx.Dtype, size: int, fill: Callable[[int], None]) -> mx.array:
     """Loads a file object whose content is written by `fill`: MLX allocates the memory and has the file write there."""
+    np.empty(size, np.uint8)  # raises MemoryError, where MLX would write to address 0
     file = _Safetensors(shape, _SAFETENSORS[dtype], size, fill)
     loaded = mx.load(file, format="safetensors", stream=mx.cpu)  # pyright: ignore[reportArgumentType, reportCallIssue]
     array: mx.array = loaded["out"]  # pyright: ignore

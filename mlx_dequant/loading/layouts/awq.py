@@ -25,8 +25,8 @@ def awq_gemv(parts: Parts, settings: Settings) -> QuantizedWeight:
     """AutoAWQ's "gemv" layout: codes in plain order along the inputs, groups of an output in a row, padded."""
     words, scales, zeros = parts.numpy("qweight"), parts.array("scales"), parts.numpy("qzeros")
     outputs, inputs = words.shape[0], words.shape[1] * 8
-    groups = _groups(inputs, settings, "scales", scales.shape[-1])
-    if scales.ndim != 2 or scales.shape[0] != outputs or zeros.shape[0] != outputs or zeros.shape[1] * 8 < groups:
+    groups = _groups(inputs, settings, "scales", scales.shape[1])
+    if scales.shape[0] != outputs or zeros.shape[0] != outputs or zeros.shape[1] * 8 < groups:
         raise FormatError(
             f"scales, qzeros: found {scales.shape}, {zeros.shape}, expected {outputs} rows of {groups} groups"
         )
@@ -47,12 +47,12 @@ def awq_gemv_fast(parts: Parts, settings: Settings) -> QuantizedWeight:
     groups = _groups(inputs, settings, "scales", scales.shape[0])
     fields = words.view(np.uint16)[..., None] >> np.array([0, 4, 8, 12], np.uint16) & np.uint16(15)
     # From [out/4, in/64, 64 places of four outputs each] to [out, in/32, 32 places].
-    places = (
-        fields.astype(np.uint8).reshape(outputs // 4, inputs // 64, 4, 64).swapaxes(1, 2).reshape(outputs, -1, 4, 2, 4)
-    )
-    pairs = places.swapaxes(3, 4).reshape(outputs, -1, 4, 4, 2)
+    places = fields.astype(np.uint8).reshape(outputs // 4, inputs // 64, 4, 64).swapaxes(1, 2)
+    pairs = places.reshape(outputs, inputs // 32, 4, 2, 4).swapaxes(3, 4).reshape(outputs, inputs // 32, 4, 4, 2)
     codes = pairs.swapaxes(2, 3).reshape(outputs, inputs)
     name = "qzeros" if "qzeros" in parts else "scaled_zeros"
+    if name not in parts:
+        raise FormatError("qzeros: found none, expected zero points: qzeros or scaled_zeros")
     shifts = np.asarray(parts.array(name).astype(mx.float32))[:groups]
     scales = scales[:groups]
     factor = np.asarray(scales.astype(mx.float32))
@@ -76,8 +76,6 @@ def _awq(codes: Codes, scales: mx.array, zeros: Codes, group_size: int) -> Quant
     """From codes [in, out] and zero points [groups, out]."""
     if codes.shape[1] % 8:
         raise FormatError(f"qweight: found {codes.shape[1]} outputs, expected a multiple of 8")
-    packed = [
-        mx.array(pack_stream(np.ascontiguousarray(each).reshape(len(each), -1, 8)[..., ORDER].reshape(each.shape), 4))
-        for each in (codes, zeros)
-    ]
-    return AWQWeight(packed[0], scales, packed[1], group_size)
+    order = np.arange(codes.shape[1]).reshape(-1, 8)[:, ORDER].reshape(-1)
+    words, points = (mx.array(pack_stream(np.ascontiguousarray(each)[:, order], 4)) for each in (codes, zeros))
+    return AWQWeight(words, scales, points, group_size)

@@ -8,7 +8,7 @@ import numpy as np
 from ...errors import FormatError
 from ...weights import CompressedTensorsWeight, QuantizedWeight, check
 from ...weights.bitfields import WIDER, pack_rows, pack_stream, unpack_stream, unpack_words
-from ..parts import FLOATS, Parts
+from ..parts import Parts
 from ..settings import Settings
 from .scales import by_output
 
@@ -19,7 +19,7 @@ def pack_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
     if wide is None:
         raise FormatError(f"bits: found {bits}, expected 1 to 8")
     packed, scales, shape = parts.array("weight_packed"), parts.array("weight_scale"), parts.array("weight_shape")
-    if shape.size != 2 or packed.ndim != 2:
+    if shape.size != 2:
         raise FormatError(f"weight_shape: found {shape.tolist()}, expected (out, in)")
     outputs, inputs = check.lengths("weight_shape", shape)
     if scales.ndim == 1:
@@ -34,7 +34,8 @@ def pack_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
             _fits("weight_packed", packed, old, bits, (outputs, inputs))
             packed = mx.array(pack_stream(unpack(np.asarray(packed), bits, inputs) + np.uint8(offset), wide))
         if zeros is not None and unpacked:
-            stored = np.asarray(zeros).astype(np.int16).reshape(outputs, -1) + (1 << wide - 1)
+            check.shape("weight_zero_point", zeros, tuple(scales.shape))
+            stored = np.asarray(zeros).astype(np.int16) + (1 << wide - 1)
             zeros = mx.array(pack_rows(stored, wide))
         elif zeros is not None:
             _fits("weight_zero_point", zeros.T, old, bits, (zeros.shape[-1], outputs))
@@ -65,10 +66,7 @@ def _straddles(packed: mx.array, bits: int, inputs: int) -> bool:
 
 def int_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
     """compressed-tensors' int-quantized: int8 codes, not packed, with scales by tensor, output, group or block."""
-    parts.of_type("weight_scale", *FLOATS)
     codes, scales = np.asarray(parts.array("weight")), parts.array("weight_scale")
-    if codes.ndim != 2:
-        raise FormatError(f"weight: found shape {codes.shape}, expected (out, in)")
     outputs, inputs = codes.shape
     scales, size = by_output(scales, outputs, inputs, settings)
     zeros = parts.get("weight_zero_point")

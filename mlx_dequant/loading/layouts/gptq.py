@@ -48,9 +48,9 @@ def _planes(words: NDArray[np.int32], bits: int, name: str) -> Codes:
     """Codes [n, 32*blocks] of words [n, bits*blocks]."""
     if words.shape[-1] % bits:
         raise FormatError(f"{name}: found {words.shape[-1]} words of 32 codes, expected a multiple of {bits}")
-    words = np.ascontiguousarray(words).reshape(len(words), -1, bits)
+    words = np.ascontiguousarray(words).reshape(len(words), words.shape[-1] // bits, bits)
     result, first, shift = np.zeros((*words.shape[:2], 32), np.uint8), 0, 0
     for width in _PLANES[bits]:
         result |= unpack_words(words[..., first : first + width], width, 32) << np.uint8(shift)
         first, shift = first + width, shift + width
-    return result.reshape(len(words), -1)
+    return result.reshape(len(words), words.shape[1] * 32)

@@ -16,11 +16,11 @@ from .awq import ORDER
 def marlin(parts: Parts, settings: Settings) -> QuantizedWeight:
     """Marlin's 4-bit layout: tiles of 16x16 in the order of tensor cores; symmetric codes, permuted scales."""
     codes_name, scales_name = ("B", "s") if "B" in parts else ("qweight", "scales")
-    words, scales = parts.numpy(codes_name), np.asarray(parts.array(scales_name))
+    words, scales = parts.numpy(codes_name), parts.array(scales_name)
     inputs, outputs = words.shape[0] * 16, words.shape[1] // 2
-    if outputs % 64 or settings.bits != 4:
+    if words.shape[1] % 128 or settings.bits != 4:
         raise FormatError(f"{codes_name}: found {outputs} outputs of {settings.bits} bits, expected 64*n of 4 bits")
-    if scales.ndim != 2 or scales.shape[1] != outputs or inputs % max(len(scales), 1):
+    if not len(scales) or scales.shape[1] != outputs or inputs % len(scales):
         raise FormatError(f"{scales_name}: found shape {scales.shape}, expected (groups, {outputs})")
     lane, word = np.arange(32)[:, None], np.arange(8)[None]
     row = 2 * (lane % 4) + np.array([0, 1, 8, 9])[word % 4]
@@ -32,8 +32,9 @@ def marlin(parts: Parts, settings: Settings) -> QuantizedWeight:
         places = np.arange(64).reshape(8, 8).T.reshape(-1)
     else:
         places = (2 * np.arange(4)[:, None] + np.array([0, 1, 8, 9, 16, 17, 24, 25])).reshape(-1)
-    scales = scales.reshape(-1, len(places))[:, np.argsort(places)].reshape(scales.shape)
-    return GPTQWeight(mx.array(pack_rows(codes, 4)), mx.array(scales), None, None, inputs // len(scales), 4)
+    back = mx.array(np.argsort(places))
+    scales = scales.reshape(scales.size // len(places), len(places))[:, back].reshape(scales.shape)
+    return GPTQWeight(mx.array(pack_rows(codes, 4)), scales, None, None, max(inputs // len(scales), 1), 4)
 
 
 def awq_marlin(parts: Parts, settings: Settings) -> QuantizedWeight:

@@ -29,11 +29,11 @@ def _block(shape: Any, outputs: int, inputs: int, settings: Settings) -> tuple[i
     size = settings.group_size if settings.group_size > 0 else 0
     blocks = [settings.block] if settings.block else [(1, size)] if size else []
     blocks += [(128, 128)] if not settings.block else []
-    if len(shape) == 2 and shape[0] == outputs and shape[1] and inputs % shape[1] == 0 and not blocks[:-1]:
+    if len(shape) == 2 and shape[0] == outputs and shape[1] and inputs and inputs % shape[1] == 0 and not blocks[:-1]:
         blocks.append((1, inputs // shape[1]))
     for height, width in blocks:
         if tuple(shape) == (-(-outputs // height), -(-inputs // width)):
-            return height, width
+            return min(height, max(outputs, 1)), min(width, max(inputs, 1))
     expected = " or ".join(f"blocks of {height}x{width}" for height, width in blocks)
     raise FormatError(
         f"weight_scale: found shape {tuple(shape)} for {outputs}x{inputs} weights, expected 1, {outputs} or {expected}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 from ...weights import CompressedTensorsWeight, GGUFWeight, QuantizedWeight
 from ...weights.bitfields import pack_stream
-from ..parts import E4M3, EXPONENTS, FLOAT8, Parts, exponents
+from ..parts import E4M3, Parts, exponents
 from ..settings import Settings
 from .scales import by_output
 
@@ -31,8 +31,6 @@ def float8(parts: Parts, settings: Settings) -> QuantizedWeight:
     name = "weight_scale_inv" if "weight_scale_inv" in parts else "weight_scale"
     _symmetric(parts)
     codes = np.asarray(parts.array("weight"))
-    if codes.ndim != 2:
-        raise FormatError(f"weight: found shape {codes.shape}, expected (out, in)")
     outputs, inputs = codes.shape
     scales = exponents(parts.numpy(name)) if parts.types[name] == "U8" else parts.numpy(name)
     rows, size = by_output(mx.array(scales.astype(np.float32)), outputs, inputs, settings)
@@ -64,9 +62,8 @@ def nvfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
     name = "weight_packed" if "weight_packed" in parts else "weight"
     _symmetric(parts)
     codes = parts.numpy(name)
-    parts.of_type("weight_scale", FLOAT8)
     scales = parts.numpy("weight_scale")
-    if codes.ndim != 2 or scales.shape != (len(codes), codes.shape[1] // 8):
+    if scales.shape != (len(codes), codes.shape[1] // 8):
         raise FormatError(f"weight_scale: found shape {scales.shape}, expected (out, in/16) for {name} {codes.shape}")
     whole = parts.numpy("weight_global_scale" if "weight_global_scale" in parts else "weight_scale_2").reshape(-1)
     if whole.size != 1:
@@ -87,7 +84,6 @@ def mxfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
     """
     name = next(part for part in ("blocks", "weight_packed", "weight") if part in parts)
     scale = "scales" if name == "blocks" else "weight_scale"
-    parts.of_type(scale, *EXPONENTS)
     _symmetric(parts)
     codes, powers = np.asarray(parts.array(name)), np.asarray(parts.array(scale))
     if codes.size != powers.size * 16 or codes.shape[: powers.ndim - 1] != powers.shape[:-1]:
