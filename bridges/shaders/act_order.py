@@ -38,11 +38,7 @@ def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
     orders = [torch.from_numpy(order.astype(np.int32)).to(codes.device) for order in (perm, np.argsort(perm))]
     return replace(
         matrix,
-        arrays={
-            **matrix.arrays,
-            name: _permuted(codes, matrix.format.bits, perm, matrix.layout == "KN"),
-            "g_idx": None,
-        },
+        arrays={**matrix.arrays, name: sorted_codes, "g_idx": None},
         loader_params={**matrix.loader_params, **grouping(size, groups)},
         has_g_idx=False,
         perm=orders[0],
