@@ -18,8 +18,8 @@ FAST_MATH = "PYTORCH_MPS_FAST_MATH"
 
 
 def of(tensor: Any) -> ModuleType:
-    """The module for a layer with this tensor: `shaders` on MPS where `obstacle` finds none, otherwise `packed`."""
-    if isinstance(tensor, torch.Tensor) and tensor.device.type == "mps" and not obstacle():
+    """`shaders` for a layer on MPS, if they are chosen and nothing is in their way, otherwise `packed`."""
+    if isinstance(tensor, torch.Tensor) and tensor.device.type == "mps" and chosen() == "shaders" and not obstacle():
         from . import shaders
 
         return shaders
@@ -29,13 +29,17 @@ def of(tensor: Any) -> ModuleType:
 
 
 @cache
+def chosen() -> str:
+    """ "shaders" or "bridge", as the environment says; it is read once."""
+    name = os.environ.get(VARIABLE, "shaders")
+    if name not in ("shaders", "bridge"):
+        raise ValueError(f"{VARIABLE}: found {name!r}, expected shaders or bridge")
+    return name
+
+
+@cache
 def obstacle() -> str:
-    """Why torch cannot run the shaders here; "" if it can. The environment is read once."""
-    chosen = os.environ.get(VARIABLE, "shaders")
-    if chosen not in ("shaders", "bridge"):
-        raise ValueError(f"{VARIABLE}: found {chosen!r}, expected shaders or bridge")
-    if chosen == "bridge":
-        return f"{VARIABLE} is bridge"
+    """Why torch cannot run the shaders here; "" if it can."""
     if not hasattr(torch._C, "_mps_compileShader") or not hasattr(torch.mps, "compile_shader"):
         return f"torch {torch.__version__} has no torch.mps.compile_shader here"
     if os.environ.get(FAST_MATH, "0") not in ("", "0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def gguf(blocks: torch.Tensor, quant_type: int, out_features: int, in_features: 
 
 def _matrix(
     name: str,
-    arrays: dict[str, torch.Tensor | None],
+    arrays: Mapping[str, torch.Tensor | None],
     rows: int,
     columns: int,
     scales: torch.Tensor,

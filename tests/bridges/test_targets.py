@@ -21,9 +21,12 @@ class OnMPS(torch.Tensor):
 def fresh(monkeypatch):
     for variable in (targets.VARIABLE, targets.FAST_MATH):
         monkeypatch.delenv(variable, raising=False)
-    targets.obstacle.cache_clear()
+    known = (targets.chosen, targets.obstacle)
+    for one in known:
+        one.cache_clear()
     yield
-    targets.obstacle.cache_clear()
+    for one in known:
+        one.cache_clear()
 
 
 @pytest.fixture
