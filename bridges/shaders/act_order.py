@@ -61,16 +61,16 @@ def _permuted(words: torch.Tensor, bits: int, perm: np.ndarray, kn: bool) -> tor
 def _codes(rows: torch.Tensor, bits: int, perm: np.ndarray) -> torch.Tensor:
     """The codes that `perm` names, of each row of packed words."""
 
-    def number(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.int32)).to(rows.device)
+    def number(values: np.ndarray, dtype: type = np.int32) -> torch.Tensor:
+        return torch.from_numpy(values.astype(dtype)).to(rows.device)
 
     bit = perm.astype(np.int64) * bits
     word, shift = bit // 32, bit % 32
     here = np.minimum(bits, 32 - shift)  # bits of the code in its first word; torch's shifts copy the sign
-    codes = rows[:, number(word)] >> number(shift) & number((1 << here) - 1)
+    codes = rows[:, number(word, np.int64)] >> number(shift) & number((1 << here) - 1)
     if 32 % bits:
         after = np.minimum(word + 1, rows.shape[1] - 1)
-        rest = rows[:, number(after)] & number((1 << bits - here) - 1)
+        rest = rows[:, number(after, np.int64)] & number((1 << bits - here) - 1)
         codes |= rest << number(here)
     return codes
 

@@ -161,6 +161,7 @@ WITHOUT_MLX = """
 import sys
 sys.modules["mlx"] = sys.modules["mlx.core"] = None
 import torch
+from mlx_dequant import bridges
 from mlx_dequant.bridges import shaders, targets
 from mlx_dequant.bridges.nn import AWQLinear, GGUFEmbedding, GGUFLinear, GPTQLinear
 
