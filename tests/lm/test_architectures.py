@@ -101,7 +101,7 @@ def test_stock_generation(tmp_path):
 REFUSED = [
     (
         {"general.architecture": "mamba"},
-        r"general.architecture: found 'mamba', expected one of llama, qwen2, qwen3, gemma3",
+        r"general.architecture: found 'mamba', expected one of llama, qwen2, qwen3, gemma, gemma2,",
     ),
     ({"llama.expert_count": 8}, r"llama.expert_count: found 8, expected 0 \(a dense model\)"),
     ({"llama.block_count": 4}, r"tensor 'blk.3.attn_q.weight': not found"),
