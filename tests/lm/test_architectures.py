@@ -120,7 +120,7 @@ REFUSED = [
         r"llama.rope.scaling.type: found 'longrope', expected none, linear or yarn",
     ),
     ({"tokenizer.ggml.model": "t5"}, r"tokenizer.ggml.model: found 't5', expected gpt2 or llama"),
-    ({"tokenizer.ggml.pre": "poro"}, r"tokenizer.ggml.pre: found 'poro', expected one of default, gpt-2, smollm,"),
+    ({"tokenizer.ggml.pre": "poro"}, r"tokenizer.ggml.pre: found 'poro', expected one of default, gpt-2, olmo,"),
     ({"tokenizer.ggml.eos_token_id": 999}, r"tokenizer: IndexError"),
 ]
 
