@@ -114,6 +114,17 @@ FILES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "exaone4",
         {},
     ),
+    "lfm2": (
+        "lfm2",
+        {
+            **TIED,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+            **rope(1e6),
+        },
+        "lfm2",
+        {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 2, 0, 2]},
+    ),
 }
 # Those of `lm_models` and `test_gguf_variants`.
 OTHERS = [
@@ -184,8 +195,9 @@ def write_gguf(path: Path, name: str, model: Any) -> None:
 
 
 def _epsilon(config: Any) -> dict[str, float]:
-    if hasattr(config, "rms_norm_eps"):
-        return {"attention.layer_norm_rms_epsilon": config.rms_norm_eps}
+    root = getattr(config, "rms_norm_eps", None) or getattr(config, "norm_eps", None)
+    if root:
+        return {"attention.layer_norm_rms_epsilon": root}
     return {"attention.layer_norm_epsilon": getattr(config, "norm_epsilon", None) or config.layer_norm_eps}
 
 
@@ -196,6 +208,7 @@ def encoded(architecture: str, model: Any):
     norms: dict[str, list[np.ndarray]] = {}
     for number, (parameter, tensor) in enumerate(model.named_parameters()):
         values = tensor.detach().numpy()
+        values = values[:, 0] if values.ndim == 3 else values  # a filter a channel
         if row := re.search(r"\.norms\.\d+", parameter):  # a norm a head, which the converter stacks
             norms.setdefault(parameter.replace(row[0], ""), []).append(values)
             continue
@@ -209,7 +222,8 @@ def encoded(architecture: str, model: Any):
         data = ENCODERS[kind](stored) if kind in ENCODERS else gguf.quants.quantize(stored, raw)
         exact = gguf.quants.dequantize(data, raw).reshape(stored.shape) - offset
         with torch.no_grad():
-            tensor.copy_(torch.from_numpy(halves_apart(exact, heads) if permuted else exact))
+            read = halves_apart(exact, heads) if permuted else exact
+            tensor.copy_(torch.from_numpy(read).reshape(tensor.shape))
         yield names.get_name(parameter, (".weight", ".bias")), data, raw
     for parameter, rows in norms.items():
         yield names.get_name(parameter, (".weight",)), np.stack(rows), gguf.GGMLQuantizationType.F32

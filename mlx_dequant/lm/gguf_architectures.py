@@ -22,6 +22,7 @@ class Architecture:
         interleaved: whether the rows of queries and keys that rotate together are stored next to each other.
         norm_offset: what the converter added to the weights of norms.
         epsilon: the config's name for what is added to variances.
+        means: whether norms subtract a mean.
         numbers: by the file's keys: the config's names for floats.
         more: what the config has besides, from the file and from what is known already.
     """
@@ -30,6 +31,7 @@ class Architecture:
     interleaved: bool = False
     norm_offset: float = 0.0
     epsilon: str = "rms_norm_eps"
+    means: bool = False
     numbers: Mapping[str, str] = field(default_factory=dict)
     more: Callable[[Keys, Mapping[str, Any]], dict[str, Any]] | None = None
 
@@ -102,6 +104,16 @@ def _exaone4(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
     return {} if result["sliding_window"] else {"layer_types": [FAR] * result["num_hidden_layers"]}
 
 
+def _lfm2(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
+    count = result["num_hidden_layers"]
+    heads = keys.layers("attention.head_count_kv", count) or [result["num_key_value_heads"]] * count
+    return {
+        "layer_types": [FAR if number else "conv" for number in heads],
+        "conv_L_cache": keys.need("shortconv.l_cache"),
+        "block_auto_adjust_ff_dim": False,
+    }
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("llama", interleaved=True),
     "qwen2": Architecture("qwen2"),
@@ -137,12 +149,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "olmo2": Architecture("olmo2", more=_olmo2),
     "smollm3": Architecture("smollm3", interleaved=True),
-    "stablelm": Architecture("stablelm", epsilon="layer_norm_eps", more=_stablelm),
+    "stablelm": Architecture("stablelm", epsilon="layer_norm_eps", means=True, more=_stablelm),
     "command-r": Architecture(
-        "cohere", epsilon="layer_norm_eps", numbers={"logit_scale": "logit_scale"}, more=_command_r
+        "cohere", epsilon="layer_norm_eps", means=True, numbers={"logit_scale": "logit_scale"}, more=_command_r
     ),
-    "cohere2": Architecture("cohere2", epsilon="layer_norm_eps", numbers={"logit_scale": "logit_scale"}),
-    "starcoder2": Architecture("starcoder2", epsilon="norm_epsilon", more=_starcoder2),
+    "cohere2": Architecture("cohere2", epsilon="layer_norm_eps", means=True, numbers={"logit_scale": "logit_scale"}),
+    "starcoder2": Architecture("starcoder2", epsilon="norm_epsilon", means=True, more=_starcoder2),
     "exaone4": Architecture("exaone4", more=_exaone4),
+    "lfm2": Architecture("lfm2", epsilon="norm_eps", more=_lfm2),
     "internlm2": Architecture("llama", interleaved=True),
 }

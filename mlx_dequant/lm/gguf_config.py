@@ -56,7 +56,7 @@ def _stored(file: GGUFFile, form: Architecture) -> dict[str, Any]:
         raise keys.fail("attention.value_length", keys.need("attention.value_length"), f"{head_dim}, as key_length")
     if form.interleaved and (turned := keys.get("rope.dimension_count", head_dim)) != head_dim:
         raise keys.fail("rope.dimension_count", turned, f"{head_dim} (the length of a key)")
-    variance = "attention.layer_norm_rms_epsilon" if "rms" in form.epsilon else "attention.layer_norm_epsilon"
+    variance = "attention.layer_norm_epsilon" if form.means else "attention.layer_norm_rms_epsilon"
     result = {
         "model_type": form.model_type,
         "vocab_size": file.tensors["token_embd.weight"].shape[0],

@@ -102,6 +102,8 @@ def _converted(parameter: str, weight: GGUFWeight, form: Architecture, config: M
         return _halves(weight, heads)
     if form.norm_offset and module.endswith("norm"):
         return weight.dequantize(mx.float32) - form.norm_offset
+    if parameter.endswith("conv.weight"):  # a filter a channel
+        return weight.dequantize(mx.float32)[..., None]
     return weight
 
 
