@@ -38,6 +38,20 @@ def test_an_architecture_computes_what_transformers_does(name, tmp_path):
     assert difference(np.array(model(mx.array(IDS))), expected) < 5e-5
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "name", ["phi3, longrope", "gemma2", "ministral3", "olmo3", "exaone4", "stablelm2-12b", "lfm2"]
+)
+def test_a_packed_folder_computes_the_same(name, tmp_path):
+    """The settings that are written are read back."""
+    write_gguf(tmp_path / "model.gguf", name, transformers_model(name))
+    mxd.lm.convert(tmp_path / "model.gguf", tmp_path / "folder")
+    found, expected = (
+        mxd.lm.load(tmp_path / path, dtype=mx.float32)[0](mx.array(IDS)) for path in ("folder", "model.gguf")
+    )
+    assert np.array_equal(np.array(found), np.array(expected))
+
+
 def test_the_documentation_has_what_is_compared_and_nothing_is_uncompared():
     from mlx_dequant.lm.gguf_architectures import ARCHITECTURES
 
