@@ -3,8 +3,8 @@
     python -m tests.tools.soak --seconds 600
 
 Every result is compared, bit by bit: dequantized and looked up with the reference's, products with those of the same
-backend in one thread. At the end no thread hangs, MLX has as much memory in use as at the start, and the process as many
-files open; its own memory may grow by `ROOM` after the first half.
+backend in one thread. At the end no thread hangs, MLX has as much memory in use as at the start, and the process as
+many files open; its own memory may grow by `ROOM` after the first half.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ import pytest
 from . import soak
 
 ROOT = Path(__file__).parents[2]
-CLOSING = r"soak: ([\d,]+) steps of 16 threads in \d+ s, (\d+) problems; memory \d+ then \d+ MB, .*open files \d+ then \d+"
+CLOSING = (
+    r"soak: ([\d,]+) steps of 16 threads in \d+ s, (\d+) problems; memory \d+ then \d+ MB, .*open files \d+ then \d+"
+)
 kept = []
 
 
@@ -41,7 +43,7 @@ def array_kept(random) -> str:
 
 
 def file_kept(random) -> str:
-    kept.append(Path(__file__).open())
+    kept.append(Path(__file__).open())  # noqa: SIM115
     return slow(random)
 
 
@@ -76,7 +78,9 @@ def test_faults_are_found(step, message, capfd, monkeypatch):
 
 @pytest.mark.full
 def test_the_command():
-    done = subprocess.run([sys.executable, "-m", "tests.tools.soak", "--seconds", "6"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.tools.soak", "--seconds", "6"], cwd=ROOT, capture_output=True, text=True
+    )
     steps, problems = re.findall(CLOSING, done.stdout)[0]
     assert (done.returncode, problems) == (0, "0"), done.stdout + done.stderr
     assert int(steps.replace(",", "")) > 50
