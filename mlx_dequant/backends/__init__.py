@@ -24,23 +24,6 @@ _BACKENDS: dict[str, ModuleType] = {"metal": metal, "cuda": cuda, "host": host, 
 # Of these, those that build graphs and need no values.
 GPUS = ("metal", "cuda")
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_backend", default=None)
-# Whether MLX had started when this process was last forked, and whether it is the child. MLX's threads stay behind:
-# what is evaluated in the child waits for them forever.
-_had_started = _is_orphan = False
-
-
-def _before_fork() -> None:
-    global _had_started
-    _had_started = mx.get_peak_memory() > 0
-
-
-def _after_fork() -> None:
-    global _is_orphan
-    _is_orphan = _had_started
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 @cache
@@ -54,16 +37,7 @@ def available_backends() -> list[str]:
 
 
 def current_backend() -> str:
-    """The backend in use: that of `use_backend`, else of MLX_DEQUANT_BACKEND, else the best available.
-
-    Raises:
-        RuntimeError: this process was forked from one that used MLX, which evaluates nothing here.
-    """
-    if _is_orphan:
-        raise RuntimeError(
-            "found a process forked after MLX was used, in which MLX waits forever; expected one of its own: "
-            'multiprocessing.get_context("spawn")'
-        )
+    """The backend in use: that of `use_backend`, else of MLX_DEQUANT_BACKEND, else the best available."""
     return _chosen.get() or _default()
 
 
@@ -117,9 +91,8 @@ def dequantize(matrix: EncodedMatrix, dtype: mx.Dtype) -> mx.array:
         return mx.zeros((matrix.rows, matrix.columns), dtype)
     if matrix.experts and matrix.format.bits:
         return mx.concatenate([dequantize(experts.expert(matrix, each), dtype) for each in range(matrix.experts)])
-    backend = _BACKENDS[current_backend()]
     values = stored(matrix, dtype)
-    return backend.dequantize(matrix, dtype) if values is None else values
+    return _BACKENDS[current_backend()].dequantize(matrix, dtype) if values is None else values
 
 
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:

@@ -1,4 +1,4 @@
-"""Processes: forked before and after MLX was used, spawned, and ended while work is queued."""
+"""Processes: forked before MLX was used, spawned, and ended while work is queued."""
 
 from __future__ import annotations
 
@@ -20,21 +20,13 @@ def total():
     return float(np.asarray(weight().dequantize(mx.float32)).astype(np.float64).sum())
 """
 FORK = """
-expected = total() if sys.argv[1] == "used" else None
-made = weight() if sys.argv[1] == "used" else None
 reading, writing = os.pipe()
 if os.fork() == 0:
-    try:
-        with mxd.use_backend("reference"):
-            said = repr((made or weight()).dequantize(mx.float32).shape)
-            said += repr((made or weight()).linear(mx.ones((1, 256))).shape)
-    except RuntimeError as error:
-        said = str(error)
+    said = f"{weight().dequantize(mx.float32).shape} {weight().linear(mx.ones((1, 256))).shape} {total()}"
     os.write(writing, said.encode())
     os._exit(0)
 os.wait()
-print(os.read(reading, 1000).decode())
-assert total() == (expected or total())  # the parent works on
+print(os.read(reading, 1000).decode() == f"(64, 256) (1, 64) {total()}")  # the parent works on
 """
 SPAWN = """
 import multiprocessing
@@ -75,16 +67,9 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 
 
 @needs_fork
-def test_a_fork_of_a_process_that_used_mlx_says_so(tmp_path):
-    """MLX itself would wait there forever."""
-    said = ran(tmp_path, FORK, "used")
-    assert said.startswith("found a process forked after MLX was used") and "spawn" in said
-
-
-@needs_fork
 @pytest.mark.full
 def test_a_fork_before_mlx_is_used_works(tmp_path):
-    assert ran(tmp_path, FORK, "fresh") == "(64, 256)(1, 64)"
+    assert ran(tmp_path, FORK) == "True"
 
 
 @pytest.mark.full
