@@ -114,7 +114,7 @@ def test_bench(tmp_path, stop, status):
     time.sleep(2)
     assert command.stopped(stop) == status
     found = left(tmp_path)
-    assert found in (["cache"], ["cache", "result.json"]), found
+    assert set(found) <= {"cache", "result.json"}, found
     if "result.json" in found:  # what had been measured
         assert json.loads((tmp_path / "result.json").read_text())["rows"]
 
