@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..errors import FormatError
 from ..loading import GGUFFile
+from .gguf_keys import Keys
 from .rotary import yarn
 
 
@@ -43,40 +46,19 @@ def _architecture(file: GGUFFile) -> Architecture:
     return ARCHITECTURES[name]
 
 
-class Keys:
-    """The metadata whose keys begin with the architecture's name."""
-
-    def __init__(self, file: GGUFFile):
-        self._file, self._metadata = file.path.name, file.metadata
-        self._prefix = file.metadata["general.architecture"]
-
-    def fail(self, key: str, found: Any, expected: str) -> FormatError:
-        return FormatError(f"{self._file}: {self._prefix}.{key}: found {found!r}, expected {expected}")
-
-    def get(self, key: str, default: Any, kind: type = int) -> Any:
-        value = self._metadata.get(f"{self._prefix}.{key}", default)
-        if value is not default and type(value) is not kind:
-            raise self.fail(key, value, kind.__name__)
-        return value
-
-    def need(self, key: str, kind: type = int) -> Any:
-        value = self.get(key, None, kind)
-        if value is None:
-            raise self.fail(key, None, kind.__name__)
-        if kind is int and value <= 0:
-            raise self.fail(key, value, "a positive integer")
-        return value
-
-
-def config(file: GGUFFile) -> dict[str, Any]:
+def config(file: GGUFFile, ignore: Collection[str] = ()) -> dict[str, Any]:
     """mlx-lm's config of the model in a file.
 
+    Args:
+        file: an open file.
+        ignore: keys of the metadata to leave out.
+
     Raises:
-        FormatError: the architecture is not supported, a key is missing, or its value asks for a feature that
-            mlx-lm's model lacks.
+        FormatError: the architecture is not supported, a key is missing or not known, or its value asks for a feature
+            that mlx-lm's model lacks.
     """
     form = _architecture(file)
-    keys = Keys(file)
+    keys = Keys(file, ignore)
     if keys.get("expert_count", 0):
         raise keys.fail("expert_count", keys.need("expert_count"), "0 (a dense model)")
     if "token_embd.weight" not in file.tensors:
@@ -98,7 +80,7 @@ def config(file: GGUFFile) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": keys.get("attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "rms_norm_eps": keys.need("attention.layer_norm_rms_epsilon", float),
+        "rms_norm_eps": _norm_eps(keys, form),
         "max_position_embeddings": keys.need("context_length"),
         "rope_theta": keys.get("rope.freq_base", 10000.0, float),
         "rope_scaling": _rope_scaling(keys),
@@ -106,22 +88,37 @@ def config(file: GGUFFile) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
     }
-    return result | (_gemma3(keys, result) if form.model_type == "gemma3_text" else {})
+    result |= _gemma3(keys, result) if form.model_type == "gemma3_text" else _no_window(keys, result)
+    keys.check_rest()
+    return result
+
+
+def _norm_eps(keys: Keys, form: Architecture) -> float:
+    # Ollama's Gemma 3 files leave it out.
+    known = keys.get("attention.layer_norm_rms_epsilon", None, float) or (form.norm_offset and 1e-6)
+    return known or keys.need("attention.layer_norm_rms_epsilon", float)
+
+
+def _no_window(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
+    window = keys.get("attention.sliding_window", 0)
+    if 0 < window < result["max_position_embeddings"]:
+        raise keys.fail("attention.sliding_window", window, "0: neither llama.cpp nor this package reads it here")
+    return {}
 
 
 def _rope_scaling(keys: Keys) -> dict[str, Any] | None:
-    kind = keys.get("rope.scaling.type", "none", str)
-    if kind == "none":
-        factor = keys.get("rope.scale_linear", 1.0, float)
-        return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
-    if kind not in ("linear", "yarn"):
+    kind = keys.get("rope.scaling.type", "linear", str)  # llama.cpp's default
+    factor = keys.get("rope.scaling.factor", 0.0, float) or keys.get("rope.scale_linear", 0.0, float) or 1.0
+    if kind not in ("none", "linear", "yarn"):
         raise keys.fail("rope.scaling.type", kind, "none, linear or yarn")
-    scaling = {"rope_type": kind, "factor": keys.need("rope.scaling.factor", float)}
+    if kind == "none" or (kind == "linear" and factor == 1.0):
+        return None
+    scaling = {"rope_type": kind, "factor": factor}
     if kind == "yarn":
+        scaling["factor"] = keys.need("rope.scaling.factor", float)
         scaling["original_max_position_embeddings"] = keys.need("rope.scaling.original_context_length")
-        names = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
-        for key, name in names.items():
-            value = keys.get(f"rope.scaling.{key}", None, float)
+        for name in ("beta_fast", "beta_slow"):
+            value = keys.get(f"rope.scaling.yarn_{name}", None, float)
             if value is not None:
                 scaling[name] = value
         factor = keys.get("rope.scaling.yarn_attn_factor", None, float)
@@ -134,8 +131,28 @@ def _rope_scaling(keys: Keys) -> dict[str, Any] | None:
 def _gemma3(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
     # Only the 27B model scales queries by hidden size / heads. The file does not say so.
     scalar = result["hidden_size"] // result["num_attention_heads"]
+    # The second names are Ollama's.
+    base, near = (
+        keys.get(f"rope.{name}", None, float) or keys.get(f"rope.{other}.freq_base", default, float)
+        for name, other, default in (("freq_base", "global", 1000000.0), ("freq_base_swa", "local", 10000.0))
+    )
     return {
-        "rope_theta": keys.get("rope.freq_base", 1000000.0, float),
+        "rope_theta": base,
+        "rope_local_base_freq": near,
         "query_pre_attn_scalar": scalar if result["num_hidden_layers"] == 62 else result["head_dim"],
         "sliding_window": keys.need("attention.sliding_window"),
+        "sliding_window_pattern": _pattern(keys, result["num_hidden_layers"]),
     }
+
+
+def _pattern(keys: Keys, layers: int) -> int:
+    """After how many layers one sees everything: a number, or for each layer whether it sees a window."""
+    name = "attention.sliding_window_pattern"
+    found = keys.get(name, 6, Any)
+    if type(found) is int and found > 0:
+        return found
+    bools = isinstance(found, np.ndarray) and found.dtype == bool and len(found) == layers
+    every = int(found.argmin()) + 1 if bools and not found.all() else 0
+    if not every or not np.array_equal(found, np.arange(1, layers + 1) % every != 0):
+        raise keys.fail(name, found, "a number, or every n-th layer false")
+    return every

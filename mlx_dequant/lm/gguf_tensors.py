@@ -96,8 +96,15 @@ def rope_factors(file: GGUFFile, config: Mapping[str, Any]) -> list[float] | Non
 
 
 def scale_rope(model: Any, config: Mapping[str, Any]) -> None:
-    """Applies the config's `rope_factors`."""
-    factors: list[float] = config.get("rope_factors") or []
+    """Applies the config's `rope_factors`.
+
+    Raises:
+        FormatError: they are not one for each wavelength.
+    """
+    factors: Any = config.get("rope_factors") or []
+    count = config["head_dim"] // 2 if factors else 0
+    if not isinstance(factors, list) or [type(factor) for factor in factors] != [float] * count:
+        raise FormatError(f"config.json: rope_factors: found {factors!r}, expected {count} numbers")
     for layer in model.layers if factors else ():
         layer.self_attn.rope = FactoredRoPE(config["head_dim"], config["rope_theta"], mx.array(factors))
 
