@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..errors import FormatError
 from ..loading import GGUFFile
 from .gguf_keys import Keys
@@ -145,14 +143,13 @@ def _gemma3(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pattern(keys: Keys, layers: int) -> int:
+def _pattern(keys: Keys, count: int) -> int:
     """After how many layers one sees everything: a number, or for each layer whether it sees a window."""
-    name = "attention.sliding_window_pattern"
-    found = keys.get(name, 6, Any)
-    if type(found) is int and found > 0:
-        return found
-    bools = isinstance(found, np.ndarray) and found.dtype == bool and len(found) == layers
-    every = int(found.argmin()) + 1 if bools and not found.all() else 0
-    if not every or not np.array_equal(found, np.arange(1, layers + 1) % every != 0):
-        raise keys.fail(name, found, "a number, or every n-th layer false")
+    key = "attention.sliding_window_pattern"
+    windows = keys.layers(key, count)
+    if windows is None:
+        return keys.need(key) if keys.get(key, None) is not None else 6
+    every = windows.index(False) + 1 if False in windows else 0
+    if not every or windows != [number % every != 0 for number in range(1, count + 1)]:
+        raise keys.fail(key, windows, "every n-th of them false")
     return every

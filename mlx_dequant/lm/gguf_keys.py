@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..errors import FormatError
 from ..loading import GGUFFile
 
@@ -53,10 +55,15 @@ class Keys:
     Args:
         file: an open file.
         ignore: whole names of keys to leave out.
+
+    Attributes:
+        file: the file's name.
+        tensors: the names of its tensors.
     """
 
     def __init__(self, file: GGUFFile, ignore: Collection[str] = ()):
-        self._file, self._prefix = file.path.name, f"{file.metadata['general.architecture']}."
+        self.file, self.tensors = file.path.name, file.tensors.keys()
+        self._prefix = f"{file.metadata['general.architecture']}."
         self._values = {
             key.removeprefix(self._prefix): value
             for key, value in file.metadata.items()
@@ -65,13 +72,13 @@ class Keys:
         self._read: set[str] = set()
 
     def fail(self, key: str, found: Any, expected: str) -> FormatError:
-        shown = repr(found) if isinstance(found, (bool, int, float, str, type(None))) else f"{len(found)} values"
-        return FormatError(f"{self._file}: {self._prefix}{key}: found {shown}, expected {expected}")
+        shown = f"{len(found)} values" if isinstance(found, (list, np.ndarray)) else repr(found)
+        return FormatError(f"{self.file}: {self._prefix}{key}: found {shown}, expected {expected}")
 
-    def get(self, key: str, default: Any, kind: Any = int) -> Any:
+    def get(self, key: str, default: Any, kind: type = int) -> Any:
         self._read.add(key)
         value = self._values.get(key, default)
-        if value is not default and kind is not Any and type(value) is not kind:
+        if value is not default and type(value) is not kind:
             raise self.fail(key, value, kind.__name__)
         return value
 
@@ -82,6 +89,16 @@ class Keys:
         if kind is int and value <= 0:
             raise self.fail(key, value, "a positive integer")
         return value
+
+    def layers(self, key: str, count: int) -> list[Any] | None:
+        """A value a layer, or None where the file has one value or none."""
+        value = self._values.get(key)
+        if not isinstance(value, (list, np.ndarray)):
+            return None
+        if len(value) != count:
+            raise self.fail(key, value, f"{count}, one a layer")
+        self._read.add(key)
+        return value if isinstance(value, list) else value.tolist()
 
     def check_rest(self) -> None:
         """Refuses keys that nothing has read, unless a table above has them."""

@@ -118,7 +118,7 @@ def test_which_layers_of_gemma_see_windows():
     assert config(file("gemma3", **{key: 4}))["sliding_window_pattern"] == 4
     assert config(file("gemma3", **{key: PATTERN}))["sliding_window_pattern"] == 4
     for bad in (PATTERN[:8], ~PATTERN, np.ones(12, bool), np.arange(12), "x", 0):
-        with pytest.raises(mxd.FormatError, match=rf"gemma3.{key}: found .* expected a number, or every n-th"):
+        with pytest.raises(mxd.FormatError, match=rf"gemma3.{key}: found ([81]2? values|'x'|0), expected "):
             config(file("gemma3", **{key: bad}))
 
 
