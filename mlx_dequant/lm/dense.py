@@ -40,7 +40,9 @@ def teach_mlx_lm() -> None:
         return stock(unpack_model(model))
 
     @wraps(adapt)
-    def linear_to_lora_layers(model: nn.Module, num_layers: int, config: dict[str, Any], use_dora: bool = False) -> None:
+    def linear_to_lora_layers(
+        model: nn.Module, num_layers: int, config: dict[str, Any], use_dora: bool = False
+    ) -> None:
         kinds = (PackedLinear, PackedEmbedding)
         packed = [name for name, layer in model.named_modules() if isinstance(layer, kinds)] if use_dora else []
         if packed:
