@@ -47,8 +47,8 @@ def teach_mlx_lm() -> None:
         packed = [name for name, layer in model.named_modules() if isinstance(layer, kinds)] if use_dora else []
         if packed:
             raise FormatError(
-                f"use_dora: found True with {len(packed)} packed layers ({packed[0]}, ...), expected False: DoRA scales "
-                "the rows of a dense weight. Use LoRA, or mlx_lm.utils.dequantize_model first"
+                f"use_dora: found True with {len(packed)} packed layers ({packed[0]}, ...), expected False: DoRA "
+                "scales the rows of a dense weight. Use LoRA, or mlx_lm.utils.dequantize_model first"
             )
         adapt(model, num_layers, config, use_dora)
 

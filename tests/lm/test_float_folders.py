@@ -8,8 +8,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import mlx_dequant as mxd
-
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
