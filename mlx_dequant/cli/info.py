@@ -20,7 +20,9 @@ NAMED = 5  # layers that are named for each cause; --json names them all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a .gguf file, any part of a split one, or a folder with safetensors")
+    parser.add_argument(
+        "file", metavar="FILE", help="a .gguf file, any part of a split one, or a folder with safetensors"
+    )
     add_json(parser)
 
 
