@@ -11,10 +11,10 @@ import mlx_dequant as mxd
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 pytest.importorskip("torch", reason="torch is not installed")
 
-from lm_models import transformers_model, write_gguf  # noqa: E402
-from mlx_lm import utils  # noqa: E402
+from lm_models import transformers_model, write_gguf
+from mlx_lm import utils
 
-from mlx_dequant.lm.load import load_tokenizer  # noqa: E402
+from mlx_dequant.lm.load import load_tokenizer
 
 
 @pytest.fixture(params=[False, True], ids=["ours", "through mlx-lm"])
@@ -82,7 +82,7 @@ def test_a_padding_token_behind_the_vocabulary_is_none(number, tmp_path, monkeyp
     end = GGUFWriter.add_eos_token_id
     monkeypatch.setattr(GGUFWriter, "add_eos_token_id", lambda self, id: (end(self, id), self.add_pad_token_id(number)))
     write_gguf(tmp_path / "model.gguf", "llama", transformers_model("llama"))
-    model, tokenizer = mxd.lm.load(tmp_path / "model.gguf")
+    _, tokenizer = mxd.lm.load(tmp_path / "model.gguf")
     assert tokenizer.pad_token is None
     assert tokenizer.decode(tokenizer.encode("the rain")) == "the rain"
 
