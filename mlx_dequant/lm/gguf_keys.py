@@ -18,7 +18,7 @@ from ..loading import GGUFFile
 HARMLESS = frozenset(
     """
     vocab_size context_length pooling_type rope.scaling.finetuned rope.dimension_sections mrope_sections
-    attention.layer_norm_epsilon
+    attention.layer_norm_epsilon attention.layer_norm_rms_epsilon attention.temperature_length use_parallel_residual
     rope.scaling.original_context_length rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
     expert_used_count expert_shared_count expert_group_count expert_group_used_count expert_feed_forward_length
     expert_shared_feed_forward_length expert_weights_scale expert_weights_norm expert_gating_func
@@ -39,10 +39,9 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
     "logit_scale": (0.0, 1.0),
     "residual_scale": (0.0, 1.0),
     "embedding_scale": (0.0, 1.0),
-    "use_parallel_residual": (False,),
+    "attention.temperature_scale": (0.0,),
     "leading_dense_block_count": (0,),
     "nextn_predict_layers": (0,),
-    "rope.scaling.attn_factor": (1.0,),
     "rope.scaling.yarn_attn_factor": (1.0,),
     "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
     "rope.scaling.yarn_log_multiplier": (0.0,),

@@ -42,10 +42,9 @@ HARMLESS = frozenset(
     max_position_embeddings original_max_position_embeddings
     rope_theta rope_scaling rope_parameters rope_local_base_freq partial_rotary_factor rotary_pct rotary_emb_base
     sliding_window use_sliding_window max_window_layers layer_types sliding_window_pattern _sliding_window_pattern
-    rope_factors
     """.split()  # noqa: SIM905
 )
-# What the last four lines name, `rotary`, `variants` and `gguf_tensors` (for models saved by us) consume or refuse.
+# What the last three lines name, `rotary` and `variants` consume or refuse.
 
 # mlx-lm's names for keys of transformers.
 ALIASES = {

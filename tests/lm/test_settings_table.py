@@ -72,6 +72,6 @@ def test_the_default_config_of_a_type_is_understood(kind):
     config = CONFIG_MAPPING[kind]().to_dict()
     if kind in REFUSED:
         with pytest.raises(mxd.FormatError, match=REFUSED[kind]):
-            folder._read(config, frozenset())
+            folder.read(config)
     else:
-        assert folder._read(config, frozenset())["model_type"] == kind
+        assert folder.read(config)["model_type"] == kind
