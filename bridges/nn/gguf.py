@@ -9,7 +9,9 @@ from typing import Any
 import mlx.core as mx
 import torch
 
+from ...errors import FormatError
 from ...lm import gguf_config, gguf_tensors
+from ...lm.gguf_experts import MIXTURES
 from ...loading import GGUFFile
 from ...weights import QuantizedWeight
 
@@ -23,6 +25,8 @@ class Source:
     def __init__(self, path: Path):
         self.file = GGUFFile(path)
         self.settings = gguf_config.config(self.file)
+        if self.settings["model_type"] in MIXTURES:
+            raise FormatError(f"{path.name}: found a mixture of experts, expected a dense model")
 
     def config(self) -> Any:
         """Transformers' config of the model."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..loading import GGUFFile
+from . import gguf_experts
 from .rotary import yarn
 
 
@@ -16,21 +17,29 @@ class Architecture:
     """An architecture of GGUF files.
 
     Attributes:
-        model_type: mlx-lm's name for it.
+        model_type: mlx-lm's name for it; empty where all its models are mixtures of experts.
+        mixture: mlx-lm's name for it with experts; empty where it has none.
         interleaved: whether the rows of queries and keys that rotate together are stored next to each other.
         norm_offset: what the converter added to the weights of norms.
+        partial: whether only the first dimensions of a head may rotate.
     """
 
-    model_type: str
+    model_type: str = ""
+    mixture: str = ""
     interleaved: bool = False
     norm_offset: float = 0.0
+    partial: bool = False
 
 
 ARCHITECTURES = {
-    "llama": Architecture("llama", interleaved=True),
+    "llama": Architecture("llama", "mixtral", interleaved=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
     "gemma3": Architecture("gemma3_text", norm_offset=1.0),
+    "qwen2moe": Architecture(mixture="qwen2_moe"),
+    "qwen3moe": Architecture(mixture="qwen3_moe"),
+    "gpt-oss": Architecture(mixture="gpt_oss"),
+    "glm4moe": Architecture(mixture="glm4_moe", partial=True),
 }
 
 
@@ -77,8 +86,10 @@ def config(file: GGUFFile) -> dict[str, Any]:
     """
     form = _architecture(file)
     keys = Keys(file)
-    if keys.get("expert_count", 0):
-        raise keys.fail("expert_count", keys.need("expert_count"), "0 (a dense model)")
+    experts = keys.get("expert_count", 0)
+    kind = form.mixture if experts else form.model_type
+    if not kind:
+        raise keys.fail("expert_count", experts, "0 (a dense model)" if experts else "a positive integer")
     if "token_embd.weight" not in file.tensors:
         raise FormatError(f"{file.path.name}: tensor 'token_embd.weight': not found")
     layers = keys.need("block_count")
@@ -86,11 +97,11 @@ def config(file: GGUFFile) -> dict[str, Any]:
         raise keys.fail("block_count", layers, f"at most one for each of {len(file.tensors)} tensors")
     heads, hidden = keys.need("attention.head_count"), keys.need("embedding_length")
     head_dim = keys.get("attention.key_length", hidden // heads)
-    for key in ("attention.value_length", "rope.dimension_count"):
+    for key in ("attention.value_length", *(() if form.partial else ("rope.dimension_count",))):
         if keys.get(key, head_dim) != head_dim:
             raise keys.fail(key, keys.need(key), f"{head_dim} (the length of a key)")
     result = {
-        "model_type": form.model_type,
+        "model_type": kind,
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden,
         "intermediate_size": keys.need("feed_forward_length"),
@@ -106,6 +117,8 @@ def config(file: GGUFFile) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
     }
+    if experts:
+        return result | gguf_experts.config(file, keys, result)
     return result | (_gemma3(keys, result) if form.model_type == "gemma3_text" else {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from .build import Weight
 from .gguf_config import ARCHITECTURES, Architecture
 
 ROPE = "rope_freqs.weight"
+# mlx-lm's names of an architecture's stacks of experts; gguf-py knows transformers' names.
+STACK = re.compile(r"\w+\.switch_mlp\.")
 
 
 def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, Weight]:
@@ -46,17 +49,47 @@ def tensors(file: GGUFFile, config: Mapping[str, Any], parameters: Iterable[str]
     vision = {name for name in file.tensors if name.startswith(("v.", "mm."))}
     if vision:
         warnings.warn(f"{file.path.name}: runs as a text model, without {len(vision)} vision tensors", stacklevel=4)
-    unused = file.tensors.keys() - {ROPE} - vision
+    unused = file.tensors.keys() - {ROPE} - vision - _further_layers(file, config)
     for parameter in parameters:
-        tensor = names.get_name(parameter, (".weight", ".bias")) or parameter
-        if tensor not in file.tensors:
-            raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
-        unused.discard(tensor)
-        yield parameter, _converted(parameter, file.weight(tensor), ARCHITECTURES[architecture], config)
+        tensor = _name(parameter, names)
+        weight, read = _weight(file, tensor)
+        unused.discard(read)
+        yield parameter, _converted(parameter, weight, ARCHITECTURES[architecture], config)
     if unused:
         raise FormatError(
             f"{file.path.name}: tensor {min(unused)!r}: found, expected none such in a {architecture} model"
         )
+
+
+def _name(parameter: str, names: Any) -> str:
+    """The name of a parameter's tensor."""
+    known = STACK.sub("mlp.experts.", parameter).replace("score_correction_bias", "score_correction.bias")
+    name: str = names.get_name(known, (".weight", ".bias")) or parameter
+    return f"{name}.weight" if name.endswith("attn_sinks") else name
+
+
+def _weight(file: GGUFFile, tensor: str) -> tuple[GGUFWeight, str]:
+    """A tensor, or its rows of the one that joins gates and ups of experts; and the name of the tensor read."""
+    joined = re.sub(r"ffn_(gate|up)_exps\.weight$", "ffn_gate_up_exps.weight", tensor)
+    if tensor in file.tensors or joined not in file.tensors:
+        if tensor not in file.tensors:
+            raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
+        return file.weight(tensor), tensor
+    whole = file.weight(joined)
+    if len(whole.shape) != 3 or whole.shape[1] % 2:
+        raise FormatError(f"{file.path.name}: tensor {joined!r}: found {whole.shape}, expected [experts, 2 rows, in]")
+    experts, rows, columns = whole.shape
+    blocks: Any = whole.arrays["blocks"]
+    half = blocks[:, : rows // 2] if "gate_exps" in tensor else blocks[:, rows // 2 :]
+    return GGUFWeight(mx.contiguous(half), whole.format.name, (experts, rows // 2, columns)), joined
+
+
+def _further_layers(file: GGUFFile, config: Mapping[str, Any]) -> set[str]:
+    """Tensors of layers that predict further tokens, which no text needs."""
+    first = config["num_hidden_layers"]
+    count = file.metadata.get(f"{file.metadata['general.architecture']}.nextn_predict_layers", 0)
+    prefixes = tuple(f"blk.{layer}." for layer in range(first, first + count))
+    return {name for name in file.tensors if name.startswith(prefixes)}
 
 
 def _converted(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any]) -> Weight:

@@ -31,8 +31,9 @@ def load(
 
     Args:
         path: a GGUF file or a folder, as for `mlx_dequant.load`, or a folder that holds one GGUF file. A GGUF
-            file's model is a llama (also Mistral, SmolLM2), qwen2, qwen3 or gemma3 (text). A folder's model is any
-            that mlx-lm knows and in which the quantized layers are linear layers.
+            file's model is a llama (also Mistral, SmolLM2), qwen2, qwen3, gemma3 (text), or a mixture of experts:
+            llama (Mixtral), qwen2moe, qwen3moe, glm4moe, gpt-oss. A folder's model is any that mlx-lm knows and in
+            which the quantized layers are linear layers.
         dtype: type of activations and of dense weights: float32, float16 or bfloat16. The default is
             float32 on the CPU, where MLX's half-precision operations are slow. On a GPU it is
             the type in config.json, and bfloat16 for GGUF.
