@@ -82,7 +82,8 @@ def write_mixture(path: Path, name: str, model: Any, **keys: Any) -> None:
         **keys,
     }
     writer = gguf.GGUFWriter(path, architecture)
-    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
+    add: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    add[str] = writer.add_string
     for key, value in numbers.items():
         add[type(value)](f"{architecture}.{key}", value)
     write_vocabulary(writer)

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import FormatError
 from ..loading import GGUFFile
 from . import gguf_experts
+from .gguf_keys import Keys
 from .rotary import yarn
 
 
@@ -50,31 +51,6 @@ def _architecture(file: GGUFFile) -> Architecture:
             f"{file.path.name}: general.architecture: found {name!r}, expected one of {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]
-
-
-class Keys:
-    """The metadata whose keys begin with the architecture's name."""
-
-    def __init__(self, file: GGUFFile):
-        self._file, self._metadata = file.path.name, file.metadata
-        self._prefix = file.metadata["general.architecture"]
-
-    def fail(self, key: str, found: Any, expected: str) -> FormatError:
-        return FormatError(f"{self._file}: {self._prefix}.{key}: found {found!r}, expected {expected}")
-
-    def get(self, key: str, default: Any, kind: type = int) -> Any:
-        value = self._metadata.get(f"{self._prefix}.{key}", default)
-        if value is not default and type(value) is not kind:
-            raise self.fail(key, value, kind.__name__)
-        return value
-
-    def need(self, key: str, kind: type = int) -> Any:
-        value = self.get(key, None, kind)
-        if value is None:
-            raise self.fail(key, None, kind.__name__)
-        if kind is int and value <= 0:
-            raise self.fail(key, value, "a positive integer")
-        return value
 
 
 def config(file: GGUFFile) -> dict[str, Any]:

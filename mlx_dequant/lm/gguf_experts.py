@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..loading import GGUFFile
-
-if TYPE_CHECKING:
-    from .gguf_config import Keys
+from .gguf_keys import Keys
 
 SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 # Keys of settings with which a type's model computes; a key that is missing or 0 says the same.

@@ -121,7 +121,7 @@ REFUSED = [
     ),
     ({"tokenizer.ggml.model": "t5"}, r"tokenizer.ggml.model: found 't5', expected gpt2 or llama"),
     ({"tokenizer.ggml.pre": "poro"}, r"tokenizer.ggml.pre: found 'poro', expected one of default, gpt-2, smollm,"),
-    ({"tokenizer.ggml.eos_token_id": 999}, r"tokenizer: IndexError"),
+    ({"tokenizer.ggml.eos_token_id": 999}, r"tokenizer.ggml.eos_token_id: found 999, expected 0 to 287"),
 ]
 
 
