@@ -50,3 +50,22 @@ def test_what_is_refused(keys, message, tmp_path):
     write_mixture(tmp_path / "model.gguf", "qwen3moe", mixture("qwen3_moe"), **keys)
     with pytest.raises(mxd.FormatError, match=message):
         mxd.lm.load(tmp_path / "model.gguf")
+
+
+def test_a_router_that_adds_biases_keeps_them_in_float32(tmp_path):
+    theirs = mixture("glm4_moe")
+    write_mixture(tmp_path / "model.gguf", "glm4moe", theirs)
+    model, _ = mxd.lm.load(tmp_path / "model.gguf", dtype=mx.bfloat16)
+    bias = model.layers[1].mlp.gate.e_score_correction_bias
+    assert bias.dtype == mx.float32
+    assert np.array_equal(np.array(bias), theirs.model.layers[1].mlp.gate.e_score_correction_bias.numpy())
+
+
+def test_convert_keeps_stacks_packed_and_writes_none_for_mlx(tmp_path):
+    write_mixture(tmp_path / "model.gguf", "qwen3moe", mixture("qwen3_moe"))
+    rows = mxd.lm.convert(tmp_path / "model.gguf", tmp_path / "packed")
+    assert ("model.layers.0.mlp.switch_mlp.up_proj", "Q8_0") in {(row.name, row.source) for row in rows}
+    before, after = (mxd.lm.load(tmp_path / name, dtype=mx.float32)[0] for name in ("model.gguf", "packed"))
+    assert mx.array_equal(before(mx.array(IDS)), after(mx.array(IDS)))
+    with pytest.raises(mxd.FormatError, match=r"switch_mlp.*: found a stack of experts, expected a matrix"):
+        mxd.lm.convert(tmp_path / "model.gguf", tmp_path / "mlx", to="mlx")
