@@ -35,7 +35,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 HEADS = ("mlx-6", "dense")  # formats of the embedding and the output layer; torch has only the second
-NORM = 2.0**-6  # of the norms in front of random layers: activations stay finite in float16
+NORM = 2.0**-8  # of the norms in front of random layers: activations stay finite in float16
 GROUPS = (128, 64)  # inputs in a group: the first that divides all of a model's
 MLX_BITS = {"mlx-4": 4, "mlx-6": 6, "mlx-8": 8}
 

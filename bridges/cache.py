@@ -7,11 +7,10 @@ import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from ..weights import QuantizedWeight
 from .sample import Sample
 
 # A layer's tensors by which `invalidate` and `release` find its weights.
@@ -23,9 +22,16 @@ NAMES = (
 _clock = count()
 
 
+class Weight(Protocol):
+    """What is cached: a quantized weight."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 @dataclass
 class _Entry:
-    weight: QuantizedWeight
+    weight: Any
     tensors: list[weakref.ref[torch.Tensor]]
     states: list[Hashable]
     samples: list[Sample]
@@ -78,7 +84,7 @@ class WeightCache:
         # no lock, because it happens inside the garbage collector, in any thread.
         self._making = threading.RLock()
 
-    def get(self, kind: Hashable, tensors: list[torch.Tensor], make: Callable[[], QuantizedWeight]) -> QuantizedWeight:
+    def get(self, kind: Hashable, tensors: list[torch.Tensor], make: Callable[[], Weight]) -> Any:
         """The weight of these tensors; `make` makes a missing one. `kind` is the rest of the key."""
         key = (kind, *map(id, tensors))
         entry = self._entries.get(key)
@@ -91,7 +97,7 @@ class WeightCache:
         entry.used = next(_clock)
         return entry.weight
 
-    def _made(self, key: Hashable, tensors: list[torch.Tensor], make: Callable[[], QuantizedWeight]) -> _Entry:
+    def _made(self, key: Hashable, tensors: list[torch.Tensor], make: Callable[[], Weight]) -> _Entry:
         states = [state(tensor) for tensor in tensors]
         entries = self._entries
 

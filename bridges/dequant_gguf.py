@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import packed
+from . import targets
 
 
 def dequantize_gguf(W: torch.Tensor, quant_type: int, m: int, n: int, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -22,4 +22,4 @@ def dequantize_gguf(W: torch.Tensor, quant_type: int, m: int, n: int, dtype: tor
     Raises:
         FormatError: the type is unknown, or W does not hold m * n weights of it.
     """
-    return packed.dense(packed.gguf(W, quant_type, m, n), W, dtype or torch.float16)
+    return targets.dense("gguf", (W, quant_type, m, n), dtype or torch.float16)

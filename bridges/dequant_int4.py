@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import FormatError
-from . import packed
+from . import arguments, targets
 
 
 def dequantize_awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Tensor, group_size: int) -> torch.Tensor:
@@ -23,7 +23,7 @@ def dequantize_awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Te
     Raises:
         FormatError: a tensor's dtype, shape or device does not fit the others.
     """
-    return packed.dense(packed.awq(qweight, scales, qzeros, group_size), qweight)
+    return targets.dense("awq", (qweight, scales, qzeros, group_size))
 
 
 def dequantize_gptq(
@@ -50,12 +50,12 @@ def dequantize_gptq(
     Raises:
         FormatError: a tensor's dtype, shape or device does not fit the others, or g_idx is out of range.
     """
-    added = packed.integer("zero_adj", zero_adj)
+    added = arguments.integer("zero_adj", zero_adj)
     if added not in (0, 1):
         raise FormatError(f"zero_adj: found {added}, expected 1 (version 1) or 0 (version 2)")
     mode = "v1-field" if added else "v2"
-    bits = _bits(*packed.together(qweight=qweight, qzeros=qzeros))
-    return packed.dense(packed.gptq(qweight, scales, qzeros, g_idx, group_size, mode, bits), qweight)
+    bits = _bits(*arguments.together(qweight=qweight, qzeros=qzeros))
+    return targets.dense("gptq", (qweight, scales, qzeros, g_idx, group_size, mode, bits))
 
 
 def _bits(qweight: torch.Tensor, qzeros: torch.Tensor) -> int:
@@ -63,4 +63,4 @@ def _bits(qweight: torch.Tensor, qzeros: torch.Tensor) -> int:
     if qweight.ndim != 2 or qzeros.ndim != 2 or not qweight.shape[1]:
         return 4
     bits = qzeros.shape[1] * 32 / qweight.shape[1]
-    return int(bits) if bits in packed.BITS else 4
+    return int(bits) if bits in arguments.BITS else 4

@@ -10,7 +10,10 @@ import numpy as np
 import torch
 
 from ..diagnostics import bounds, compare, sample_weights
-from . import mps_dequant
+from ..dispatch import EXACT_ROWS
+from ..registry import formats
+from . import mps_dequant, targets
+from .nn import packed_linear
 from .torch import count_synchronisations, to_mlx, to_torch
 
 COUNT = 1 << 16
@@ -81,7 +84,7 @@ def leaves_alone(where: str) -> str:
 
 
 def multiplies(where: str) -> str:
-    """A matmul with a packed layer is right, with one wait each way"""
+    """A matmul with a packed layer is right, with one wait each way across the bridge and none without"""
     weight = sample_weights.layer("awq4", 64, 256, group_size=64)
     arrays = {name: array for name, array in weight.arrays.items() if array is not None}
     layer = SimpleNamespace(**{name: to_torch(array, where) for name, array in arrays.items()})
@@ -92,8 +95,30 @@ def multiplies(where: str) -> str:
         found = mps_dequant.awq_dequant_matmul(x.to(where), layer, None, config)
     bound = bounds.matmul_bound(x.double().numpy(), compare.exact(weight).T.astype(np.float64), mx.float16)
     wrong = compare.within(found.cpu().double().numpy(), *bound)
-    waits = (counts.torch, counts.mlx)
-    return str(wrong) or ("" if waits == (int(where == "mps"), 1) else f"waits for torch and MLX: {waits}")
+    waits, expected = (counts.torch, counts.mlx), (int(where == "mps"), 1) if _on_mlx(where) else (0, 0)
+    return str(wrong) or ("" if waits == expected else f"waits for torch and MLX: {waits}, expected {expected}")
+
+
+def _on_mlx(where: str) -> bool:
+    return targets.of(torch.empty(0, device=where)).__name__.endswith(".packed")
+
+
+def runs_shaders(where: str) -> str:
+    """Torch runs the shaders of every format itself: the bits of weights, and products within their bound"""
+    if _on_mlx(where):
+        return "" if targets.chosen() == "bridge" else targets.obstacle()
+    for name, form in formats().items():
+        weight = sample_weights.layer(name, 64, 256, group_size=64, g_idx="" if form.family == "awq" else "shuffled")
+        layer, dense = packed_linear(weight, where), compare.exact(weight)
+        if not np.array_equal(layer.dequantize(torch.float32).cpu().numpy(), dense):
+            return f"{name}: weights differ"
+        for M in (1, 4, 32):
+            x = (torch.arange(M * 256) % 7 - 3).half().reshape(M, 256)
+            bound = bounds.matmul_bound(x.double().numpy(), dense.T.astype(np.float64), mx.float16, M > EXACT_ROWS)
+            wrong = compare.within(layer(x.to(where)).cpu().double().numpy(), *bound)
+            if wrong.wrong:
+                return f"{name}, {M} rows of x: {wrong}"
+    return ""
 
 
 CHECKS: dict[Callable[[str], str], tuple[str, ...]] = {
@@ -102,4 +127,5 @@ CHECKS: dict[Callable[[str], str], tuple[str, ...]] = {
     shares_out: ("cpu", "mps"),
     leaves_alone: ("cpu", "cuda", "mps"),
     multiplies: ("cpu", "cuda", "mps"),
+    runs_shaders: ("mps",),
 }

@@ -16,7 +16,7 @@ import torch
 
 from ..backends import current_backend
 from ..errors import FormatError
-from . import dequant_gguf, dequant_int4, packed, shards
+from . import arguments, dequant_gguf, dequant_int4, shards
 from .operators import operator
 
 __all__ = [
@@ -98,9 +98,9 @@ def awq_dequant_matmul(x: torch.Tensor, layer: Any, bias: torch.Tensor | None, q
         FormatError: an argument does not fit; the message names it.
     """
     _check_pack_factor(quant_config, 4)
-    packed.together(qweight=layer.qweight, scales=layer.scales, qzeros=layer.qzeros)
-    packed.check_product(x, bias, layer.qweight)
-    group_size = packed.integer("group_size", quant_config.group_size)
+    arguments.together(qweight=layer.qweight, scales=layer.scales, qzeros=layer.qzeros)
+    arguments.check_product(x, bias, layer.qweight)
+    group_size = arguments.integer("group_size", quant_config.group_size)
     return AWQ_LINEAR(x, layer.qweight, layer.scales, layer.qzeros, group_size, bias)
 
 
@@ -126,9 +126,9 @@ def gptq_dequant_matmul(
     _check_pack_factor(quant_config, bits)
     g_idx = getattr(layer, "g_idx", None)
     named = {} if g_idx is None else {"g_idx": g_idx}
-    packed.together(qweight=layer.qweight, scales=layer.scales, qzeros=layer.qzeros, **named)
-    packed.check_product(x, bias, layer.qweight)
-    group_size = packed.integer("group_size", quant_config.group_size)
+    arguments.together(qweight=layer.qweight, scales=layer.scales, qzeros=layer.qzeros, **named)
+    arguments.check_product(x, bias, layer.qweight)
+    group_size = arguments.integer("group_size", quant_config.group_size)
     zero_points = "v2" if use_v2_format else "v1-field"
     return GPTQ_LINEAR(x, layer.qweight, layer.scales, layer.qzeros, g_idx, group_size, zero_points, bits, bias)
 
@@ -165,8 +165,8 @@ def _bits(quant_config: Any) -> int:
     for name in ("weight_bits", "bits"):
         value = getattr(quant_config, name, None)
         if value is not None:
-            bits = packed.integer(name, value)
-            if bits not in packed.BITS:
+            bits = arguments.integer(name, value)
+            if bits not in arguments.BITS:
                 raise FormatError(f"{name}: found {bits}, expected 2, 3, 4 or 8")
             return bits
     return 4

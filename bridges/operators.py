@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from ..errors import FormatError
-from . import packed
+from . import targets
+from .arguments import FLOATS, check_last_axis, check_product
 
 NAMESPACE = "mlx_dequant"
 AUTOCAST = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA", "mps": "AutocastMPS"}
@@ -33,16 +34,16 @@ class Family:
     """What the operators of a family take.
 
     Attributes:
+        name: of the family, and of the function that makes a weight.
         tensors: the schema of a weight's tensors.
         numbers: the schema of what else a weight depends on.
-        weight: the function that makes a weight of these.
         features: (out, in) of the same arguments.
         layout: "KN" for a stored matrix [in, out], "NK" for [out, in].
     """
 
+    name: str
     tensors: str
     numbers: str
-    weight: Callable[..., Any]
     features: Callable[..., tuple[int, int]]
     layout: str
 
@@ -50,70 +51,75 @@ class Family:
     def names(self) -> list[str]:
         return [part.split()[-1] for part in self.tensors.split(", ")]
 
+    def weight(self, *weight: Any) -> Any:
+        """The weight of a layer's tensors and numbers, made by whoever runs the layer."""
+        return getattr(targets.of(weight[0]), self.name)(*weight)
+
     def dtype(self, *weight: Any) -> torch.dtype:
         """The type of dequantized weights: that of the scales."""
         return weight[1].dtype if isinstance(weight[1], torch.Tensor) else torch.float16
 
 
-FAMILIES = {
-    "awq": Family(
+_FAMILIES = (
+    Family(
+        "awq",
         "Tensor qweight, Tensor scales, Tensor qzeros",
         "int group_size",
-        packed.awq,
         lambda qweight, *_: (qweight.shape[1] * 8, qweight.shape[0]),
         "KN",
     ),
-    "gptq": Family(
+    Family(
+        "gptq",
         "Tensor qweight, Tensor scales, Tensor qzeros, Tensor? g_idx",
         "int group_size, str zero_points, int bits",
-        packed.gptq,
         lambda qweight, *rest: (qweight.shape[1], qweight.shape[0] * 32 // rest[-1]),
         "KN",
     ),
-    "compressed_tensors": Family(
+    Family(
+        "compressed_tensors",
         "Tensor weight_packed, Tensor weight_scale, Tensor? weight_zero_point, Tensor? weight_g_idx",
         "int out_features, int in_features, int group_size, int bits",
-        packed.compressed_tensors,
         lambda *weight: weight[4:6],
         "NK",
     ),
-    "gguf": Family(
+    Family(
+        "gguf",
         "Tensor blocks",
         "int quant_type, int out_features, int in_features",
-        packed.gguf,
         lambda *weight: weight[2:4],
         "NK",
     ),
-}
+)
+FAMILIES = {family.name: family for family in _FAMILIES}
 
 
 def _linear(family: Family, x: Any, *arguments: Any) -> torch.Tensor:
     *weight, bias = arguments
-    return packed.product(x, family.weight(*weight), bias, weight[0])
+    return targets.of(weight[0]).product(x, family.weight(*weight), bias, weight[0])
 
 
 def _fake_linear(family: Family, x: Any, *arguments: Any) -> torch.Tensor:
     *weight, bias = arguments
-    packed.check_product(x, bias, weight[0])
+    check_product(x, bias, weight[0])
     outputs, inputs = family.features(*weight)
-    packed.check_last_axis("x", x, inputs)
+    check_last_axis("x", x, inputs)
     return x.new_empty(*x.shape[:-1], outputs)
 
 
 def _transposed(family: Family, y: Any, *weight: Any) -> torch.Tensor:
-    return packed.input_gradient(y, family.weight(*weight), weight[0])
+    return targets.of(weight[0]).input_gradient(y, family.weight(*weight), weight[0])
 
 
 def _fake_transposed(family: Family, y: Any, *weight: Any) -> torch.Tensor:
-    packed.check_product(y, None, weight[0])
+    check_product(y, None, weight[0])
     outputs, inputs = family.features(*weight)
-    packed.check_last_axis("y", y, outputs)
+    check_last_axis("y", y, outputs)
     return y.new_empty(*y.shape[:-1], inputs)
 
 
 def _dequantize(family: Family, *arguments: Any) -> torch.Tensor:
     *weight, dtype = arguments
-    return packed.dense(family.weight(*weight), weight[0], dtype or family.dtype(*weight))
+    return targets.of(weight[0]).dense(family.weight(*weight), weight[0], dtype or family.dtype(*weight))
 
 
 def _fake_dequantize(family: Family, *arguments: Any) -> torch.Tensor:
@@ -125,7 +131,7 @@ def _fake_dequantize(family: Family, *arguments: Any) -> torch.Tensor:
 
 def _embedding(family: Family, ids: Any, *arguments: Any) -> torch.Tensor:
     *weight, dtype = arguments
-    return packed.rows(ids, family.weight(*weight), weight[0], dtype or family.dtype(*weight))
+    return targets.of(weight[0]).rows(ids, family.weight(*weight), weight[0], dtype or family.dtype(*weight))
 
 
 def _fake_embedding(family: Family, ids: Any, *arguments: Any) -> torch.Tensor:
@@ -221,7 +227,7 @@ def _autocast(device: str, family: str, x: torch.Tensor, *arguments: Any) -> tor
     dtype = torch.get_autocast_dtype(device)
     *weight, bias = arguments
     with torch.autocast(device, enabled=False):
-        lowered = [each.to(dtype) if each is not None and each.dtype in packed.FLOATS else each for each in (x, bias)]
+        lowered = [each.to(dtype) if each is not None and each.dtype in FLOATS else each for each in (x, bias)]
         return operator(family, "linear")(lowered[0], *weight, lowered[1])
 
 

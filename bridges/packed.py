@@ -1,21 +1,17 @@
-"""A layer's tensors as a quantized weight, and dequantized weights and products for torch."""
+"""A layer's tensors as a quantized weight of MLX, and dequantized weights and products for torch, across the bridge."""
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
-import mlx.core as mx
 import torch
 
-from ..errors import FormatError
+from .. import dtypes
 from ..ops.linear import matmul
 from ..weights import AWQWeight, CompressedTensorsWeight, GGUFWeight, GPTQWeight, QuantizedWeight
 from . import torch as crossing
+from .arguments import check_last_axis, check_product, float_name, integer, together
 from .cache import WEIGHTS
-
-FLOATS = {torch.float16: mx.float16, torch.bfloat16: mx.bfloat16, torch.float32: mx.float32}
-BITS = (2, 3, 4, 8)
 
 
 def awq(
@@ -85,7 +81,7 @@ def gguf(W: Any, quant_type: int, m: int, n: int, made: QuantizedWeight | None =
 
 def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The weight dequantized, in its own memory on `like`'s device; in its own type by default."""
-    result_dtype = weight.dtype if dtype is None else _float("dtype", dtype)
+    result_dtype = weight.dtype if dtype is None else dtypes.of(float_name("dtype", dtype))
     out = crossing.to_torch(weight.dequantize(result_dtype), like.device)
     # F16 as float16 and the like are the weight's own bytes, which torch must not write into.
     return out.clone() if weight.format.stored and result_dtype == weight.dtype else out
@@ -113,45 +109,4 @@ def input_gradient(y: Any, weight: QuantizedWeight, like: torch.Tensor) -> torch
 def rows(ids: Any, weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Rows `ids` of the [out, in] matrix: [*ids.shape, in] in `dtype`, on the device of ids."""
     crossed = crossing.to_mlx(together(qweight=like, ids=ids)[1])
-    return crossing.to_torch(weight.take(crossed, _float("dtype", dtype)), ids.device)
-
-
-def check_product(x: Any, bias: Any, like: torch.Tensor) -> list[torch.Tensor]:
-    """x, and bias if there is one, checked to be floats on the layer's device."""
-    named = {"x": x} if bias is None else {"x": x, "bias": bias}
-    tensors = together(qweight=like, **named)[1:]
-    for name, tensor in named.items():
-        _float(name, tensor.dtype)
-    return tensors
-
-
-def check_last_axis(name: str, tensor: torch.Tensor, length: int) -> None:
-    """Refuses a tensor whose last axis has another length."""
-    if tensor.ndim == 0 or tensor.shape[-1] != length:
-        raise FormatError(f"{name}: found shape {tuple(tensor.shape)}, expected a last axis of {length}")
-
-
-def _float(name: str, dtype: torch.dtype) -> mx.Dtype:
-    if dtype not in FLOATS:
-        raise FormatError(f"{name}: found {dtype}, expected float16, bfloat16 or float32")
-    return FLOATS[dtype]
-
-
-def integer(name: str, value: Any) -> int:
-    """An integer of any type, enumerations included."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise FormatError(f"{name}: found {value!r}, expected an integer") from None
-
-
-def together(**tensors: Any) -> list[torch.Tensor]:
-    """The arguments, checked to be tensors on one device."""
-    first: torch.Tensor | None = None
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise FormatError(f"{name}: found {type(tensor).__name__}, expected a torch.Tensor")
-        if first is not None and tensor.device != first.device:
-            raise FormatError(f"{name}: found device {tensor.device}, expected {first.device} as {next(iter(tensors))}")
-        first = first if first is not None else tensor
-    return list(tensors.values())
+    return crossing.to_torch(weight.take(crossed, dtypes.of(float_name("dtype", dtype))), ids.device)

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import FormatError
 from ..registry import gguf_format
-from . import cache, packed
+from . import arguments, cache
 from .operators import operator
 
 LINEAR = operator("gguf", "linear")
@@ -26,8 +26,8 @@ _outputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 def linear(x: torch.Tensor, layer: Any, bias: torch.Tensor | None) -> torch.Tensor:
     """x through a layer, each shard of it packed; the results beside each other."""
-    qweight = packed.together(qweight=layer.qweight)[0]
-    packed.check_product(x, bias, qweight)
+    qweight = arguments.together(qweight=layer.qweight)[0]
+    arguments.check_product(x, bias, qweight)
     parts = [_product(x, shard, kind) for shard, kind in zip(shards(qweight), _kinds(layer), strict=True)]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     return out if bias is None else out + bias.to(out.dtype)
@@ -84,9 +84,9 @@ def _kinds(layer: Any) -> list[Any]:
 
 
 def _product(x: torch.Tensor, blocks: torch.Tensor, kind: Any) -> torch.Tensor:
-    if blocks.dtype in packed.FLOATS:  # vLLM keeps F16 and the like as numbers
+    if blocks.dtype in arguments.FLOATS:  # vLLM keeps F16 and the like as numbers
         return torch.nn.functional.linear(x, blocks.to(x.dtype))
-    form = gguf_format(packed.integer("qweight_type", kind))
+    form = gguf_format(arguments.integer("qweight_type", kind))
     if form is None:
         raise FormatError(f"qweight_type: found {kind}, expected GGUF's number of a type")
     if blocks.numel():

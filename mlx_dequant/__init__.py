@@ -89,6 +89,14 @@ def __getattr__(name: str) -> Any:
     module = name if name in _MODULES else _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if module != "bridges":  # on MPS, torch runs layers without MLX
+        _check_mlx()
+    loaded = import_module(f".{module}", __name__)
+    return loaded if name == module else getattr(loaded, name)
+
+
+def _check_mlx() -> None:
+    """Says how MLX is installed, if it is not."""
     try:
         import mlx.core  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
@@ -96,8 +104,6 @@ def __getattr__(name: str) -> Any:
             "mlx-dequant needs MLX with a backend. On Linux: pip install 'mlx-dequant[cpu]', "
             "or [cuda12] or [cuda13] for an NVIDIA GPU."
         ) from error
-    loaded = import_module(f".{module}", __name__)
-    return loaded if name == module else getattr(loaded, name)
 
 
 def __dir__() -> list[str]:

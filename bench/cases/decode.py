@@ -82,6 +82,7 @@ def measure(plan: Plan, say: Callable[[str], None], write: Callable[[list[Row]],
         if dropped := [kind for kind in runners if kind not in batch]:
             for kind in dropped:
                 del runners[kind]
+            gc.unfreeze()
             gc.collect()
             mx.clear_cache()
         for kind in batch:
@@ -89,12 +90,14 @@ def measure(plan: Plan, say: Callable[[str], None], write: Callable[[list[Row]],
                 say(f"{kind.title}: making it")
                 _prepare(kind, plan.candidates[kind], runners, found[kind])
         write(rows(plan, found))
+        gc.freeze()  # Python would look through every model's objects while one is timed
         for phase in ("decode", *map(str, plan.prompts)):
             say(f"{phase if phase == 'decode' else f'a prompt of {phase}'}: {len(runners)} models in turn")
             for kind, samples in _timed(plan, phase, runners).items():
                 found[kind].seconds.setdefault(phase, Samples()).seconds += samples.seconds
                 say(f"  {kind.title}: {_speed(plan, phase, found[kind]):.1f} tokens a second")
             write(rows(plan, found))
+    gc.unfreeze()
     return rows(plan, found)
 
 

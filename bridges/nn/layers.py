@@ -8,18 +8,22 @@ their types. A bias is a parameter. Products, gradients, torch.compile and expor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import mlx.core as mx
 import torch
 from torch import nn
 
+from ... import dtypes
 from ...errors import FormatError
 from ...registry import formats, gguf_format
-from ...weights import QuantizedWeight
-from .. import packed
+from .. import targets
+from ..arguments import FLOATS
 from ..operators import operator
-from ..torch import to_torch
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from ...weights import QuantizedWeight
 
 
 class _Packed(nn.Module):
@@ -84,8 +88,8 @@ class _PackedLinear(_Packed, nn.Linear):
         for name, ours in self.arrays.items():
             array = weight.arrays[name]
             if array is not None:
-                self._buffers[ours] = to_torch(array, device)
-        getattr(packed, self.family)(*self.operands(), made=weight)
+                self._buffers[ours] = _crossed(array, device)
+        targets.adopt(self.family, self.operands(), weight)
 
 
 class _GroupLinear(_PackedLinear):
@@ -321,7 +325,9 @@ def packed_linear(weight: QuantizedWeight, device: Any = None) -> _PackedLinear:
     """
     if len(weight.shape) != 2:
         raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
-    target = to_torch(mx.zeros(1), device).device
+    import mlx.core as mx
+
+    target = _crossed(mx.zeros(1), device).device
     kind = LINEARS[weight.family]
     layer = kind(weight.in_features, weight.out_features, **kind.settings(weight), device=target)
     layer._take(weight, target)
@@ -332,9 +338,17 @@ def packed_embedding(weight: QuantizedWeight, dtype: torch.dtype, scale: float, 
     """The embedding of a GGUF weight."""
     shape = weight.out_features, weight.in_features
     layer = GGUFEmbedding(*shape, weight.format.ggml_type, dtype, scale, device="meta")
-    layer._buffers["weight"] = to_torch(weight.arrays["blocks"], device)
-    packed.gguf(layer.weight, layer.quant_type, *shape, made=weight)
+    layer._buffers["weight"] = _crossed(weight.arrays["blocks"], device)
+    targets.adopt("gguf", (layer.weight, layer.quant_type, *shape), weight)
     return layer
+
+
+def _crossed(array: mx.array | None, device: Any) -> torch.Tensor:
+    """An array of MLX as a tensor. Layers of torch tensors need no MLX, so it is imported here."""
+    from ..torch import to_torch
+
+    assert array is not None
+    return to_torch(array, device)
 
 
 LINEARS: dict[str, type[_PackedLinear]] = {
@@ -348,7 +362,7 @@ def _groups(inputs: int, size: int) -> int:
 
 def _group_settings(weight: QuantizedWeight) -> dict[str, Any]:
     size = weight.matrix.group_size
-    dtype = next(ours for ours, theirs in packed.FLOATS.items() if theirs == weight.dtype)
+    dtype = next(ours for ours, name in FLOATS.items() if name == dtypes.name(weight.dtype))
     return {"group_size": -1 if size == 2**31 else size, "dtype": dtype}
 
 

@@ -16,7 +16,7 @@ from ... import dtypes
 from ...errors import FormatError
 from ...loading import Checkpoint, load
 from ...weights import QuantizedWeight
-from .. import packed
+from ..arguments import FLOATS
 from ..torch import to_torch
 from .layers import GGUFEmbedding, packed_embedding, packed_linear
 
@@ -51,13 +51,14 @@ def load_transformers(
     source = _Folder(path) if path.is_dir() else _gguf(path)
     config = source.config()
     kind = dtype or config.dtype or torch.bfloat16
-    if kind not in packed.FLOATS:
+    if kind not in FLOATS:
         raise FormatError(f"dtype: found {kind}, expected float16, bfloat16 or float32")
     with Unallocated():
         model: Any = AutoModelForCausalLM.from_config(config, dtype=kind)
     target = to_torch(mx.zeros(1), device).device
     _fill(model, source.weights(model.state_dict()), kind, target, path.name)
-    source.finish(model)
+    if path.is_dir():
+        source.finish(model)
     return model.to(target).eval()
 
 
@@ -170,7 +171,7 @@ def _layer(model: nn.Module, name: str, file: str) -> nn.Module:
 
 def _packable(layer: nn.Module, weight: QuantizedWeight, dtype: torch.dtype) -> bool:
     """Whether a layer can be packed, and it pays: plain numbers in the layer's own type are just as good there."""
-    if len(weight.shape) != 2 or weight.format.stored == dtypes.name(packed.FLOATS[dtype]):
+    if len(weight.shape) != 2 or weight.format.stored == FLOATS[dtype]:
         return False
     embedding = type(layer) is nn.Embedding or (
         isinstance(layer, nn.Embedding) and hasattr(layer, "scalar_embed_scale")
@@ -198,7 +199,7 @@ def _put(
 
 def _dense(weight: Weight, dtype: torch.dtype, device: Any) -> torch.Tensor:
     """A tensor of its own, [out, in] if it is a matrix; floats in `dtype`."""
-    wanted = packed.FLOATS[dtype]
+    wanted = dtypes.of(FLOATS[dtype])
     if isinstance(weight, QuantizedWeight):
         array = weight.dequantize(wanted)
         array = array.T if weight.matrix.layout == "KN" else array

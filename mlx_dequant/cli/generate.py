@@ -1,7 +1,8 @@
 """Answer a prompt with a quantized language model, on mlx-lm.
 
-The text comes as it is made. A model with a chat template gets the prompt as a user's message. At
-the end stand tokens a second, for reading the prompt and for writing, and the most memory held.
+The text comes as it is made. A model with a chat template gets the prompt as a user's message. The
+options are those of mlx_lm.generate. At the end stand tokens a second, for reading the prompt and for
+writing, and the most memory held.
 
 Needs mlx-lm: pip install 'mlx-dequant[lm]'. Exit status: 0; 2 for a model that cannot be loaded.
 """
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.output import add_json, console, peak_memory, size, write_json
+from .generation import add_options, check, load, prompt, settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,38 +24,21 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .gguf file, or a folder with safetensors")
     parser.add_argument("-p", "--prompt", required=True, help="what to answer")
-    parser.add_argument("--max-tokens", type=_count, default=256, metavar="N", help="stop after N tokens (256)")
-    parser.add_argument("--temp", type=_temperature, default=0.0, metavar="T", help="temperature; 0 is greedy (0)")
+    add_options(parser)
     add_json(parser)
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive integer")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 0 on")
-    return value
-
-
 def run(options: argparse.Namespace) -> int:
+    check(options)
+    begin = time.perf_counter()
     try:
-        from .. import lm
+        loaded = load(options)
     except ImportError as error:
         raise OSError(str(error)) from None
-    begin = time.perf_counter()
-    model, tokenizer = lm.load(options.model)
     seconds = time.perf_counter() - begin
 
     out = console(options)
-    answer = _shown(out, _answers(model, tokenizer, options))
+    answer = _shown(out, _answers(*loaded, options))
     result = {
         "model": options.model,
         "prompt": options.prompt,
@@ -71,16 +56,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _answers(model: Any, tokenizer: Any, options: argparse.Namespace) -> Iterator[Any]:
+def _answers(model: Any, tokenizer: Any, draft: Any, options: argparse.Namespace) -> Iterator[Any]:
     """mlx-lm's responses, one a token."""
     from mlx_lm import stream_generate
-    from mlx_lm.sample_utils import make_sampler
 
-    prompt: Any = options.prompt
-    if tokenizer.has_chat_template:
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
-    sampler = make_sampler(temp=options.temp)
-    return stream_generate(model, tokenizer, prompt, max_tokens=options.max_tokens, sampler=sampler)
+    return stream_generate(model, tokenizer, prompt(tokenizer, options), **settings(tokenizer, draft, options))
 
 
 def _shown(out: Console, answers: Iterator[Any]) -> dict[str, Any]:

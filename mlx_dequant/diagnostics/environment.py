@@ -18,7 +18,14 @@ from ..backends.host import threads
 from ..backends.host.compiler import cache_folder, compiler
 
 PACKAGES = ("mlx", "numpy", "gguf", "torch", "vllm", "mlx-lm", "llama-cpp-python", "gptqmodel")
-SETTINGS = ("MLX_DEQUANT_BACKEND", "MLX_DEQUANT_THREADS", "MLX_DEQUANT_CACHE", "MLX_DEQUANT_READABLE", "CXX")
+SETTINGS = (
+    "MLX_DEQUANT_BACKEND",
+    "MLX_DEQUANT_THREADS",
+    "MLX_DEQUANT_CACHE",
+    "MLX_DEQUANT_READABLE",
+    "MLX_DEQUANT_TORCH",
+    "CXX",
+)
 
 
 def environment() -> dict[str, Any]:

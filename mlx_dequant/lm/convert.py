@@ -18,7 +18,6 @@ from ..loading import GGUFFile
 from ..nn import PackedEmbedding, PackedLinear, PackedSwitchLinear
 from .load import load_model, load_tokenizer, opened
 from .mlx_layout import mlx_weight
-from .rope import llama3_scaling
 from .source import only_gguf
 from .writing import Writing
 
@@ -98,9 +97,6 @@ def _packed(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[
 
 def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Converted]:
     del config["quantization_config"]
-    factors = config.pop("rope_factors", None)
-    if factors:
-        config["rope_scaling"] = llama3_scaling(factors, config["rope_theta"])
     config["torch_dtype"] = "float16"
     layers = _layers(model)
     stack = next((name for name, layer in layers.items() if isinstance(layer, PackedSwitchLinear)), None)

@@ -42,16 +42,21 @@ def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
         raise FormatError(f"config.json: found {error}, expected JSON") from error
     if not isinstance(stored, dict):
         raise FormatError(f"config.json: found a {type(stored).__name__}, expected an object")
-    return _read(stored, frozenset(ignore))
+    return read(stored, frozenset(ignore))
 
 
-def _read(stored: dict[str, Any], ignore: frozenset[str]) -> dict[str, Any]:
+def read(stored: dict[str, Any], ignore: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """What config.json says, in the form that mlx-lm's model reads, with transformers' defaults.
+
+    Raises:
+        FormatError: a key or a value that mlx-lm's model would ignore.
+    """
     stored = {key: value for key, value in stored.items() if key not in ignore}
     kind = stored.get("model_type")
     arguments = classes(stored | {"model_type": TEXTS[kind]} if kind in TEXTS else stored)[1]
     if "text_config" in settings.names(arguments) and "hidden_size" in stored and "text_config" not in stored:
         # Qwen2-VL's form in transformers 4: the text's settings stand beside the pictures'.
-        return stored | {"text_config": _read(stored | {"model_type": f"{kind}_text"}, ignore)}
+        return stored | {"text_config": read(stored | {"model_type": f"{kind}_text"}, ignore)}
     result = settings.read(stored, arguments)
     text = stored.get("text_config")
     if isinstance(text, dict):
@@ -59,7 +64,7 @@ def _read(stored: dict[str, Any], ignore: frozenset[str]) -> dict[str, Any]:
         text = {"model_type": f"{kind}_text", **text}
         if "tie_word_embeddings" in result:
             text["tie_word_embeddings"] = result["tie_word_embeddings"]
-        return result | {"text_config": _read(text, ignore)}
+        return result | {"text_config": read(text, ignore)}
     rotary.flatten(result)
     rotary.check(result, _row(result).rope, settings.names(arguments))
     variants.check(result, settings.names(arguments))

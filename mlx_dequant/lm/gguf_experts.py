@@ -1,4 +1,4 @@
-"""What mlx-lm's config says of a mixture of experts, from the keys of a GGUF file.
+"""What the config of a mixture of experts says besides, from the keys of a GGUF file.
 
 What a key means, and what holds where a file leaves it out, is read from gguf-py's constants and converter and from
 llama.cpp's models.
@@ -12,6 +12,7 @@ from typing import Any
 
 from ..loading import GGUFFile
 from .gguf_keys import Keys
+from .rotary import FAR, NEAR
 
 SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 # Keys of settings with which a type's model computes; a key that is missing or 0 says the same.
@@ -27,11 +28,11 @@ class Mixture:
     """A type of mixtures.
 
     Attributes:
-        count: mlx-lm's name for the number of experts.
-        size: mlx-lm's name for the rows of an expert's gate.
+        count: the config's name for the number of experts.
+        size: the config's name for the rows of an expert's gate.
         gating: the function of its router, by llama.cpp's number.
         normalized: whether the weights of the chosen experts sum to 1; None where a key says it.
-        fixed: what mlx-lm's config has besides.
+        fixed: what the config has besides.
     """
 
     count: str
@@ -79,7 +80,7 @@ def config(file: GGUFFile, keys: Keys, result: Mapping[str, Any]) -> dict[str, A
         own["shared_expert_intermediate_size"] = shared
     if kind == "gpt_oss":
         layers = result["num_hidden_layers"]
-        own["layer_types"] = [("sliding_attention", "full_attention")[layer % 2] for layer in range(layers)]
+        own["layer_types"] = [(NEAR, FAR)[layer % 2] for layer in range(layers)]
         own["sliding_window"] = keys.need("attention.sliding_window")
     return own
 
@@ -100,5 +101,5 @@ def _glm4(file: GGUFFile, keys: Keys, result: Mapping[str, Any]) -> dict[str, An
         "norm_topk_prob": keys.get("expert_weights_norm", False, bool),
         "routed_scaling_factor": keys.get("expert_weights_scale", 0.0, float) or 1.0,
         "use_qk_norm": "blk.0.attn_q_norm.weight" in file.tensors,
-        "partial_rotary_factor": keys.get("rope.dimension_count", result["head_dim"]) / result["head_dim"],
+        "rope_parameters": {"partial_rotary_factor": 1.0, **result["rope_parameters"]},
     }

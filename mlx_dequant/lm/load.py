@@ -30,10 +30,9 @@ def load(
     """A quantized checkpoint as mlx-lm's own model, whose weights stay quantized, and its tokenizer.
 
     Args:
-        path: a GGUF file or a folder, as for `mlx_dequant.load`, or a folder that holds one GGUF file. A GGUF
-            file's model is a llama (also Mistral, SmolLM2), qwen2, qwen3, gemma3 (text), or a mixture of experts:
-            llama (Mixtral), qwen2moe, qwen3moe, glm4moe, gpt-oss. A folder's model is any that mlx-lm knows and in
-            which the quantized layers are linear layers.
+        path: a GGUF file or a folder, as for `mlx_dequant.load`, or a folder that holds one GGUF file. The
+            architectures of GGUF files are those of `gguf_architectures`. A folder's model is any
+            that mlx-lm knows and in which the quantized layers are linear layers.
         dtype: type of activations and of dense weights: float32, float16 or bfloat16. The default is
             float32 on the CPU, where MLX's half-precision operations are slow. On a GPU it is
             the type in config.json, and bfloat16 for GGUF.
@@ -85,14 +84,12 @@ def load_model(
     if isinstance(source, GGUFFile):
         model = folder.empty_model(config)
         weights = gguf_tensors.weights(source, config, model)
-        config["rope_factors"] = gguf_tensors.rope_factors(source, config)
     else:
         checkpoint = load_checkpoint(source)
         folder.untie(config, checkpoint)
         model = folder.empty_model(config)
         weights = folder.weights(checkpoint, model)
     build(model, weights, dtype or _default(config))
-    gguf_tensors.scale_rope(model, config)
     teach_mlx_lm()
     before = config.get("quantization_config")
     if not isinstance(before, dict) or before.get("quant_method") != METHOD:

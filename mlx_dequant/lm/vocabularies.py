@@ -20,6 +20,16 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDINGS}|\p{{N}}{{1,3}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SEED = _WORDS + r"|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 # DeepSeek's patterns cut one after the other. Its letters are those with case, but for some scripts.
 _HAN_HANGUL = r"[\x{4E00}-\x{9FA5}\x{0800}-\x{4E00}\x{AC00}-\x{D7FF}]+"
 _NOT_CASED = (
@@ -30,23 +40,24 @@ _CASED = rf"[\p{{Lu}}\p{{Ll}}\p{{Lt}}&&[^{_NOT_CASED}]]"
 _DEEPSEEK = (r"[\r\n]", rf"\s?{_CASED}+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", _HAN_HANGUL, r"\p{N}+")
 _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_HANGUL, r"\p{N}")
 # How text is split before merges, by `tokenizer.ggml.pre`: patterns, and whether GPT-2's word pattern follows.
-CUTS: Mapping[str, tuple[tuple[str, ...], bool]] = {
-    "default": ((), True),
-    "gpt-2": ((), True),
-    "smollm": ((r"\p{N}",), True),
-    "llama-bpe": ((_LLAMA3,), False),
-    "llama-v3": ((_LLAMA3,), False),
-    "llama3": ((_LLAMA3,), False),
-    "falcon3": ((_LLAMA3,), False),
-    "smaug-bpe": ((_LLAMA3,), False),
-    "qwen2": ((_QWEN2,), False),
-    "deepseek-r1-qwen": ((_QWEN2,), False),
-    "deepseek-llm": (_DEEPSEEK, False),
-    "deepseek-coder": (_DEEPSEEK_CODER, False),
-    "tekken": ((_TEKKEN,), False),
+_CUTS: Mapping[tuple[str, ...], tuple[tuple[str, ...], bool]] = {
+    ("default", "gpt-2", "olmo", "mpt", "phi-2", "exaone4", "trillion", "granite-docling"): ((), True),
+    ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"): ((r"\p{N}",), True),
+    ("llama-bpe", "llama-v3", "llama3", "falcon3", "falcon-h1", "pixtral", "lfm2"): ((_LLAMA3,), False),
+    ("smaug-bpe", "dbrx", "chatglm-bpe", "glm4"): ((_LLAMA3,), False),
+    ("qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan"): ((_QWEN2,), False),
+    ("qwen35",): ((_QWEN35,), False),
+    ("gpt-4o", "llama4"): ((_GPT4O,), False),
+    ("seed-coder",): ((_SEED,), False),
+    ("deepseek-llm",): (_DEEPSEEK, False),
+    ("deepseek-coder",): (_DEEPSEEK_CODER, False),
+    ("tekken",): ((_TEKKEN,), False),
 }
+CUTS = {name: cut for names, cut in _CUTS.items() for name in names}
 # Those with tokens that no merge makes. llama.cpp puts their first token before a text.
-LLAMA3_LIKE = {"llama-bpe", "llama-v3", "llama3", "falcon3", "tekken"}
+LLAMA3_LIKE = {"llama-bpe", "llama-v3", "llama3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"}
+# Whose tokenizers write letters with accents in one form first.
+NFC = {"qwen2", "deepseek-r1-qwen", "qwen35"}
 SPACE = "▁"
 LONGEST = 1 << 30  # the squared lengths of all tokens together, which are tried for merges; models have some 20 million
 
@@ -65,7 +76,7 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
     parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))
     built.pre_tokenizer = pre_tokenizers.Sequence(parts)
     built.decoder = decoders.ByteLevel()
-    if _QWEN2 in patterns:
+    if cut in NFC:
         built.normalizer = normalizers.NFC()
     return built
 

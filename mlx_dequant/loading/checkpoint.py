@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..errors import FormatError
 from ..weights import QuantizedWeight
-from ..weights.gptq import ZERO_POINTS
+from ..zero_points import ZERO_POINTS
 from . import stored
 from .folder import Folder
 from .gguf_file import GGUFFile

@@ -12,13 +12,10 @@ from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from ..fast_divmod import grouping
 from ..registry import FAMILIES, formats
+from ..zero_points import ZERO_POINTS, zero_params
 from . import check
 from .base import QuantizedWeight
 from .bitfields import pack_stream
-
-# What "v1" adds to stored words of zero points (with 3 bits: to each field), by bits.
-WHOLE_WORD = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
-ZERO_POINTS = ("v1", "v1-field", "v2")
 
 
 class GPTQWeight(QuantizedWeight):
@@ -89,8 +86,7 @@ class GPTQWeight(QuantizedWeight):
             scale_dtype=dtypes.name(scales.dtype),
             loader_params={
                 **grouping(size, groups),
-                "zero_word": WHOLE_WORD[bits] if zero_points == "v1" else 0,
-                "zero_field": int(zero_points == "v1-field"),
+                **zero_params(zero_points, bits),
             },
             has_g_idx=group_index is not None,
         )

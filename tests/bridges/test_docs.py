@@ -39,6 +39,7 @@ def test_the_page_has_its_four_programs():
     assert len(BLOCKS) == 4
 
 
+@pytest.mark.full
 def test_a_model(tmp_path):
     pytest.importorskip("mlx_lm", reason="the program needs transformers, which mlx-lm brings")
     from lm_models import transformers_model, write_gguf
@@ -61,12 +62,14 @@ def test_tensors_across():
     run("-c", f"import torch\ntensor = torch.ones(3)\n{program}\nassert tensor.tolist() == [1, 1, 1]")
 
 
+@pytest.mark.full
 def test_install_and_uninstall():
     (program,) = [block for block in BLOCKS if "uninstall()" in block]
     program = "".join(line for line in program.splitlines(True) if "patch=True" not in line)
     run("-c", f"{program}\nimport sys\nassert 'dequant_int4' not in sys.modules")
 
 
+@pytest.mark.full
 def test_the_example():
     printed = run("examples/torch_swap.py")
     assert "plain torch" in printed

@@ -1,11 +1,16 @@
 """The doctor's checks of the bridge hold here, and would tell if they did not."""
 
+from types import SimpleNamespace
+
 import mlx.core as mx
 import pytest
 
 torch = pytest.importorskip("torch", reason="the bridge needs torch")
 
-from mlx_dequant.bridges import doctor, mps_dequant  # noqa: E402
+from emulator.shader_library import torch_shaders  # noqa: E402
+
+from mlx_dequant import formats  # noqa: E402
+from mlx_dequant.bridges import doctor, mps_dequant, targets  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +55,28 @@ def test_a_check_that_fails_does_not_end_the_report(monkeypatch):
     results = found()
     assert results["Queued"] == (False, "RuntimeError: no Metal")
     assert results["Torch"][0]
+
+
+@pytest.mark.full
+def test_torchs_own_shaders_hold():
+    with torch_shaders():
+        assert doctor.runs_shaders("cpu") == ""
+
+
+def test_wrong_shaders_are_told(monkeypatch):
+    monkeypatch.setattr(doctor, "formats", lambda: {"q8_0": formats()["q8_0"]})
+    wrong = SimpleNamespace(dequantize=lambda dtype: torch.zeros(64, 256))
+    monkeypatch.setattr(doctor, "packed_linear", lambda weight, where: wrong)
+    with torch_shaders():
+        assert doctor.runs_shaders("cpu") == "q8_0: weights differ"
+
+
+def test_fast_math_is_told(monkeypatch):
+    monkeypatch.setattr(targets, "obstacle", lambda: "PYTORCH_MPS_FAST_MATH is set")
+    assert doctor.runs_shaders("cpu") == "PYTORCH_MPS_FAST_MATH is set"
+    assert "mps" in doctor.CHECKS[doctor.runs_shaders]
+
+
+def test_a_layer_that_torch_runs_waits_for_nothing():
+    with torch_shaders():
+        assert doctor.multiplies("cpu") == ""

@@ -97,6 +97,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.full
 def test_ten_thousand_round_trips_leave_nothing():
     done = subprocess.run([sys.executable, "-c", ROUND_TRIPS], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

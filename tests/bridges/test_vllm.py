@@ -129,6 +129,7 @@ def test_a_failed_import_is_forgotten_and_remembered_again(run):
     )
 
 
+@pytest.mark.full
 def test_installed_before_vllm_is_loaded(run):
     run(
         GLOBALS,
@@ -197,6 +198,7 @@ def test_a_patch_makes_gguf_layers_multiply_packed(run):
     )
 
 
+@pytest.mark.full
 def test_cached_getters_are_cleared(run):
     run(
         CACHED,
@@ -213,6 +215,7 @@ def test_cached_getters_are_cleared(run):
     )
 
 
+@pytest.mark.full
 def test_real_packages_are_never_shadowed(run, tmp_path):
     (tmp_path / "dequant_int4.py").write_text("real = True")
     run(
@@ -233,6 +236,7 @@ def test_real_packages_are_never_shadowed(run, tmp_path):
     )
 
 
+@pytest.mark.full
 def test_a_patch_without_vllm_names_what_it_looked_for(run):
     run(
         GLOBALS,
@@ -250,6 +254,7 @@ def test_a_patch_without_vllm_names_what_it_looked_for(run):
     )
 
 
+@pytest.mark.full
 def test_a_patch_of_a_module_without_the_functions_names_them(run):
     run(
         "def something_else(): pass",
@@ -301,6 +306,7 @@ def test_the_plugin_is_silent_where_something_is_missing(missing):
     )
 
 
+@pytest.mark.full
 def test_the_plugin_warns_where_something_is_broken():
     python(
         """

@@ -52,6 +52,35 @@ def test_temperature_changes_the_text(model, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
+def answer(capsys, model, *arguments, prompt="the rain"):
+    assert main(["generate", model, "-p", prompt, "-m", "12", "--json", "-", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_sampling_options_and_seeds(model, capsys):
+    greedy = answer(capsys, model)["text"]
+    for options in (("--top-k", "1"), ("--top-p", "0.000001"), ("--min-p", "1")):
+        assert answer(capsys, model, "--temp", "2", *options)["text"] == greedy
+    first, second, third = (answer(capsys, model, "--temp", "2", "--seed", seed)["text"] for seed in "112")
+    assert first == second != third
+
+
+def test_what_the_prompt_is(model, capsys):
+    plain = answer(capsys, model)["prompt_tokens"]
+    assert answer(capsys, model, "--ignore-chat-template")["prompt_tokens"] < plain
+    assert answer(capsys, model, "--system-prompt", "in the rain")["prompt_tokens"] > plain
+    assert answer(capsys, model, "--prefill-response", "in the rain")["prompt_tokens"] > plain
+
+
+def test_caches_types_and_drafts(model, capsys):
+    greedy = answer(capsys, model)["text"]
+    assert answer(capsys, model, "--draft-model", model, "--num-draft-tokens", "2")["text"] == greedy
+    assert answer(capsys, model, "--max-kv-size", "64", "--prefill-step-size", "3")["text"] == greedy
+    assert answer(capsys, model, "--dtype", "float16")["tokens"] == 12
+    assert main(["generate", model, "-p", "x", "--max-kv-size", "64", "--kv-bits", "4"]) == 2
+    assert "--kv-bits: found 4 and --max-kv-size, expected one of them" in capsys.readouterr().err
+
+
 def test_smollm2_answers(capsys):
     assert main(["generate", str(model_file()), "-p", "What is the capital of France?"]) == 0
     assert capsys.readouterr().out.startswith("The capital of France is Paris.\n\nprompt: ")
@@ -62,7 +91,9 @@ def test_smollm2_answers(capsys):
     [
         (["--temp", "-1"], "--temp: found '-1', expected a number from 0 on"),
         (["--temp", "hot"], "--temp: found 'hot', expected a number from 0 on"),
-        (["--max-tokens", "0"], "--max-tokens: found '0', expected a positive integer"),
+        (["--top-p", "2"], "--top-p: found '2', expected a number from 0 to 1"),
+        (["--top-k", "-1"], "--top-k: found '-1', expected an integer from 0 on"),
+        (["--max-tokens", "0"], "found '0', expected a positive integer"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys):

@@ -64,4 +64,4 @@ def test_no_key_that_transformers_reads_is_ignored(kind):
 @pytest.mark.parametrize("kind", [*ROWS, "gemma3", "mistral3", "qwen2_vl", "qwen3_vl"])
 def test_the_default_config_of_a_type_is_understood(kind):
     config = CONFIG_MAPPING[kind]().to_dict()
-    assert folder._read(config, frozenset())["model_type"] == kind
+    assert folder.read(config)["model_type"] == kind

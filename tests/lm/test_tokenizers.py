@@ -145,6 +145,13 @@ def test_a_file_says_what_stands_around_a_text(write):
         ("deepseek-llm", "x东京y ab", ["x", "ä¸ľäº¬", "y", "Ġab"]),
         ("deepseek-coder", "12 ab?!\n x+", ["1", "2", "Ġab", "?!", "Ċ", "Ġx", "+"]),
         ("tekken", "12 CamelCase/\n", ["1", "2", "ĠCamel", "Case", "/Ċ"]),
+        ("exaone4", "12345 ab\n\n x", ["12345", "Ġab", "ĊĊ", "Ġx"]),
+        ("starcoder", "123 ab", ["1", "2", "3", "Ġab"]),
+        ("glm4", "12345 ab!\n\n x", ["123", "45", "Ġab", "!ĊĊ", "Ġx"]),
+        ("stablelm2", "123 ab!\n x", ["1", "2", "3", "Ġab", "!Ċ", "Ġx"]),
+        ("qwen35", "12 का!\n", ["1", "2", "Ġà¤ķà¤¾", "!Ċ"]),
+        ("gpt-4o", "1234 CamelCase's/\n", ["123", "4", "ĠCamel", "Case's", "/Ċ"]),
+        ("seed-coder", "12 ab!\n", ["1", "2", "Ġab", "!", "Ċ"]),
     ],
 )
 def test_how_text_is_cut(pre, text, pieces):

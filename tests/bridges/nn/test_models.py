@@ -100,6 +100,7 @@ def test_plain_numbers_of_the_models_own_type_stay_dense(tmp_path):
     assert load_transformers(tmp_path / "model.gguf", device="cpu").dtype == torch.bfloat16
 
 
+@pytest.mark.full
 def test_one_graph_the_same_tokens_and_export(folder):
     path, dense = folder()
     model = load_transformers(path, torch.float32, "cpu")

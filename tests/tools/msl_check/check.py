@@ -19,12 +19,16 @@ THREADS = 1024
 GRID = 2**32 - 1
 
 
-def check(text: str) -> list[str]:
-    """What Metal would refuse in `text`, a program as MLX prints it or several behind one header; with places."""
+def check(text: str, preamble: str = "") -> list[str]:
+    """What Metal would refuse in `text`, a program as MLX prints it or several behind one header; with places.
+
+    Args:
+        preamble: what comes before it; MLX's by default.
+    """
     for number, line in enumerate(text.splitlines(), 1):
         if not line.isascii():
             return [f"{_place(text, number)}: not ASCII: {line.strip()}"]
-    unit = parse(text)
+    unit = parse(text, preamble)
     faults = [(d.location.line, d.spelling) for d in unit.diagnostics if d.severity >= Diagnostic.Warning]
     tree = nodes(unit)
     faults += lint(tree, unit)

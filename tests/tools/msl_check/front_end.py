@@ -1,7 +1,7 @@
 """Parses Metal text with the `libclang` wheel: its "C++ for OpenCL" front end keeps address spaces apart.
 
 In front of a program stands what MLX puts there: Metal's library, as the shim declares it, and MLX's own
-preamble, from the headers of the installed `mlx`.
+preamble, from the headers of the installed `mlx`. A program for torch has a preamble of this package.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def _parsed(text: str, *arguments: str) -> cindex.TranslationUnit:
 
 
 @cache
-def _precompiled() -> tuple[tempfile.TemporaryDirectory, str, frozenset[str]]:
-    unit = _parsed(_preamble())
+def _precompiled(preamble: str = "") -> tuple[tempfile.TemporaryDirectory, str, frozenset[str]]:
+    unit = _parsed(f"{preamble}#undef thread\n#define thread __private\n" if preamble else _preamble())
     said = [str(diagnostic) for diagnostic in unit.diagnostics]
-    assert not said, f"MLX's preamble does not parse behind the shim: {said}"
+    assert not said, f"the preamble does not parse behind the shim: {said}"
     folder = tempfile.TemporaryDirectory()
     path = str(Path(folder.name) / "preamble.pch")
     unit.save(path)
@@ -76,10 +76,10 @@ def _precompiled() -> tuple[tempfile.TemporaryDirectory, str, frozenset[str]]:
     return folder, path, frozenset(names)
 
 
-def parse(text: str) -> cindex.TranslationUnit:
-    """A whole program, as MLX prints it, behind the preamble."""
+def parse(text: str, preamble: str = "") -> cindex.TranslationUnit:
+    """A whole program, as MLX prints it, behind MLX's preamble or another."""
     # The front end knows kernels by the keyword alone.
-    return _parsed(text.replace("[[kernel]]", "__kernel"), "-include-pch", _precompiled()[1])
+    return _parsed(text.replace("[[kernel]]", "__kernel"), "-include-pch", _precompiled(preamble)[1])
 
 
 def metal_functions() -> frozenset[str]:

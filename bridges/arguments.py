@@ -1,0 +1,56 @@
+"""Checks of the bridge's arguments. They need torch alone."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+
+from ..errors import FormatError
+
+# The float types of scales, of x and of results, by their names in `mlx_dequant.dtypes`.
+FLOATS = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
+BITS = (2, 3, 4, 8)
+
+
+def check_product(x: Any, bias: Any, like: torch.Tensor) -> list[torch.Tensor]:
+    """x, and bias if there is one, checked to be floats on the layer's device."""
+    named = {"x": x} if bias is None else {"x": x, "bias": bias}
+    tensors = together(qweight=like, **named)[1:]
+    for name, tensor in named.items():
+        float_name(name, tensor.dtype)
+    return tensors
+
+
+def check_last_axis(name: str, tensor: torch.Tensor, length: int) -> None:
+    """Refuses a tensor whose last axis has another length."""
+    if tensor.ndim == 0 or tensor.shape[-1] != length:
+        raise FormatError(f"{name}: found shape {tuple(tensor.shape)}, expected a last axis of {length}")
+
+
+def float_name(name: str, dtype: Any) -> str:
+    """The name of a float type; `name` is whose type it is."""
+    if dtype not in FLOATS:
+        raise FormatError(f"{name}: found {dtype}, expected float16, bfloat16 or float32")
+    return FLOATS[dtype]
+
+
+def integer(name: str, value: Any) -> int:
+    """An integer of any type, enumerations included."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise FormatError(f"{name}: found {value!r}, expected an integer") from None
+
+
+def together(**tensors: Any) -> list[torch.Tensor]:
+    """The arguments, checked to be tensors on one device."""
+    first: torch.Tensor | None = None
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise FormatError(f"{name}: found {type(tensor).__name__}, expected a torch.Tensor")
+        if first is not None and tensor.device != first.device:
+            raise FormatError(f"{name}: found device {tensor.device}, expected {first.device} as {next(iter(tensors))}")
+        first = first if first is not None else tensor
+    return list(tensors.values())

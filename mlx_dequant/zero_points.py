@@ -1,0 +1,16 @@
+"""How GPTQ checkpoints store zero points, as the loader's launch parameters say it."""
+
+from __future__ import annotations
+
+# "v1": minus one, whole words wrapping (with 3 bits each field). "v1-field": minus one in each field. "v2": unchanged.
+ZERO_POINTS = ("v1", "v1-field", "v2")
+# What "v1" adds to stored words, by bits.
+_WHOLE_WORD = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
+
+
+def zero_params(zero_points: str, bits: int) -> dict[str, int]:
+    """The launch parameters of one of `ZERO_POINTS`."""
+    return {
+        "zero_word": _WHOLE_WORD[bits] if zero_points == "v1" else 0,
+        "zero_field": int(zero_points == "v1-field"),
+    }
