@@ -11,9 +11,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LINUX := $(filter Linux,$(shell uname -s))
 SHADERS = find metal mlx_dequant/backends tests \( -name '*.metal' -o -name '*.h' -o -name '*.cpp' \) -print0
 
-SECONDS ?= 60
+fuzz: SECONDS ?= 60
+soak: SECONDS ?= 600
 
-.PHONY: demo test test-full lint format docs agx fuzz clean
+.PHONY: demo test test-full lint format docs agx fuzz soak clean
 
 demo: $(VENV)/demo
 	model=$$($(BIN)/mlx-dequant fetch-demo-model) && $(BIN)/mlx-dequant verify --rounds 3 "$$model" && \
@@ -48,6 +49,10 @@ agx: $(VENV)/test
 fuzz: $(VENV)/test
 	-$(PIP) atheris
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+# 16 threads on every backend and the torch bridge: results, memory, open files.
+soak: $(VENV)/test
+	$(BIN)/python -m tests.tools.soak --seconds $(SECONDS)
 
 clean:
 	rm -rf $(VENV) build

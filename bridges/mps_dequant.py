@@ -7,7 +7,6 @@ activations work; and every GGUF type, group_size=-1 and GPTQ with 2, 3 and 8 bi
 
 from __future__ import annotations
 
-import logging
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from ..backends import current_backend
 from ..errors import FormatError
+from ..log import logger
 from . import arguments, dequant_gguf, dequant_int4, shards
 from .operators import operator
 
@@ -33,8 +33,6 @@ __all__ = [
 
 AWQ_LINEAR = operator("awq", "linear")
 GPTQ_LINEAR = operator("gptq", "linear")
-
-logger = logging.getLogger("mlx_dequant")
 
 
 @cache

@@ -134,24 +134,32 @@ class PackedLinear(_Packed):
     def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
         """This layer with a low-rank adapter; mlx-lm's training calls this."""
         weight = self.weight
-        adapted: Any = _packed_lora()(weight.in_features, weight.out_features, r, dropout, scale)
+        adapted: Any = _packed_lora()[0](weight.in_features, weight.out_features, r, dropout, scale)
         adapted.linear = self
         return adapted
 
 
 @lru_cache
-def _packed_lora() -> Any:
-    from mlx_lm.tuner.lora import LoRALinear
+def _packed_lora() -> tuple[Any, Any]:
+    """mlx-lm's adapters of a linear layer and of an embedding. Both `fuse` the sum into a dense float32 layer, also
+    without `dequantize`: packed codes cannot hold it."""
+    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 
     class PackedLoRALinear(LoRALinear):
         def fuse(self, dequantize: bool = False) -> nn.Linear:
-            """The sum as a dense float32 layer, also without `dequantize`: packed codes cannot hold it."""
             inner: Any = self.linear
             fused: Any = inner.dense()
             fused.weight = fused.weight + (self.scale * self.lora_b.T) @ self.lora_a.T
             return fused
 
-    return PackedLoRALinear
+    class PackedLoRAEmbedding(LoRAEmbedding):
+        def fuse(self, dequantize: bool = False) -> nn.Embedding:
+            inner: Any = self.embedding
+            fused: Any = inner.dense()
+            fused.weight = fused.weight + self.scale * self.lora_a @ self.lora_b
+            return fused
+
+    return PackedLoRALinear, PackedLoRAEmbedding
 
 
 class PackedSwitchLinear(_Packed):
@@ -233,6 +241,13 @@ class PackedEmbedding(_Packed):
     def as_linear(self, x: mx.array) -> mx.array:
         """x [..., dims] to [..., vocabulary], for a model whose output layer is tied to this one."""
         return self.weight.linear(x)
+
+    def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
+        """This layer with a low-rank adapter; mlx-lm's training calls this where its `keys` name the embedding."""
+        weight = self.weight
+        adapted: Any = _packed_lora()[1](weight.out_features, weight.in_features, r, dropout, scale)
+        adapted.embedding = self
+        return adapted
 
 
 def _rows(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from support import assert_same, bits, group_tensors
 
 DOWN = "model.layers.0.mlp.down_proj"
@@ -33,3 +34,15 @@ def assert_decodes(checkpoint, name: str) -> None:
         found = found.T
     assert found.dtype == expected.dtype
     assert_same(found, bits(expected), name)
+
+
+def write_tensors(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
+    """A safetensors file, by hand: NumPy has no float8. `tensors` is (type, array of the file's bytes) by name."""
+    header, data = {}, b""
+    for name, (kind, array) in tensors.items():
+        content = np.ascontiguousarray(array).tobytes()
+        ends = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": ends}
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)

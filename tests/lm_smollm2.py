@@ -146,10 +146,15 @@ def assert_same_answers(model: Any, tokenizer: Any, expected: Any, prompts=PROMP
 def perplexities(model: Any, tokenizer: Any, expected: Any) -> tuple[float, float]:
     """Of TEXT, by the model and by transformers."""
     ids = tokenizer.encode(TEXT)
-    ours = np.array(model(mx.array([ids])).astype(mx.float32))[0]
     with torch.no_grad():
         theirs = expected(torch.tensor([ids])).logits[0].numpy()
-    return _perplexity(ours, ids), _perplexity(theirs, ids)
+    return perplexity(model, tokenizer), _perplexity(theirs, ids)
+
+
+def perplexity(model: Any, tokenizer: Any) -> float:
+    """Of TEXT, by the model alone."""
+    ids = tokenizer.encode(TEXT)
+    return _perplexity(np.array(model(mx.array([ids])).astype(mx.float32))[0], ids)
 
 
 def _perplexity(logits: np.ndarray, ids: list[int]) -> float:

@@ -45,6 +45,8 @@ YARN = {
         "attention_factor": 1.3,
     }
 }
+MSCALE = {"rope_parameters": {**YARN["rope_parameters"], "mscale": 0.707, "mscale_all_dim": 0.707}}
+del MSCALE["rope_parameters"]["attention_factor"]
 LONG = {
     "original_max_position_embeddings": 16,
     "rope_parameters": {
@@ -96,11 +98,10 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("olmo2", LINEAR),
     "olmo3": ("olmo3", WINDOW),
     "olmoe": ("olmoe", EXPERTS),
-    "granite": (
-        "granite",
-        {"attention_multiplier": 0.1, "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 3.0},
-    ),
+    "granite": ("granite", GRANITE),
+    "granite plain": ("granite", {}),
     "granitemoe": ("granitemoe", {**EXPERTS, **GRANITE}),
+    "granitemoe plain": ("granitemoe", EXPERTS),
     "glm": ("glm", {"head_dim": 32, **HALF}),
     "glm4": ("glm4", {"head_dim": 32, **HALF}),
     "gpt2": ("gpt2", GPT),
@@ -108,8 +109,10 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", {"intermediate_size": 512, **HALF}),
     "gptj": ("gptj", {**GPT, "rotary_dim": 16}),
     "gpt_oss": ("gpt_oss", {**EXPERTS, **WINDOW, "head_dim": 32, **YARN}),
-    "deepseek_v2": ("deepseek_v2", {**EXPERTS, **LATENT, "topk_method": "greedy"}),
+    "deepseek_v2": ("deepseek_v2", {**EXPERTS, **LATENT, "topk_method": "greedy", **MSCALE}),
+    "deepseek_v2 plain": ("deepseek_v2", {**EXPERTS, **LATENT, "topk_method": "greedy"}),
     "deepseek_v3": ("deepseek_v3", {**EXPERTS, **LATENT}),
+    "deepseek_v3 yarn": ("deepseek_v3", {**EXPERTS, **LATENT, **MSCALE}),
     "dots1": ("dots1", {**EXPERTS, **LATENT, "num_key_value_heads": 2, "head_dim": 32, "sliding_window": None}),
     "ernie4_5": ("ernie4_5", {"head_dim": 32}),
     "exaone4": ("exaone4", {**WINDOW}),
@@ -216,6 +219,17 @@ def opened(path: Path) -> Any:
     folder.untie(config, checkpoint)
     model = folder.empty_model(config)
     build(model, folder.weights(checkpoint, model), mx.float32)
+    return model
+
+
+def dense(path: Path, theirs: Any, target: Path) -> Any:
+    """mlx-lm's own model, not quantized, of a folder's config and of the weights of transformers' model."""
+    theirs.save_pretrained(target)
+    model = folder.empty_model(folder.config(path))
+    weights: dict[str, mx.array] = {}
+    for file in target.glob("*.safetensors"):
+        weights |= mx.load(str(file))
+    model.load_weights(list(model.sanitize(weights).items()))
     return model
 
 

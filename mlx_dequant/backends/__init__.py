@@ -13,6 +13,7 @@ from types import ModuleType
 import mlx.core as mx
 
 from ..encoded import EncodedMatrix
+from ..log import logger
 from . import experts, host, reference
 from .arrays import stored
 from .gpu import cuda, metal
@@ -43,7 +44,10 @@ def current_backend() -> str:
 @cache
 def _default() -> str:
     """The environment is read once: each product asks for its backend, and reading takes as long as an addition."""
-    return _checked(os.environ.get("MLX_DEQUANT_BACKEND") or _best())
+    asked = os.environ.get("MLX_DEQUANT_BACKEND")
+    name = _checked(asked or _best())
+    logger.info("backend: %s, %s", name, "from MLX_DEQUANT_BACKEND" if asked else f"of {', '.join(_available())}")
+    return name
 
 
 def _best() -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from .. import __version__
@@ -32,19 +35,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 where a check failed, 2 where there was nothing to check: a wrong
-        argument, or a file that is missing or is not what it should be.
+        argument, or a file that is missing or is not what it should be; 130 after Ctrl-C, 143 after SIGTERM.
     """
     options = _parser().parse_args(argv)
     try:
-        return options.run(options)
+        with _terminable():
+            return options.run(options)
     except FormatError as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return 143 if isinstance(stop, _Terminated) else 130
     print(f"mlx-dequant: {printable(message)}", file=sys.stderr)
     return 2
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: it ends a command as Ctrl-C does, and temporary files are removed."""
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:

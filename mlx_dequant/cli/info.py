@@ -1,9 +1,14 @@
-"""Say what a GGUF file holds: its metadata, and its tensors by type."""
+"""Say what a checkpoint holds: a GGUF file's metadata and its tensors by type, or a folder's layers by format.
+
+Of a folder, one layer of each format, settings and shape is read, to see that it can be. What cannot be read is named.
+Exit status: 0; 2 for a file or folder that cannot be opened.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.output import add_json, console, printable, size, write_json
@@ -11,13 +16,21 @@ from ..diagnostics.output import add_json, console, printable, size, write_json
 if TYPE_CHECKING:
     from ..loading.gguf_file import GGUFFile
 
+NAMED = 5  # layers that are named for each cause; --json names them all
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a .gguf file, or any part of a split one")
+    parser.add_argument(
+        "file", metavar="FILE", help="a .gguf file, any part of a split one, or a folder with safetensors"
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    return _folder(options) if Path(options.file).is_dir() else _gguf(options)
+
+
+def _gguf(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from ..loading.gguf_file import GGUFFile
@@ -42,6 +55,42 @@ def run(options: argparse.Namespace) -> int:
     for kind, why in result["unread"].items():
         out.print(f"\n{printable(kind)} tensors cannot be read: {why}", soft_wrap=True)
     write_json(options, result)
+    return 0
+
+
+def _folder(options: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from ..loading.overview import kinds
+
+    method, model, found = kinds(Path(options.file))
+    rows = [
+        {
+            "type": kind.title,
+            "shape": list(kind.shape) if kind.shape else None,
+            "count": len(kind.names),
+            "weights": kind.weights,
+            "bytes": kind.nbytes,
+            "names": list(kind.names),
+            "unread": kind.unread,
+        }
+        for kind in found
+    ]
+    out = console(options)
+    out.print(f"{printable(model or 'no model_type')}, {method}\n", soft_wrap=True)
+    table = Table("type", "shape", "tensors", "weights", "size", "bits a weight", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind in found:
+        name, *cells = _cells(printable(kind.title), len(kind.names), kind.weights, kind.nbytes)
+        table.add_row(name, "x".join(map(str, kind.shape or ())), *cells)
+    out.print(table)
+    for kind in found:
+        if kind.unread:
+            more = f" and {len(kind.names) - NAMED} more" if len(kind.names) > NAMED else ""
+            names = ", ".join(printable(name, 80) for name in kind.names[:NAMED])
+            out.print(f"\n{names}{more} cannot be read: {printable(kind.unread)}", soft_wrap=True)
+    write_json(options, {"folder": options.file, "format": method, "model_type": model, "kinds": rows})
     return 0
 
 

@@ -55,7 +55,8 @@ def build(model: nn.Module, weights: Mapping[str, Weight], dtype: mx.Dtype) -> N
 def _check_names(weights: Mapping[str, Weight], parameters: Mapping[str, mx.array]) -> None:
     missing, extra = sorted(parameters.keys() - weights.keys()), sorted(weights.keys() - parameters.keys())
     if missing:
-        raise FormatError(f"{missing[0]}: not found, and {len(missing) - 1} more of the model's weights")
+        instead = f"; found {extra[0]} and {len(extra) - 1} more, which it does not know" if extra else ""
+        raise FormatError(f"{missing[0]}: not found, and {len(missing) - 1} more of the model's weights{instead}")
     if extra:
         raise FormatError(f"{extra[0]}: not a weight of mlx-lm's model, as {len(extra) - 1} more are not")
 

@@ -1,4 +1,4 @@
-"""mlx-lm's `dequantize_model`, for packed layers too."""
+"""Functions of mlx-lm that change a model's layers, for packed ones too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from ..errors import FormatError
 from ..nn import PackedEmbedding, PackedLinear
 from .rebind import rebind
 
@@ -24,10 +25,13 @@ def unpack_model(model: nn.Module) -> nn.Module:
 
 
 def teach_mlx_lm() -> None:
-    """Makes mlx_lm.utils.dequantize_model unpack packed layers. It would pass over them and change nothing."""
+    """Makes functions of mlx-lm know packed layers: `dequantize_model` unpacks them (it would pass over them and change
+    nothing), and `linear_to_lora_layers` says what DoRA asks for."""
     from mlx_lm import utils
+    from mlx_lm.tuner import utils as tuner
 
     stock: Any = utils.dequantize_model
+    adapt: Any = tuner.linear_to_lora_layers
     if hasattr(stock, "__wrapped__"):
         return
 
@@ -35,4 +39,18 @@ def teach_mlx_lm() -> None:
     def dequantize_model(model: nn.Module) -> nn.Module:
         return stock(unpack_model(model))
 
+    @wraps(adapt)
+    def linear_to_lora_layers(
+        model: nn.Module, num_layers: int, config: dict[str, Any], use_dora: bool = False
+    ) -> None:
+        kinds = (PackedLinear, PackedEmbedding)
+        packed = [name for name, layer in model.named_modules() if isinstance(layer, kinds)] if use_dora else []
+        if packed:
+            raise FormatError(
+                f"use_dora: found True with {len(packed)} packed layers ({packed[0]}, ...), expected False: DoRA "
+                "scales the rows of a dense weight. Use LoRA, or mlx_lm.utils.dequantize_model first"
+            )
+        adapt(model, num_layers, config, use_dora)
+
     rebind(stock, dequantize_model)
+    rebind(adapt, linear_to_lora_layers)

@@ -16,7 +16,7 @@ from ..loading import Checkpoint
 from ..weights import QuantizedWeight, stack
 from . import gpt_oss, rotary, settings, variants
 from .build import Weight
-from .settings_table import ROWS, TEXTS
+from .settings_table import ROWS, TEXTS, Row
 
 # The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
 PLACEHOLDER = mx.complex64
@@ -66,13 +66,13 @@ def read(stored: dict[str, Any], ignore: frozenset[str] = frozenset()) -> dict[s
             text["tie_word_embeddings"] = result["tie_word_embeddings"]
         return result | {"text_config": read(text, ignore)}
     rotary.flatten(result)
-    rotary.check(result, _row(result).rope, settings.names(arguments))
+    rotary.check(result, _row(result), settings.names(arguments))
     variants.check(result, settings.names(arguments))
     return result
 
 
-def _row(config: dict[str, Any]) -> Any:
-    return ROWS.get(config["model_type"], settings.Row())
+def _row(config: dict[str, Any]) -> Row:
+    return ROWS.get(config["model_type"], Row())
 
 
 def classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:

@@ -52,8 +52,11 @@ def _gemma2(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gemma3(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
-    far = {**result["rope_parameters"], "rope_theta": keys.get("rope.freq_base", 1e6, float)}
-    near = {"rope_type": "default", "rope_theta": keys.get("rope.freq_base_swa", 1e4, float)}
+    # The second names are Ollama's.
+    base = keys.get("rope.freq_base", None, float) or keys.get("rope.global.freq_base", 1e6, float)
+    local = keys.get("rope.freq_base_swa", None, float) or keys.get("rope.local.freq_base", 1e4, float)
+    far = {**result["rope_parameters"], "rope_theta": base}
+    near = {"rope_type": "default", "rope_theta": local}
     return {
         "rope_parameters": {FAR: far, NEAR: near},
         "query_pre_attn_scalar": _head(result) if result["num_hidden_layers"] == 62 else result["head_dim"],

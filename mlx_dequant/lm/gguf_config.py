@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ..errors import FormatError
@@ -14,16 +15,25 @@ from .rotary import FAR, NEAR
 
 # The settings that say whether layers have a bias, and one that tells.
 BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
+# The models in which llama.cpp's layers see windows.
+WINDOWS = ("gemma2", "gemma3_text", "phi3", "olmo2", "cohere2", "exaone4", "gpt_oss")
 
 
-def config(file: GGUFFile) -> dict[str, Any]:
+def config(file: GGUFFile, ignore: Collection[str] = ()) -> dict[str, Any]:
     """mlx-lm's config of the model in a file: what a config.json of transformers would say, checked like one.
 
+    Args:
+        file: an open file.
+        ignore: keys of the metadata to leave out.
+
     Raises:
-        FormatError: the architecture is not supported, a key is missing, or its value asks for a feature that
-            mlx-lm's model lacks.
+        FormatError: the architecture is not supported, a key is missing or not known, or its value asks for a feature
+            that mlx-lm's model lacks.
     """
-    stored = _stored(file, architecture(file))
+    form = architecture(file)
+    keys = Keys(file, ignore)
+    stored = _stored(file, form, keys)
+    keys.check_rest()
     try:
         return folder.read(stored)
     except FormatError as error:
@@ -40,9 +50,8 @@ def architecture(file: GGUFFile) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def _stored(file: GGUFFile, form: Architecture) -> dict[str, Any]:
+def _stored(file: GGUFFile, form: Architecture, keys: Keys) -> dict[str, Any]:
     """The settings by transformers' names."""
-    keys = Keys(file)
     experts = keys.get("expert_count", 0)
     kind = form.mixture if experts else form.model_type
     if not kind:
@@ -68,11 +77,12 @@ def _stored(file: GGUFFile, form: Architecture) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": _shared(keys, layers, heads),
         "head_dim": head_dim,
-        form.epsilon: keys.need(variance, float),
+        # Ollama's Gemma 3 files leave it out.
+        form.epsilon: (form.norm_offset and keys.get(variance, 1e-6, float)) or keys.need(variance, float),
         "max_position_embeddings": keys.need("context_length"),
         "rope_parameters": rope(file, keys, head_dim),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        **_windows(keys, layers),
+        **_windows(keys, layers, kind),
     }
     for key, name in form.numbers.items():
         if (value := keys.get(key, None, float)) is not None:
@@ -92,8 +102,14 @@ def _shared(keys: Keys, layers: int, heads: int) -> int:
     return counts.pop()
 
 
-def _windows(keys: Keys, layers: int) -> dict[str, Any]:
-    window = keys.get("attention.sliding_window", 0)
-    pattern = keys.layers("attention.sliding_window_pattern", layers)
+def _windows(keys: Keys, layers: int, kind: str) -> dict[str, Any]:
+    window, key = keys.get("attention.sliding_window", 0), "attention.sliding_window_pattern"
+    if kind not in WINDOWS:
+        if 0 < window < keys.need("context_length"):
+            raise keys.fail("attention.sliding_window", window, "0: llama.cpp ignores it in this architecture")
+        return {"sliding_window": None}
+    pattern = keys.layers(key, layers)
+    if pattern is None and keys.get(key, None) is not None:  # the n-th layer sees everything
+        pattern = [number % keys.need(key) != 0 for number in range(1, layers + 1)]
     kinds = {"layer_types": [NEAR if near else FAR for near in pattern]} if pattern and window else {}
     return {"sliding_window": window or None, **kinds}

@@ -80,7 +80,7 @@ def config(file: GGUFFile, keys: Keys, result: Mapping[str, Any]) -> dict[str, A
         own["shared_expert_intermediate_size"] = shared
     if kind == "gpt_oss":
         layers = result["num_hidden_layers"]
-        own["layer_types"] = [(NEAR, FAR)[layer % 2] for layer in range(layers)]
+        own["layer_types"] = result.get("layer_types", [(NEAR, FAR)[layer % 2] for layer in range(layers)])
         own["sliding_window"] = keys.need("attention.sliding_window")
     return own
 
@@ -96,7 +96,7 @@ def _glm4(file: GGUFFile, keys: Keys, result: Mapping[str, Any]) -> dict[str, An
     layers = result["num_hidden_layers"] - keys.get("nextn_predict_layers", 0)
     return {
         "num_hidden_layers": layers,
-        "n_shared_experts": keys.get("expert_shared_count", 0) or None,
+        "n_shared_experts": keys.need("expert_shared_count"),
         "first_k_dense_replace": keys.get("leading_dense_block_count", 0),
         "norm_topk_prob": keys.get("expert_weights_norm", False, bool),
         "routed_scaling_factor": keys.get("expert_weights_scale", 0.0, float) or 1.0,

@@ -67,7 +67,7 @@ def rope(file: GGUFFile, keys: Keys, head_dim: int) -> dict[str, Any]:
 
 
 def _scaling(file: GGUFFile, keys: Keys, base: float) -> dict[str, Any]:
-    kind = keys.get("rope.scaling.type", "none", str)
+    kind = keys.get("rope.scaling.type", "linear", str)  # llama.cpp's default
     length = "rope.scaling.original_context_length"
     attention = keys.get("rope.scaling.attn_factor", 1.0, float)
     if LONG in file.tensors:
@@ -78,14 +78,14 @@ def _scaling(file: GGUFFile, keys: Keys, base: float) -> dict[str, Any]:
         return llama3_scaling(_numbers(file, FACTORS), base)
     if attention != 1:
         raise keys.fail("rope.scaling.attn_factor", attention, f"1 without {LONG}")
-    if kind == "none":
-        factor = keys.get("rope.scale_linear", 1.0, float)
-        return {"rope_type": "default"} if factor == 1.0 else {"rope_type": "linear", "factor": factor}
-    if kind not in ("linear", "yarn"):
+    factor = keys.get("rope.scaling.factor", 0.0, float) or keys.get("rope.scale_linear", 0.0, float) or 1.0
+    if kind not in ("none", "linear", "yarn"):
         raise keys.fail("rope.scaling.type", kind, "none, linear or yarn")
-    scaling = {"rope_type": kind, "factor": keys.need("rope.scaling.factor", float)}
+    if kind == "none" or (kind == "linear" and factor == 1.0):
+        return {"rope_type": "default"}
     if kind == "linear":
-        return scaling
+        return {"rope_type": kind, "factor": factor}
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": keys.need("rope.scaling.factor", float)}
     scaling["original_max_position_embeddings"] = keys.need(length)
     scaling |= {name: value for key, name in YARN.items() if (value := keys.get(f"rope.scaling.{key}", None, float))}
     if multiplier := keys.get("rope.scaling.yarn_log_multiplier", 0.0, float):

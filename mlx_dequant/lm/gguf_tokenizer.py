@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
 from ..loading import GGUFFile
+from .tokenizer_files import named
 from .vocabularies import LLAMA3_LIKE, byte_level, sentence_piece
 
 if TYPE_CHECKING:
@@ -46,22 +47,18 @@ def tokenizer(file: GGUFFile, extra: Mapping[str, Any] | None = None, eos_token_
     template = file.metadata.get("tokenizer.chat_template")
     if not isinstance(template, str | None):
         raise FormatError(f"{file.path.name}: tokenizer.chat_template: found {template!r}, expected a text")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            built, config = _described(settings)
-            built.save(f"{folder}/tokenizer.json")
-            Path(folder, "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
-            return load_tokenizer(Path(folder), dict(extra or {}), eos_token_ids=eos_token_ids or ends(file))
-        except OSError:
-            raise
-        except Exception as error:  # the tokenizers library raises nothing more specific
-            raise FormatError(f"{file.path.name}: tokenizer: {error!r}") from error
+    with named(file.path.name, "tokenizer"), tempfile.TemporaryDirectory() as folder:
+        built, config = _described(settings)
+        built.save(f"{folder}/tokenizer.json")
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+        return load_tokenizer(Path(folder), dict(extra or {}), eos_token_ids=eos_token_ids or ends(file))
 
 
 def ends(file: GGUFFile) -> list[int]:
     """The tokens that end an answer."""
     settings = _settings(file)
-    found = {settings[key] for key in ("eos_token_id", "eot_token_id", "eom_token_id") if key in settings}
+    numbers = [settings.get(key) for key in ("eos_token_id", "eot_token_id", "eom_token_id")]
+    found = {number for number in numbers if type(number) is int}
     tokens, types = settings.get("tokens"), settings.get("token_type")
     if isinstance(tokens, list) and types is not None:
         kinds = zip(tokens, types, strict=False)
@@ -87,16 +84,22 @@ def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
     built.add_special_tokens([AddedToken(token, normalized=False) for token in control])
     built.add_tokens([AddedToken(token, normalized=False) for token in plain])
 
-    used = {f"{key}_token_id" for key in (*SPECIAL.values(), "eot", "eom")}
-    ids = {key: id for key, id in settings.items() if key in used}
-    for key, id in ids.items():
-        if type(id) is not int or not 0 <= id < len(tokens):
-            raise ValueError(f"{PREFIX}{key}: found {id!r}, expected 0 to {len(tokens) - 1}")
-    special = {name: ids.get(f"{key}_token_id") for name, key in SPECIAL.items()}
-    config: dict[str, Any] = {name: None if id is None else tokens[id] for name, id in special.items()}
+    for key in ("eot", "eom"):
+        _special(settings, key)
+    config: dict[str, Any] = {name: _special(settings, key) for name, key in SPECIAL.items()}
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     _frame(built, settings, config)
     return built, config
+
+
+def _special(settings: Mapping[str, Any], key: str) -> str | None:
+    """A special token. One that pads is no loss: some files number it behind the vocabulary."""
+    number, tokens = settings.get(f"{key}_token_id"), settings["tokens"]
+    if type(number) is int and 0 <= number < len(tokens):
+        return tokens[number]
+    if number is None or (key == "padding" and type(number) is int):
+        return None
+    raise FormatError(f"{PREFIX}{key}_token_id: found {number!r}, expected the number of one of {len(tokens)} tokens")
 
 
 def _frame(built: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ replaced, not `load` itself: so it keeps its parameters, and who imported it has
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from . import source
 from .dense import teach_mlx_lm
 from .load import check_dtype, load_model, load_tokenizer, opened
 from .rebind import rebind
+from .tokenizer_files import of_folder
 
 _replaced: dict[str, tuple[Any, Any]] = {}
 
@@ -110,7 +112,8 @@ def _load_tokenizer(stock: Callable[..., Any], dtype: mx.Dtype | None) -> Callab
         patterns = [pattern for pattern in utils.DEFAULT_ALLOW_PATTERNS if "safetensors" not in pattern]
         path = utils._download(model_path, allow_patterns=patterns)
         if path.is_dir():
-            return stock(path, tokenizer_config_extra, eos_token_ids=eos_token_ids)
+            with of_folder(path) if source.is_ours(path) else nullcontext():
+                return stock(path, tokenizer_config_extra, eos_token_ids=eos_token_ids)
         return load_tokenizer(GGUFFile(path), tokenizer_config_extra, eos_token_ids)
 
     return load

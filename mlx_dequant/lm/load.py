@@ -19,6 +19,7 @@ from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
 from .dense import teach_mlx_lm
 from .source import only_gguf
+from .tokenizer_files import of_folder
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -36,8 +37,8 @@ def load(
         dtype: type of activations and of dense weights: float32, float16 or bfloat16. The default is
             float32 on the CPU, where MLX's half-precision operations are slow. On a GPU it is
             the type in config.json, and bfloat16 for GGUF.
-        ignore: keys of config.json to leave out. Keys that nobody knows are refused, as are values that
-            mlx-lm's model would ignore.
+        ignore: keys of config.json or of a GGUF file's metadata to leave out. Keys that nobody knows are refused, as
+            are values that mlx-lm's model would ignore.
 
     Returns:
         The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer.
@@ -106,14 +107,15 @@ def load_tokenizer(
     extra = dict(settings or {})
     if isinstance(source, GGUFFile):
         return gguf_tokenizer.tokenizer(source, extra, eos_token_ids)
-    return utils.load_tokenizer(source, extra, eos_token_ids=eos_token_ids)
+    with of_folder(source):
+        return utils.load_tokenizer(source, extra, eos_token_ids=eos_token_ids)
 
 
 def _config(source: Path | GGUFFile, ignore: Collection[str]) -> dict[str, Any]:
     if not isinstance(source, GGUFFile):
         return folder.config(source, ignore)
     ends = gguf_tokenizer.ends(source)
-    return gguf_config.config(source) | ({"eos_token_id": ends} if ends else {})
+    return gguf_config.config(source, ignore) | ({"eos_token_id": ends} if ends else {})
 
 
 def _default(config: Mapping[str, Any]) -> mx.Dtype:

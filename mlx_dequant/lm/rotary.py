@@ -11,6 +11,7 @@ import mlx.nn as nn
 
 from ..errors import FormatError
 from .settings import fail
+from .settings_table import Row
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
 NEAR, FAR = "sliding_attention", "full_attention"
@@ -79,10 +80,11 @@ def yarn(scaling: dict[str, Any]) -> dict[str, Any]:
     return scaling | {"mscale": (wanted - 1) / (0.1 * math.log(factor)), "mscale_all_dim": 0}
 
 
-def check(settings: Mapping[str, Any], ours: bool, known: set[str]) -> None:
+def check(settings: Mapping[str, Any], row: Row, known: set[str]) -> None:
     """Refuses what neither mlx-lm's model nor `replace` computes."""
-    found = kind(settings.get("rope_scaling"))
+    found, ours = kind(settings.get("rope_scaling")), row.rope
     expected = (*KINDS, "longrope") if ours else KINDS if {"rope_scaling", "rope_parameters"} & known else ("default",)
+    expected = row.scalings or expected
     if found not in expected:
         raise fail("rope_scaling.rope_type", found, f"{', '.join(expected)} in a {settings['model_type']}")
     if not ours and (settings.get("rope_scaling") or {}).get("truncate") is False:

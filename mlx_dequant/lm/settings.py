@@ -78,7 +78,7 @@ def completed(kind: str, stored: Mapping[str, Any]) -> tuple[dict[str, Any], dic
 
 
 def _check_keys(kind: str, row: Row, stored: Mapping[str, Any], known: set[str], names: Mapping[str, str]) -> None:
-    known = known | HARMLESS | USUAL.keys() | row.fixed.keys() | set(row.harmless) | {"head_dim", "rope_factors"}
+    known = known | HARMLESS | USUAL.keys() | row.fixed.keys() | set(row.harmless) | {"head_dim"}
     if isinstance(stored.get("text_config"), dict):
         known.add("tie_word_embeddings")
     for name, key in {**ALIASES, **names}.items():

@@ -87,6 +87,7 @@ class Row(NamedTuple):
         harmless: more keys that change no logits.
         sets: what mlx-lm's model asks for and transformers' config does not have.
         rope: whether we give the model another RoPE where mlx-lm's lacks a scaling or turns other dimensions.
+        scalings: the only kinds of RoPE scaling that mlx-lm's model computes; empty where `rotary` knows.
         windows: whether we let layers see windows, which mlx-lm's model does not.
         activation: the key by which we choose the function in feed-forward layers, where mlx-lm's has another.
     """
@@ -95,6 +96,7 @@ class Row(NamedTuple):
     harmless: tuple[str, ...] = ()
     sets: Mapping[str, Any] = {}
     rope: bool = False
+    scalings: tuple[str, ...] = ()
     windows: bool = False
     activation: str | None = None
 
@@ -113,6 +115,7 @@ ROWS: Mapping[str, Row] = {
         {**UNTIED, "norm_topk_prob": OFF},
         harmless=("head_dim", "qk_head_dim", "num_key_value_heads"),
         sets={"moe_layer_freq": 1},
+        scalings=("yarn",),
     ),
     "deepseek_v3": Row(
         {**UNTIED, "rope_interleave": ON, "scoring_func": ("sigmoid",)},

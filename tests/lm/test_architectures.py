@@ -121,7 +121,12 @@ REFUSED = [
     ),
     ({"tokenizer.ggml.model": "t5"}, r"tokenizer.ggml.model: found 't5', expected gpt2 or llama"),
     ({"tokenizer.ggml.pre": "poro"}, r"tokenizer.ggml.pre: found 'poro', expected one of default, gpt-2, olmo,"),
-    ({"tokenizer.ggml.eos_token_id": 999}, r"tokenizer: .*tokenizer.ggml.eos_token_id: found 999, expected 0 to 287"),
+    (
+        {"tokenizer.ggml.eos_token_id": 999},
+        r"model.gguf: tokenizer.ggml.eos_token_id: found 999, expected the number of one of 288 tokens",
+    ),
+    ({"tokenizer.ggml.eos_token_id": "x"}, r"tokenizer.ggml.eos_token_id: found 'x', expected the number"),
+    ({"tokenizer.ggml.merges": ["x"]}, r"model.gguf: tokenizer: found what transformers does not read: "),
 ]
 
 

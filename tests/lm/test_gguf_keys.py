@@ -1,65 +1,150 @@
-"""Keys of GGUF files that ask for what no model computes, or that leave something out."""
+"""The metadata of GGUF files: each key below the architecture's name is read, harmless, or refused by its name."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import gguf
+import numpy as np
 import pytest
 
 import mlx_dequant as mxd
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
-pytest.importorskip("torch", reason="torch is not installed")
 
-from lm_gguf import transformers_model, write_gguf
+from mlx_dequant.lm.gguf_architectures import ARCHITECTURES
+from mlx_dequant.lm.gguf_config import config
+from mlx_dequant.lm.gguf_keys import FIXED, HARMLESS
 
-from mlx_dequant.lm import gguf_config
-from mlx_dequant.lm.gguf_rope import llama3_scaling
-from mlx_dequant.loading import GGUFFile
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The files of some architectures, each written once."""
-    paths = {}
-
-    def opened(name, **changes):
-        if name not in paths:
-            paths[name] = tmp_path_factory.mktemp("files") / "model.gguf"
-            write_gguf(paths[name], name, transformers_model(name))
-        file = GGUFFile(paths[name])
-        prefix = file.metadata["general.architecture"]
-        file.metadata = {**file.metadata, **{f"{prefix}.{key}": value for key, value in changes.items()}}
-        return file
-
-    return opened
-
-
-REFUSED = [
-    ("ministral3", {"attention.temperature_length": 32}, "temperature_length: found 32, expected 16"),
-    ("ministral3", {"rope.scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor: found 0.5, expected none"),
-    ("ministral3", {"rope.scaling.attn_factor": 2.0}, "attn_factor: found 2.0, expected 1 without rope_factors_long"),
-    ("ministral3", {"rope.dimension_count": 16}, r"dimension_count: found 16, expected 64 \(the length of a key\)"),
-    ("phi3, longrope", {"rope.dimension_count": 15}, "dimension_count: found 15, expected an even number up to 32"),
-    ("phi3, longrope", {"rope.dimension_count": 16}, "(?s)model.gguf: as config.json: .*short_factor"),
-    ("olmo3", {"attention.sliding_window_pattern": [True]}, "found 1, expected 4 values, one a layer"),
-    ("lfm2", {"attention.head_count_kv": [0, 2, 0, 4]}, r"found \[2, 4\], expected one number of heads"),
-    ("lfm2", {"shortconv.l_cache": 0}, "l_cache: found 0, expected a positive integer"),
-]
+BASE = {
+    "block_count": 12,
+    "context_length": 512,
+    "embedding_length": 64,
+    "feed_forward_length": 96,
+    "attention.head_count": 4,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "attention.layer_norm_epsilon": 1e-6,
+    "expert_used_count": 2,
+}
+EXPERTS = {"expert_count": 8, "expert_feed_forward_length": 32}
+# What single architectures need besides.
+MORE = {
+    "gemma3": {"attention.sliding_window": 8},
+    "lfm2": {"shortconv.l_cache": 3},
+    "qwen2moe": EXPERTS,
+    "qwen3moe": EXPERTS,
+    "glm4moe": {**EXPERTS, "expert_shared_count": 1},
+    "gpt-oss": {**EXPERTS, "attention.sliding_window": 8},
+}
+TENSORS = {
+    **{name: ["output.weight"] for name in ("glm4", "stablelm", "qwen2moe", "glm4moe", "gpt-oss")},
+    "starcoder2": ["output.weight", "blk.0.ffn_up.bias"],
+}
+PATTERN = np.arange(1, 13) % 4 != 0
+# Keys of other kinds of models, which these architectures have no use for.
+OTHERS = ("ssm.", "wkv.", "kda.", "indexer.", "clip.", "posnet.", "convnext.", "classifier.", "shortconv.", "xielu.")
 
 
-@pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
-def test_what_is_refused(name, changes, message, files):
-    with pytest.raises(mxd.FormatError, match=message):
-        gguf_config.config(files(name, **changes))
+def file(architecture="llama", **keys):
+    """What `config` needs of an open file."""
+    values = {**BASE, **MORE.get(architecture, {}), **keys}
+    metadata = {f"{architecture}.{key}": value for key, value in values.items() if value is not None}
+    tensors = {f"blk.{number}.attn_q.weight": None for number in range(12)}
+    tensors |= dict.fromkeys(TENSORS.get(architecture, ()))
+    tensors["token_embd.weight"] = SimpleNamespace(shape=(288, 64))
+    metadata["general.architecture"] = architecture
+    return SimpleNamespace(path=Path("model.gguf"), metadata=metadata, tensors=tensors)
 
 
-def test_keys_decide_which_model_it_is(files):
-    assert gguf_config.config(files("olmo3"))["model_type"] == "olmo3"
-    assert gguf_config.config(files("olmo3", **{"attention.sliding_window": 0}))["model_type"] == "olmo2"
-    assert gguf_config.config(files("ministral3"))["model_type"] == "ministral3"
-    assert gguf_config.config(files("ministral3", **{"attention.temperature_scale": 0.0}))["model_type"] == "mistral"
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_key_that_nobody_knows_is_named(architecture):
+    config(file(architecture))
+    with pytest.raises(mxd.FormatError) as raised:
+        config(file(architecture, **{"attention.twist": 3}))
+    name = f"{architecture}.attention.twist"
+    assert str(raised.value).startswith(f"model.gguf: {name}: found 3, expected none such: nothing reads it")
+    assert f"ignore=['{name}']" in str(raised.value)
+    config(file(architecture, **{"attention.twist": 3}), ignore=[name])
 
 
-def test_factors_of_one_turn_as_without():
-    assert llama3_scaling([1.0] * 8, 1e4) == {"rope_type": "default"}
-    with pytest.raises(mxd.FormatError, match="factors that are not llama3's"):
-        llama3_scaling([1.0, 5.0, 2.0, 3.0], 1e4)
+@pytest.mark.parametrize("key", FIXED)
+def test_a_value_that_is_computed_otherwise_is_named(key):
+    for value in FIXED[key]:
+        config(file(**{key: value}))
+    other = {bool: False, str: "x", int: 3, float: 0.5}[type(FIXED[key][0])]
+    other = True if FIXED[key] == (False,) else other
+    with pytest.raises(mxd.FormatError, match=rf"llama\.{key}: found {other!r}, expected {FIXED[key][0]!r}"):
+        config(file(**{key: other}))
+
+
+def test_harmless_keys_change_nothing():
+    given = dict.fromkeys(HARMLESS - BASE.keys(), 1.0)
+    extra = {"vision.block_count": 27, "mm.tokens_per_image": 256}
+    assert config(file(**given, **extra)) == config(file())
+
+
+def names(owner) -> set[str]:
+    """gguf-py's keys below an architecture."""
+    found = set()
+    for value in vars(owner).values():
+        if isinstance(value, str) and value.startswith("{arch}."):
+            found.add(value.removeprefix("{arch}."))
+        elif isinstance(value, type):
+            found |= names(value)
+    return found
+
+
+def test_no_key_of_gguf_py_passes_unread():
+    """Each is read, stands in a table, or is refused."""
+    before = config(file())
+    for key in sorted(names(gguf.Keys)):
+        if key in BASE or key in HARMLESS or key in FIXED or key.startswith(OTHERS):
+            continue
+        for value in (8, 0.7):
+            try:
+                after = config(file(**{key: value}))
+            except mxd.FormatError as error:
+                assert f"llama.{key}: found {value!r}" in str(error)
+            else:
+                assert after != before, key
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"rope.scaling.type": "linear", "rope.scale_linear": 2.0}, {"rope_type": "linear", "factor": 2.0}),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, None),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 1.0}, None),
+    ],
+)
+def test_a_factor_without_a_type_is_linear(keys, expected):
+    found = config(file(**keys))["rope_scaling"]
+    assert (found and {key: found[key] for key in expected}) == expected
+
+
+def test_a_window_of_a_model_without_windows():
+    assert config(file(**{"attention.sliding_window": 512})) == config(file())
+    with pytest.raises(mxd.FormatError, match=r"llama.attention.sliding_window: found 8, expected 0: llama.cpp"):
+        config(file(**{"attention.sliding_window": 8}))
+
+
+def test_which_layers_of_gemma_see_windows():
+    key = "attention.sliding_window_pattern"
+    assert config(file("gemma3"))["sliding_window_pattern"] == 6
+    assert config(file("gemma3", **{key: 4}))["sliding_window_pattern"] == 4
+    assert config(file("gemma3", **{key: PATTERN}))["sliding_window_pattern"] == 4
+    for bad in (PATTERN[:8], ~PATTERN, np.ones(12, bool), np.arange(12), "x", 0):
+        with pytest.raises(mxd.FormatError, match=r"model.gguf: .*(pattern|layer_types).*: found .*, expected "):
+            config(file("gemma3", **{key: bad}))
+
+
+def test_ollamas_names_in_gemmas_files():
+    keys = {"rope.global.freq_base": 5e5, "rope.local.freq_base": 2e4, "attention.layer_norm_rms_epsilon": None}
+    found = config(file("gemma3", **keys))
+    assert (found["rope_theta"], found["rope_local_base_freq"], found["rms_norm_eps"]) == (5e5, 2e4, 1e-6)
+    found = config(file("gemma3", **{"rope.freq_base": 3e5, "rope.freq_base_swa": 3e4}))
+    assert (found["rope_theta"], found["rope_local_base_freq"]) == (3e5, 3e4)
+    with pytest.raises(mxd.FormatError, match=r"llama.attention.layer_norm_rms_epsilon: found None"):
+        config(file(**{"attention.layer_norm_rms_epsilon": None}))

@@ -73,10 +73,17 @@ def test_a_model_can_be_copied(way, llama):
         assert not np.array_equal(logits(llama), before)
 
 
-def test_adapters_become_dense_layers(llama):
-    from mlx_lm.tuner.utils import linear_to_lora_layers
+@pytest.mark.parametrize("keys", [None, ["model.embed_tokens", "self_attn.q_proj"]], ids=["all", "embedding"])
+def test_adapters_become_dense_layers(keys, tmp_path):
+    from mlx_lm.tuner import utils
 
-    linear_to_lora_layers(llama, 2, {"rank": 4, "dropout": 0.0, "scale": 2.0})
+    name = "llama tied, with biases" if keys else "llama"
+    write_gguf(tmp_path / "model.gguf", name, transformers_model(name))
+    llama = mxd.lm.load(tmp_path / "model.gguf", dtype=mx.float32)[0]
+    unchanged = logits(llama)
+    llama.freeze()
+    utils.linear_to_lora_layers(llama, 2, {"rank": 4, "dropout": 0.0, "scale": 2.0, "keys": keys})
+    assert np.array_equal(logits(llama), unchanged)
     mx.random.seed(0)
     adapters = [
         (name, mx.random.normal(array.shape) * 0.1) for name, array in tree_flatten(llama.trainable_parameters())
@@ -84,10 +91,24 @@ def test_adapters_become_dense_layers(llama):
     assert adapters
     llama.update(tree_unflatten(adapters))
     before = logits(llama)
+    assert difference(before, unchanged) > 1e-2
     fused = [(name, layer.fuse()) for name, layer in llama.named_modules() if hasattr(layer, "fuse")]
-    assert all(type(layer) is nn.Linear for _, layer in fused)
+    assert {type(layer) for _, layer in fused} == ({nn.Linear, nn.Embedding} if keys else {nn.Linear})
     llama.update_modules(tree_unflatten(fused))
     assert difference(logits(llama), before) < 2e-5
+
+
+def test_dora_of_packed_layers_is_refused(llama):
+    from mlx_lm import lora
+    from mlx_lm.tuner import utils
+
+    settings = {"rank": 4, "dropout": 0.0, "scale": 2.0}
+    for module in (utils, lora):
+        with pytest.raises(mxd.FormatError, match=r"^use_dora: found True with 23 packed layers \(lm_head, "):
+            module.linear_to_lora_layers(llama, 2, settings, use_dora=True)
+    dense = mxd.lm.dense.unpack_model(llama)
+    utils.linear_to_lora_layers(dense, 2, settings, use_dora=True)
+    assert dense.trainable_parameters()
 
 
 def test_zero_biases_and_scales_of_caches_are_extras(folder):

@@ -22,19 +22,28 @@ from lm_smollm2 import (
     chat,
     model_file,
     perplexities,
+    perplexity,
     reference,
     rewrite,
     unpacked,
 )
 
+PERPLEXITY = "33.88"  # of TEXT, by transformers with the weights unpacked
+
 
 @pytest.fixture(scope="module")
-def smollm2():
+def loaded():
+    """The model and its tokenizer."""
+    return mxd.lm.load(model_file(), dtype=mx.float32)
+
+
+@pytest.fixture(scope="module")
+def smollm2(loaded):
     """The model, its tokenizer, and transformers' model."""
-    path = model_file()
-    return *mxd.lm.load(path, dtype=mx.float32), reference(unpacked(path))
+    return *loaded, reference(unpacked(model_file()))
 
 
+@pytest.mark.full
 def test_answers_are_those_of_the_unpacked_model(smollm2, record_property, capsys):
     difference = assert_same_answers(*smollm2)
     with capsys.disabled():
@@ -43,17 +52,27 @@ def test_answers_are_those_of_the_unpacked_model(smollm2, record_property, capsy
     assert difference < 1e-3  # of logits up to about 30
 
 
+@pytest.mark.full
 def test_perplexity_is_that_of_the_unpacked_model(smollm2):
     ours, theirs = perplexities(*smollm2)
-    assert 1 < theirs < 50
-    assert f"{ours:.4g}" == f"{theirs:.4g}"
+    assert f"{ours:.4g}" == f"{theirs:.4g}" == PERPLEXITY
 
 
-def test_stock_mlx_lm(smollm2):
+def test_a_text_and_an_answer(loaded):
+    from mlx_lm import generate
+
+    model, tokenizer = loaded
+    assert f"{perplexity(*loaded):.4g}" == PERPLEXITY
+    text = generate(model, tokenizer, chat(tokenizer, PROMPTS[0]), max_tokens=8)
+    assert text == "The capital of France is Paris."
+
+
+@pytest.mark.full
+def test_a_cache_goes_on(loaded):
     from mlx_lm import generate, stream_generate
     from mlx_lm.models.cache import make_prompt_cache
 
-    model, tokenizer, _ = smollm2
+    model, tokenizer = loaded
     prompt = chat(tokenizer, PROMPTS[0])
     text = generate(model, tokenizer, prompt, max_tokens=16)
     assert text == "The capital of France is Paris."

@@ -27,6 +27,8 @@ TEXTS = (
     TEXT,
 )
 
+LIGHTHOUSE = (70, [504, 33059, 9318, 418, 260, 1112])  # TEXT in tokens: their number, and the first ones
+
 
 def theirs(path):
     return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -48,17 +50,28 @@ def streamed(wrapped, ids) -> str:
 
 
 def test_smollm2s():
-    path = model_file()
-    ours = tokenizer(GGUFFile(path))
-    expected = theirs(path)
-    assert_same(ours, expected)
-    messages = [{"role": "user", "content": "Hello"}]
-    text = ours.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    assert text == expected.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ours = tokenizer(GGUFFile(model_file()))
+    text = ours.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True, tokenize=False)
     assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
     assert ours.eos_token_ids == {0, 2}
     assert (ours.bos_token, ours.eos_token) == ("<|im_start|>", "<|im_end|>")
-    assert streamed(ours, ours.encode(TEXT)) == TEXT
+    ids = ours.encode(TEXT)
+    assert streamed(ours, ids) == TEXT
+    assert (len(ids), ids[:6]) == LIGHTHOUSE
+
+
+@pytest.mark.full
+def test_smollm2s_is_transformers_own():
+    """transformers reads the file for half a minute."""
+    ours, expected = tokenizer(GGUFFile(model_file())), theirs(model_file())
+    assert_same(ours, expected)
+    ids = expected.encode(TEXT)
+    assert (len(ids), ids[:6]) == LIGHTHOUSE
+    for messages in ([{"role": "user", "content": "Hello"}], [{"role": "system", "content": "x"}]):
+        asked = [
+            each.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) for each in (ours, expected)
+        ]
+        assert asked[0] == asked[1]
 
 
 @pytest.fixture

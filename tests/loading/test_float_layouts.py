@@ -7,7 +7,7 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-from folders import DOWN
+from folders import DOWN, write_tensors
 from support import FIXTURES, gguf_fixture
 
 import mlx_dequant as mxd
@@ -22,18 +22,8 @@ def float8(codes):
 
 
 def write(path, tensors, quantization):
-    """A folder, by hand: `tensors` is (type, array of the file's bytes) by name."""
-    header, data = {}, b""
-    for name, (kind, array) in tensors.items():
-        content = np.ascontiguousarray(array).tobytes()
-        header[name] = {
-            "dtype": kind,
-            "shape": list(array.shape),
-            "data_offsets": [len(data), len(data) + len(content)],
-        }
-        data += content
-    text = json.dumps(header).encode()
-    (path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    """A folder: `tensors` is (type, array of the file's bytes) by name."""
+    write_tensors(path / "model.safetensors", tensors)
     (path / "config.json").write_text(json.dumps({"quantization_config": quantization}))
     return path
 

@@ -14,6 +14,7 @@ from ...encoded import EncodedMatrix
 from ...kernel_source import kernel_source
 from ...kernels import THREADS, KernelSpec
 from ...launches import EXPERT_BYTES, MAX_THREADS, Launch
+from ...log import logger
 from ...registry import FAMILIES, Format
 from ...tuning import Device
 
@@ -34,6 +35,7 @@ def kernel(platform: str, form: Format | None, spec: KernelSpec, *types: Any) ->
     """The kernel as MLX's callable; the arguments are those of `kernel_source`."""
     source = kernel_source(platform, form, spec, *types)
     arrays = FAMILIES[form.family].arrays if form else ()
+    logger.debug("%s: kernel %s, %d letters", platform, source.name, len(source.header) + len(source.body))
     make: Any = mx.fast.metal_kernel
     if platform == "cuda":
         make = partial(mx.fast.cuda_kernel, shared_memory=4 * source.scratch)

@@ -12,10 +12,13 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from ...log import logger
 
 FLAGS = ("-std=c++17", "-O3", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-w")
 PATIENCE = 120  # seconds for one compilation; the largest takes about one
@@ -49,10 +52,13 @@ def compiler() -> Compiler | None:
             continue
         try:
             answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=PATIENCE)
-        except (OSError, subprocess.TimeoutExpired):
+        except (OSError, subprocess.TimeoutExpired) as error:
+            logger.info("compiler: %s does not work: %s", shlex.join(command), error)
             continue
         if answer.returncode == 0:
+            logger.info("compiler: %s, %s", shlex.join(command), answer.stdout.partition("\n")[0])
             return Compiler(tuple(command), answer.stdout.strip())
+        logger.info("compiler: %s --version ended with status %d", shlex.join(command), answer.returncode)
     return None
 
 
@@ -95,8 +101,12 @@ def compiled(name: str, text: str, contract: bool) -> Path | None:
         folder = _private(cache_folder())
         path = folder / f"{key}.so"
         if _is_complete(path):
+            logger.debug("%s: from the cache, %s", name, path)
             return path
-        return _compile([*tool.command, *flags], text, path)
+        begin = time.perf_counter()
+        built = _compile([*tool.command, *flags], text, path)
+        logger.info("%s: compiled in %.1f s, %s", name, time.perf_counter() - begin, path)
+        return built
     except (OSError, subprocess.SubprocessError) as error:
         warn_of_slowness(name, error)
         return None
@@ -104,9 +114,9 @@ def compiled(name: str, text: str, contract: bool) -> Path | None:
 
 def warn_of_slowness(name: str, error: Exception) -> None:
     """Warns that the reference does the work of a loop."""
-    warnings.warn(
-        f"mlx-dequant: {name} could not be compiled and runs slowly instead: {error}", RuntimeWarning, stacklevel=3
-    )
+    message = f"{name} could not be compiled and runs slowly instead: {error}"
+    logger.warning(message)
+    warnings.warn(f"mlx-dequant: {message}", RuntimeWarning, stacklevel=3)
 
 
 def _private(folder: Path) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 
 # Weights that justify a thread, whose wake-up waits for the GIL: 50 us or more of work.
@@ -48,8 +49,11 @@ def split(steps: int, weights: int, work: Callable[[int, int], object]) -> None:
         for begin, end in todo:
             work(begin, end)
 
-    futures = [_pool().submit(share) for _ in range(threads - 1)]
+    futures: list[Future[None]] = []
     try:
+        with suppress(RuntimeError):  # Python is ending, and daemon threads get no help
+            for _ in range(threads - 1):
+                futures.append(_pool().submit(share))
         share()
     finally:
         for future in futures:
