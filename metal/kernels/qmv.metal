@@ -37,7 +37,7 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
 #pragma unroll
       for (uint i = 0; i < VALUES; i += 8) {
         float v[8];
-        x_rows<F>::template load<8, ALIGNED>(loader, from, column + i, v);
+        x_rows<F>::template load<8, ALIGNED>(loader, from, column, i, v);
         if (has_min<F>::value && BM == 1) {
           for (uint k = 0; k < 8; ++k) x_sum = (i + k) % BLOCK == 0 ? v[k] : x_sum + v[k];
         }

@@ -12,10 +12,10 @@ struct x_rows {
   static inline uint place(thread const S&, uint i) {
     return i;
   }
-  // v[0..N) = inputs at ... at + N - 1 of the row x.
+  // v[0..N) = N inputs of the row x from at + i on, where i is a constant.
   template <uint N, bool ALIGNED, typename X, typename S>
-  static inline void load(thread const S&, device const X* x, uint at, thread float* v) {
-    mlx_dequant::load<N, ALIGNED>(x + at, v);
+  static inline void load(thread const S&, device const X* x, uint at, uint i, thread float* v) {
+    mlx_dequant::load<N, ALIGNED>(x + at + i, v);
   }
 };
 
@@ -26,10 +26,11 @@ struct x_rows<permuted<F>> {
     return uint(loader.g_idx[i]);
   }
   template <uint N, bool ALIGNED, typename X, typename S>
-  static inline void load(thread const S& loader, device const X* x, uint at, thread float* v) {
+  static inline void load(thread const S& loader, device const X* x, uint at, uint i,
+                          thread float* v) {
     uint places[N];
-    load_words<N>((device const uint*)loader.g_idx + at, places);
+    load_words<N>((device const uint*)loader.g_idx + at + i, places);
 #pragma unroll
-    for (uint i = 0; i < N; ++i) v[i] = float(x[places[i]]);
+    for (uint k = 0; k < N; ++k) v[k] = float(x[places[k]]);
   }
 };
