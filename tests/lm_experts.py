@@ -34,6 +34,13 @@ MIXTURES: dict[str, tuple[str, dict[str, Any], str, tuple[str, str, str]]] = {
         "mlp",
         SWIGLU,
     ),
+    "gpt_oss": (
+        "GptOss",
+        {"num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 8}
+        | rope(15e4, rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
+        "mlp",
+        SWIGLU,
+    ),
     "deepseek_v3": (
         "DeepseekV3",
         {"num_key_value_heads": 4, "n_group": 2, "topk_group": 1, "kv_lora_rank": 64, "q_lora_rank": 64}

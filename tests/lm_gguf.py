@@ -11,6 +11,7 @@ import gguf_encoders
 import numpy as np
 import torch
 import transformers
+from lm_gguf_experts import FILES as MIXTURES
 from lm_models import LLAMA3, SHAPE, adjacent, halves_apart, rope, rope_factors, write_vocabulary
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -126,12 +127,13 @@ FILES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 2, 0, 2]},
     ),
 }
-# Those of `lm_models` and `test_gguf_variants`.
+# Those of `lm_models`, `test_gguf_variants` and `test_gguf_experts`.
 OTHERS = [
     *((kind, {}, kind, {}) for kind in ("llama", "qwen2", "qwen3")),
     ("mistral", {}, "llama", {}),
     ("gemma3_text", {}, "gemma3", {}),
     ("internlm2", {}, "internlm2", {}),
+    *((kind, {}, architecture, {}) for kind, architecture, _ in MIXTURES.values()),
 ]
 PERMUTED = {"llama", "mistral3", "granite", "smollm3", "internlm2"}
 OFFSET = {"gemma", "gemma2", "gemma3"}

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import torch
 
+from ...errors import FormatError
 from ...lm import gguf_config, gguf_tensors
+from ...lm.gguf_experts import MIXTURES
 from ...loading import GGUFFile
 from ...weights import QuantizedWeight
-
-# Gemma 3's layers that see a window; files do not say it.
-NEAR_THETA = 10000.0
 
 
 class Source:
@@ -23,34 +21,21 @@ class Source:
     def __init__(self, path: Path):
         self.file = GGUFFile(path)
         self.settings = gguf_config.config(self.file)
+        if self.settings["model_type"] in MIXTURES:
+            raise FormatError(f"{path.name}: found a mixture of experts, expected a dense model")
 
     def config(self) -> Any:
         """Transformers' config of the model."""
         from transformers import AutoConfig
 
-        settings = dict(self.settings)
-        rope = {
-            "rope_type": "default",
-            "rope_theta": settings.pop("rope_theta"),
-            **(settings.pop("rope_scaling") or {}),
-        }
-        if settings["model_type"] == "gemma3_text":
-            near = {"rope_type": "default", "rope_theta": NEAR_THETA}
-            rope = {"full_attention": rope, "sliding_attention": near}
+        kind = self.settings["model_type"]
+        known = AutoConfig.for_model(kind).to_dict().keys() - {"model_type"}
+        settings = {key: value for key, value in self.settings.items() if key in known}
         for token, key in {"bos": "bos", "eos": "eos", "pad": "padding"}.items():
             settings[f"{token}_token_id"] = self.file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        return AutoConfig.for_model(**settings, rope_parameters=rope)
+        return AutoConfig.for_model(kind, **settings)
 
     def weights(self, parameters: Iterable[str]) -> Iterator[tuple[str, QuantizedWeight | mx.array]]:
         """The file's weights by the names of the model's parameters, read one by one."""
         tied = {"lm_head.weight"} if self.settings["tie_word_embeddings"] else set()
         return gguf_tensors.tensors(self.file, self.settings, [name for name in parameters if name not in tied])
-
-    def finish(self, model: Any) -> None:
-        """Applies the factors by which some files (from Llama 3.1 on) slow the rotations down."""
-        factors = gguf_tensors.rope_factors(self.file, self.settings)
-        if factors is not None:
-            rotary = model.get_decoder().rotary_emb
-            with torch.no_grad():
-                for buffer in (rotary.inv_freq, rotary.original_inv_freq):
-                    buffer /= torch.tensor(factors, device=buffer.device)

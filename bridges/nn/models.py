@@ -57,7 +57,8 @@ def load_transformers(
         model: Any = AutoModelForCausalLM.from_config(config, dtype=kind)
     target = to_torch(mx.zeros(1), device).device
     _fill(model, source.weights(model.state_dict()), kind, target, path.name)
-    source.finish(model)
+    if path.is_dir():
+        source.finish(model)
     return model.to(target).eval()
 
 

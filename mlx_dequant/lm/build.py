@@ -33,10 +33,13 @@ def build(model: nn.Module, weights: Mapping[str, Weight], dtype: mx.Dtype) -> N
     parameters = dict(tree_flatten(model.parameters()))
     _check_names(weights, parameters)
     layers = {f"{name}.weight" for name in packable(model)}
+    is_cast = getattr(model, "cast_predicate", lambda name: True)
     quantized: dict[str, QuantizedWeight] = {}
     dense: list[tuple[str, mx.array]] = []
     for name, weight in weights.items():
-        weight = _as_stored(weight, dtype) if name in layers else _as_array(weight, dtype)
+        weight = (
+            _as_stored(weight, dtype) if name in layers else _as_array(weight, dtype if is_cast(name) else mx.float32)
+        )
         if isinstance(weight, QuantizedWeight):
             quantized[name.removesuffix(".weight")] = weight
         elif weight.shape != parameters[name].shape:

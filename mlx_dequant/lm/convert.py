@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from ..errors import FormatError
 from ..loading import GGUFFile
-from ..nn import PackedEmbedding, PackedLinear
+from ..nn import PackedEmbedding, PackedLinear, PackedSwitchLinear
 from .load import load_model, load_tokenizer, opened
 from .mlx_layout import mlx_weight
 from .source import only_gguf
@@ -76,9 +76,9 @@ def convert(
     return rows
 
 
-def _layers(model: nn.Module) -> dict[str, PackedLinear | PackedEmbedding]:
+def _layers(model: nn.Module) -> dict[str, Any]:
     """The packed layers by name."""
-    kinds = (PackedLinear, PackedEmbedding)
+    kinds = (PackedLinear, PackedSwitchLinear, PackedEmbedding)
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
 
 
@@ -99,6 +99,9 @@ def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Con
     del config["quantization_config"]
     config["torch_dtype"] = "float16"
     layers = _layers(model)
+    stack = next((name for name, layer in layers.items() if isinstance(layer, PackedSwitchLinear)), None)
+    if stack is not None:
+        raise FormatError(f"{stack}: found a stack of experts, expected a matrix: to='packed' writes stacks")
     for name, array in _parameters(model):
         layer, _, part = name.rpartition(".")
         if layer not in layers or part == "bias":

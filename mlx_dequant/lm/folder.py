@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 from ..errors import FormatError
 from ..loading import Checkpoint
 from ..weights import QuantizedWeight, stack
-from . import rotary, settings, variants
+from . import gpt_oss, rotary, settings, variants
 from .build import Weight
 from .settings_table import ROWS, TEXTS, Row
 
@@ -134,7 +134,9 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
         FormatError: the model joins, splits or changes a quantized layer.
     """
     experts = [name for name in checkpoint.weights if EXPERT.search(name)]
-    stored = {name: checkpoint.weights[name] for name in checkpoint.weights if not EXPERT.search(name)}
+    stored = gpt_oss.separate(
+        {name: checkpoint.weights[name] for name in checkpoint.weights if not EXPERT.search(name)}
+    )
     arrays = {name: weight for name, weight in stored.items() if isinstance(weight, mx.array)}
     quantized = {f"{name}.weight": weight for name, weight in stored.items() if isinstance(weight, QuantizedWeight)}
     parameters = dict(tree_flatten(model.parameters()))

@@ -18,7 +18,8 @@ class Architecture:
     """An architecture of GGUF files.
 
     Attributes:
-        model_type: transformers' and mlx-lm's name for it.
+        model_type: transformers' and mlx-lm's name for it; empty where all its models are mixtures of experts.
+        mixture: the same of its mixtures of experts; empty where it has none.
         interleaved: whether the rows of queries and keys that rotate together are stored next to each other.
         norm_offset: what the converter added to the weights of norms.
         epsilon: the config's name for what is added to variances.
@@ -27,7 +28,8 @@ class Architecture:
         more: what the config has besides, from the file and from what is known already.
     """
 
-    model_type: str
+    model_type: str = ""
+    mixture: str = ""
     interleaved: bool = False
     norm_offset: float = 0.0
     epsilon: str = "rms_norm_eps"
@@ -118,7 +120,7 @@ def _lfm2(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture("llama", interleaved=True),
+    "llama": Architecture("llama", "mixtral", interleaved=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
     "gemma": Architecture("gemma", norm_offset=1.0),
@@ -161,4 +163,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "exaone4": Architecture("exaone4", more=_exaone4),
     "lfm2": Architecture("lfm2", epsilon="norm_eps", more=_lfm2),
     "internlm2": Architecture("llama", interleaved=True),
+    "qwen2moe": Architecture(mixture="qwen2_moe"),
+    "qwen3moe": Architecture(mixture="qwen3_moe"),
+    "glm4moe": Architecture(mixture="glm4_moe"),
+    "gpt-oss": Architecture(mixture="gpt_oss"),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..loading import GGUFFile
-from . import folder, settings
+from . import folder, gguf_experts, settings
 from .gguf_architectures import ARCHITECTURES, Architecture
 from .gguf_keys import Keys
 from .gguf_rope import rope
@@ -16,7 +16,7 @@ from .rotary import FAR, NEAR
 # The settings that say whether layers have a bias, and one that tells.
 BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
 # The models in which llama.cpp's layers see windows.
-WINDOWS = ("gemma2", "gemma3_text", "phi3", "olmo2", "cohere2", "exaone4")
+WINDOWS = ("gemma2", "gemma3_text", "phi3", "olmo2", "cohere2", "exaone4", "gpt_oss")
 
 
 def config(file: GGUFFile, ignore: Collection[str] = ()) -> dict[str, Any]:
@@ -52,8 +52,10 @@ def architecture(file: GGUFFile) -> Architecture:
 
 def _stored(file: GGUFFile, form: Architecture, keys: Keys) -> dict[str, Any]:
     """The settings by transformers' names."""
-    if keys.get("expert_count", 0):
-        raise keys.fail("expert_count", keys.need("expert_count"), "0 (a dense model)")
+    experts = keys.get("expert_count", 0)
+    kind = form.mixture if experts else form.model_type
+    if not kind:
+        raise keys.fail("expert_count", experts, "0 (a dense model)" if experts else "a positive integer")
     if "token_embd.weight" not in file.tensors:
         raise FormatError(f"{file.path.name}: tensor 'token_embd.weight': not found")
     layers = keys.need("block_count")
@@ -67,7 +69,7 @@ def _stored(file: GGUFFile, form: Architecture, keys: Keys) -> dict[str, Any]:
         raise keys.fail("rope.dimension_count", turned, f"{head_dim} (the length of a key)")
     variance = "attention.layer_norm_epsilon" if form.means else "attention.layer_norm_rms_epsilon"
     result = {
-        "model_type": form.model_type,
+        "model_type": kind,
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden,
         "intermediate_size": keys.need("feed_forward_length"),
@@ -80,12 +82,13 @@ def _stored(file: GGUFFile, form: Architecture, keys: Keys) -> dict[str, Any]:
         "max_position_embeddings": keys.need("context_length"),
         "rope_parameters": rope(file, keys, head_dim),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        **_windows(keys, layers, form),
+        **_windows(keys, layers, kind),
     }
     for key, name in form.numbers.items():
         if (value := keys.get(key, None, float)) is not None:
             result[name] = value
     result |= form.more(keys, result) if form.more else {}
+    result |= gguf_experts.config(file, keys, result) if experts else {}
     known = settings.names(folder.classes(result)[1])
     return result | {name: tensor in file.tensors for name, tensor in BIASES.items() if name in known}
 
@@ -99,9 +102,9 @@ def _shared(keys: Keys, layers: int, heads: int) -> int:
     return counts.pop()
 
 
-def _windows(keys: Keys, layers: int, form: Architecture) -> dict[str, Any]:
+def _windows(keys: Keys, layers: int, kind: str) -> dict[str, Any]:
     window, key = keys.get("attention.sliding_window", 0), "attention.sliding_window_pattern"
-    if form.model_type not in WINDOWS:
+    if kind not in WINDOWS:
         if 0 < window < keys.need("context_length"):
             raise keys.fail("attention.sliding_window", window, "0: llama.cpp ignores it in this architecture")
         return {"sliding_window": None}

@@ -1,7 +1,7 @@
 """The metadata of a GGUF file below its architecture's name: each key is read, changes nothing, or is refused.
 
-What the keys mean is read from gguf-py's constants and llama.cpp's models of ARCHITECTURES. `Keys` notes which ones
-`gguf_config` reads; the rest stand here.
+What the keys mean is read from gguf-py's constants and llama.cpp's models of ARCHITECTURES. `Keys` notes which ones are
+read; the rest stand here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import FormatError
 from ..loading import GGUFFile
 
-# Keys that change no logits of a dense text model, or none where `gguf_config` does not read them.
+# Keys that change no logits of a dense text model, or none where `gguf_config` and `gguf_experts` do not read them.
 HARMLESS = frozenset(
     """
     vocab_size context_length pooling_type rope.scaling.finetuned rope.dimension_sections mrope_sections

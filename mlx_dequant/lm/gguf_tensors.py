@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from ..errors import FormatError
 from ..loading import GGUFFile
 from ..weights import GGUFWeight
+from . import gguf_joined
 from .build import Weight
 from .gguf_architectures import Architecture
 from .gguf_config import architecture
@@ -20,8 +21,8 @@ from .gguf_rope import TENSORS
 
 # One of a list of norms: they are the rows of one tensor.
 ROW = re.compile(r"\.norms\.(\d+)(?=\.weight$)")
-# Layers that some files have joined, in the order of their rows.
-JOINED = {"q_proj": "attn_qkv", "k_proj": "attn_qkv", "v_proj": "attn_qkv"}
+# mlx-lm's names of an architecture's stacks of experts; gguf-py knows transformers' names.
+STACK = re.compile(r"\w+\.switch_mlp\.")
 
 
 def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, Weight]:
@@ -51,45 +52,27 @@ def tensors(file: GGUFFile, config: Mapping[str, Any], parameters: Iterable[str]
     vision = {tensor for tensor in file.tensors if tensor.startswith(("v.", "mm."))}
     if vision:
         warnings.warn(f"{file.path.name}: runs as a text model, without {len(vision)} vision tensors", stacklevel=4)
-    unused = file.tensors.keys() - TENSORS - vision
+    unused = file.tensors.keys() - TENSORS - vision - _further_layers(file, config)
     for parameter in parameters:
-        whole = ROW.sub("", parameter)
-        tensor = names.get_name(whole, (".weight", ".bias")) or whole
-        rows = None
-        joined = _joined(tensor, parameter)
-        if tensor not in file.tensors and joined in file.tensors:
-            tensor, rows = joined, _rows_of(parameter, config)
-        if tensor not in file.tensors:
-            raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
+        weight, tensor = gguf_joined.weight(file, _name(parameter, names), config)
         unused.discard(tensor)
-        weight = file.weight(tensor)
-        yield parameter, _converted(parameter, weight if rows is None else _rows(weight, rows), form, config)
+        yield parameter, _converted(parameter, weight, form, config)
     if unused:
         raise FormatError(f"{file.path.name}: tensor {min(unused)!r}: found, expected none such in a {name} model")
 
 
-def _joined(tensor: str, parameter: str) -> str:
-    """The tensor that some files have instead, of queries, keys and values."""
-    layer, _, kind = tensor.rpartition(".")
-    joined = JOINED.get(parameter.split(".")[-2])
-    return f"{layer.rpartition('.')[0]}.{joined}.{kind}" if joined else tensor
+def _name(parameter: str, names: Any) -> str:
+    """The name of a parameter's tensor."""
+    known = STACK.sub("mlp.experts.", ROW.sub("", parameter)).replace("score_correction_bias", "score_correction.bias")
+    name: str = names.get_name(known, (".weight", ".bias")) or known
+    return f"{name}.weight" if name.endswith("attn_sinks") else name
 
 
-def _rows_of(parameter: str, config: Mapping[str, Any]) -> slice:
-    heads, shared, head_dim = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-    ends = [0, heads * head_dim, (heads + shared) * head_dim, (heads + 2 * shared) * head_dim]
-    at = list(JOINED).index(parameter.split(".")[-2])
-    return slice(ends[at], ends[at + 1])
-
-
-def _rows(weight: GGUFWeight, rows: slice) -> GGUFWeight:
-    """Some rows, still packed: a row consists of whole blocks."""
-    if rows.stop > weight.shape[0]:
-        raise FormatError(f"found {weight.shape[0]} rows of queries, keys and values, expected {rows.stop} or more")
-    blocks = weight.arrays["blocks"]
-    assert blocks is not None
-    part = blocks.reshape(weight.shape[0], -1)[rows]
-    return GGUFWeight(part if len(weight.shape) > 1 else part.reshape(-1), weight.format.title)
+def _further_layers(file: GGUFFile, config: Mapping[str, Any]) -> set[str]:
+    """Tensors of layers that predict further tokens, which no text needs."""
+    count = file.metadata[f"{file.metadata['general.architecture']}.block_count"]
+    prefixes = tuple(f"blk.{layer}." for layer in range(config["num_hidden_layers"], count))
+    return {name for name in file.tensors if name.startswith(prefixes)}
 
 
 def _converted(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any]) -> Weight:

@@ -70,8 +70,6 @@ def _by_kind_of_layer(settings: dict[str, Any], rope: dict[str, Any], kinds: lis
 def yarn(scaling: dict[str, Any]) -> dict[str, Any]:
     """YaRN's settings for mlx-lm, which computes the factor of attention from `mscale` and reads no other."""
     wanted, factor = scaling.get("attention_factor"), scaling.get("factor")
-    if not scaling.get("truncate", True):
-        raise FormatError("rope_scaling.truncate: found false, expected true: mlx-lm's YaRN rounds its range")
     scaling = {key: value for key, value in scaling.items() if value is not None}
     if wanted is None:
         if not (scaling.get("mscale") and scaling.get("mscale_all_dim")):
@@ -89,6 +87,8 @@ def check(settings: Mapping[str, Any], row: Row, known: set[str]) -> None:
     expected = row.scalings or expected
     if found not in expected:
         raise fail("rope_scaling.rope_type", found, f"{', '.join(expected)} in a {settings['model_type']}")
+    if not ours and (settings.get("rope_scaling") or {}).get("truncate") is False:
+        raise fail("rope_scaling.truncate", False, f"true: mlx-lm's {settings['model_type']} rounds YaRN's range")
     share = settings.get("partial_rotary_factor")
     if share not in (None, 1) and not ours and not {"partial_rotary_factor", "rope_parameters", "rotary_pct"} & known:
         raise fail("partial_rotary_factor", share, f"1: mlx-lm's {settings['model_type']} ignores it")
@@ -109,6 +109,21 @@ def replace(model: Any, settings: Mapping[str, Any]) -> None:
             layer.self_attn.rope = LongRoPE(dims, base, traditional, limit, scaling)
         elif scaling or getattr(old, "dims", dims) != dims:
             layer.self_attn.rope = initialize_rope(dims, base, traditional, scaling or None, limit)
+            if kind(scaling) == "yarn" and scaling.get("truncate") is False:
+                layer.self_attn.rope._freqs = _yarn_wavelengths(dims, base, scaling)
+
+
+def _yarn_wavelengths(dims: int, base: float, scaling: Mapping[str, Any]) -> mx.array:
+    """YaRN's wavelengths [dims / 2] where the ends of its range are not rounded, as gpt-oss has it."""
+    original = scaling["original_max_position_embeddings"]
+    ends = (
+        dims * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
+        for turns in (scaling.get("beta_fast", 32), scaling.get("beta_slow", 1))
+    )
+    low, high = (min(max(end, 0), dims - 1) for end in ends)
+    share = mx.clip((mx.arange(dims // 2) - low) / max(high - low, 0.001), 0, 1)
+    wavelengths = base ** (mx.arange(0, dims, 2) / dims)
+    return 1 / (share / (scaling["factor"] * wavelengths) + (1 - share) / wavelengths)
 
 
 class LongRoPE(nn.Module):

@@ -103,7 +103,7 @@ REFUSED = [
         {"general.architecture": "mamba"},
         r"general.architecture: found 'mamba', expected one of llama, qwen2, qwen3, gemma, gemma2,",
     ),
-    ({"llama.expert_count": 8}, r"llama.expert_count: found 8, expected 0 \(a dense model\)"),
+    ({"llama.expert_count": 8}, r"llama.expert_used_count: found None, expected int"),
     ({"llama.block_count": 4}, r"tensor 'blk.3.attn_q.weight': not found"),
     ({"llama.block_count": 2}, r"tensor 'blk.2.attn_k.weight': found, expected none such in a llama model"),
     (

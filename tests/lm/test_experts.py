@@ -47,7 +47,8 @@ def small(tmp_path, tokenizer):
 
 
 def cases():
-    for at, name in enumerate(MIXTURES):
+    # gpt-oss's folders have no matrix for each expert.
+    for at, name in enumerate(name for name in MIXTURES if name != "gpt_oss"):
         for i, form in enumerate(FORMATS):
             marks = () if i == at % len(FORMATS) or name == "qwen3_moe" else pytest.mark.full
             yield pytest.param(name, form, id=f"{name}-{form}", marks=marks)

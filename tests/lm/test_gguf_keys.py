@@ -25,12 +25,20 @@ BASE = {
     "attention.head_count": 4,
     "attention.layer_norm_rms_epsilon": 1e-6,
     "attention.layer_norm_epsilon": 1e-6,
+    "expert_used_count": 2,
 }
+EXPERTS = {"expert_count": 8, "expert_feed_forward_length": 32}
 # What single architectures need besides.
-MORE = {"gemma3": {"attention.sliding_window": 8}, "lfm2": {"shortconv.l_cache": 3}}
+MORE = {
+    "gemma3": {"attention.sliding_window": 8},
+    "lfm2": {"shortconv.l_cache": 3},
+    "qwen2moe": EXPERTS,
+    "qwen3moe": EXPERTS,
+    "glm4moe": {**EXPERTS, "expert_shared_count": 1},
+    "gpt-oss": {**EXPERTS, "attention.sliding_window": 8},
+}
 TENSORS = {
-    "glm4": ["output.weight"],
-    "stablelm": ["output.weight"],
+    **{name: ["output.weight"] for name in ("glm4", "stablelm", "qwen2moe", "glm4moe", "gpt-oss")},
     "starcoder2": ["output.weight", "blk.0.ffn_up.bias"],
 }
 PATTERN = np.arange(1, 13) % 4 != 0

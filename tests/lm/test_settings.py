@@ -116,11 +116,14 @@ def test_rotary_settings_by_kind_of_layer(config):
         config(model_type="olmo3", rope_parameters=rope)
 
 
-def test_yarns_factor_of_attention():
+def test_yarns_factor_of_attention(config):
     found = rotary.yarn({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5})
     assert 0.1 * found["mscale"] * math.log(4.0) + 1 == pytest.approx(1.5)
-    with pytest.raises(mxd.FormatError, match=r"rope_scaling.truncate: found false"):
-        rotary.yarn({"rope_type": "yarn", "factor": 4.0, "truncate": False})
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "truncate": False}
+    with pytest.raises(
+        mxd.FormatError, match=r"rope_scaling.truncate: found False, expected true: mlx-lm's deepseek_v3"
+    ):
+        config(model_type="deepseek_v3", rope_parameters={"rope_theta": 1e4, **rope})
 
 
 def test_longropes_factors():

@@ -21,10 +21,7 @@ from mlx_dequant.lm import folder, settings
 from mlx_dequant.lm.settings_table import HARMLESS, ROWS, USUAL
 
 # Their default configs ask for what mlx-lm's models lack.
-REFUSED = {
-    "gpt_oss": "rope_scaling.truncate: found false",
-    "deepseek_v2": "rope_scaling.rope_type: found 'default', expected yarn",
-}
+REFUSED = {"deepseek_v2": "rope_scaling.rope_type: found 'default', expected yarn"}
 # What transformers' models read from every config, and labels of what is not language modelling.
 NOT_SETTINGS = {"to_dict", "get_text_config", "per_layer_config", "classifier_dropout", "num_labels"}
 

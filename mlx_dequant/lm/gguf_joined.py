@@ -1,0 +1,57 @@
+"""Tensors that some GGUF files have joined, and their parts, still packed: a row consists of whole blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import FormatError
+from ..loading import GGUFFile
+from ..weights import GGUFWeight
+
+# In the order of their rows.
+QUERIES_KEYS_VALUES = ("attn_q", "attn_k", "attn_v")
+GATES_UPS = ("ffn_gate_exps", "ffn_up_exps")
+JOINED = {**dict.fromkeys(QUERIES_KEYS_VALUES, "attn_qkv"), **dict.fromkeys(GATES_UPS, "ffn_gate_up_exps")}
+
+
+def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any]) -> tuple[GGUFWeight, str]:
+    """A tensor, or its rows of the one that some files have instead; and the name of the tensor read.
+
+    Raises:
+        FormatError: the file has neither, or the joined one has another shape.
+    """
+    if tensor in file.tensors:
+        return file.weight(tensor), tensor
+    layer, part, kind = ("", *tensor.rsplit(".", 2))[-3:]
+    joined = f"{layer}.{JOINED.get(part)}.{kind}"
+    if joined not in file.tensors:
+        raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
+    whole = file.weight(joined)
+    try:
+        return _rows(whole, part, config) if part in QUERIES_KEYS_VALUES else _half(whole, part), joined
+    except FormatError as error:
+        raise FormatError(f"{file.path.name}: tensor {joined!r}: {error}") from None
+
+
+def _rows(whole: GGUFWeight, part: str, config: Mapping[str, Any]) -> GGUFWeight:
+    heads, shared, head_dim = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    ends = [0, heads * head_dim, (heads + shared) * head_dim, (heads + 2 * shared) * head_dim]
+    at = QUERIES_KEYS_VALUES.index(part)
+    if ends[at + 1] > whole.shape[0]:
+        raise FormatError(f"found {whole.shape[0]} rows of queries, keys and values, expected {ends[-1]}")
+    blocks: Any = whole.arrays["blocks"]
+    rows = blocks.reshape(whole.shape[0], -1)[ends[at] : ends[at + 1]]
+    return GGUFWeight(rows if len(whole.shape) > 1 else rows.reshape(-1), whole.format.title)
+
+
+def _half(whole: GGUFWeight, part: str) -> GGUFWeight:
+    """The gates or the ups of each expert."""
+    if len(whole.shape) != 3 or whole.shape[1] % 2:
+        raise FormatError(f"found {whole.shape}, expected [experts, 2 rows, in]")
+    experts, rows, columns = whole.shape
+    blocks: Any = whole.arrays["blocks"]
+    half = blocks[:, : rows // 2] if part == GATES_UPS[0] else blocks[:, rows // 2 :]
+    return GGUFWeight(mx.contiguous(half), whole.format.title, (experts, rows // 2, columns))
