@@ -44,11 +44,16 @@ class Program:
     def name(self) -> str:
         template = "_".join(map(str, self.template))
         g_idx = "_g_idx" if self.has_g_idx else ""
-        return f"{self.kernel}-{self.format or 'any'}{g_idx}-{template}-{self.dtype}"
+        return f"{self.kernel.replace(' ', '_')}-{self.format or 'any'}{g_idx}-{template}-{self.dtype}"
 
 
 _INPUTS = {"ids": mx.int32, "perm": mx.int32, "parts": mx.float32}
 _ELEMENTS = {"uint8_t": mx.uint8, "int": mx.int32}
+
+
+def title(spec: KernelSpec) -> str:
+    """A kernel's name; "qmv permuted" multiplies with a weight with g_idx that was sorted by group."""
+    return spec.name + (" permuted" if spec.permuted else "")
 
 
 def rows(spec: KernelSpec) -> int:
@@ -87,18 +92,22 @@ def ours(
         form = formats()[name]
         g_idx = any(array == "g_idx" for array, _ in FAMILIES[form.family].arrays)
         for spec in sorted(every_spec("metal", form), key=lambda spec: (spec.name, spec.template, spec.scratch)):
-            if (kernels and spec.name not in kernels) or (M is not None and rows(spec) != M):
+            if (kernels and spec.name not in kernels and title(spec) not in kernels) or (
+                M is not None and rows(spec) != M
+            ):
                 continue
             if spec.needs_matrix:
-                chosen.update({(form, spec, order): None for order in ((False, True) if g_idx else (False,))})
+                # A sorted matrix looks up no groups.
+                orders = (False, True) if g_idx and not spec.permuted else (False,)
+                chosen.update({(form, spec, order): None for order in orders})
             else:
                 chosen[None, spec, False] = None
     texts = _printed(list(chosen), dtype)
     return [
         Program(
-            kernel=spec.name,
+            kernel=title(spec),
             format=form.name if form else "",
-            has_g_idx=order,
+            has_g_idx=order or spec.permuted,
             M=rows(spec),
             template=spec.template or ((spec.scratch,) if spec.scratch else ()),
             dtype=dtype,
