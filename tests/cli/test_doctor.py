@@ -101,7 +101,7 @@ PLANTED = {
     "qmv": ("kernels/qmv.metal", "out[size_t(m) * p.rows + row + r] = T(total)", "matmul of 1"),
     "qvm": (
         "kernels/qvm.metal",
-        "out[(size_t(split) * p.M + m) * columns + first + k] = T(total)",
+        "out[size_t(m) * columns + first + k] = T(total)",
         "matmul without transpose of 1",
     ),
     "gather_rows": ("kernels/gather_rows.metal", "out[k] = T(w[k])", "take, "),

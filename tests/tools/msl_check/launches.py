@@ -89,6 +89,7 @@ def weights(form: Format, scales: mx.Dtype = mx.float16) -> Iterator[QuantizedWe
         # Groups of 32 can be sorted.
         yield _g_idx_weight(form, scales, 64, 32, 32)
         yield _g_idx_weight(form, scales, 64, 2048, 32)
+        yield _g_idx_weight(form, scales, 256, 32, 128)
 
 
 def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size: int = -1) -> QuantizedWeight:
