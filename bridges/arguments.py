@@ -44,6 +44,22 @@ def integer(name: str, value: Any) -> int:
         raise FormatError(f"{name}: found {value!r}, expected an integer") from None
 
 
+def gptq(qweight: Any, scales: Any, qzeros: Any, g_idx: Any) -> dict[str, Any]:
+    """GPTQ's tensors by name; g_idx may be None or empty, and then is left out."""
+    named = {"qweight": qweight, "scales": scales, "qzeros": qzeros}
+    is_given = g_idx is not None and not (isinstance(g_idx, torch.Tensor) and g_idx.numel() == 0)
+    return {**named, "g_idx": g_idx} if is_given else named
+
+
+def compressed_tensors(
+    weight_packed: Any, weight_scale: Any, weight_zero_point: Any, weight_g_idx: Any
+) -> dict[str, Any]:
+    """Compressed-tensors' tensors by name; the last two may be None, and then are left out."""
+    optional = {"weight_zero_point": weight_zero_point, "weight_g_idx": weight_g_idx}
+    given = {name: tensor for name, tensor in optional.items() if tensor is not None}
+    return {"weight_packed": weight_packed, "weight_scale": weight_scale, **given}
+
+
 def together(**tensors: Any) -> list[torch.Tensor]:
     """The arguments, checked to be tensors on one device."""
     first: torch.Tensor | None = None

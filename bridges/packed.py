@@ -9,6 +9,7 @@ import torch
 from .. import dtypes
 from ..ops.linear import matmul
 from ..weights import AWQWeight, CompressedTensorsWeight, GGUFWeight, GPTQWeight, QuantizedWeight
+from . import arguments
 from . import torch as crossing
 from .arguments import check_last_axis, check_product, float_name, integer, together
 from .cache import WEIGHTS
@@ -34,10 +35,7 @@ def gptq(
     made: QuantizedWeight | None = None,
 ) -> QuantizedWeight:
     """As `awq`; `g_idx` may be None or empty."""
-    named = {"qweight": qweight, "scales": scales, "qzeros": qzeros}
-    if g_idx is not None and not (isinstance(g_idx, torch.Tensor) and g_idx.numel() == 0):
-        named["g_idx"] = g_idx
-    tensors = together(**named)
+    tensors = together(**arguments.gptq(qweight, scales, qzeros, g_idx))
     size = integer("group_size", group_size)
 
     def make() -> QuantizedWeight:
@@ -58,9 +56,7 @@ def compressed_tensors(
     made: QuantizedWeight | None = None,
 ) -> QuantizedWeight:
     """As `awq`; the last two tensors may be None."""
-    named = {"weight_packed": weight_packed, "weight_scale": weight_scale}
-    optional = {"weight_zero_point": weight_zero_point, "weight_g_idx": weight_g_idx}
-    named |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+    named = arguments.compressed_tensors(weight_packed, weight_scale, weight_zero_point, weight_g_idx)
     tensors = together(**named)
     numbers: dict[str, Any] = {"weight_shape": (out_features, in_features), "group_size": group_size, "bits": bits}
 

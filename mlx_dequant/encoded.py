@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -64,6 +64,9 @@ class LaunchParams:
 
 
 PARAMS = tuple(param.name for param in fields(LaunchParams))
+
+
+MAX_PRODUCTS = 64  # prompts come in many lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +134,21 @@ class EncodedMatrix:
     def whole(self) -> Region:
         """The region of all rows and columns."""
         return Region(0, self.rows, 0, self.columns)
+
+    def kept(self, kind: str, key: Hashable, make: Callable[[], Any]) -> Any:
+        """A product of this matrix, made once and kept with it; `MAX_PRODUCTS` of a kind are."""
+        products = self.cache.setdefault(kind, {})
+        found = products.get(key)
+        if found is None:
+            if len(products) >= MAX_PRODUCTS:
+                products.clear()
+            found = products[key] = make()
+        return found
+
+    def kernel_arrays(self) -> list[Any]:
+        """The arrays in the loader's order, None for an absent one; of a sorted matrix, perm in the place of g_idx."""
+        given = self.arrays if self.perm is None else {**self.arrays, "g_idx": self.perm}
+        return [given.get(name) for name, _ in self.family.arrays]
 
     def expert(self, number: int) -> EncodedMatrix:
         """A matrix of a stack, whose arrays are slices of the stack's."""

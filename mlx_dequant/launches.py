@@ -37,6 +37,18 @@ class Launch:
     dtype: str
     operand: str = ""
 
+    @property
+    def threads(self) -> int:
+        """Threads of the grid.
+
+        Raises:
+            ValueError: there are more than a grid can have.
+        """
+        threads = self.threadgroups * THREADS
+        if threads > MAX_THREADS:
+            raise ValueError(f"{self.spec.name}: found {threads} threads, expected at most {MAX_THREADS}")
+        return threads
+
 
 def dequantize(matrix: EncodedMatrix, dtype: str, region: Region) -> list[Launch]:
     """Launches that dequantize the rows of a region in turn: more than one where a grid has too few threads."""

@@ -20,7 +20,7 @@ LAYERS = (
     ("errors", "dtypes", "fast_divmod", "log", "zero_points", "_version"),
     ("registry",),
     ("encoded", "kernels", "kernel_text"),
-    ("kernel_source", "tuning"),
+    ("kernel_source", "tuning", "act_order"),
     ("launches", "dispatch"),
     ("backends",),
     ("ops",),

@@ -6,6 +6,7 @@ by the same plans. `targets.of` chooses this package.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from ...encoded import EncodedMatrix
 from ...errors import FormatError
+from .. import arguments
 from ..arguments import check_last_axis, check_product, float_name, integer, together
 from ..cache import WEIGHTS
 from . import matrices, products
@@ -42,17 +44,18 @@ class Weight:
 def awq(qweight: Any, scales: Any, qzeros: Any, group_size: int) -> Weight:
     """The weight of AWQ tensors, as `AWQWeight` has it."""
     tensors = together(qweight=qweight, scales=scales, qzeros=qzeros)
-    return _cached(("awq", integer("group_size", group_size)), tensors, tensors)
+    size = integer("group_size", group_size)
+    return _cached(("awq", size), tensors, lambda: matrices.awq(*tensors, size))
 
 
 def gptq(
     qweight: Any, scales: Any, qzeros: Any, g_idx: Any, group_size: int, zero_points: str, bits: int = 4
 ) -> Weight:
     """The weight of GPTQ tensors, as `GPTQWeight` has it; g_idx may be None or empty."""
-    given = g_idx is not None and not (isinstance(g_idx, torch.Tensor) and g_idx.numel() == 0)
-    tensors = together(qweight=qweight, scales=scales, qzeros=qzeros, **({"g_idx": g_idx} if given else {}))
-    key = ("gptq", integer("group_size", group_size), zero_points, bits)
-    return _cached(key, tensors, [*tensors, None][:4])
+    named = arguments.gptq(qweight, scales, qzeros, g_idx)
+    numbers = (integer("group_size", group_size), zero_points, bits)
+    made = (qweight, scales, qzeros, named.get("g_idx"), *numbers)
+    return _cached(("gptq", *numbers), together(**named), lambda: matrices.gptq(*made))
 
 
 def compressed_tensors(
@@ -66,29 +69,21 @@ def compressed_tensors(
     bits: int = 4,
 ) -> Weight:
     """The weight of compressed-tensors' tensors, as `CompressedTensorsWeight` has it; two may be None."""
-    named = {"weight_packed": weight_packed, "weight_scale": weight_scale}
-    optional = {"weight_zero_point": weight_zero_point, "weight_g_idx": weight_g_idx}
-    given = {name: tensor for name, tensor in optional.items() if tensor is not None}
-    tensors = together(**named, **given)
-    key = ("compressed_tensors", *given, out_features, in_features, integer("group_size", group_size), bits)
-    numbers = key[1 + len(given) :]
-    return _cached(key, tensors, [weight_packed, weight_scale, weight_zero_point, weight_g_idx], numbers)
+    tensors = (weight_packed, weight_scale, weight_zero_point, weight_g_idx)
+    named = arguments.compressed_tensors(*tensors)
+    numbers = (out_features, in_features, integer("group_size", group_size), bits)
+    key = ("compressed_tensors", *list(named)[2:], *numbers)
+    return _cached(key, together(**named), lambda: matrices.compressed_tensors(*tensors, *numbers))
 
 
 def gguf(W: Any, quant_type: int, m: int, n: int) -> Weight:
     """The weight of a GGUF tensor's bytes: m rows of n weights."""
     numbers = (integer("quant_type", quant_type), integer("m", m), integer("n", n))
-    tensors = together(W=W)
-    return _cached(("gguf", *numbers), tensors, tensors)
+    return _cached(("gguf", *numbers), together(W=W), lambda: matrices.gguf(W, *numbers))
 
 
-def _cached(key: tuple[Any, ...], tensors: list[torch.Tensor], operands: list[Any], numbers: Any = None) -> Weight:
-    """The weight that `matrices` makes, by the function that the key begins with."""
-    family, *rest = key
-    make = getattr(matrices, family)
-    return WEIGHTS.get(
-        ("shaders", *key), tensors, lambda: Weight(make(*operands, *(rest if numbers is None else numbers)))
-    )
+def _cached(key: tuple[Any, ...], tensors: list[torch.Tensor], make: Callable[[], EncodedMatrix]) -> Weight:
+    return WEIGHTS.get(("shaders", *key), tensors, lambda: Weight(make()))
 
 
 def dense(weight: Weight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
+from ... import act_order
+from ...act_order import CHUNK_BYTES
 from ...encoded import EncodedMatrix
-from ...fast_divmod import grouping
-
-CHUNK_BYTES = 32 << 20  # of codes that are bit-unpacked at a time
-GROUP_MULTIPLE = 32  # kernels assume that as many inputs share a group
 
 
 def sort_by_group(matrix: EncodedMatrix) -> EncodedMatrix | None:
     """`matrix` with its inputs sorted by group, made once; None without a g_idx or if it cannot be sorted."""
     if not matrix.has_g_idx:
         return None
-    if "sorted" not in matrix.cache:
-        matrix.cache["sorted"] = _sorted(matrix)
-    return matrix.cache["sorted"]
-
-
-def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
-    """The sorted matrix, with codes of its own. None for groups of different sizes or of a size not divided by 32."""
-    name = matrix.family.codes
-    codes, scales, g_idx = (matrix.arrays[key] for key in (name, "scales", "g_idx"))
-    group = g_idx.cpu().numpy()
-    groups = scales.numel() // matrix.N
-    counts = np.bincount(group, minlength=groups)
-    size = int(counts[0])
-    if size == 0 or size % GROUP_MULTIPLE or (counts[:-1] != size).any() or counts[-1] > size:
-        return None
-    perm = np.argsort(group, kind="stable")
-    sorted_codes = _permuted(codes, matrix.format.bits, perm, matrix.layout == "KN")
-    orders = [torch.from_numpy(order.astype(np.int32)).to(codes.device) for order in (perm, np.argsort(perm))]
-    return replace(
-        matrix,
-        arrays={**matrix.arrays, name: sorted_codes, "g_idx": None},
-        loader_params={**matrix.loader_params, **grouping(size, groups)},
-        has_g_idx=False,
-        perm=orders[0],
-        inv_perm=orders[1],
-        cache={},
+    device = matrix.arrays[matrix.family.codes].device
+    return act_order.sort_by_group(
+        matrix, _permuted, lambda g_idx: g_idx.cpu().numpy(), lambda order: torch.from_numpy(order).to(device)
     )
 
 

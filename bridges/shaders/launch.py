@@ -10,7 +10,7 @@ import torch
 
 from ...encoded import EncodedMatrix
 from ...kernels import THREADS
-from ...launches import MAX_THREADS, Launch
+from ...launches import Launch
 from ...tuning import Device
 from ..arguments import FLOATS
 from . import source
@@ -38,11 +38,9 @@ def kernel(*description: Any) -> Callable[..., None]:
 
 def device_arrays(matrix: EncodedMatrix) -> list[torch.Tensor]:
     """The matrix's arrays in the loader's order. Zeros stand in for absent ones, the permutation for a sorted g_idx."""
-    given = {**matrix.arrays, "g_idx": matrix.arrays.get("g_idx") if matrix.perm is None else matrix.perm}
-    first = next(array for array in given.values() if array is not None)
-    missing = [name for name, _ in matrix.family.arrays if given[name] is None]
-    given |= {name: torch.zeros(1, dtype=torch.int32, device=first.device) for name in missing}
-    return [aligned(given[name]) for name, _ in matrix.family.arrays]
+    given = matrix.kernel_arrays()
+    device = next(array.device for array in given if array is not None)
+    return [torch.zeros(1, dtype=torch.int32, device=device) if array is None else aligned(array) for array in given]
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -65,9 +63,7 @@ def bind(matrix: EncodedMatrix | None, launch: Launch, input_dtype: str = "") ->
         matrix: None for a kernel that reads no matrix.
         input_dtype: type of the first of these tensors; "" without any.
     """
-    threads = launch.threadgroups * THREADS
-    if threads > MAX_THREADS:
-        raise ValueError(f"{launch.spec.name}: found {threads} threads, expected at most {MAX_THREADS}")
+    threads = launch.threads
     arrays: list[torch.Tensor] = []
     if launch.spec.needs_matrix:
         assert matrix is not None

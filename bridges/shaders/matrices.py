@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 
+from ...act_order import groups_of
 from ...encoded import EncodedMatrix
 from ...errors import FormatError
 from ...fast_divmod import grouping
@@ -179,22 +179,13 @@ def _groups(group_size: int, inputs: int) -> tuple[int, int]:
 
 
 def _group_index(name: str, tensor: torch.Tensor, inputs: int, groups: int, size: int) -> torch.Tensor | None:
-    """g_idx, checked; None if it is the same as input // size. vLLM's argsort(g_idx) is undone, as by `GPTQWeight`."""
+    """g_idx, checked, with vLLM's argsort(g_idx) undone; None if it is the same as input // size."""
     if tensor.dtype not in (torch.int32, torch.int64, torch.uint32):
         raise FormatError(f"{name}: found {tensor.dtype}, expected int32")
     _check_shape(name, tensor, (inputs,), "(a group for each input)")
-    index: Any = tensor.detach().cpu().numpy()  # the one wait, when the weight is made
-    plain = np.arange(inputs) // size
-    if groups < inputs and index.max(initial=0) >= groups and np.array_equal(np.sort(index), np.arange(inputs)):
-        order, index = index, np.empty(inputs, np.int32)
-        index[order] = plain
-    if index.size and (index.min() < 0 or index.max() >= groups):
-        raise FormatError(
-            f"{name}: found groups {index.min()} to {index.max()}, expected 0 to {groups - 1} ({groups} rows of scales)"
-        )
-    if np.array_equal(index, plain):
-        return None
-    return torch.from_numpy(index.astype(np.int32)).to(tensor.device)
+    # The one wait, when the weight is made.
+    index = groups_of(name, tensor.detach().cpu().numpy(), groups, size)
+    return None if index is None else torch.from_numpy(index).to(tensor.device)
 
 
 def _middle(bits: int, groups: int, outputs: int, device: torch.device) -> torch.Tensor:

@@ -14,8 +14,6 @@ from ..arguments import FLOATS
 from .act_order import sort_by_group
 from .launch import DEVICE, DTYPES, bind
 
-MAX_PRODUCTS = 64  # limit of cached products of a matrix: prompts come in many lengths
-
 # A step of a product. It is cached with the matrix and does not refer to it.
 Step = Callable[[torch.Tensor], torch.Tensor]
 
@@ -43,13 +41,8 @@ def matmul(matrix: EncodedMatrix, x: torch.Tensor, transpose: bool) -> torch.Ten
     A matrix with act-order is sorted by group at its first product, if its groups allow it.
     """
     matrix = sort_by_group(matrix) or matrix
-    products: dict[object, list[Step]] = matrix.cache.setdefault("products", {})
     key = (len(x), x.dtype, transpose)
-    steps = products.get(key)
-    if steps is None:
-        if len(products) >= MAX_PRODUCTS:
-            products.clear()
-        steps = products[key] = _steps(matrix, len(x), x.dtype, transpose)
+    steps: list[Step] = matrix.kept("products", key, lambda: _steps(matrix, *key))
     for step in steps:
         x = step(x)
     return x

@@ -10,8 +10,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
+import numpy as np
 
 from .. import backends, dtypes, ops
+from ..act_order import within
 from ..encoded import EncodedMatrix
 from ..ops.operand import check_stack
 from ..registry import Format, formats
@@ -177,7 +179,7 @@ class QuantizedWeight(ABC):
             if name == "g_idx":
                 scales = self.arrays["scales"]
                 assert scales is not None
-                check.within(name, array, scales.size // (self.experts * self.out_features))
+                within(name, np.asarray(array), scales.size // (self.experts * self.out_features))
         scales = changed.get("scales")
         dtype = self.dtype if scales is None else scales.dtype
         scale_dtype = self.matrix.scale_dtype if scales is None else dtypes.name(dtype)

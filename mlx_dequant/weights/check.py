@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .. import act_order
 from ..errors import FormatError
 
 LARGEST = 2**31 - 1
@@ -93,32 +94,10 @@ def group_size(value: int, inputs: int) -> int:
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:
-    """`g_idx`, checked; None if it is the same as input // group_size.
-
-    vLLM's loaders put argsort(g_idx) in its place: the inputs in the order of their groups, which tells the group of
-    each again. With fewer groups than inputs the one cannot be taken for the other.
-    """
+    """`g_idx`, checked, with vLLM's argsort(g_idx) undone; None if it is the same as input // group_size."""
     result = array(name, value)
     if result.dtype not in (mx.int32, mx.int64, mx.uint32):
         raise FormatError(f"{name}: found {result.dtype}, expected int32")
     shape(name, result, (inputs,), "(a group for each input)")
-    order = np.asarray(result)
-    if groups < inputs and order.max(initial=0) >= groups and np.array_equal(np.sort(order), np.arange(inputs)):
-        back = np.empty(inputs, np.int32)
-        back[order] = np.arange(inputs) // size
-        result = mx.array(back)
-    indices = within(name, result, groups)
-    if np.array_equal(indices, np.arange(inputs) // size):
-        return None
-    return result.astype(mx.int32)
-
-
-def within(name: str, value: mx.array, groups: int) -> np.ndarray:
-    """A g_idx as NumPy has it, checked to be 0 to groups - 1."""
-    indices = np.asarray(value)
-    if indices.size and (indices.min() < 0 or indices.max() >= groups):
-        raise FormatError(
-            f"{name}: found groups {indices.min()} to {indices.max()}, "
-            f"expected 0 to {groups - 1} ({groups} rows of scales)"
-        )
-    return indices
+    groups_found = act_order.groups_of(name, np.asarray(result), groups, size)
+    return None if groups_found is None else mx.array(groups_found)

@@ -83,7 +83,7 @@ def test_a_launch_of_too_many_threads_is_split(name):
 
 def test_a_launch_that_cannot_be_split_is_refused():
     weight = sample_weights.gguf("q4_0", np.random.default_rng(1), 21, 64)
-    with patch.object(gpu, "MAX_THREADS", 1024), emulator.metal(), pytest.raises(ValueError, match="2048 threads"):
+    with patch.object(launches, "MAX_THREADS", 1024), emulator.metal(), pytest.raises(ValueError, match="2048 threads"):
         weight.take(mx.zeros(256, mx.int32))
 
 

@@ -14,7 +14,7 @@ from emulated_kernels import needs_compiler
 from product_cases import check_near, exact, numbers, shuffled
 
 import mlx_dequant as mxd
-from mlx_dequant import backends, dispatch
+from mlx_dequant import backends, dispatch, encoded
 from mlx_dequant.backends.gpu import dequantize, matmul
 
 pytestmark = needs_compiler
@@ -74,7 +74,7 @@ def test_both_directions_are_kept_apart():
 
 def test_a_bounded_number_is_kept():
     packed = q8_0()
-    with kept(), patch.object(matmul, "MAX_PRODUCTS", 3):
+    with kept(), patch.object(encoded, "MAX_PRODUCTS", 3):
         for M in (1, 2, 3, 4, 1, 5):
             check(packed, M, mx.float32)
             assert len(packed.matrix.cache["metal"]) <= 3

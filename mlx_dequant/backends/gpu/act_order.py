@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import mlx.core as mx
 import numpy as np
 
+from ... import act_order
+from ...act_order import CHUNK_BYTES
 from ...encoded import EncodedMatrix
-from ...fast_divmod import grouping
-
-# Bytes of codes that are bit-unpacked at a time.
-CHUNK_BYTES = 32 << 20
-GROUP_MULTIPLE = 32  # groups must be multiples of this many inputs, which kernels assume to share a group
 
 
 def sort_by_group(matrix: EncodedMatrix) -> EncodedMatrix | None:
     """`matrix` with its inputs sorted by group, made once; None without a g_idx or if it cannot be sorted."""
-    if not matrix.has_g_idx:
-        return None
-    if "sorted" not in matrix.cache:
-        matrix.cache.setdefault("sorted", _sorted(matrix))
-    return matrix.cache["sorted"]
+    return act_order.sort_by_group(matrix, _permuted, np.asarray, lambda order: _evaluated(mx.array(order)))
 
 
-def _sorted(matrix: EncodedMatrix) -> EncodedMatrix | None:
-    """The sorted matrix. Codes are new; scales and zero points are shared.
-
-    None if the groups have different sizes, or a size that 32 does not divide.
-    """
-    name = matrix.family.codes
-    codes, scales, g_idx = (matrix.arrays[key] for key in (name, "scales", "g_idx"))
-    groups = scales.size // matrix.N
-    group = np.asarray(g_idx)
-    counts = np.bincount(group, minlength=groups)
-    size = int(counts[0])
-    if size == 0 or size % GROUP_MULTIPLE or (counts[:-1] != size).any() or counts[-1] > size:
-        return None
-    perm = np.argsort(group, kind="stable")
-    sorted_codes = _permuted(codes, matrix.format.bits, perm, matrix.layout == "KN")
-    orders = [mx.array(order.astype(np.int32)) for order in (perm, np.argsort(perm))]
-    mx.eval(sorted_codes, orders)  # other threads could not evaluate them
-    return replace(
-        matrix,
-        arrays={**matrix.arrays, name: sorted_codes, "g_idx": None},
-        loader_params={**matrix.loader_params, **grouping(size, groups)},
-        has_g_idx=False,
-        perm=orders[0],
-        inv_perm=orders[1],
-        cache={},
-        replays=None,
-    )
+def _evaluated(array: mx.array) -> mx.array:
+    mx.eval(array)  # other threads could not evaluate it
+    return array
 
 
 def _permuted(words: mx.array, bits: int, perm: np.ndarray, kn: bool) -> mx.array:
@@ -63,7 +30,7 @@ def _permuted(words: mx.array, bits: int, perm: np.ndarray, kn: bool) -> mx.arra
         part = _packed(_codes(rows.view(mx.uint32), bits, perm), bits)[:, : rows.shape[1]].view(mx.int32)
         parts.append(mx.contiguous(part.T if kn else part))
         mx.eval(parts[-1])
-    return mx.concatenate(parts, axis=1 if kn else 0)
+    return _evaluated(mx.concatenate(parts, axis=1 if kn else 0))
 
 
 def _codes(rows: mx.array, bits: int, perm: np.ndarray) -> mx.array:

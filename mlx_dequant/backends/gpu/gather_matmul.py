@@ -13,8 +13,6 @@ from ...launches import MAX_THREADS
 from ..arrays import clamped_int32
 from .launch import bind, device
 
-MAX_PRODUCTS = 64  # limit of cached products of a stack: prompts come in many lengths
-
 Product = Callable[[mx.array, mx.array], mx.array]
 
 
@@ -25,13 +23,9 @@ def gather_matmul(platform: str, matrix: EncodedMatrix, x: mx.array, ids: mx.arr
     if step < M:
         parts = [(x[at : at + step], ids[at : at + step]) for at in range(0, M, step)]
         return mx.concatenate([gather_matmul(platform, matrix, *part, transpose) for part in parts])
-    products = matrix.cache.setdefault(f"{platform} experts", {})
     key = (M, k, x.dtype, transpose)
-    if key not in products:
-        if len(products) >= MAX_PRODUCTS:
-            products.clear()
-        products[key] = _product(platform, matrix, *key)
-    return products[key](x, clamped_int32(ids).reshape(-1)).reshape(M, k, -1)
+    product: Product = matrix.kept(f"{platform} experts", key, lambda: _product(platform, matrix, *key))
+    return product(x, clamped_int32(ids).reshape(-1)).reshape(M, k, -1)
 
 
 def _pairs(matrix: EncodedMatrix) -> int:

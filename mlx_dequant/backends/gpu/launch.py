@@ -13,7 +13,7 @@ from ... import dtypes
 from ...encoded import EncodedMatrix
 from ...kernel_source import kernel_source
 from ...kernels import THREADS, KernelSpec
-from ...launches import EXPERT_BYTES, MAX_THREADS, Launch
+from ...launches import EXPERT_BYTES, Launch
 from ...log import logger
 from ...registry import FAMILIES, Format
 from ...tuning import Device
@@ -56,10 +56,10 @@ def device_arrays(matrix: EncodedMatrix) -> list[mx.array]:
     """
     arrays = matrix.cache.get("gpu")
     if arrays is None:
-        given = {**matrix.arrays, "g_idx": matrix.arrays.get("g_idx") if matrix.perm is None else matrix.perm}
+        given = matrix.kernel_arrays()
         if matrix.experts:
-            given = {name: _aligned(array, matrix.experts) for name, array in given.items()}
-        arrays = [_contiguous(_padded(given[name])) for name, _ in matrix.family.arrays]
+            given = [_aligned(array, matrix.experts) for array in given]
+        arrays = [_contiguous(_padded(array)) for array in given]
         mx.eval(arrays)
         matrix.cache["gpu"] = arrays
     return arrays
@@ -97,9 +97,6 @@ def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtyp
         matrix: None for a kernel that reads no matrix.
         input_dtype: type of the first of these arrays; "" without any.
     """
-    threads = launch.threadgroups * THREADS
-    if threads > MAX_THREADS:
-        raise ValueError(f"{launch.spec.name}: found {threads} threads, expected at most {MAX_THREADS}")
     arrays: list[mx.array] = []
     if launch.spec.needs_matrix:
         assert matrix is not None
@@ -110,7 +107,7 @@ def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtyp
         call = kernel(platform, None, launch.spec, launch.dtype)
     params = _params(launch.params.words)
     output_shapes, output_dtypes = [launch.shape], [dtypes.of(launch.dtype)]
-    grid, threadgroup = (threads, 1, 1), (THREADS, 1, 1)
+    grid, threadgroup = (launch.threads, 1, 1), (THREADS, 1, 1)
 
     def run(*inputs: mx.array) -> mx.array:
         (out,) = call(

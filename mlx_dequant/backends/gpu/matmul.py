@@ -21,7 +21,6 @@ from .launch import bind, device
 
 PATIENCE = 500  # polls of the memory in use, a third of a microsecond each
 ROUNDING = 1 << 20  # bytes that MLX may allocate beyond the size of arrays
-MAX_PRODUCTS = 64  # limit of cached products of a matrix: prompts come in many lengths
 
 # A product of a matrix and x. It is cached with the matrix and must not hold a reference to it: memory of a dropped
 # weight is freed at once.
@@ -51,14 +50,8 @@ class BoundProduct:
 
 
 def _product_for(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> BoundProduct:
-    products = matrix.cache.setdefault(platform, {})
     key = (x.shape, x.dtype, transpose)
-    product = products.get(key)
-    if product is None:
-        if len(products) >= MAX_PRODUCTS:
-            products.clear()
-        product = products[key] = bound_product(platform, matrix, x.shape, x.dtype, transpose)
-    return product
+    return matrix.kept(platform, key, lambda: bound_product(platform, matrix, *key))
 
 
 def bound_product(

@@ -1,0 +1,92 @@
+"""Act-order: the group of each input, and matrices whose inputs are sorted by group. For arrays of any library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .encoded import EncodedMatrix
+from .errors import FormatError
+from .fast_divmod import grouping
+
+CHUNK_BYTES = 32 << 20  # of codes that are bit-unpacked at a time
+GROUP_MULTIPLE = 32  # groups must be multiples of this many inputs, which kernels assume to share a group
+
+# Codes, their bits, the order of the inputs, and whether the layout is KN: the codes in that order.
+Permute = Callable[[Any, int, np.ndarray, bool], Any]
+
+
+def within(name: str, indices: np.ndarray, groups: int) -> np.ndarray:
+    """A g_idx, checked to be 0 to groups - 1."""
+    if indices.size and (indices.min() < 0 or indices.max() >= groups):
+        raise FormatError(
+            f"{name}: found groups {indices.min()} to {indices.max()}, "
+            f"expected 0 to {groups - 1} ({groups} rows of scales)"
+        )
+    return indices
+
+
+def groups_of(name: str, values: np.ndarray, groups: int, size: int) -> np.ndarray | None:
+    """The group of each input, int32; None if it is input // size.
+
+    vLLM's loaders put argsort(g_idx) in the place of g_idx: the inputs in the order of their groups, which tells the
+    group of each again. With fewer groups than inputs the one cannot be taken for the other.
+    """
+    inputs = np.arange(len(values))
+    if groups < len(values) and values.max(initial=0) >= groups and np.array_equal(np.sort(values), inputs):
+        order, values = values, np.empty(len(values), np.int32)
+        values[order] = inputs // size
+    within(name, values, groups)
+    return None if np.array_equal(values, inputs // size) else values.astype(np.int32)
+
+
+def sort_by_group(
+    matrix: EncodedMatrix,
+    permute: Permute,
+    to_numpy: Callable[[Any], np.ndarray],
+    from_numpy: Callable[[np.ndarray], Any],
+) -> EncodedMatrix | None:
+    """`matrix` with its inputs sorted by group, made once; None without a g_idx or if it cannot be sorted."""
+    if not matrix.has_g_idx:
+        return None
+    if "sorted" not in matrix.cache:
+        matrix.cache.setdefault("sorted", _sorted(matrix, permute, to_numpy, from_numpy))
+    return matrix.cache["sorted"]
+
+
+def _sorted(
+    matrix: EncodedMatrix,
+    permute: Permute,
+    to_numpy: Callable[[Any], np.ndarray],
+    from_numpy: Callable[[np.ndarray], Any],
+) -> EncodedMatrix | None:
+    """The sorted matrix. Codes are new; scales and zero points are shared.
+
+    None if the groups have different sizes, or a size that 32 does not divide.
+    """
+    name = matrix.family.codes
+    groups = prod(matrix.arrays["scales"].shape) // matrix.N
+    group = to_numpy(matrix.arrays["g_idx"])
+    counts = np.bincount(group, minlength=groups)
+    size = int(counts[0])
+    if size == 0 or size % GROUP_MULTIPLE or (counts[:-1] != size).any() or counts[-1] > size:
+        return None
+    perm = np.argsort(group, kind="stable")
+    return replace(
+        matrix,
+        arrays={
+            **matrix.arrays,
+            name: permute(matrix.arrays[name], matrix.format.bits, perm, matrix.layout == "KN"),
+            "g_idx": None,
+        },
+        loader_params={**matrix.loader_params, **grouping(size, groups)},
+        has_g_idx=False,
+        perm=from_numpy(perm.astype(np.int32)),
+        inv_perm=from_numpy(np.argsort(perm).astype(np.int32)),
+        cache={},
+        replays=None,
+    )
