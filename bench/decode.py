@@ -13,11 +13,12 @@ import mlx.core as mx
 
 import mlx_dequant as mxd
 from mlx_dequant.diagnostics.environment import environment
-from mlx_dequant.diagnostics.output import console, is_file, target, write_json, write_text
+from mlx_dequant.diagnostics.output import console, count, is_file, target, write_json, write_text
 from mlx_dequant.errors import FormatError
 
 from .. import dtypes
 from ..backends import GPUS
+from ..loading import GGUFFile
 from . import models, report, results
 from .cases import ACT_ORDER, DTYPES
 from .cases.decode import PROMPTS, Candidate, Plan, Row, measure
@@ -55,13 +56,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--json", metavar="FILE", type=target,
                      help="write the result there as JSON, after each phase; - is standard output")  # fmt: skip
     out.add_argument("--csv", metavar="FILE", type=target, help="write the rows there as CSV")
-
-
-def count(text: str) -> int:
-    """A positive integer."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive integer")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -112,16 +106,20 @@ def run(options: argparse.Namespace) -> int:
     return int(any(row.get("status") in ("wrong", "failed") for row in rows if results.is_ours(row["provider"])))
 
 
+def _in_torch(kind: Kind) -> bool:
+    return kind.provider in ("torch", FROM_TORCH)
+
+
 def _shape(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind, Candidate], dict[str, str]]:
     """Random models of a named shape."""
     settings = models.config(options.model, options.layers)
     chosen, absent = kinds(options.formats, options.providers, settings, options.head)
-    beside_torch = any(kind.provider in ("torch", FROM_TORCH) for kind in chosen)
+    beside_torch = any(map(_in_torch, chosen))
     head = options.head or ("dense" if beside_torch else "mlx-6")
     ends = models.shared(settings, head, dtype)
 
     def maker(kind: Kind) -> Callable[[], Runner]:
-        if kind.provider == "torch" or kind.provider == FROM_TORCH:
+        if _in_torch(kind):
             from .torch_model import TorchModel
 
             return lambda: TorchModel(kind, settings, dtype, ends)
@@ -184,7 +182,6 @@ def _no_torch(head: str | None) -> str:
 def _file(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind, Candidate], dict[str, str]]:
     """A GGUF file's model, quantized and dense."""
     from ..lm import gguf_config
-    from ..loading import GGUFFile
     from .cases import generation
 
     path = Path(options.model)
@@ -193,13 +190,14 @@ def _file(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind,
     for name in ("layers", "formats", "head"):
         if getattr(options, name) is not None:
             raise FormatError(f"--{name}: found one beside a GGUF file, which has its own")
-    settings = gguf_config.config(GGUFFile(path))
+    file = GGUFFile(path)
+    settings = gguf_config.config(file)
     size = path.stat().st_size
     dense = 2 * size * dtype.size  # a weight of a file takes half a byte at least
     vocabulary = settings["vocab_size"]
     quantized = Candidate(lambda: MLXModel(mxd.lm.load(path, dtype)[0], vocabulary, dtype), size)
     made = {
-        Kind("mlx-dequant", _main_format(path)): quantized,
+        Kind("mlx-dequant", _main_format(file)): quantized,
         Kind("mlx", "dense"): Candidate(
             lambda: MLXModel(generation.dense_model(path, dtype), vocabulary, dtype), dense
         ),
@@ -212,12 +210,12 @@ def _file(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind,
     return {"model": path.name, "layers": settings["num_hidden_layers"]}, chosen, {}
 
 
-def _main_format(path: Path) -> str:
+def _main_format(file: GGUFFile) -> str:
     """The format that most of a file's bytes have."""
     sizes: dict[str, int] = {}
-    for weight in mxd.load(path).weights.values():
-        if isinstance(weight, mxd.QuantizedWeight):
-            sizes[weight.format.name] = sizes.get(weight.format.name, 0) + weight.nbytes
+    for tensor in file.tensors.values():
+        if tensor.format and not tensor.format.stored:
+            sizes[tensor.format.name] = sizes.get(tensor.format.name, 0) + tensor.nbytes
     return max(sizes, key=sizes.__getitem__) if sizes else "dense"
 
 

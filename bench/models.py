@@ -85,6 +85,11 @@ def misfit(kind: Kind, settings: dict[str, Any]) -> str:
     return f"found {odd[0]} inputs, expected a multiple of {form.weights}" if odd else ""
 
 
+def group_size(settings: dict[str, Any]) -> int:
+    """Inputs in a group of the model's weights."""
+    return next(size for size in GROUPS if not any(length % size for length in inputs(settings)))
+
+
 def nbytes(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype) -> int:
     """Memory that a model's linear layers take, roughly."""
     width, heads = settings["hidden_size"], settings["head_dim"]
@@ -112,7 +117,7 @@ def shared(settings: dict[str, Any], head: str, dtype: mx.Dtype) -> dict[str, An
 def model(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype, ends: dict[str, Any]) -> Any:
     """mlx-lm's model with random linear layers, and the embedding and the output layer `ends`."""
     made = _empty(settings)
-    size = next(size for size in GROUPS if not any(length % size for length in inputs(settings)))
+    size = group_size(settings)
     packed: dict[str, mxd.QuantizedWeight] = {}
     others: list[tuple[str, Any]] = list(ends.items())
     for name, layer in _linear_layers(made):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_dequant.diagnostics.output import add_json, target
+from mlx_dequant.diagnostics.output import add_json, count, target
 
 from .cases import ACT_ORDER, DTYPES, FORMATS, LAYERS, OPERATIONS, ROWS, Case, chosen, quick
 
@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
                       help=f"({' '.join(FORMATS)}); 'all'; NAME{ACT_ORDER} has act-order")  # fmt: skip
     what.add_argument("--layers", nargs="+", metavar="LAYER",
                       help=f"OUTxIN, or parts of names: {', '.join(LAYERS)} (two that suit the device)")  # fmt: skip
-    what.add_argument("--rows", nargs="+", type=_count, default=ROWS, metavar="M",
+    what.add_argument("--rows", nargs="+", type=count, default=ROWS, metavar="M",
                       help=f"rows of x ({' '.join(map(str, ROWS))})")  # fmt: skip
     what.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES[:1], metavar="DTYPE",
                       help=f"of {', '.join(DTYPES)} (float16)")  # fmt: skip
@@ -42,12 +42,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--html", metavar="FILE", type=target, help="write a page with charts there")
     out.add_argument("--compare", metavar="OLD", help="show what changed, beyond the noise, since results in OLD.json")
     out.add_argument("--submit-text", action="store_true", help="print a compact block to paste into an issue")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive integer")
-    return int(text)
 
 
 def cases(options: argparse.Namespace) -> list[Case]:

@@ -11,10 +11,11 @@ from torch.nn import functional
 
 import mlx_dequant as mxd
 
+from .. import dtypes
 from ..bridges import packed
 from ..bridges.torch import to_torch
 from . import random_layers, runners
-from .models import GROUPS, NORM, Kind, inputs
+from .models import NORM, Kind, group_size
 from .providers import torch_devices
 from .providers.torch_plain import synchronised
 
@@ -32,7 +33,7 @@ class TorchModel:
     """
 
     def __init__(self, kind: Kind, settings: dict[str, Any], dtype: mx.Dtype, ends: dict[str, Any]):
-        self.device, self.dtype = next(torch_devices()), getattr(torch, str(dtype).rpartition(".")[2])
+        self.device, self.dtype = next(torch_devices()), getattr(torch, dtypes.name(dtype))
         self.settings, self.kind, self.mlx_dtype = settings, kind, dtype
         self.embedding = self._tensor(ends["model.embed_tokens"].weight)
         self.head = self._tensor(ends["lm_head"].weight) if "lm_head" in ends else self.embedding
@@ -55,7 +56,7 @@ class TorchModel:
         if self.kind.format == "dense":
             dense = self._tensor(random_layers.dense(rows, columns, self.mlx_dtype))
             return lambda x: functional.linear(x, dense)
-        size = next(size for size in GROUPS if not any(length % size for length in inputs(self.settings)))
+        size = group_size(self.settings)
         weight: mxd.QuantizedWeight = random_layers.quantized(self.kind.format, rows, columns, size)
         place = torch.empty(0, device=self.device)
         return lambda x: packed.product(x, weight, None, place)

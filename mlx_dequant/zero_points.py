@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 # "v1": minus one, whole words wrapping (with 3 bits each field). "v1-field": minus one in each field. "v2": unchanged.
 ZERO_POINTS = ("v1", "v1-field", "v2")
 # What "v1" adds to stored words, by bits.
@@ -14,3 +16,8 @@ def zero_params(zero_points: str, bits: int) -> dict[str, int]:
         "zero_word": _WHOLE_WORD[bits] if zero_points == "v1" else 0,
         "zero_field": int(zero_points == "v1-field"),
     }
+
+
+def named(params: Mapping[str, int]) -> str:
+    """Which of `ZERO_POINTS` launch parameters say."""
+    return "v1" if params["zero_word"] else "v1-field" if params["zero_field"] else "v2"

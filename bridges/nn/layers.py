@@ -16,6 +16,7 @@ from torch import nn
 from ... import dtypes
 from ...errors import FormatError
 from ...registry import formats, gguf_format
+from ...zero_points import named
 from .. import targets
 from ..arguments import FLOATS
 from ..operators import operator
@@ -181,8 +182,7 @@ class GPTQLinear(_GroupLinear):
 
     @staticmethod
     def settings(weight: QuantizedWeight) -> dict[str, Any]:
-        params = weight.matrix.loader_params
-        zero_points = "v1" if params["zero_word"] else "v1-field" if params["zero_field"] else "v2"
+        zero_points = named(weight.matrix.loader_params)
         return {**_group_settings(weight), "bits": weight.format.bits, "zero_points": zero_points}
 
     def operands(self) -> tuple[Any, ...]:

@@ -32,8 +32,8 @@ def load_transformers(
 
     Args:
         path: a folder that `mlx_dequant.load` reads, of any causal language model of transformers in which the
-            quantized layers are linear layers; or a GGUF file of a llama (also Mistral, SmolLM2), qwen2, qwen3
-            or gemma3 (text), which needs mlx-lm too. In a GGUF file's model the embedding is packed as well.
+            quantized layers are linear layers; or a GGUF file of an architecture that `mlx_dequant.lm.load`
+            reads, without experts, which needs mlx-lm too. In a GGUF file's model the embedding is packed as well.
         dtype: type of activations and of dense weights; that of config.json by default, bfloat16 for GGUF.
         device: "cpu" and "mps" share the weights' memory with MLX, "cuda" gets a copy. By default as for `to_torch`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..diagnostics.output import count
 from ..errors import FormatError
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -21,10 +22,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--temp", type=_above, default=0.0, metavar="T", help="temperature; 0 is greedy (0)")
-    sampling.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="the likeliest of that total (1)")
-    sampling.add_argument("--min-p", type=_share, default=0.0, metavar="P", help="at least that of the likeliest (0)")
-    sampling.add_argument("--min-tokens-to-keep", type=count, default=1, metavar="N", help="that --min-p leaves (1)")
-    sampling.add_argument("--top-k", type=_whole, default=0, metavar="K", help="the K likeliest; 0 is all (0)")
+    sampling.add_argument(
+        "--top-p", type=_share, default=1.0, metavar="P", help="sample from the likeliest tokens that sum to P (1)"
+    )
+    sampling.add_argument(
+        "--min-p", type=_share, default=0.0, metavar="P", help="drop tokens less likely than P times the likeliest (0)"
+    )
+    sampling.add_argument(
+        "--min-tokens-to-keep", type=count, default=1, metavar="N", help="that --min-p keeps at least (1)"
+    )
+    sampling.add_argument(
+        "--top-k", type=_whole, default=0, metavar="K", help="sample from the K likeliest tokens; 0 is all (0)"
+    )
     sampling.add_argument("--xtc-probability", type=_share, default=0.0, metavar="P", help="of XTC sampling (0)")
     sampling.add_argument("--xtc-threshold", type=_share, default=0.0, metavar="P", help="of XTC sampling (0)")
     sampling.add_argument("--seed", type=_whole, metavar="N", help="of random numbers")
@@ -33,9 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--dtype", choices=DTYPES, help="type of activations and of dense weights")
     model.add_argument("--adapter-path", metavar="FOLDER", help="an adapter that mlx_lm.lora made")
     model.add_argument("--draft-model", metavar="MODEL", help="a small model that guesses tokens")
-    model.add_argument("--num-draft-tokens", type=count, default=3, metavar="N", help="guesses at once (3)")
+    model.add_argument("--num-draft-tokens", type=count, default=3, metavar="N", help="tokens guessed at once (3)")
     model.add_argument("--max-kv-size", type=count, metavar="N", help="tokens that the cache remembers")
-    model.add_argument("--prefill-step-size", type=count, default=2048, metavar="N", help="of a prompt at once (2048)")
+    model.add_argument(
+        "--prefill-step-size", type=count, default=2048, metavar="N", help="prompt tokens read at once (2048)"
+    )
     model.add_argument("--kv-bits", type=int, choices=(2, 3, 4, 6, 8), help="bits of the cache's numbers")
     model.add_argument("--kv-group-size", type=int, choices=(32, 64, 128), default=64, help="numbers a scale (64)")
     model.add_argument(
@@ -108,12 +119,6 @@ def settings(tokenizer: Any, draft: Any, options: argparse.Namespace) -> dict[st
     size = {} if draft is not None else {"max_kv_size": options.max_kv_size}
     kept = ("max_tokens", "prefill_step_size", "kv_bits", "kv_group_size", "quantized_kv_start")
     return {"sampler": sampler, **guessing, **size, **{name: getattr(options, name) for name in kept}}
-
-
-def count(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive integer")
-    return int(text)
 
 
 def _whole(text: str) -> int:

@@ -15,7 +15,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..diagnostics.output import add_json, console, peak_memory, printable, size, write_json
+from ..diagnostics.output import add_json, console, count, peak_memory, printable, size, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,14 +29,8 @@ NAMED = 5  # differing tensors that are named; --json names them all
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a .gguf file, or any part of a split one")
-    parser.add_argument("--rounds", type=_positive, default=1, metavar="N", help="time N rounds, the best counts (1)")
+    parser.add_argument("--rounds", type=count, default=1, metavar="N", help="time N rounds, the best counts (1)")
     add_json(parser)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive integer")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

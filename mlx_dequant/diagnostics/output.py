@@ -23,6 +23,13 @@ def add_json(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def count(text: str) -> int:
+    """An argument that is a positive integer."""
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive integer")
+    return int(text)
+
+
 def target(text: str) -> str:
     """An argument that names a file to write."""
     # Found out before the work, not after it.

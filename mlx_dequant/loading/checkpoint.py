@@ -85,7 +85,7 @@ def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
     path = Path(path)
     if zero_points is not None and zero_points not in ZERO_POINTS:
         raise FormatError(f"zero_points: found {zero_points!r}, expected one of {', '.join(ZERO_POINTS)}")
-    return _load_folder(path, zero_points) if path.is_dir() else _load_gguf(path)
+    return of_folder(Folder(path), zero_points) if path.is_dir() else _load_gguf(path)
 
 
 def _load_gguf(path: Path) -> Checkpoint:
@@ -94,8 +94,9 @@ def _load_gguf(path: Path) -> Checkpoint:
     return Checkpoint(path, "gguf", weights, file.metadata, {})
 
 
-def _load_folder(path: Path, zero_points: str | None) -> Checkpoint:
-    folder = Folder(path)
+def of_folder(folder: Folder, zero_points: str | None = None) -> Checkpoint:
+    """The weights of an open folder, as `load` gives them."""
+    path = folder.path
     own = stored.readers(folder.tensors, folder.read, path.name)
     if own:
         return Checkpoint(path, stored.METHOD, Weights(own), folder.metadata, folder.config)

@@ -36,11 +36,11 @@ class Layout:
 
 
 _WORDS, _SCALES, _OCTETS = Kind(("I32", "U32"), 2), Kind(FLOATS, 2), Kind(("U8",), 2)
-_EXPONENTS, _SCALE8 = Kind((*EXPONENTS,)), Kind((FLOAT8,), 2)
+_EXPONENTS, _FLOAT8S = Kind((*EXPONENTS,)), Kind((FLOAT8,), 2)
 _PACKED: dict[str, Kind | None] = {"qweight": None, "scales": None, "qzeros": None}
 _WORDS3: dict[str, Kind | None] = {"qweight": _WORDS, "scales": _SCALES, "qzeros": _WORDS}
 _ZERO: dict[str, Kind | None] = {"weight_zero_point": Kind(("I8", "I32", FLOAT8, *FLOATS, *EXPONENTS))}
-_FLOAT8 = dict.fromkeys(("weight_scale", "weight_scale_inv"), Kind((*FLOATS, *EXPONENTS)))
+_FLOAT8_SCALES = dict.fromkeys(("weight_scale", "weight_scale_inv"), Kind((*FLOATS, *EXPONENTS)))
 
 LAYOUTS = {
     "gptq": Layout({"qweight": None, "scales": None}, {"qzeros": None, "g_idx": None}, gptq.gptq),
@@ -64,14 +64,14 @@ LAYOUTS = {
         {"weight_zero_point": Kind(("I8",))},
         compressed_tensors.int_quantized,
     ),
-    "float8": Layout({"weight": _SCALE8}, {**_FLOAT8, **_ZERO}, small_floats.float8),
+    "float8": Layout({"weight": _FLOAT8S}, {**_FLOAT8_SCALES, **_ZERO}, small_floats.float8),
     "nvfp4": Layout(
-        {"weight_packed": _OCTETS, "weight_scale": _SCALE8, "weight_global_scale": Kind(FLOATS)},
+        {"weight_packed": _OCTETS, "weight_scale": _FLOAT8S, "weight_global_scale": Kind(FLOATS)},
         _ZERO,
         small_floats.nvfp4,
     ),
     "modelopt_nvfp4": Layout(
-        {"weight": _OCTETS, "weight_scale": _SCALE8, "weight_scale_2": Kind(FLOATS)}, _ZERO, small_floats.nvfp4
+        {"weight": _OCTETS, "weight_scale": _FLOAT8S, "weight_scale_2": Kind(FLOATS)}, _ZERO, small_floats.nvfp4
     ),
     "mxfp4": Layout({"weight_packed": Kind(("U8",)), "weight_scale": _EXPONENTS}, _ZERO, small_floats.mxfp4),
     "modelopt_mxfp4": Layout({"weight": Kind(("U8",)), "weight_scale": _EXPONENTS}, _ZERO, small_floats.mxfp4),

@@ -12,12 +12,12 @@ import mlx.core as mx
 from .. import dtypes
 from ..errors import FormatError
 from ..weights.stored import NAME
-from .checkpoint import load
+from . import stored
+from .checkpoint import of_folder
 from .folder import Folder
 from .modules import packed_modules
 from .safetensors import READABLE
 from .schemes import scheme
-from .stored import described
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ def kinds(path: Path) -> tuple[str, str, list[Kind]]:
     """A folder's format, its model type ("" if config.json has none), and what it holds in the files' order.
 
     Raises:
-        As `load` does.
+        As `mlx_dequant.load` does.
     """
-    checkpoint, folder = load(path), Folder(path)
+    folder = Folder(path)
+    checkpoint = of_folder(folder)
     modules = _modules(folder)
     used = {tensor for _, tensors in modules.values() for tensor in tensors}
     groups: dict[Hashable, list[str]] = {}
@@ -74,14 +75,9 @@ def kinds(path: Path) -> tuple[str, str, list[Kind]]:
 
 def _modules(folder: Folder) -> dict[str, tuple[Hashable, list[str]]]:
     """Of each module: how it is stored, besides its tensors' types and shapes, and those tensors."""
-    own = described(folder.tensors)
+    own = stored.modules(folder.tensors)
     if own:
-        names: dict[str, list[str]] = {}
-        for tensor in folder.tensors:
-            module, _, part = tensor.rpartition(".")
-            if module in own and part != "bias":
-                names.setdefault(module, []).append(tensor)
-        return {name: (bytes(folder.read(f"{name}.{NAME}")), tensors) for name, tensors in names.items()}
+        return {name: (bytes(folder.read(f"{name}.{NAME}")), tensors) for name, tensors in own.items()}
     modules = packed_modules(folder, scheme(folder.quantization))
     return {name: ((each.layout, each.settings), list(each.names.values())) for name, each in modules.items()}
 

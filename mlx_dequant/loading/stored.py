@@ -20,6 +20,17 @@ def described(names: Iterable[str]) -> set[str]:
     return {name.removesuffix(f".{NAME}") for name in names if name.endswith(f".{NAME}")}
 
 
+def modules(tensors: Iterable[str]) -> dict[str, list[str]]:
+    """The tensors of each module that has a description, without biases."""
+    names = list(tensors)
+    found: dict[str, list[str]] = {module: [] for module in described(names)}
+    for name in names:
+        module, _, part = name.rpartition(".")
+        if module in found and part != "bias":
+            found[module].append(name)
+    return found
+
+
 def readers(
     tensors: Collection[str], read: Callable[[str], mx.array], place: str
 ) -> dict[str, Callable[[], QuantizedWeight | mx.array]]:
@@ -30,20 +41,17 @@ def readers(
         read: reads one.
         place: the folder's name, for messages.
     """
-    modules: dict[str, list[str]] = {module: [] for module in described(tensors)}
+    ours = modules(tensors)
+    module_of = {name: module for module, names in ours.items() for name in names}
     result: dict[str, Callable[[], QuantizedWeight | mx.array]] = {}
-    for name in tensors if modules else ():
-        module, _, part = name.rpartition(".")
-        if module in modules and part != "bias":
-            modules[module].append(part)
-            result.setdefault(module, partial(_read, read, place, module, modules[module]))
-        else:
-            result[name] = partial(read, name)
+    for name in tensors if ours else ():
+        module = module_of.get(name)
+        result[module or name] = partial(_read, read, place, module, ours[module]) if module else partial(read, name)
     return result
 
 
-def _read(read: Callable[[str], mx.array], place: str, module: str, parts: list[str]) -> QuantizedWeight:
-    arrays = {part: read(f"{module}.{part}") for part in parts}
+def _read(read: Callable[[str], mx.array], place: str, module: str, names: list[str]) -> QuantizedWeight:
+    arrays = {name.removeprefix(f"{module}."): read(name) for name in names}
     try:
         return restore(arrays.pop(NAME), arrays)
     except FormatError as error:

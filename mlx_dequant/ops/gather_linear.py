@@ -10,12 +10,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import backends, dtypes
+from .. import backends
 from ..backends.arrays import clamped_int32
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
-from .operand import Weight, check_stack
-from .take import INTEGERS
+from .operand import Weight, check_ids, check_stack, check_x
 from .transforms import has_value, is_traced
 
 
@@ -40,12 +39,8 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
             and so it is inside `mx.compile`.
     """
     check_stack(weight)
-    if not dtypes.is_float(x.dtype):
-        raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
-    if x.ndim == 0 or x.shape[-1] != weight.in_features:
-        raise FormatError(f"x: found shape {x.shape}, expected a last axis of {weight.in_features} inputs")
-    if ids.dtype not in INTEGERS:
-        raise FormatError(f"ids: found {ids.dtype}, expected integers")
+    check_x(x, weight)
+    check_ids(ids)
     own_rows = x.ndim == ids.ndim + 1
     leading = ids.shape if own_rows else ids.shape[:-1]
     if ids.ndim == 0 or x.shape[:-1] != leading:

@@ -14,7 +14,7 @@ import mlx.core as mx
 from .. import backends, dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
-from .operand import Weight, check_matrix
+from .operand import Weight, check_matrix, check_x
 from .replay import replayed, traced_once
 from .transforms import has_value, is_traced, only
 
@@ -41,7 +41,8 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     """
     y = replayed(weight.matrix, x, weight.matrix.layout == "NK")
     if y is None:
-        _check_x(x, weight)
+        check_matrix(weight)
+        check_x(x, weight)
         y = matmul(weight.matrix, x, transpose=weight.matrix.layout == "NK")
     if bias is None:
         return y
@@ -50,14 +51,6 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     if not dtypes.is_float(bias.dtype):
         raise FormatError(f"bias: found {bias.dtype}, expected float16, bfloat16 or float32")
     return y + bias.astype(x.dtype)
-
-
-def _check_x(x: mx.array, weight: Weight) -> None:
-    check_matrix(weight)
-    if not dtypes.is_float(x.dtype):
-        raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
-    if x.ndim == 0 or x.shape[-1] != weight.in_features:
-        raise FormatError(f"x: found shape {x.shape}, expected a last axis of {weight.in_features} inputs")
 
 
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:

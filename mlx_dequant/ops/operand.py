@@ -6,8 +6,11 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from .. import dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
+
+INTEGERS = (mx.int32, mx.uint32, mx.int64, mx.uint64, mx.int16, mx.uint16, mx.int8, mx.uint8)
 
 
 class Weight(Protocol):
@@ -35,3 +38,17 @@ def check_matrix(weight: Weight) -> None:
     """Refuses stacks of matrices."""
     if len(weight.shape) != 2:
         raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
+
+
+def check_x(x: mx.array, weight: Weight) -> None:
+    """Refuses an x that a linear layer of the weight does not take."""
+    if not dtypes.is_float(x.dtype):
+        raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
+    if x.ndim == 0 or x.shape[-1] != weight.in_features:
+        raise FormatError(f"x: found shape {x.shape}, expected a last axis of {weight.in_features} inputs")
+
+
+def check_ids(ids: mx.array) -> None:
+    """Refuses ids that are no integers."""
+    if ids.dtype not in INTEGERS:
+        raise FormatError(f"ids: found {ids.dtype}, expected integers")

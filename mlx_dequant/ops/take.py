@@ -7,11 +7,8 @@ from typing import Any
 import mlx.core as mx
 
 from .. import backends, dtypes
-from ..errors import FormatError
-from .operand import Weight, check_matrix
+from .operand import Weight, check_ids, check_matrix
 from .transforms import has_value, only
-
-INTEGERS = (mx.int32, mx.uint32, mx.int64, mx.uint64, mx.int16, mx.uint16, mx.int8, mx.uint8)
 
 
 def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
@@ -32,8 +29,7 @@ def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.arr
     """
     check_matrix(weight)
     row_dtype: mx.Dtype = dtypes.checked(dtype or weight.dtype)
-    if ids.dtype not in INTEGERS:
-        raise FormatError(f"ids: found {ids.dtype}, expected integers")
+    check_ids(ids)
     matrix = weight.matrix
     axis = int(matrix.layout == "KN")
 

@@ -12,7 +12,7 @@ from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from ..fast_divmod import grouping
 from ..registry import FAMILIES, formats
-from ..zero_points import ZERO_POINTS, zero_params
+from ..zero_points import ZERO_POINTS, named, zero_params
 from . import check
 from .base import QuantizedWeight
 from .bitfields import pack_stream
@@ -94,9 +94,7 @@ class GPTQWeight(QuantizedWeight):
 
     @property
     def settings(self) -> dict[str, Any]:
-        params = self.matrix.loader_params
-        zero_points = "v1" if params["zero_word"] else "v1-field" if params["zero_field"] else "v2"
-        return super().settings | {"zero_points": zero_points}
+        return super().settings | {"zero_points": named(self.matrix.loader_params)}
 
 
 def _middle(bits: int, groups: int, outputs: int) -> mx.array:

@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("mlx_lm", reason="models are mlx-lm's")
 
 import mlx_dequant as mxd
-from mlx_dequant import loading
 from mlx_dequant.bench import decode, models, runners
 from mlx_dequant.bench.cases import decode as case
 from mlx_dequant.bench.cases import generation
@@ -93,7 +92,7 @@ def test_a_file_is_compared_with_the_same_model_dense(monkeypatch, tmp_path, cap
     monkeypatch.setattr(generation, "dense_model", lambda path, dtype: "dense")
     monkeypatch.setattr(decode, "MLXModel", lambda model, vocabulary, dtype: Fake(model, log))
     monkeypatch.setattr(decode, "_main_format", lambda path: "q4_1")
-    monkeypatch.setattr(loading, "GGUFFile", lambda path: path)
+    monkeypatch.setattr(decode, "GGUFFile", lambda path: path)
     monkeypatch.setattr(gguf_config, "config", lambda file: SMALL)
     assert main(["bench", "decode", "--model", str(file), *FEW, "--json", str(tmp_path / "a.json")]) == 0
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
