@@ -126,7 +126,7 @@ class PackedLinear(_Packed):
     def dense(self, dtype: mx.Dtype = mx.float32) -> nn.Linear:
         """This layer with dequantized weights."""
         layer = nn.Linear(self.weight.in_features, self.weight.out_features, bias="bias" in self)
-        layer.weight = _rows(self.weight, dtype)
+        layer.weight = rows(self.weight, dtype)
         if "bias" in self:
             layer["bias"] = self["bias"]
         return layer
@@ -235,7 +235,7 @@ class PackedEmbedding(_Packed):
     def dense(self, dtype: mx.Dtype = mx.float32) -> nn.Embedding:
         """This layer with dequantized weights."""
         layer = nn.Embedding(self.weight.out_features, self.weight.in_features)
-        layer.weight = _rows(self.weight, dtype)
+        layer.weight = rows(self.weight, dtype)
         return layer
 
     def as_linear(self, x: mx.array) -> mx.array:
@@ -250,7 +250,7 @@ class PackedEmbedding(_Packed):
         return adapted
 
 
-def _rows(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
+def rows(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
     """The dequantized matrix [out, in]."""
     matrix = weight.dequantize(dtype)
     return matrix.T if weight.matrix.layout == "KN" else matrix
@@ -285,8 +285,7 @@ def pack_model(
     replacements: list[tuple[str, nn.Module]] = []
     for name, weight in weights.items():
         layer: Any = layers[name]
-        matrix = (weight.out_features, weight.in_features)
-        shape = matrix if len(weight.shape) == 2 else (*weight.shape[:-2], *matrix)
+        shape = (*weight.shape[:-2], weight.out_features, weight.in_features)
         if layer.weight.shape != shape:
             raise FormatError(f"layer {name!r}: found a weight of {shape}, expected {layer.weight.shape}")
         if isinstance(layer, nn.Embedding):

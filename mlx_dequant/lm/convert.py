@@ -17,7 +17,7 @@ from ..errors import FormatError
 from ..loading import GGUFFile
 from ..nn import PackedEmbedding, PackedLinear, PackedSwitchLinear
 from .load import load_model, load_tokenizer, opened
-from .mlx_layout import mlx_weight
+from .mlx_layout import error, mlx_weight
 from .source import only_gguf
 from .writing import Writing
 
@@ -63,13 +63,14 @@ def convert(
     with Writing(Path(target)) as out:
         source = opened(only_gguf(Path(path)))
         model, config = load_model(source, mx.float32)
+        tokenizer = load_tokenizer(source, eos_token_ids=config.get("eos_token_id"))
         write = _packed if to == "packed" else _mlx
         rows: list[Converted] = []
         for row in write(model, config, out):
             rows.append(row)
             if report:
                 report(row)
-        load_tokenizer(source, eos_token_ids=config.get("eos_token_id")).save_pretrained(str(out.folder))
+        tokenizer.save_pretrained(str(out.folder))
         if not isinstance(source, GGUFFile) and (source / "generation_config.json").is_file():
             shutil.copy(source / "generation_config.json", out.folder)
         out.finish(config)
@@ -112,7 +113,8 @@ def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Con
         if found is None:
             dense = layer.dense(mx.float16).weight
             out.add(f"{name}.weight", mx.contiguous(dense))
-            yield Converted(name, title, "float16", _rounding(layer, dense))
+            exact = np.asarray(layer.dense(mx.float32).weight)
+            yield Converted(name, title, "float16", error(np.asarray(dense.astype(mx.float32)), exact))
             continue
         for part, array in found.arrays.items():
             out.add(f"{name}.{part}", array)
@@ -122,9 +124,3 @@ def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Con
     if quantization:
         kinds = list(quantization.values())
         config["quantization"] = {**max(kinds, key=kinds.count), **quantization}
-
-
-def _rounding(layer: PackedLinear | PackedEmbedding, dense: mx.array) -> float:
-    exact = np.asarray(layer.dense(mx.float32).weight)
-    error = np.abs(np.asarray(dense.astype(mx.float32)) - exact).max(initial=0)
-    return float(error) / (float(np.abs(exact).max(initial=0)) or 1.0)

@@ -13,6 +13,8 @@ from mlx.utils import tree_flatten
 
 from ..errors import FormatError
 from ..loading import Checkpoint
+from ..loading.mapped import json_size
+from ..nn import rows
 from ..weights import QuantizedWeight, stack
 from . import gpt_oss, rotary, settings, variants
 from .build import Weight
@@ -36,9 +38,13 @@ def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
     """
     from mlx_lm.utils import load_config
 
+    # mlx-lm opens both, whatever they are.
+    for name in ("config.json", "generation_config.json"):
+        if (path / name).exists():
+            json_size(path / name)
     try:
         stored: Any = load_config(path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"config.json: found {error}, expected JSON") from error
     if not isinstance(stored, dict):
         raise FormatError(f"config.json: found a {type(stored).__name__}, expected an object")
@@ -142,7 +148,7 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     parameters = dict(tree_flatten(model.parameters()))
     # Where the model absorbs this layer into its attention, it splits its matrix.
     for name in [name for name in quantized if name.endswith(".kv_b_proj.weight") and name not in parameters]:
-        arrays[name] = _dense(quantized.pop(name))
+        arrays[name] = rows(quantized.pop(name), mx.float32)
     placeholders = {
         name: mx.zeros((weight.out_features, weight.in_features), PLACEHOLDER) for name, weight in quantized.items()
     }
@@ -170,12 +176,6 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
             )
         result[name] = weight
     return result
-
-
-def _dense(weight: QuantizedWeight) -> mx.array:
-    """[out, in] in float32."""
-    array = weight.dequantize(mx.float32)
-    return array.T if weight.matrix.layout == "KN" else array
 
 
 def _numbers(places: mx.array) -> list[int]:

@@ -13,7 +13,7 @@ from .gguf_keys import Keys
 from .gguf_rope import rope
 from .rotary import FAR, NEAR
 
-# The settings that say whether layers have a bias, and one that tells.
+# The settings that say whether layers have a bias, and a tensor whose presence tells it.
 BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
 # The models in which llama.cpp's layers see windows.
 WINDOWS = ("gemma2", "gemma3_text", "phi3", "olmo2", "cohere2", "exaone4", "gpt_oss")

@@ -15,14 +15,16 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..nn import rows
 from ..weights import QuantizedWeight
 from ..weights.bitfields import pack_stream, unpack_stream
 
 Floats = NDArray[np.float32]
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (128, 64, 32)
-# The magnitudes of 4-bit floats (e2m1) by their low three bits; the fourth is the sign. And those bits by twice that.
+# The magnitudes of 4-bit floats (e2m1) by their low three bits; the fourth is the sign.
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+# Those three bits, by twice the magnitude.
 CODES = np.array([0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 7, 7], np.uint8)
 
 
@@ -47,18 +49,17 @@ def mlx_weight(weight: QuantizedWeight) -> MLXWeight | None:
     Scales and biases are rounded to float16 where they are no float16 already: that is the error.
     """
     name = weight.format.name
-    exact = np.asarray(weight.dequantize(mx.float32))
-    exact = exact.T if weight.matrix.layout == "KN" else exact
     if name in _SMALL_FLOATS:
-        return _small_floats(name, weight, exact)
+        return _small_floats(name, weight, _exact(weight))
     found = _GGUF[name](_blocks(weight)) if name in _GGUF else _groups(weight)
     if found is None:
         return None
     scales, biases, bits, size = found
-    groups = _regrouped(exact.shape[1], size)
+    groups = _regrouped(weight.in_features, size)
     if groups is None or bits not in AFFINE_BITS:
         return None
     index, size = groups
+    exact = _exact(weight)
     scales, biases = scales[:, index], biases[:, index]
     spread = np.repeat(scales, size, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -69,10 +70,14 @@ def mlx_weight(weight: QuantizedWeight) -> MLXWeight | None:
     values = codes * np.repeat(scales, size, axis=1).astype(np.float32)
     values += np.repeat(biases, size, axis=1).astype(np.float32)
     arrays = {"weight": _words(codes, bits), "scales": mx.array(scales), "biases": mx.array(biases)}
-    return MLXWeight(arrays, {"group_size": size, "bits": bits, "mode": "affine"}, _error(values, exact))
+    return MLXWeight(arrays, {"group_size": size, "bits": bits, "mode": "affine"}, error(values, exact))
 
 
-def _error(values: Floats, exact: Floats) -> float:
+def _exact(weight: QuantizedWeight) -> Floats:
+    return np.asarray(rows(weight, mx.float32))
+
+
+def error(values: Floats, exact: Floats) -> float:
     largest = float(np.abs(exact).max(initial=0))
     return float(np.abs(values - exact).max(initial=0)) / largest if largest else 0.0
 
@@ -193,4 +198,4 @@ def _small_floats(name: str, weight: QuantizedWeight, exact: Floats) -> MLXWeigh
     codes |= np.signbit(exact).astype(np.uint8) << 3
     arrays = {"weight": _words(codes, 4), "scales": mx.array(scales)}
     settings = {"group_size": size, "bits": 4, "mode": name}
-    return MLXWeight(arrays, settings, _error(values.astype(np.float32), exact))
+    return MLXWeight(arrays, settings, error(values.astype(np.float32), exact))

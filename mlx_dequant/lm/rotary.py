@@ -101,10 +101,11 @@ def replace(model: Any, settings: Mapping[str, Any]) -> None:
     scaling: dict[str, Any] = dict(settings.get("rope_scaling") or {})
     share = settings.get("partial_rotary_factor") or 1
     limit: Any = settings.get("max_position_embeddings")
+    size = settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"]
+    dims, base = int(size * share), settings["rope_theta"]
     for layer in model.layers:
         old = layer.self_attn.rope
-        heads = settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"]
-        dims, base, traditional = int(heads * share), settings["rope_theta"], getattr(old, "traditional", False)
+        traditional = getattr(old, "traditional", False)
         if kind(scaling) == "longrope":
             layer.self_attn.rope = LongRoPE(dims, base, traditional, limit, scaling)
         elif scaling or getattr(old, "dims", dims) != dims:
@@ -160,8 +161,10 @@ class LongRoPE(nn.Module):
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         """x [batch, heads, positions, dims of a head] rotated, where the first position is `offset`."""
-        ends = mx.max(mx.array(offset)) + x.shape[-2]
-        freqs = mx.where(ends > self.original, self._long, self._short)
+        if isinstance(offset, int):
+            freqs = self._long if offset + x.shape[-2] > self.original else self._short
+        else:
+            freqs = mx.where(mx.max(offset) + x.shape[-2] > self.original, self._long, self._short)
         x = x if self.scale == 1 else mx.concatenate([x[..., : self.dims] * self.scale, x[..., self.dims :]], axis=-1)
         return mx.fast.rope(
             x, self.dims, traditional=self.traditional, base=None, scale=1.0, offset=offset, freqs=freqs

@@ -53,7 +53,7 @@ def only_gguf(path: Path) -> Path:
 
 
 def _choice(place: str, names: Sequence[str], advice: str) -> str:
-    """The one GGUF model among files: projectors of images and later parts are none."""
+    """The one GGUF model among files: mmproj files and later parts of a split file do not count."""
     later = {name for name in names if (part := PART.search(name)) and int(part[1]) != 1}
     heads = [name for name in names if name not in later and "mmproj" not in name]
     if len(heads) != 1:

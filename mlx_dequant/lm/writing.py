@@ -16,7 +16,7 @@ SHARD = 1 << 30
 class Writing:
     """Writes safetensors files of about 1 GiB, their index and config.json into a hidden folder beside the target.
 
-    Used as a context. At its end the hidden folder gets the target's name; after an error it is removed. What a
+    Used as a context. `finish` gives the hidden folder the target's name; without it, it is removed. What a
     killed process leaves has another name and no config.json, and is removed by the next one.
 
     Attributes:
@@ -34,7 +34,6 @@ class Writing:
         self._shard: dict[str, mx.array] = {}
         self._files: list[list[str]] = []
         self._total = 0
-        self._config: dict[str, Any] = {}
 
     def __enter__(self) -> Writing:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -49,9 +48,17 @@ class Writing:
         self._total += array.nbytes
 
     def finish(self, config: dict[str, Any]) -> None:
-        """No more tensors; the content of config.json."""
+        """No more tensors. Writes the index and config.json, and gives the folder its name."""
         self._flush()
-        self._config = dict(sorted(config.items()))
+        count, where = len(self._files), dict[str, str]()
+        for number, names in enumerate(self._files):
+            file = f"model-{number + 1:05}-of-{count:05}.safetensors" if count > 1 else "model.safetensors"
+            (self.folder / f"{number}.safetensors").rename(self.folder / file)
+            where |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(where.items()))}
+        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        (self.folder / "config.json").write_text(json.dumps(dict(sorted(config.items())), indent=2))
+        self.folder.rename(self._target)
 
     def _flush(self) -> None:
         mx.save_safetensors(str(self.folder / f"{len(self._files)}.safetensors"), self._shard, {"format": "mlx"})
@@ -61,15 +68,4 @@ class Writing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
-        count, where = len(self._files), dict[str, str]()
-        for number, names in enumerate(self._files):
-            file = f"model-{number + 1:05}-of-{count:05}.safetensors" if count > 1 else "model.safetensors"
-            (self.folder / f"{number}.safetensors").rename(self.folder / file)
-            where |= dict.fromkeys(names, file)
-        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(where.items()))}
-        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-        (self.folder / "config.json").write_text(json.dumps(self._config, indent=2))
-        self.folder.rename(self._target)
+        shutil.rmtree(self.folder, ignore_errors=True)  # gone already, if it was finished

@@ -134,13 +134,21 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
     return value
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds."""
+def json_size(path: Path) -> int:
+    """Bytes of a JSON file that may be read: a file, not empty and not too large."""
     size = path.stat().st_size
     if size > LARGEST_JSON:
         raise FormatError(f"{path.name}: found {size} bytes of JSON, expected at most {LARGEST_JSON}")
-    if not path.is_file() or not size:  # a device would be read for ever
-        raise FormatError(f"{path.name}: found {'an empty file' if path.is_file() else 'a folder or a device'}")
+    if not path.is_file():  # a device would be read for ever
+        raise FormatError(f"{path.name}: found a folder or a device")
+    if not size:
+        raise FormatError(f"{path.name}: found an empty file")
+    return size
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds."""
+    size = json_size(path)
     with path.open("rb") as file:
         text = file.read(size)
     check_kind(text[:64], path.name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import mlx_dequant as mxd
+from mlx_dequant.lm import folder
 from mlx_dequant.nn import PackedEmbedding, PackedLinear
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
@@ -84,6 +86,17 @@ def test_an_unknown_architecture_is_named(small):
     path, _ = small("gptq", model_type="hyena")
     with pytest.raises(mxd.FormatError, match=r"^model_type: found 'hyena', expected one of .*\bllama\b.*\bqwen3\b"):
         mxd.lm.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_pipe_is_not_read(name, tmp_path):
+    """mlx-lm would wait for it for ever."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(mxd.FormatError, match=f"{name}: found a folder or a device"):
+        folder.config(tmp_path)
 
 
 def test_a_config_without_architecture(small):
