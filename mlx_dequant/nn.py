@@ -24,7 +24,9 @@ from .ops.transforms import has_value
 from .weights import QuantizedWeight, stored
 
 
-class _Packed(nn.Module):
+class PackedLayer(nn.Module):
+    """A layer whose weight stays quantized. Its kinds follow."""
+
     # mlx-lm takes a layer with `bits` to have weight.size * 32 // bits parameters.
     bits = 32
     axes = 2  # of the weight
@@ -104,7 +106,7 @@ def _unpickled(kind: Any, state: dict[str, Any], arrays: dict[str, mx.array]) ->
     return layer
 
 
-class PackedLinear(_Packed):
+class PackedLinear(PackedLayer):
     """y = x Wᵀ + bias with a quantized W.
 
     Args:
@@ -162,7 +164,7 @@ def _packed_lora() -> tuple[Any, Any]:
     return PackedLoRALinear, PackedLoRAEmbedding
 
 
-class PackedSwitchLinear(_Packed):
+class PackedSwitchLinear(PackedLayer):
     """y = x Wᵀ + bias with a quantized W for each expert: what mlx-lm's `SwitchLinear` is, in its place.
 
     Args:
@@ -207,12 +209,23 @@ class PackedSwitchLinear(_Packed):
             y = y + mx.expand_dims(bias[indices].astype(y.dtype), -2)
         return y
 
+    def dense(self, dtype: mx.Dtype = mx.float32) -> nn.Module:
+        """mlx-lm's layer with dequantized weights."""
+        from mlx_lm.models.switch_layers import SwitchLinear
+
+        # One number is what it draws at random before it gets its weights.
+        layer: Any = SwitchLinear(1, 1, 1, bias="bias" in self)
+        layer.weight = self.weight.dequantize(dtype)
+        if "bias" in self:
+            layer["bias"] = self["bias"]
+        return layer
+
     def _extra_repr(self) -> str:
         experts = "" if self._weight is None else f", num_experts={self.num_experts}"
         return super()._extra_repr() + experts
 
 
-class PackedEmbedding(_Packed):
+class PackedEmbedding(PackedLayer):
     """Rows of a quantized [vocabulary, dims] matrix.
 
     Args:

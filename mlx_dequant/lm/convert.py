@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from ..errors import FormatError
 from ..loading import GGUFFile
-from ..nn import PackedEmbedding, PackedLinear, PackedSwitchLinear
+from ..nn import PackedLayer, PackedSwitchLinear
 from .load import load_model, load_tokenizer, opened
 from .mlx_layout import error, mlx_weight
 from .source import only_gguf
@@ -79,8 +79,7 @@ def convert(
 
 def _layers(model: nn.Module) -> dict[str, Any]:
     """The packed layers by name."""
-    kinds = (PackedLinear, PackedSwitchLinear, PackedEmbedding)
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, PackedLayer)}
 
 
 def _parameters(model: nn.Module) -> list[tuple[str, mx.array]]:

@@ -9,15 +9,13 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..errors import FormatError
-from ..nn import PackedEmbedding, PackedLinear
+from ..nn import PackedLayer
 from .rebind import rebind
 
 
 def unpack_model(model: nn.Module) -> nn.Module:
     """Replaces a model's packed layers by dense ones, of each weight's own type."""
-    packed = [
-        (name, layer) for name, layer in model.named_modules() if isinstance(layer, PackedLinear | PackedEmbedding)
-    ]
+    packed = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, PackedLayer)]
     while packed:  # one at a time, so that a packed layer's memory is free again
         name, layer = packed.pop()
         model.update_modules(tree_unflatten([(name, layer.unpacked())]))
@@ -43,8 +41,7 @@ def teach_mlx_lm() -> None:
     def linear_to_lora_layers(
         model: nn.Module, num_layers: int, config: dict[str, Any], use_dora: bool = False
     ) -> None:
-        kinds = (PackedLinear, PackedEmbedding)
-        packed = [name for name, layer in model.named_modules() if isinstance(layer, kinds)] if use_dora else []
+        packed = [name for name, layer in model.named_modules() if isinstance(layer, PackedLayer)] if use_dora else []
         if packed:
             raise FormatError(
                 f"use_dora: found True with {len(packed)} packed layers ({packed[0]}, ...), expected False: DoRA "

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 import mlx_dequant as mxd
 from mlx_dequant.diagnostics import sample_weights
-from mlx_dequant.nn import PackedSwitchLinear, pack_model
+from mlx_dequant.nn import PackedLayer, PackedSwitchLinear, pack_model
 from mlx_dequant.weights import stored
 
 layers = pytest.importorskip("mlx_lm.models.switch_layers", reason="mlx-lm is not installed (extra lm)")
@@ -115,6 +115,23 @@ def test_a_stack_is_restored_from_its_arrays(name):
     assert mx.array_equal(stored.description(again), text)
     with pytest.raises(mxd.FormatError, match=r"mlx_dequant: experts: found arrays of \[3\], expected 4"):
         stored.restore(text, {name: array[:3] for name, array in arrays.items()})
+
+
+@pytest.mark.parametrize("name", ["q8_0", "gptq4"])
+def test_a_dense_layer_takes_its_place(name, backend):
+    packed, dense = pair(name, True)
+    x = mx.random.normal((2, 5, IN))
+    from mlx_dequant.lm.dense import unpack_model
+
+    unpacked = unpack_model(packed)
+    assert not any(isinstance(layer, PackedLayer) for _, layer in unpacked.named_modules())
+    weight = unpacked.experts.up_proj.weight
+    assert weight.shape == dense.experts.up_proj.weight.shape
+    assert mx.array_equal(weight, dense.experts.up_proj.weight.astype(weight.dtype))
+    again, _ = pair(name, True)
+    nn.quantize(again, group_size=32, bits=8, class_predicate=lambda path, layer: path == "experts.down_proj")
+    assert isinstance(again.experts.down_proj, layers.QuantizedSwitchLinear)
+    assert mx.abs(again(x) - dense(x)).max().item() <= 0.02 * mx.abs(dense(x)).max().item()
 
 
 def test_parameters_can_be_loaded():
