@@ -200,3 +200,16 @@ def same_values(found: mx.array, values: np.ndarray, what: str) -> None:
     with mx.stream(mx.cpu):
         expected = mx.array(rounded(values, found.dtype)).view(found.dtype)
     np.testing.assert_array_equal(wide(found), wide(expected), what)
+
+
+def near(found, expected):
+    """Sums of small sizes in float32 are good to about 1e-6 of the largest result."""
+    found, expected = np.array(found, np.float64), np.array(expected, np.float64)
+    assert found.shape == expected.shape
+    assert np.abs(expected).max() > 1e-3, "nothing to compare"
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def near_jvp(call, twin, x):
+    for found, expected in zip(mx.jvp(call, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
+        near(found[0], expected[0])

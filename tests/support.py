@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -110,3 +113,16 @@ def each_with_one(names, kinds):
         for at, name in enumerate(names)
         for i, kind in enumerate(kinds)
     ]
+
+
+@contextmanager
+def freed_at_once(matrix):
+    """The block drops its references to a matrix, which is gone then, before Python looks for circles."""
+    gone = weakref.ref(matrix)
+    del matrix
+    gc.disable()
+    try:
+        yield
+        assert gone() is None
+    finally:
+        gc.enable()

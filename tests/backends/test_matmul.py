@@ -1,7 +1,5 @@
 """Products on a GPU are decided once for a matrix, a number of rows of x and a type, and kept with the matrix."""
 
-import gc
-import weakref
 from contextlib import contextmanager
 from functools import partial
 from unittest.mock import patch
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from emulated_kernels import needs_compiler
 from product_cases import check_near, exact, numbers, shuffled
+from support import freed_at_once
 
 import mlx_dequant as mxd
 from mlx_dequant import backends, dispatch, encoded
@@ -87,13 +86,8 @@ def test_what_is_kept_does_not_keep_the_weight():
         packed.linear(mx.ones((2, 64)))
         packed.linear(mx.ones((400, 64), mx.float16))
         packed.dequantize()
-    gone = weakref.ref(packed.matrix)
-    gc.disable()
-    try:
+    with freed_at_once(packed.matrix):
         del packed
-        assert gone() is None
-    finally:
-        gc.enable()
 
 
 def test_values_of_the_type_of_x_are_multiplied_without_a_kernel_or_a_copy():

@@ -16,18 +16,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from lm_experts import MIXTURES, as_folder, as_state, mixture  # noqa: E402
 from lm_folders import write_folder  # noqa: E402
-from lm_models import transformers_model, write_gguf  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 288, (2, 24))
 SIZES = {"hidden_size": 128, "intermediate_size": 64}
 FORMATS = ("gptq", "gptq act-order", "awq", "compressed-tensors")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer") / "model.gguf"
-    write_gguf(path, "llama", transformers_model("llama"))
-    return mxd.lm.load(path)[1]
 
 
 @pytest.fixture

@@ -18,19 +18,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import lm_smollm2 as smollm2  # noqa: E402
 from lm_folders import FOLDERS, fixture_config, write_folder  # noqa: E402
-from lm_models import transformers_model, write_gguf  # noqa: E402
+from lm_models import transformers_model  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 288, (2, 24))
 # Groups of 64 and words of 3-bit codes divide them; mlx-lm scales Gemma's embeddings by the root of
 # the hidden size in bfloat16, where that of 256 is exact.
 SIZES = {"hidden_size": 256, "intermediate_size": 192}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer") / "model.gguf"
-    write_gguf(path, "llama", transformers_model("llama"))
-    return mxd.lm.load(path)[1]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from expert_cases import EXPERTS, experts
-from product_cases import SIZES, numbers
+from product_cases import SIZES, near, near_jvp, numbers
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
@@ -44,18 +44,6 @@ def stacked(request):
             stack.enter_context(mxd.use_backend(place))
         packed, dense = experts(name, SIZES[1])
         yield packed, mx.array(dense.astype(np.float32))
-
-
-def near(found, expected):
-    found, expected = np.array(found, np.float64), np.array(expected, np.float64)
-    assert found.shape == expected.shape
-    assert np.abs(expected).max() > 1e-3, "nothing to compare"
-    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
-
-
-def near_jvp(call, twin, x):
-    for found, expected in zip(mx.jvp(call, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
-        near(found[0], expected[0])
 
 
 def inputs(packed, dense, rows=3, k=2, own_rows=False):

@@ -1,15 +1,14 @@
 """A product on a GPU is traced once and replayed. MLX's own operations stand in for the launches."""
 
-import gc
 import subprocess
 import sys
 import threading
-import weakref
 from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from support import freed_at_once
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
@@ -160,10 +159,5 @@ def test_a_bounded_number_is_kept(gpu):
 def test_a_dropped_weight_frees_its_memory(gpu):
     packed, _ = weight()
     packed.linear(x_of())
-    gone = weakref.ref(packed.matrix)
-    gc.disable()
-    try:
+    with freed_at_once(packed.matrix):
         del packed
-        assert gone() is None
-    finally:
-        gc.enable()

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 import pytest
-from product_cases import exact, numbers, weight
+from product_cases import exact, near, near_jvp, numbers, weight
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
@@ -18,7 +18,6 @@ from mlx_dequant.backends.host.compiler import compiler
 from mlx_dequant.ops.transforms import is_traced
 
 NAMES = ("q4_k", "gptq4", "ct3", "f32")
-NEAR = 2e-5
 
 
 def plain_matmul(matrix, x, transpose):
@@ -80,18 +79,6 @@ def layers(extra, but=()):
 layer = layers("emulator")
 traced = layers("graph")
 mapped = layers("graph", but=GPUS)
-
-
-def near(found, expected):
-    found, expected = np.array(found, np.float64), np.array(expected, np.float64)
-    assert found.shape == expected.shape
-    assert np.abs(expected).max() > 1e-3, "nothing to compare"
-    assert np.abs(found - expected).max() <= NEAR * np.abs(expected).max()
-
-
-def near_jvp(call, twin, x):
-    for found, expected in zip(mx.jvp(call, [x], [x * 2]), mx.jvp(twin, [x], [x * 2]), strict=True):
-        near(found[0], expected[0])
 
 
 def dense(layer):
