@@ -6,7 +6,8 @@ linear layers of one that exists. Importing this package imports torch, not tran
 
 from typing import TYPE_CHECKING, Any
 
-from .layers import AWQLinear, CompressedTensorsLinear, GGUFEmbedding, GGUFLinear, GPTQLinear, packed_linear
+from .gguf_layers import GGUFEmbedding, GGUFLinear
+from .layers import AWQLinear, CompressedTensorsLinear, GPTQLinear, packed_linear
 
 if TYPE_CHECKING:
     from .models import load_transformers, replace_linears

@@ -1,110 +1,23 @@
-"""Linear layers and embeddings of torch that hold a checkpoint's quantized tensors, by the checkpoint's names.
-
-The tensors are buffers, frozen: `requires_grad_` and optimizers leave them alone, and `half()` or `to(dtype)` keeps
-their types. A bias is a parameter. Products, gradients, torch.compile and export go through the operators of
-`mlx_dequant.bridges.operators`.
-"""
+"""Linear layers of torch that hold AWQ, GPTQ or compressed-tensors weights, by the checkpoints' own names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
 
 from ... import dtypes
 from ...errors import FormatError
-from ...registry import formats, gguf_format
 from ...zero_points import named
-from .. import targets
 from ..arguments import FLOATS
-from ..operators import operator
+from .base import GroupLinear, PackedLinear, crossed
+from .gguf_layers import GGUFLinear
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
     from ...weights import QuantizedWeight
 
 
-class _Packed(nn.Module):
-    """What holds quantized tensors: buffers that keep their types."""
-
-    def _hold(self, device: Any, **tensors: tuple[torch.dtype, tuple[int, ...]] | None) -> None:
-        for name, kind in tensors.items():
-            tensor = None if kind is None else torch.zeros(kind[1], dtype=kind[0], device=device)
-            self.register_buffer(name, tensor)
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        quantized = {id(buffer) for buffer in self._buffers.values()}
-
-        def same_type(tensor: torch.Tensor) -> torch.Tensor:
-            result = fn(tensor)
-            kept = id(tensor) not in quantized or result.dtype == tensor.dtype
-            return result if kept else tensor.to(result.device)
-
-        return super()._apply(same_type, recurse)
-
-
-class _PackedLinear(_Packed, nn.Linear):
-    """A linear layer. It is an `nn.Linear`, so that adapters (LoRA) are put on it, but has no dense weight."""
-
-    family: ClassVar[str]
-    # From the names of a weight's arrays to the layer's.
-    arrays: ClassVar[Mapping[str, str]]
-
-    def __init__(self, in_features: int, out_features: int, bias: bool, dtype: torch.dtype, device: Any):
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = in_features, out_features
-        self.register_parameter(
-            "bias", nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device)) if bias else None
-        )
-
-    @staticmethod
-    def settings(weight: QuantizedWeight) -> dict[str, Any]:
-        """What the class is made with for a weight of its family."""
-        raise NotImplementedError
-
-    def operands(self) -> tuple[Any, ...]:
-        """The weight, as the operators of its family take it."""
-        raise NotImplementedError
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., in] float16, bfloat16 or float32 to [..., out] in x's type."""
-        return operator(self.family, "linear")(x, *self.operands(), self.bias)
-
-    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The dense weight [out, in] of an `nn.Linear`; in the scales' type by default, float16 for GGUF."""
-        stored = operator(self.family, "dequantize")(*self.operands(), dtype)
-        return stored if self.family in ("compressed_tensors", "gguf") else stored.T
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-    def reset_parameters(self) -> None:
-        """Nothing: packed weights come from a checkpoint."""
-
-    def _take(self, weight: QuantizedWeight, device: Any) -> None:
-        """Takes a weight's arrays as buffers. The weight is used as it is: nothing is copied where memory is shared."""
-        for name, ours in self.arrays.items():
-            array = weight.arrays[name]
-            if array is not None:
-                self._buffers[ours] = _crossed(array, device)
-        targets.adopt(self.family, self.operands(), weight)
-
-
-class _GroupLinear(_PackedLinear):
-    """A layer with scales of groups."""
-
-    codes: ClassVar[str] = "qweight"
-
-    @property
-    def weight(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The codes, for code that asks a linear layer's weight for its device."""
-        return getattr(self, self.codes)
-
-
-class AWQLinear(_GroupLinear):
+class AWQLinear(GroupLinear):
     """y = x W + bias with AWQ's 4-bit weights: qweight int32 [in, out/8], qzeros int32 [groups, out/8],
     scales [groups, out].
 
@@ -143,7 +56,7 @@ class AWQLinear(_GroupLinear):
         return self.qweight, self.scales, self.qzeros, self.group_size
 
 
-class GPTQLinear(_GroupLinear):
+class GPTQLinear(GroupLinear):
     """y = x W + bias with GPTQ's weights: qweight int32 [in*bits/32, out], qzeros int32 [groups, out*bits/32],
     scales [groups, out], g_idx int32 [in].
 
@@ -189,7 +102,7 @@ class GPTQLinear(_GroupLinear):
         return self.qweight, self.scales, self.qzeros, self.g_idx, self.group_size, self.zero_points, self.bits
 
 
-class CompressedTensorsLinear(_GroupLinear):
+class CompressedTensorsLinear(GroupLinear):
     """y = x Wᵀ + bias with "pack-quantized" weights: weight_packed int32 [out, in*bits/32], weight_scale [out, groups],
     weight_shape int64 [2], and on request weight_zero_point int32 [out*bits/32, groups] and weight_g_idx int32 [in].
 
@@ -245,78 +158,7 @@ class CompressedTensorsLinear(_GroupLinear):
         return *tensors, self.out_features, self.in_features, self.group_size, self.bits
 
 
-class GGUFLinear(_PackedLinear):
-    """y = x Wᵀ + bias with a GGUF tensor: weight uint8 [out, row bytes], the file's blocks.
-
-    Args:
-        quant_type: a name ("Q4_K", any case) or GGUF's number of the type.
-        dtype: type of the bias.
-    """
-
-    family = "gguf"
-    arrays: ClassVar = {"blocks": "weight"}
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = False,
-        quant_type: str | int = "Q4_K",
-        dtype: torch.dtype = torch.float16,
-        device: Any = None,
-    ):
-        super().__init__(in_features, out_features, bias, dtype, device)
-        self.quant_type, row_bytes = _blocks(quant_type, in_features)
-        self._hold(device, weight=(torch.uint8, (out_features, row_bytes)))
-
-    @staticmethod
-    def settings(weight: QuantizedWeight) -> dict[str, Any]:
-        return {"quant_type": weight.format.ggml_type}
-
-    def operands(self) -> tuple[Any, ...]:
-        return self.weight, self.quant_type, self.out_features, self.in_features
-
-
-class GGUFEmbedding(_Packed):
-    """Rows of a GGUF tensor: weight uint8 [num_embeddings, row bytes].
-
-    Args:
-        quant_type: a name ("Q4_K", any case) or GGUF's number of the type.
-        dtype: type of the rows: float16, bfloat16 or float32.
-        scale: what the rows are multiplied by, in `dtype`, as Gemma's are.
-    """
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        quant_type: str | int = "Q4_K",
-        dtype: torch.dtype = torch.float16,
-        scale: float = 1.0,
-        device: Any = None,
-    ):
-        super().__init__()
-        self.num_embeddings, self.embedding_dim, self.dtype, self.scale = num_embeddings, embedding_dim, dtype, scale
-        self.quant_type, row_bytes = _blocks(quant_type, embedding_dim)
-        self._hold(device, weight=(torch.uint8, (num_embeddings, row_bytes)))
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """ids of any shape to [*ids.shape, embedding_dim]."""
-        shape = self.num_embeddings, self.embedding_dim
-        rows = operator("gguf", "embedding")(ids, self.weight, self.quant_type, *shape, self.dtype)
-        return rows if self.scale == 1 else rows * torch.tensor(self.scale, dtype=self.dtype, device=rows.device)
-
-    def as_linear(self) -> GGUFLinear:
-        """The output layer of a model that ties it to this embedding: on the same tensor, without a copy."""
-        layer = GGUFLinear(self.embedding_dim, self.num_embeddings, quant_type=self.quant_type, device="meta")
-        layer._buffers["weight"] = self.weight
-        return layer
-
-    def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}"
-
-
-def packed_linear(weight: QuantizedWeight, device: Any = None) -> _PackedLinear:
+def packed_linear(weight: QuantizedWeight, device: Any = None) -> PackedLinear:
     """The linear layer of a quantized weight, without a bias.
 
     Args:
@@ -327,31 +169,14 @@ def packed_linear(weight: QuantizedWeight, device: Any = None) -> _PackedLinear:
         raise FormatError(f"weight: found shape {weight.shape}, expected a matrix")
     import mlx.core as mx
 
-    target = _crossed(mx.zeros(1), device).device
+    target = crossed(mx.zeros(1), device).device
     kind = LINEARS[weight.family]
     layer = kind(weight.in_features, weight.out_features, **kind.settings(weight), device=target)
     layer._take(weight, target)
     return layer
 
 
-def packed_embedding(weight: QuantizedWeight, dtype: torch.dtype, scale: float, device: Any) -> GGUFEmbedding:
-    """The embedding of a GGUF weight."""
-    shape = weight.out_features, weight.in_features
-    layer = GGUFEmbedding(*shape, weight.format.ggml_type, dtype, scale, device="meta")
-    layer._buffers["weight"] = _crossed(weight.arrays["blocks"], device)
-    targets.adopt("gguf", (layer.weight, layer.quant_type, *shape), weight)
-    return layer
-
-
-def _crossed(array: mx.array | None, device: Any) -> torch.Tensor:
-    """An array of MLX as a tensor. Layers of torch tensors need no MLX, so it is imported here."""
-    from ..torch import to_torch
-
-    assert array is not None
-    return to_torch(array, device)
-
-
-LINEARS: dict[str, type[_PackedLinear]] = {
+LINEARS: dict[str, type[PackedLinear]] = {
     layer.family: layer for layer in (AWQLinear, GPTQLinear, CompressedTensorsLinear, GGUFLinear)
 }
 
@@ -364,14 +189,3 @@ def _group_settings(weight: QuantizedWeight) -> dict[str, Any]:
     size = weight.matrix.group_size
     dtype = next(ours for ours, name in FLOATS.items() if name == dtypes.name(weight.dtype))
     return {"group_size": -1 if size == 2**31 else size, "dtype": dtype}
-
-
-def _blocks(quant_type: str | int, columns: int) -> tuple[int, int]:
-    """GGUF's number of a type, and the bytes of a row."""
-    form = gguf_format(quant_type)
-    if form is None:
-        known = ", ".join(row.title for row in formats().values() if row.family == "gguf")
-        raise FormatError(f"quant_type: found {quant_type!r}, expected one of {known}")
-    if columns % form.weights:
-        raise FormatError(f"in_features: found {columns}, expected a multiple of {form.weights} ({form.title})")
-    return form.ggml_type, columns // form.weights * form.bytes

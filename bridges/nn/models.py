@@ -18,7 +18,8 @@ from ...loading import Checkpoint, load
 from ...weights import QuantizedWeight
 from ..arguments import FLOATS
 from ..torch import to_torch
-from .layers import GGUFEmbedding, packed_embedding, packed_linear
+from .gguf_layers import GGUFEmbedding, packed_embedding
+from .layers import packed_linear
 
 Weight = QuantizedWeight | mx.array
 # Buffers that checkpoints of older versions have, and models make themselves.
