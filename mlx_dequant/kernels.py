@@ -54,21 +54,21 @@ def qmv(bm: int, simdgroups: int, bn: int, values: int, permuted: bool = False) 
     """x @ W.T for a stored W, BM rows of x at a time.
 
     Args:
-        bm: 1, 2, 4 or 8.
+        bm: 1, 2, 4 or 8; 16 for any number of rows.
         simdgroups: simdgroups that share rows of W: 1, 4 or 8.
         bn: rows of W that a simdgroup multiplies at once.
         values: the most columns that a lane takes at once.
         permuted: as in `KernelSpec`.
     """
     template = (bm, simdgroups, bn, values)
-    return KernelSpec("qmv", ("x",), template, 8 * bn * bm, lut_in_shared=True, permuted=permuted)
+    return KernelSpec("qmv", ("x",), template, 8 * bn * min(bm, 8), lut_in_shared=True, permuted=permuted)
 
 
 def qvm(bm: int, lanes: int, permuted: bool = False) -> KernelSpec:
     """x @ W for a stored W, BM rows of x at a time.
 
     Args:
-        bm: 1, 2, 4 or 8.
+        bm: 1, 2, 4 or 8; 16 for any number of rows.
         lanes: lanes of a threadgroup that lie side by side along a row of W; the others share its rows.
         permuted: as in `KernelSpec`.
     """

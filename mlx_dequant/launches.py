@@ -94,7 +94,7 @@ def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple
     """x @ W.T: each row of the stored matrix gives one element of the result."""
     column = tuning(device)
     bm = _pass_rows(M)
-    bn, values = column.qmv_shape[bm]
+    bn, values = column.qmv_shape[min(bm, PASS_ROWS[-1])]
     simdgroups = _simdgroups(column, matrix.rows, matrix.columns if M == 1 else 0)
     return kernels.qmv(bm, simdgroups, bn, values, permuted), -(-matrix.rows * simdgroups // (8 * bn))
 
@@ -249,15 +249,18 @@ def permutation(device: Device, M: int, columns: int, dtype: str, operand: str =
     return Launch(spec, LaunchParams(columns=columns, M=M), threadgroups, (M, columns), dtype, operand)
 
 
+MANY_ROWS = 16  # the BM of kernels that take any number of rows of x, 8 in a pass
+
+
 def _pass_rows(M: int) -> int:
-    return next((count for count in PASS_ROWS if count >= M), PASS_ROWS[-1])
+    return next((count for count in PASS_ROWS if count >= M), MANY_ROWS)
 
 
 def every_spec(platform: str, form: Format) -> set[KernelSpec]:
     """Every kernel that a platform may launch for a format."""
     specs = {kernels.DEQUANTIZE, kernels.GATHER_ROWS, kernels.GATHER_COLUMNS, kernels.SPLIT_K_REDUCE}
     for column in columns(platform):
-        for bm, (bn, values) in column.qmv_shape.items():
+        for bm, (bn, values) in [*column.qmv_shape.items(), (MANY_ROWS, column.qmv_shape[PASS_ROWS[-1]])]:
             specs |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
             specs.add(kernels.qvm(bm, column.qvm_lanes))
         bn, values = column.qmv_shape[1]

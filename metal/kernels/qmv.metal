@@ -1,10 +1,10 @@
-// out[M, rows] = x[M, columns] @ W.T for a stored W [rows, columns] and up to BM rows of x,
-// accumulated in float32
+// out[M, rows] = x[M, columns] @ W.T for a stored W [rows, columns] and up to BM rows of x, or any
+// number of rows if BM is 16, accumulated in float32
 //
 // SIMDGROUPS simdgroups share BN rows of W. Their 32*SIMDGROUPS lanes take VALUES columns each in
 // turn: MAX_VALUES, or 8 where every column has its own scale or the format has none. Weights are
-// decoded once for all BM rows of x. A threadgroup of 256 covers 8*BN/SIMDGROUPS rows of W. More
-// rows of x than 8 are multiplied 8 at a time, by neighbouring threadgroups.
+// decoded once for all BM rows of x. A threadgroup of 256 covers 8*BN/SIMDGROUPS rows of W. With a BM
+// of 16, neighbouring threadgroups multiply 8 rows of x each.
 
 #include "x_rows.metal"
 
@@ -71,10 +71,11 @@ template <typename F, typename T, uint BM, uint SIMDGROUPS, uint BN, uint MAX_VA
 inline void qmv(thread const S& loader, device const X* x, device T* out,
                 thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
+  const uint ROWS = BM > 8 ? 8 : BM;  // of x, in a pass
   const uint VALUES = S::layout_kn || F::scale_block < 8 ? 8 : MAX_VALUES;
   const uint BLOCK = VALUES < F::scale_block ? VALUES : F::scale_block;
   static_assert(VALUES % BLOCK == 0, "whole blocks of a scale");
-  uint passes = BM == 8 ? (p.M + 7) / 8 : 1;
+  uint passes = BM > 8 ? (p.M + 7) / 8 : 1;
   uint first = threadgroup_index % passes * 8;
   uint M = p.M - first;
   x += size_t(first) * p.columns;
@@ -85,28 +86,28 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
   uint row = (threadgroup_index * (8 / SIMDGROUPS) + simdgroup / SIMDGROUPS) * BN;
   uint index = simdgroup % SIMDGROUPS * 32 + lane;
 
-  float sum[BN * BM];
-  for (uint i = 0; i < BN * BM; ++i) sum[i] = 0.0f;
+  float sum[BN * ROWS];
+  for (uint i = 0; i < BN * ROWS; ++i) sum[i] = 0.0f;
   if (row < p.rows) {
     if (p.columns % 8 == 0 && is_aligned(x)) {
-      add_rows<F, BM, BN, VALUES, BLOCK, true>(loader, x, row, p.rows - 1, p.columns, M, index,
-                                               32 * SIMDGROUPS, sum);
+      add_rows<F, ROWS, BN, VALUES, BLOCK, true>(loader, x, row, p.rows - 1, p.columns, M, index,
+                                                 32 * SIMDGROUPS, sum);
     } else {
-      add_rows<F, BM, BN, VALUES, BLOCK, false>(loader, x, row, p.rows - 1, p.columns, M, index,
-                                                32 * SIMDGROUPS, sum);
+      add_rows<F, ROWS, BN, VALUES, BLOCK, false>(loader, x, row, p.rows - 1, p.columns, M, index,
+                                                  32 * SIMDGROUPS, sum);
     }
   }
-  for (uint i = 0; i < BN * BM; ++i) {
+  for (uint i = 0; i < BN * ROWS; ++i) {
     sum[i] = simd_sum(sum[i]);
-    if (SIMDGROUPS > 1 && lane == 0) scratch[simdgroup * BN * BM + i] = sum[i];
+    if (SIMDGROUPS > 1 && lane == 0) scratch[simdgroup * BN * ROWS + i] = sum[i];
   }
   if (SIMDGROUPS > 1) threadgroup_barrier(mem_flags::mem_threadgroup);
   if (lane != 0 || simdgroup % SIMDGROUPS != 0) return;
   for (uint r = 0; r < BN; ++r) {
-    for (uint m = 0; m < BM; ++m) {
-      float total = sum[r * BM + m];
+    for (uint m = 0; m < ROWS; ++m) {
+      float total = sum[r * ROWS + m];
       for (uint i = 1; i < SIMDGROUPS; ++i) {
-        total += scratch[(simdgroup + i) * BN * BM + r * BM + m];
+        total += scratch[(simdgroup + i) * BN * ROWS + r * ROWS + m];
       }
       if (m < M && row + r < p.rows) out[size_t(m) * p.rows + row + r] = T(total);
     }

@@ -5,8 +5,8 @@
 // lie side by side along a row. The 256 / LANES groups of lanes take turns with chunks of W's rows,
 // and their sums are added up in threadgroup memory. A chunk has the loader's qvm_rows rows, or
 // fewer with more rows of x, for want of registers. With one or two rows of x, the codes of a chunk
-// are added up before they are scaled. More rows of x than 8 are multiplied 8 at a time, by
-// neighbouring threadgroups.
+// are added up before they are scaled. With a BM of 16, neighbouring threadgroups multiply 8 rows of
+// x each, so that x may have any number of rows.
 
 #include "x_rows.metal"
 
@@ -108,13 +108,14 @@ template <typename F, typename T, uint BM, uint LANES, typename X, typename S>
 inline void qvm(thread const S& loader, device const X* x, device T* out,
                 thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
-  const uint VALUES = BM <= 2 ? uint(S::qvm_columns) : 8;
-  const uint CHUNK = BM > 4 ? 1 : BM > 2 ? 8 : uint(S::qvm_rows);
+  const uint ROWS = BM > 8 ? 8 : BM;  // of x, in a pass
+  const uint VALUES = ROWS <= 2 ? uint(S::qvm_columns) : 8;
+  const uint CHUNK = ROWS > 4 ? 1 : ROWS > 2 ? 8 : uint(S::qvm_rows);
   const uint deep = 256 / LANES;
   const uint across = LANES * VALUES;
   uint rows = p.rows;
   uint columns = p.columns;
-  uint passes = BM == 8 ? (p.M + 7) / 8 : 1;
+  uint passes = BM > 8 ? (p.M + 7) / 8 : 1;
   uint first_x = threadgroup_index % passes * 8;
   uint M = p.M - first_x;
   x += size_t(first_x) * rows;
@@ -122,17 +123,17 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
   uint first = threadgroup_index / passes * across;
   uint column = first + thread_index % LANES * VALUES;
 
-  float sum[BM][VALUES];
-  for (uint m = 0; m < BM; ++m) {
+  float sum[ROWS][VALUES];
+  for (uint m = 0; m < ROWS; ++m) {
     for (uint i = 0; i < VALUES; ++i) sum[m][i] = 0.0f;
   }
   uint begin = thread_index / LANES * CHUNK;
   uint stride = deep * CHUNK;
   bool aligned = rows % 8 == 0 && is_aligned(x);
   if (column + VALUES <= columns && aligned && share_group<F, CHUNK>(loader)) {
-    add_columns<F, BM, VALUES, CHUNK, true>(loader, x, column, begin, stride, rows, M, sum);
+    add_columns<F, ROWS, VALUES, CHUNK, true>(loader, x, column, begin, stride, rows, M, sum);
   } else if (column + VALUES <= columns) {
-    add_columns<F, BM, VALUES, CHUNK, false>(loader, x, column, begin, stride, rows, M, sum);
+    add_columns<F, ROWS, VALUES, CHUNK, false>(loader, x, column, begin, stride, rows, M, sum);
   } else if (column < columns) {
     for (uint at = begin; at < rows; at += stride) {
       for (uint row = at; row < min(at + CHUNK, rows); ++row) {
@@ -142,7 +143,7 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
           float w[1];
           decode<F, 1>(loader, row, column + i, w);
 #pragma unroll
-          for (uint m = 0; m < BM; ++m) {
+          for (uint m = 0; m < ROWS; ++m) {
             device const X* from = x + size_t(min(m, M - 1)) * rows;
             sum[m][i] += w[0] * float(from[x_rows<F>::place(loader, row)]);
           }
@@ -151,7 +152,7 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
     }
   }
 #pragma unroll
-  for (uint m = 0; m < BM; ++m) {
+  for (uint m = 0; m < ROWS; ++m) {
     for (uint i = 0; i < VALUES; ++i) scratch[thread_index * VALUES + i] = sum[m][i];
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint k = thread_index; k < across; k += 256) {

@@ -26,7 +26,7 @@ class Program:
 
     Attributes:
         format: the registry's name, "mlx-4" for MLX's own, "" for a kernel that reads no matrix.
-        M: rows of x that one pass multiplies; 0 for a kernel that multiplies none.
+        M: rows of x that one pass multiplies, 16 for any number, 8 in a pass; 0 for a kernel that multiplies none.
         weights: weights that a thread handles in an iteration of the loop over K; 0 without such a loop.
     """
 
@@ -57,7 +57,7 @@ def title(spec: KernelSpec) -> str:
 
 
 def rows(spec: KernelSpec) -> int:
-    """Rows of x in one pass of a kernel."""
+    """Rows of x in one pass of a kernel; 16 for one that takes any number, 8 in a pass."""
     if spec.stacked:
         return 1
     at = {"qmv": 0, "qvm": 0, "qmm": 1}.get(spec.name)
