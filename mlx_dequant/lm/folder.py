@@ -13,10 +13,10 @@ from mlx.utils import tree_flatten
 
 from ..errors import FormatError
 from ..loading import Checkpoint
-from ..loading.mapped import json_size
+from ..loading.mapped import read_json
 from ..nn import rows
 from ..weights import QuantizedWeight, stack
-from . import gpt_oss, rotary, settings, variants
+from . import gpt_oss, numbers, rotary, settings, variants
 from .build import Weight
 from .settings_table import ROWS, TEXTS, Row
 
@@ -38,16 +38,12 @@ def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
     """
     from mlx_lm.utils import load_config
 
-    # mlx-lm opens both, whatever they are.
+    # mlx-lm opens both, whatever and however large they are.
     for name in ("config.json", "generation_config.json"):
         if (path / name).exists():
-            json_size(path / name)
-    try:
-        stored: Any = load_config(path)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"config.json: found {error}, expected JSON") from error
-    if not isinstance(stored, dict):
-        raise FormatError(f"config.json: found a {type(stored).__name__}, expected an object")
+            read_json(path / name)
+    with numbers.checked():
+        stored = load_config(path)
     return read(stored, frozenset(ignore))
 
 
@@ -58,6 +54,12 @@ def read(stored: dict[str, Any], ignore: frozenset[str] = frozenset()) -> dict[s
         FormatError: a key or a value that mlx-lm's model would ignore.
     """
     stored = {key: value for key, value in stored.items() if key not in ignore}
+    numbers.check(stored)
+    with numbers.checked():
+        return _read(stored, ignore)
+
+
+def _read(stored: dict[str, Any], ignore: frozenset[str]) -> dict[str, Any]:
     kind = stored.get("model_type")
     arguments = classes(stored | {"model_type": TEXTS[kind]} if kind in TEXTS else stored)[1]
     if "text_config" in settings.names(arguments) and "hidden_size" in stored and "text_config" not in stored:
@@ -74,6 +76,7 @@ def read(stored: dict[str, Any], ignore: frozenset[str] = frozenset()) -> dict[s
     rotary.flatten(result)
     rotary.check(result, _row(result), settings.names(arguments))
     variants.check(result, settings.names(arguments))
+    numbers.check_types(result, arguments)
     return result
 
 
@@ -117,9 +120,10 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
     except (Exception, SystemExit) as error:
         raise FormatError(f"config.json: found settings that mlx-lm's model does not take: {error!r}") from error
     inner = config.get("text_config") or config
-    if _row(inner).rope:
-        rotary.replace(text, inner)
-    variants.change(text, inner)
+    with numbers.checked():
+        if _row(inner).rope:
+            rotary.replace(text, inner)
+        variants.change(text, inner)
     return made
 
 

@@ -2,7 +2,7 @@
 
 namespace emulator {
 
-inline uint32_t shared_bytes;
+inline std::atomic<uint32_t> shared_bytes;  // every thread writes it, the same number
 static const uint32_t first_shared = 1024;
 
 inline char* shared_memory() { return (char*)hooks->scratch(0, shared_bytes, 227 * 1024); }

@@ -1,5 +1,6 @@
 // A process of its own for a sanitizer: loads a program, maps its buffers between guard pages
-// and runs the grid.
+// and runs the grid. Under AddressSanitizer twice: the buffers begin at a guard page, then they end
+// at one.
 //
 //   runner PROGRAM ORDER SEED FLUSH GRID(3) THREADGROUP(3) FILE ...
 //
@@ -27,11 +28,13 @@ namespace {
   exit(2);
 }
 
-// Begins at a multiple of 16 as on Metal, and ends at a guard page, but for less than 16 bytes
-// that only AddressSanitizer watches.
+enum class Place { kBegin, kEnd };
+
+// Between guard pages, at a multiple of 16 as on Metal. It begins behind the one, or ends before the
+// other but for less than 16 bytes. AddressSanitizer watches those, and what is left of its pages.
 class Buffer {
  public:
-  explicit Buffer(const char* path) : path_(path) {
+  Buffer(const char* path, Place place) : path_(path) {
     FILE* file = fopen(path, "rb");
     if (!file || fseek(file, 0, SEEK_END)) give_up(path);
     bytes_ = size_t(ftell(file));
@@ -42,7 +45,7 @@ class Buffer {
         (char*)mmap(nullptr, pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
     if (area == MAP_FAILED) give_up("mmap");
     char* end = area + (pages - 1) * page;
-    data_ = end - (bytes_ + 15) / 16 * 16;
+    data_ = place == Place::kBegin ? area + page : end - (bytes_ + 15) / 16 * 16;
     if (fread(data_, 1, bytes_, file) != bytes_) give_up(path);
     fclose(file);
     mprotect(area, page, PROT_NONE);
@@ -58,6 +61,8 @@ class Buffer {
     if (!file || fwrite(data_, 1, bytes_, file) != bytes_ || fclose(file)) give_up(path_);
   }
 
+  bool same(const Buffer& other) const { return !memcmp(data_, other.data_, bytes_); }
+
   char* data() const { return data_; }
 
  private:
@@ -66,19 +71,12 @@ class Buffer {
   char* data_;
 };
 
-// Whether all went well; if not, says why.
-bool run(char** words, int count) {
-  emulator::Unwatched here;
-  void* program = dlopen(words[1], RTLD_NOW | RTLD_LOCAL);
-  if (!program) give_up(dlerror());
-  uint32_t numbers[9];
-  for (int i = 0; i < 9; ++i) numbers[i] = uint32_t(strtoul(words[2 + i], nullptr, 10));
-  std::vector<Buffer> buffers;
+using Buffers = std::vector<Buffer>;
+
+// What went wrong; empty if nothing did.
+std::string run(void* program, const uint32_t (&numbers)[9], const Buffers& buffers) {
   std::vector<void*> addresses;
-  for (int i = 11; i < count; ++i) {
-    buffers.emplace_back(words[i]);
-    addresses.push_back(buffers.back().data());
-  }
+  for (const Buffer& buffer : buffers) addresses.push_back(buffer.data());
   emulator::Launch launch = {(emulator::Bind)dlsym(program, "emulator_bind"),
                              (emulator::Body)dlsym(program, "emulator_run"),
                              addresses.data(),
@@ -87,17 +85,41 @@ bool run(char** words, int count) {
                              emulator::Order(numbers[0]),
                              numbers[1],
                              numbers[2] != 0};
-  std::string error = emulator::run(launch);
-  if (error.empty()) {
-    for (const Buffer& buffer : buffers) buffer.write_back();
+  return emulator::run(launch);
+}
+
+std::string run_watched(char** words, int count) {
+  emulator::Unwatched here;
+  void* program = dlopen(words[1], RTLD_NOW | RTLD_LOCAL);
+  if (!program) give_up(dlerror());
+  uint32_t numbers[9];
+  for (int i = 0; i < 9; ++i) numbers[i] = uint32_t(strtoul(words[2 + i], nullptr, 10));
+  Buffers buffers;
+  for (int i = 11; i < count; ++i) buffers.emplace_back(words[i], Place::kEnd);
+#ifdef EMULATOR_ADDRESS
+  Buffers others;
+  for (int i = 11; i < count; ++i) others.emplace_back(words[i], Place::kBegin);
+  std::string elsewhere = run(program, numbers, others);
+  if (!elsewhere.empty()) return elsewhere;
+#endif
+  std::string error = run(program, numbers, buffers);
+  if (!error.empty()) return error;
+  for (size_t i = 0; i < buffers.size(); ++i) {
+#ifdef EMULATOR_ADDRESS
+    if (!buffers[i].same(others[i])) {
+      return "buffer " + std::to_string(i) + ": other results where buffers lie elsewhere";
+    }
+#endif
+    buffers[i].write_back();
   }
-  fprintf(stderr, "%s", error.c_str());
-  return error.empty();
+  return "";
 }
 
 }  // namespace
 
 int main(int count, char** words) {
   if (count < 11) give_up("runner: too few words");
-  return run(words, count) ? 0 : 1;
+  std::string error = run_watched(words, count);
+  fprintf(stderr, "%s", error.c_str());
+  return !error.empty();
 }
