@@ -43,6 +43,9 @@ def of_folder(folder: Path) -> Generator[None]:
             "was quantized"
         )
     with named(folder.name, found[0]):
+        for path in folder.iterdir():  # mlx-lm and transformers open what is there, whatever it is
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise FormatError(f"{path.name}: found a pipe or a device, expected a file")
         for name in JSON:
             if (folder / name).is_file():
                 read_json(folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -62,6 +63,14 @@ def test_a_broken_config_of_a_tokenizer(folder, read):
     (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text("[1]")
     with pytest.raises(mxd.FormatError, match=r"^model: tokenizer_config.json: "):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_pipe_is_not_opened(name, folder, read):
+    (folder / "vocab.json").write_text("{}")
+    os.mkfifo(folder / name)
+    with pytest.raises(mxd.FormatError, match=f"^model: {name}: found a pipe"):
         read(folder)
 
 
