@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
     for backend, (checks, times) in examined.items():
         lines += ["", *_backend_lines(backend, len(names), checks, times)]
     lines += ["", *_bridge_lines(bridge)]
-    verdict = "all is well" if examined else "no backend but the reference works here: there is nothing to examine"
+    verdict = "all is well"
+    if not examined:
+        verdict = "no backend but the reference works here: there is nothing to examine; pip install ziglang"
     if problems:
         verdict = f"{problems} checks FAILED"
     lines += ["", f"{verdict} ({perf_counter() - start:.0f} s)"]
@@ -110,9 +112,14 @@ def _examined(backend: str, names: list[str]) -> tuple[list[Check], list[Times]]
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..backends import use_backend
+    from ..backends.host import compiler
     from ..diagnostics import checks
     from ..registry import formats
 
+    if backend == "host" and (problem := compiler.trial()):
+        # Each format would wait for a compiler that hangs.
+        advice = "set CXX to another compiler (pip install ziglang) or MLX_DEQUANT_CACHE to another folder"
+        return [checks.Check("host", "a small program", wrong=1, problem=f"{problem}; {advice}")], []
     screen = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     results: list[Check] = []

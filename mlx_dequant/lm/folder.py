@@ -76,7 +76,7 @@ def _read(stored: dict[str, Any], ignore: frozenset[str]) -> dict[str, Any]:
     rotary.flatten(result)
     rotary.check(result, _row(result), settings.names(arguments))
     variants.check(result, settings.names(arguments))
-    numbers.check_types(result, arguments)
+    numbers.check_model(result, arguments)
     return result
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import FormatError
 from .settings import FILE, fail
@@ -46,15 +47,20 @@ def check(stored: Mapping[str, Any], place: str = "") -> None:
             raise fail(name, value, f"at most {MOST_LAYERS}")
 
 
-def check_types(settings: Mapping[str, Any], arguments: type) -> None:
-    """Refuses texts and lists where mlx-lm's model takes a number, which it would find when it multiplies.
+def check_model(settings: Mapping[str, Any], arguments: type) -> None:
+    """Refuses what mlx-lm's model would find when it multiplies: texts for numbers, heads that cannot be.
 
     Args:
         settings: as mlx-lm's model gets them.
         arguments: its class of settings.
     """
+    heads, shared, length = (settings.get(key) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    if isinstance(heads, int) and isinstance(shared, int) and (heads < 1 or shared < 1 or heads % shared):
+        raise fail("num_key_value_heads", shared, f"a number that divides {heads}, the attention heads")
+    if isinstance(length, int) and (length < 1 or length % 2):
+        raise fail("head_dim", length, "an even number")
     for name, hint in get_type_hints(arguments).items():
-        kinds = set(get_args(hint) or (hint,)) - {type(None)}
+        kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)) - {type(None)}
         found = settings.get(name)
         if kinds <= NUMBERS and isinstance(found, (str, list, dict)) and not name.endswith("token_id"):
             raise fail(name, found, "a number")

@@ -48,17 +48,44 @@ def test_a_report(capsys, tmp_path, monkeypatch):
     assert all(check["results"] > 0 for check in report["backends"]["host"]["checks"])
 
 
-@needs_compiler
-@pytest.mark.usefixtures("quick")
-def test_a_program_that_does_not_compile_is_told(capsys, fresh, tmp_path, monkeypatch):
+BROKEN = {
+    "fails": ("echo no memory >&2; exit 1", "said: no memory"),
+    "hangs": ("exec /bin/sleep 60", "timed out after 0.2 seconds"),
+    "is killed": ("kill -9 $$", "said: "),
+    "writes garbage": ('for last; do :; done; echo no program > "$last"', "trial.so: "),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_compiler_is_told_at_once(fault, capsys, fresh, tmp_path, monkeypatch):
+    body, said = BROKEN[fault]
     fake = tmp_path / "broken"
-    fake.write_text("#!/bin/sh\n[ $1 = --version ] && echo broken 1.0 && exit 0\necho no memory >&2\nexit 1\n")
+    fake.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo broken 1.0 && exit 0\n{body}\n")
     fake.chmod(0o755)
     monkeypatch.setenv("CXX", str(fake))
-    status, text = run(capsys, "--backend", "host", "--format", "q4_0")
+    monkeypatch.setattr(command, "_bridge", lambda: [])
+    compiler.compiler()
+    monkeypatch.setattr(compiler, "PATIENCE", 0.2 if fault == "hangs" else 60)
+    status, text = run(capsys, "--backend", "host")
     assert status == 1
-    assert re.search(r"WRONG q4_0 dequantize to float32, .*: RuntimeWarning: .*could not be compiled", text)
-    assert "checks FAILED" in text and "dequantized in" not in text
+    assert said in text and "WRONG host a small program: " in text and "; set CXX to another compiler" in text
+    assert "1 checks FAILED" in text
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", ["a file", "open to all", "nowhere"])
+def test_a_broken_cache_is_told(fault, capsys, fresh, monkeypatch):
+    if fault == "a file":
+        fresh.write_text("a file")
+    elif fault == "open to all":
+        fresh.mkdir()
+        fresh.chmod(0o777)
+    else:
+        monkeypatch.setenv("MLX_DEQUANT_CACHE", "/proc/mlx-dequant")  # where nobody can write
+    monkeypatch.setattr(command, "_bridge", lambda: [])
+    status, text = run(capsys, "--backend", "host")
+    assert status == 1
+    assert re.search(r"WRONG host a small program: .*; set CXX .* or MLX_DEQUANT_CACHE to another folder", text)
 
 
 def planted(monkeypatch, file, right, wrong):

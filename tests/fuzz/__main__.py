@@ -26,7 +26,7 @@ from . import edits
 from .targets import FOLDER, TARGETS
 
 CORPUS, FOUND = Path(__file__).parent / "corpus", Path("build/fuzz")
-PATIENCE = 5  # seconds for an input
+PATIENCE = 5  # seconds of CPU for an input; ten times that in all, for the machine may be busy
 ROOM = 64 << 20  # bytes of memory beyond an input's size
 KEPT = 200  # inputs between two looks at the memory in use
 GUIDED = ["mlx_dequant.loading", "mlx_dequant.weights", "mlx_dequant.lm.gguf_tokenizer", "mlx_dequant.lm.vocabularies"]
@@ -49,7 +49,9 @@ def _limit(extra: int) -> None:
 def attempt(name: str, data: bytes) -> str:
     """Gives an input to a target. What went wrong; "" if nothing did."""
     signal.signal(signal.SIGALRM, _hang)
-    signal.alarm(PATIENCE)
+    signal.signal(signal.SIGPROF, _hang)
+    signal.alarm(10 * PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
@@ -59,6 +61,7 @@ def attempt(name: str, data: bytes) -> str:
     except BaseException:  # a panic of Rust's is not an Exception
         return traceback.format_exc()
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
     return ""
 
@@ -106,7 +109,12 @@ def guided(name: str, seconds: float) -> tuple[int, int]:
 with atheris.instrument_imports(include={GUIDED}):
     from tests.fuzz.__main__ import under_atheris
 under_atheris({name!r})"""
-    options = [f"-max_total_time={int(seconds)}", f"-timeout={PATIENCE}", "-print_final_stats=1", "-rss_limit_mb=4096"]
+    options = [
+        f"-max_total_time={int(seconds)}",
+        f"-timeout={10 * PATIENCE}",
+        "-print_final_stats=1",
+        "-rss_limit_mb=4096",
+    ]
     grown = FOUND / "corpus" / name
     grown.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-c", code, *options, f"-artifact_prefix={FOUND}/{name}-", grown, CORPUS / name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import os
@@ -110,6 +111,21 @@ def compiled(name: str, text: str, contract: bool) -> Path | None:
     except (OSError, subprocess.SubprocessError) as error:
         warn_of_slowness(name, error)
         return None
+
+
+def trial() -> str:
+    """Why no program can be compiled, written into the cache and loaded; "" if one can."""
+    tool = compiler()
+    if tool is None:
+        return "no C++ compiler was found"
+    text = 'extern "C" int answer() { return 42; }\n'
+    try:
+        with tempfile.TemporaryDirectory(dir=_private(cache_folder())) as folder:
+            path = _compile([*tool.command, *tool.flags], text, Path(folder) / "trial.so")
+            answer = ctypes.CDLL(str(path)).answer()
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        return str(error)
+    return "" if answer == 42 else f"a program gave {answer}, expected 42"
 
 
 def warn_of_slowness(name: str, error: Exception) -> None:
