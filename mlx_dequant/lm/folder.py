@@ -54,8 +54,8 @@ def read(stored: dict[str, Any], ignore: frozenset[str] = frozenset()) -> dict[s
         FormatError: a key or a value that mlx-lm's model would ignore.
     """
     stored = {key: value for key, value in stored.items() if key not in ignore}
-    numbers.check(stored)
     with numbers.checked():
+        numbers.check(stored)
         return _read(stored, ignore)
 
 

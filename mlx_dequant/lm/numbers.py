@@ -15,6 +15,7 @@ from .settings import FILE, fail
 MOST_LAYERS = 1024
 LARGEST = 2**63 - 1  # what MLX and transformers count with
 NUMBERS = {int, float, bool}
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @contextmanager
@@ -45,10 +46,12 @@ def check(stored: Mapping[str, Any], place: str = "") -> None:
             raise FormatError(f"{FILE}: {name}: found an integer of {value.bit_length()} bits, expected at most 64")
         elif isinstance(value, int) and key.endswith(("layers", "n_layer")) and value > MOST_LAYERS:
             raise fail(name, value, f"at most {MOST_LAYERS}")
+        elif isinstance(value, int) and key == "num_hidden_layers" and value < 1:
+            raise fail(name, value, "a layer")
 
 
 def check_model(settings: Mapping[str, Any], arguments: type) -> None:
-    """Refuses what mlx-lm's model would find when it multiplies: texts for numbers, heads that cannot be.
+    """Refuses what mlx-lm's model would find when it multiplies: texts for numbers, heads or experts that cannot be.
 
     Args:
         settings: as mlx-lm's model gets them.
@@ -59,6 +62,10 @@ def check_model(settings: Mapping[str, Any], arguments: type) -> None:
         raise fail("num_key_value_heads", shared, f"a number that divides {heads}, the attention heads")
     if isinstance(length, int) and (length < 1 or length % 2):
         raise fail("head_dim", length, "an even number")
+    chosen = settings.get("num_experts_per_tok")
+    experts = [count for key in EXPERTS if isinstance(count := settings.get(key), int) and count > 0]
+    if experts and chosen is not None and not (type(chosen) is int and 1 <= chosen <= experts[0]):
+        raise fail("num_experts_per_tok", chosen, f"1 to {experts[0]}, the experts")
     for name, hint in get_type_hints(arguments).items():
         kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)) - {type(None)}
         found = settings.get(name)
