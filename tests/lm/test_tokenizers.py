@@ -170,7 +170,7 @@ def test_a_file_says_what_stands_around_a_text(write):
 def test_how_text_is_cut(pre, text, pieces):
     from mlx_dequant.lm.vocabularies import byte_level
 
-    cut = byte_level(["a"], {"pre": pre, "merges": []}).pre_tokenizer
+    cut = byte_level({"a": 0}, {"pre": pre, "merges": []}).pre_tokenizer
     assert [piece for piece, _ in cut.pre_tokenize_str(text)] == pieces
 
 
@@ -178,7 +178,7 @@ def test_how_text_is_cut(pre, text, pieces):
 def test_letters_that_deepseek_cuts_off(letter, whole):
     from mlx_dequant.lm.vocabularies import byte_level
 
-    cut = byte_level(["a"], {"pre": "deepseek-llm", "merges": []}).pre_tokenizer
+    cut = byte_level({"a": 0}, {"pre": "deepseek-llm", "merges": []}).pre_tokenizer
     assert (len(cut.pre_tokenize_str(f"é{letter}é")) == 1) == whole
 
 
@@ -186,7 +186,7 @@ def test_smaugs_merges_come_first():
     """Only Llama 3's own vocabulary has tokens that no merge makes."""
     from mlx_dequant.lm.vocabularies import byte_level
 
-    tokens = ["a", "b", "ab"]
+    tokens = {"a": 0, "b": 1, "ab": 2}
     for pre, found in (("llama-bpe", [2]), ("smaug-bpe", [0, 1])):
         assert byte_level(tokens, {"pre": pre, "merges": []}).encode("ab").ids == found
 
