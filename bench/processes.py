@@ -79,7 +79,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     if process.stdin:
         process.stdin.close()  # it ends by itself
     try:
-        process.wait(timeout=10)
+        process.wait(timeout=30)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -144,6 +144,7 @@ def main(provider: str, path: str, dtype: str) -> None:
         except Exception as error:
             said = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(said), file=answers, flush=True)
+    os._exit(0)  # a large model's objects take Python seconds to give back
 
 
 if __name__ == "__main__":
