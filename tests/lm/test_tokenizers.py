@@ -146,6 +146,21 @@ def test_a_file_says_what_stands_around_a_text(write):
     assert streamed(ours, ours.encode(" the rain")[:-1]) == " the rain"
 
 
+def test_a_token_that_settings_add(write):
+    ours = tokenizer(GGUFFile(write(sentence_pieces)), {"pad_token": "<new>"})
+    number = 260 + len(PIECES)
+    assert (len(ours), ours.get_vocab()["<new>"], ours.pad_token_id) == (number + 1, number, number)
+    assert ours.convert_ids_to_tokens([number, number - 1]) == ["<new>", "<turn>"]
+    assert streamed(ours, [number, *ours.encode("the")[1:]]) == "<new> the"
+
+
+def test_a_saved_tokenizer_is_the_same(write, tmp_path):
+    ours = tokenizer(GGUFFile(write(sentence_pieces)))
+    ours.save_pretrained(tmp_path / "saved")
+    assert not vars(ours.backend_tokenizer)
+    assert_same(ours, transformers.AutoTokenizer.from_pretrained(tmp_path / "saved"))
+
+
 @pytest.mark.parametrize(
     ("pre", "text", "pieces"),
     [
