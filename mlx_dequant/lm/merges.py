@@ -54,7 +54,8 @@ def _key(texts: Mapping[int, str], lengths: np.ndarray, ranks: np.ndarray) -> st
     """A hash of all that the merges depend on."""
     key = hashlib.sha256()
     numbers = np.fromiter(texts, np.uint32, len(texts))
-    for part in (lengths, numbers, ranks, "".join(texts.values()).encode("utf-8", "surrogatepass")):
+    letters = "".join(texts.values()).encode("utf-8", "surrogatepass")
+    for part in (lengths.tobytes(), numbers.tobytes(), ranks.tobytes(), letters):
         key.update(len(part).to_bytes(8, "little"))
         key.update(part)
     return key.hexdigest()
