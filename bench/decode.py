@@ -6,7 +6,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -18,8 +17,7 @@ from mlx_dequant.errors import FormatError
 
 from .. import dtypes
 from ..backends import GPUS
-from ..loading import GGUFFile
-from . import models, report, results
+from . import file_models, models, report, results
 from .cases import ACT_ORDER, DTYPES
 from .cases.decode import PROMPTS, Candidate, Plan, Row, measure
 from .models import CONFIGS, HEADS, MLX_BITS, Kind
@@ -28,7 +26,7 @@ from .runners import MLXModel, Runner
 OURS = ("q4_k", "q4_0", "q6_k", "q8_0", "awq4", "gptq4", f"gptq4{ACT_ORDER}", "ct4")
 MLX = (*MLX_BITS, "dense")
 TORCH = ("q4_k", "awq4")  # multiplied by this package for a model of torch
-PROVIDERS = ("mlx-dequant", "mlx", "torch")
+PROVIDERS = ("mlx-dequant", "mlx", "torch", "llama-cpp-python")
 FROM_TORCH = "mlx-dequant from torch"
 
 
@@ -68,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if options.model in CONFIGS:
         facts, candidates, absent = _shape(options, dtype)
     else:
-        facts, candidates, absent = _file(options, dtype)
+        facts, candidates, absent = file_models.found(options, dtype)
     for name, why in absent.items():
         out.print(f"{name}: {why}", style="dim")
     memory = int(1e9 * options.memory) if options.memory else room()
@@ -177,46 +175,6 @@ def _no_torch(head: str | None) -> str:
     if mxd.current_backend() in GPUS and device == "cpu":
         return "found no GPU that this torch can use"
     return "" if head in (None, "dense") else f"has no head of {head} (--head dense is equal for all)"
-
-
-def _file(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind, Candidate], dict[str, str]]:
-    """A GGUF file's model, quantized and dense."""
-    from ..lm import gguf_config
-    from .cases import generation
-
-    path = Path(options.model)
-    if path.suffix != ".gguf":
-        raise FormatError(f"--model: found {options.model}, expected one of {', '.join(CONFIGS)}, or a GGUF file")
-    for name in ("layers", "formats", "head"):
-        if getattr(options, name) is not None:
-            raise FormatError(f"--{name}: found one beside a GGUF file, which has its own")
-    file = GGUFFile(path)
-    settings = gguf_config.config(file)
-    size = path.stat().st_size
-    dense = 2 * size * dtype.size  # a weight of a file takes half a byte at least
-    vocabulary = settings["vocab_size"]
-    quantized = Candidate(lambda: MLXModel(mxd.lm.load(path, dtype)[0], vocabulary, dtype), size)
-    made = {
-        Kind("mlx-dequant", _main_format(file)): quantized,
-        Kind("mlx", "dense"): Candidate(
-            lambda: MLXModel(generation.dense_model(path, dtype), vocabulary, dtype), dense
-        ),
-    }
-    chosen = {kind: candidate for kind, candidate in made.items() if kind.provider in options.providers}
-    if not chosen:
-        raise FormatError(
-            f"--providers: found {', '.join(options.providers)}, expected mlx-dequant or mlx beside a file"
-        )
-    return {"model": path.name, "layers": settings["num_hidden_layers"]}, chosen, {}
-
-
-def _main_format(file: GGUFFile) -> str:
-    """The format that most of a file's bytes have."""
-    sizes: dict[str, int] = {}
-    for tensor in file.tensors.values():
-        if tensor.format and not tensor.format.stored:
-            sizes[tensor.format.name] = sizes.get(tensor.format.name, 0) + tensor.nbytes
-    return max(sizes, key=sizes.__getitem__) if sizes else "dense"
 
 
 def room() -> int:

@@ -1,11 +1,15 @@
-"""A model that answers and reads prompts: mlx-lm's, and torch's."""
+"""A model that answers and reads prompts: mlx-lm's, torch's and llama.cpp's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
+import numpy as np
+
+from ..backends.host import threads
 
 PROMPT = 64  # tokens in front of those that are timed
 
@@ -68,3 +72,31 @@ class MLXModel:
 
     def _ids(self, count: int) -> mx.array:
         return mx.random.randint(0, self.vocabulary, (count,), key=mx.random.key(count))
+
+
+class LlamaModel:
+    """llama.cpp's model of a GGUF file, run by llama-cpp-python, with as many threads as this package."""
+
+    def __init__(self, path: Path, vocabulary: int, context: int = 4096):
+        from llama_cpp import Llama  # pyright: ignore[reportMissingImports]
+
+        count = threads.count()
+        self.vocabulary = vocabulary
+        self.model = Llama(str(path), n_ctx=context, n_threads=count, n_threads_batch=count, verbose=False)
+
+    def tokens(self) -> Iterator[int]:
+        yield from self.model.generate(self._ids(PROMPT), temp=0.0, reset=True)
+
+    def prompt(self, count: int) -> None:
+        self.model.reset()
+        self.model.eval(self._ids(count))
+
+    def wait(self) -> None:
+        """Its calls return when everything is computed."""
+
+    def is_finite(self) -> bool:
+        self.prompt(PROMPT)
+        return bool(np.isfinite(self.model.scores[PROMPT - 1]).all())
+
+    def _ids(self, count: int) -> list[int]:
+        return np.random.default_rng(count).integers(0, self.vocabulary, count).tolist()

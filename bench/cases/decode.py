@@ -3,8 +3,8 @@
 A row has "case" ("decode"), "model", "layers", "provider", "format", "has_g_idx" (only where true),
 "decode_tokens_per_second", "prompt_tokens_per_second" (by tokens of the prompt), "device", and of the products with one
 row of x: "build_us", the microseconds in which MLX's graph is built, on average, and the most "launches" and
-"text_bytes" of custom kernels that one has. What was not measured is null. A row that is not timed has "status" and
-"check" as well.
+"text_bytes" of custom kernels that one has. What was not measured is null. A row of a model with a process of its own
+has "blas", the libraries there. A row that is not timed has "status" and "check" as well.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def _prepare(kind: Kind, candidate: Candidate, runners: dict[Kind, Runner], meas
             measured.problem = {"status": "wrong", "check": "found scores that are not finite"}
             return
         measured.costs = costs(kind, runner)
+        if library := getattr(runner, "blas", ""):
+            measured.costs = {**measured.costs, "blas": library}
         runners[kind] = runner
     except Exception as error:  # a provider's failure is its own
         measured.problem = {"status": "failed", "check": summary(error)}
@@ -188,6 +190,7 @@ def rows(plan: Plan, found: Mapping[Kind, Measured]) -> list[Row]:
             "prompt_tokens_per_second": {str(count): _speed(plan, str(count), measured) for count in plan.prompts},
             **{name: measured.costs.get(name) for name in ("build_us", "launches", "text_bytes")},
             "device": plan.facts["device"],
+            **({"blas": measured.costs["blas"]} if "blas" in measured.costs else {}),
             **measured.problem,
         }
         for kind, measured in found.items()

@@ -60,22 +60,20 @@ def rows(file: Path, tokens: int = 64, rounds: int = 3) -> list[dict[str, Any]]:
 
 def dense_model(path: Path, dtype: mx.Dtype) -> Any:
     """mlx-lm's model with every weight dequantized."""
-    from mlx.utils import tree_flatten
-
     from ...lm import gguf_config, gguf_tensors
+    from ...lm.build import build
     from ...lm.folder import empty_model
     from ...loading import GGUFFile
 
     file = GGUFFile(path)
     config = gguf_config.config(file)
     model = empty_model(config)
-    dense = [
-        (name, (weight.dequantize(mx.float32) if isinstance(weight, mxd.QuantizedWeight) else weight).astype(dtype))
-        for name, weight in gguf_tensors.weights(file, config, model).items()
-    ]
-    model.load_weights(dense)
-    gguf_tensors.scale_rope(file, config, model)
-    mx.eval([array for _, array in tree_flatten(model.parameters())])
+    weights = gguf_tensors.weights(file, config, model)
+    dense = {
+        name: weight.dequantize(dtype) if isinstance(weight, mxd.QuantizedWeight) else weight.astype(dtype)
+        for name, weight in weights.items()
+    }
+    build(model, dense, dtype)
     return model
 
 

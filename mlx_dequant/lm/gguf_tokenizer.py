@@ -1,17 +1,17 @@
-"""The tokenizer of a GGUF file, written as Hugging Face's files, which mlx-lm reads."""
+"""The tokenizer of a GGUF file, for mlx-lm."""
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import FormatError
 from ..loading import GGUFFile
 from .tokenizer_files import named
-from .vocabularies import LLAMA3_LIKE, byte_level, sentence_piece
+from .vocabularies import LLAMA3_LIKE, byte_level, numbered, sentence_piece
+from .wrapped import wrapped
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -36,8 +36,6 @@ def tokenizer(file: GGUFFile, extra: Mapping[str, Any] | None = None, eos_token_
     Raises:
         FormatError: the file has no tokenizer, or one that is not supported.
     """
-    from mlx_lm.utils import load_tokenizer
-
     settings = _settings(file)
     if settings.get("model") not in KINDS or not isinstance(settings.get("tokens"), list):
         found = settings.get("model")
@@ -47,11 +45,11 @@ def tokenizer(file: GGUFFile, extra: Mapping[str, Any] | None = None, eos_token_
     template = file.metadata.get("tokenizer.chat_template")
     if not isinstance(template, str | None):
         raise FormatError(f"{file.path.name}: tokenizer.chat_template: found {template!r}, expected a text")
-    with named(file.path.name, "tokenizer"), tempfile.TemporaryDirectory() as folder:
-        built, config = _described(settings)
-        built.save(f"{folder}/tokenizer.json")
-        Path(folder, "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
-        return load_tokenizer(Path(folder), dict(extra or {}), eos_token_ids=eos_token_ids or ends(file))
+    with named(file.path.name, "tokenizer"):
+        vocabulary = numbered(settings["tokens"])
+        built, config = _described(settings, vocabulary)
+        config["chat_template"] = template
+        return wrapped(built, vocabulary, config, extra or {}, eos_token_ids or ends(file))
 
 
 def ends(file: GGUFFile) -> list[int]:
@@ -61,28 +59,28 @@ def ends(file: GGUFFile) -> list[int]:
     found = {number for number in numbers if type(number) is int}
     tokens, types = settings.get("tokens"), settings.get("token_type")
     if isinstance(tokens, list) and types is not None:
-        kinds = zip(tokens, types, strict=False)
-        found |= {number for number, (token, kind) in enumerate(kinds) if kind == CONTROL and token in ENDS}
+        found |= {number for number in _of_type(tokens, types, CONTROL) if tokens[number] in ENDS}
     return sorted(found)
+
+
+def _of_type(tokens: list[str], types: Any, wanted: int) -> list[int]:
+    """The numbers of tokens of a type."""
+    return np.flatnonzero(np.asarray(types)[: len(tokens)] == wanted).tolist()
 
 
 def _settings(file: GGUFFile) -> dict[str, Any]:
     return {key.removeprefix(PREFIX): file.metadata[key] for key in file.metadata if key.startswith(PREFIX)}
 
 
-def _described(settings: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
+def _described(settings: Mapping[str, Any], vocabulary: dict[str, int]) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer, and the content of tokenizer_config.json."""
     from tokenizers import AddedToken
 
     tokens: list[str] = settings["tokens"]
-    built = KINDS[settings["model"]](tokens, settings)
-    types = [int(kind) for kind in settings.get("token_type", ())]
-    control, plain = (
-        [token for token, kind in zip(tokens, types, strict=False) if kind == wanted]
-        for wanted in (CONTROL, USER_DEFINED)
-    )
-    built.add_special_tokens([AddedToken(token, normalized=False) for token in control])
-    built.add_tokens([AddedToken(token, normalized=False) for token in plain])
+    built = KINDS[settings["model"]](vocabulary, settings)
+    for kind, add in ((CONTROL, built.add_special_tokens), (USER_DEFINED, built.add_tokens)):
+        numbers = _of_type(tokens, settings.get("token_type", ()), kind)
+        add([AddedToken(tokens[number], normalized=False) for number in numbers])
 
     for key in ("eot", "eom"):
         _special(settings, key)

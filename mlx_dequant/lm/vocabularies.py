@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from .merges import merges as derived
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,10 +59,9 @@ LLAMA3_LIKE = {"llama-bpe", "llama-v3", "llama3", "falcon3", "falcon-h1", "pixtr
 # Whose tokenizers write letters with accents in one form first.
 NFC = {"qwen2", "deepseek-r1-qwen", "qwen35"}
 SPACE = "▁"
-LONGEST = 1 << 30  # the squared lengths of all tokens together, which are tried for merges; models have some 20 million
 
 
-def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
+def byte_level(vocabulary: dict[str, int], settings: Mapping[str, Any]) -> Tokenizer:
     """GPT-2's BPE: bytes as printable characters, split into words and merged in the file's order."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -71,7 +70,7 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
         raise ValueError(f"tokenizer.ggml.pre: found {cut!r}, expected one of {', '.join(CUTS)}")
     patterns, words = CUTS[cut]
     merges = [tuple(merge.split(" ")) for merge in settings["merges"]]
-    built: Any = Tokenizer(models.BPE(_numbered(tokens), merges, ignore_merges=cut in LLAMA3_LIKE))
+    built: Any = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=cut in LLAMA3_LIKE))
     parts: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
     parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))
     built.pre_tokenizer = pre_tokenizers.Sequence(parts)
@@ -81,16 +80,15 @@ def byte_level(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
     return built
 
 
-def sentence_piece(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
+def sentence_piece(vocabulary: dict[str, int], settings: Mapping[str, Any]) -> Tokenizer:
     """SentencePiece's BPE: a space is a character, and the token with the best score is merged first.
 
     Without scores, tokens are merged in the order of the vocabulary.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    vocabulary = _numbered(tokens)
-    merges = _merges(vocabulary, settings.get("scores", -np.arange(len(tokens))))
-    unknown = tokens[settings.get("unknown_token_id", 0)]
+    merges = derived(vocabulary, settings.get("scores"))
+    unknown = settings["tokens"][settings.get("unknown_token_id", 0)]
     built: Any = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     spaces = normalizers.Replace(" ", SPACE)
     decoding: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -102,20 +100,6 @@ def sentence_piece(tokens: list[str], settings: Mapping[str, Any]) -> Tokenizer:
     return built
 
 
-def _numbered(tokens: list[str]) -> dict[str, int]:
-    return {token: number for number, token in enumerate(tokens)}
-
-
-def _merges(vocabulary: Mapping[str, int], scores: Any) -> list[tuple[str, str]]:
-    """Every pair of tokens that together are a token, by the score of that token."""
-    if sum(len(token) ** 2 for token in vocabulary) > LONGEST:
-        raise ValueError(
-            f"tokenizer.ggml.tokens: found one of {max(map(len, vocabulary))} letters, expected shorter ones"
-        )
-    pairs: list[tuple[float, int, int, int, tuple[str, str]]] = []
-    for token, number in vocabulary.items():
-        for at in range(1, len(token)):
-            left, right = token[:at], token[at:]
-            if left in vocabulary and right in vocabulary:
-                pairs.append((-scores[number], number, vocabulary[left], vocabulary[right], (left, right)))
-    return [pair for *_, pair in sorted(pairs)]
+def numbered(tokens: list[str]) -> dict[str, int]:
+    """The number of each token; the last one of a token that stands there twice."""
+    return dict(zip(tokens, range(len(tokens)), strict=True))

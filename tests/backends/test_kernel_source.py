@@ -6,6 +6,7 @@ import sys
 
 import gguf
 import pytest
+from product_cases import FAMILIES
 
 import mlx_dequant as mxd
 from mlx_dequant import encoded, kernel_source, kernels, launches
@@ -28,10 +29,10 @@ def whole(monkeypatch):
     monkeypatch.setattr(kernel_source, "readable", lambda: True)
 
 
-def every(platform, form, specs=None):
+def every(platform, form, specs=None, dtypes=kernel_source.TYPES):
     """Every kernel source that reads a matrix of a format, built afresh."""
     for spec in specs or launches.every_spec(platform, form):
-        for dtype in kernel_source.TYPES:
+        for dtype in dtypes:
             for scales in ["float32"] if form.family == "gguf" else kernel_source.TYPES:
                 if spec.needs_matrix:
                     yield kernel_source.kernel_source.__wrapped__(platform, form, spec, dtype, scales)
@@ -47,7 +48,9 @@ def texts(name):
 
 
 def test_names_are_unique(whole):
-    names = [source.name for form in FORMATS.values() for source in every("metal", form)]
+    texts = [source for form in FORMATS.values() for source in every("metal", form, dtypes=["float16"])]
+    texts += [source for name in FAMILIES for source in every("metal", FORMATS[name], dtypes=["float32", "bfloat16"])]
+    names = [source.name for source in texts]
     names += [source.name for form in FORMATS.values() for source in every("cuda", form, [kernels.DEQUANTIZE])]
     assert len(names) > 1000
     assert len(set(names)) == len(names)

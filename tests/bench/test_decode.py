@@ -10,14 +10,11 @@ import pytest
 
 pytest.importorskip("mlx_lm", reason="models are mlx-lm's")
 
-import mlx_dequant as mxd
 from mlx_dequant.bench import decode, models, runners
 from mlx_dequant.bench.cases import decode as case
-from mlx_dequant.bench.cases import generation
 from mlx_dequant.bench.cases.decode import Candidate, Plan
 from mlx_dequant.bench.models import Kind
 from mlx_dequant.cli import main
-from mlx_dequant.lm import gguf_config
 from mlx_dequant.nn import PackedLinear
 
 SMALL = models.CONFIGS["smollm2-135m"] | {"vocab_size": 320}
@@ -83,22 +80,6 @@ def test_a_wrong_argument_is_exit_2(command, arguments, said):
     status, result, out = command(*arguments)
     assert (status, result) == (2, None)
     assert said in " ".join(out.split())
-
-
-def test_a_file_is_compared_with_the_same_model_dense(monkeypatch, tmp_path, capsys):
-    file, log = tmp_path / "small.gguf", []
-    file.write_bytes(bytes(100))
-    monkeypatch.setattr(mxd.lm, "load", lambda path, dtype: ("quantized", None))
-    monkeypatch.setattr(generation, "dense_model", lambda path, dtype: "dense")
-    monkeypatch.setattr(decode, "MLXModel", lambda model, vocabulary, dtype: Fake(model, log))
-    monkeypatch.setattr(decode, "_main_format", lambda path: "q4_1")
-    monkeypatch.setattr(decode, "GGUFFile", lambda path: path)
-    monkeypatch.setattr(gguf_config, "config", lambda file: SMALL)
-    assert main(["bench", "decode", "--model", str(file), *FEW, "--json", str(tmp_path / "a.json")]) == 0
-    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    found = [(row["model"], row["layers"], row["provider"], row["format"]) for row in rows]
-    assert found == [("small.gguf", 30, "mlx-dequant", "q4_1"), ("small.gguf", 30, "mlx", "dense")]
-    assert {name for name, _ in log} == {"quantized", "dense"}
 
 
 def test_options_in_front_of_the_subcommand_are_refused(capsys):

@@ -146,6 +146,21 @@ def test_a_file_says_what_stands_around_a_text(write):
     assert streamed(ours, ours.encode(" the rain")[:-1]) == " the rain"
 
 
+def test_a_token_that_settings_add(write):
+    ours = tokenizer(GGUFFile(write(sentence_pieces)), {"pad_token": "<new>"})
+    number = 260 + len(PIECES)
+    assert (len(ours), ours.get_vocab()["<new>"], ours.pad_token_id) == (number + 1, number, number)
+    assert ours.convert_ids_to_tokens([number, number - 1]) == ["<new>", "<turn>"]
+    assert streamed(ours, [number, *ours.encode("the")[1:]]) == "<new> the"
+
+
+def test_a_saved_tokenizer_is_the_same(write, tmp_path):
+    ours = tokenizer(GGUFFile(write(sentence_pieces)))
+    ours.save_pretrained(tmp_path / "saved")
+    assert not vars(ours.backend_tokenizer)
+    assert_same(ours, transformers.AutoTokenizer.from_pretrained(tmp_path / "saved"))
+
+
 @pytest.mark.parametrize(
     ("pre", "text", "pieces"),
     [
@@ -170,7 +185,7 @@ def test_a_file_says_what_stands_around_a_text(write):
 def test_how_text_is_cut(pre, text, pieces):
     from mlx_dequant.lm.vocabularies import byte_level
 
-    cut = byte_level(["a"], {"pre": pre, "merges": []}).pre_tokenizer
+    cut = byte_level({"a": 0}, {"pre": pre, "merges": []}).pre_tokenizer
     assert [piece for piece, _ in cut.pre_tokenize_str(text)] == pieces
 
 
@@ -178,7 +193,7 @@ def test_how_text_is_cut(pre, text, pieces):
 def test_letters_that_deepseek_cuts_off(letter, whole):
     from mlx_dequant.lm.vocabularies import byte_level
 
-    cut = byte_level(["a"], {"pre": "deepseek-llm", "merges": []}).pre_tokenizer
+    cut = byte_level({"a": 0}, {"pre": "deepseek-llm", "merges": []}).pre_tokenizer
     assert (len(cut.pre_tokenize_str(f"é{letter}é")) == 1) == whole
 
 
@@ -186,7 +201,7 @@ def test_smaugs_merges_come_first():
     """Only Llama 3's own vocabulary has tokens that no merge makes."""
     from mlx_dequant.lm.vocabularies import byte_level
 
-    tokens = ["a", "b", "ab"]
+    tokens = {"a": 0, "b": 1, "ab": 2}
     for pre, found in (("llama-bpe", [2]), ("smaug-bpe", [0, 1])):
         assert byte_level(tokens, {"pre": pre, "merges": []}).encode("ab").ids == found
 

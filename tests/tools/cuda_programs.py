@@ -12,7 +12,12 @@ from mlx_dequant import kernel_source
 
 def mostly_full(kinds, fast):
     """Kinds for a test, of which `make test` has one."""
-    return [pytest.param(kind, marks=() if kind == fast else pytest.mark.full) for kind in kinds]
+    return some_full(kinds, (fast,))
+
+
+def some_full(kinds, fast):
+    """Kinds for a test, of which `make test` has those of `fast`."""
+    return [pytest.param(kind, marks=() if kind in fast else pytest.mark.full) for kind in kinds]
 
 
 @contextmanager

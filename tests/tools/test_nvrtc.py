@@ -5,6 +5,7 @@ import pytest
 from msl_check import nvrtc
 from msl_check.cuda import cuda_faults
 from msl_check.launches import record, typed
+from product_cases import TRAITS
 
 from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import formats
@@ -30,24 +31,35 @@ MUTATIONS = {
 ARCHITECTURES = {80: "sm_80", 90: "sm_90a"}
 HOPPER = "__CUDA_ARCH_FEAT_SM90_ALL"
 
+full = pytest.mark.full
 needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
 
 
 # What matrix units multiply in float16, others do in float32.
-@pytest.mark.parametrize(("name", "pairs"), typed(mx.float16, mx.float32))
-def test_programs_pass_clang(name, pairs):
-    older, hopper = (record("cuda", formats()[name], pairs, (known,)) for known in ARCHITECTURES)
-    assert older.specs | hopper.specs == every_spec("cuda", formats()[name])
-    for text in older.texts():
-        assert cuda_faults(text) == []
-    for text in hopper.texts():
-        if HOPPER in text:
-            assert cuda_faults(text, (f"-D{HOPPER}",)) == []
-        else:
-            assert text in older.texts() or cuda_faults(text) == []
+TYPED = typed(mx.float16, mx.float32)
 
 
-@pytest.mark.full
+def cases(*generations):
+    """Every format on Hopper; in `make test` few on older GPUs, of whose programs most are the same."""
+    for case in TYPED:
+        for known in generations:
+            marks = () if known == 90 or case.values[0] in TRAITS else (full,)
+            yield pytest.param(*case.values, known, id=f"{case.id}-{known}", marks=(*case.marks, *marks))
+
+
+@pytest.mark.parametrize(("name", "pairs", "known"), list(cases(*ARCHITECTURES)))
+def test_programs_pass_clang(name, pairs, known):
+    for text in record("cuda", formats()[name], pairs, (known,)).texts():
+        assert cuda_faults(text, (f"-D{HOPPER}",) if known == 90 and HOPPER in text else ()) == []
+
+
+@pytest.mark.parametrize(("name", "pairs", "older"), list(cases(80)))
+def test_every_spec_is_a_program(name, pairs, older):
+    found = [record("cuda", formats()[name], pairs, (known,)).specs for known in (older, 90)]
+    assert set().union(*found) == every_spec("cuda", formats()[name])
+
+
+@full
 @needs_nvrtc
 @pytest.mark.parametrize("generation", ARCHITECTURES)
 @pytest.mark.parametrize("name", formats())
@@ -62,7 +74,7 @@ def test_clang_sees_mutation(name):
     assert cuda_faults(CLEAN.replace(*MUTATIONS[name])) != []
 
 
-@pytest.mark.full
+@full
 @needs_nvrtc
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_nvrtc_sees_mutation(name):

@@ -99,7 +99,7 @@ def compiled(name: str, text: str, contract: bool) -> Path | None:
     identity = "\0".join([text, *tool.command, tool.version, *flags, _processor()])
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     try:
-        folder = _private(cache_folder())
+        folder = private_folder(cache_folder())
         path = folder / f"{key}.so"
         if _is_complete(path):
             logger.debug("%s: from the cache, %s", name, path)
@@ -135,14 +135,14 @@ def warn_of_slowness(name: str, error: Exception) -> None:
     warnings.warn(f"mlx-dequant: {message}", RuntimeWarning, stacklevel=3)
 
 
-def _private(folder: Path) -> Path:
+def private_folder(folder: Path) -> Path:
     """The folder, made if missing. A folder that others can write to is refused."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_others(folder)
+    refuse_others(folder)
     return folder
 
 
-def _refuse_others(path: Path) -> None:
+def refuse_others(path: Path) -> None:
     status = path.stat(follow_symlinks=False)
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or stat.S_ISLNK(status.st_mode):
         raise PermissionError(f"{path} is not this user's alone to write (set MLX_DEQUANT_CACHE to a folder that is)")
@@ -156,8 +156,8 @@ def _is_complete(path: Path) -> bool:
     """Whether the cache has `path` with the right checksum."""
     if not path.exists() or not _checksum_path(path).exists():
         return False
-    _refuse_others(path)
-    _refuse_others(_checksum_path(path))
+    refuse_others(path)
+    refuse_others(_checksum_path(path))
     return hashlib.sha256(path.read_bytes()).hexdigest() == _checksum_path(path).read_text()
 
 
