@@ -120,7 +120,7 @@ def trial() -> str:
         return "no C++ compiler was found"
     text = 'extern "C" int answer() { return 42; }\n'
     try:
-        with tempfile.TemporaryDirectory(dir=_private(cache_folder())) as folder:
+        with tempfile.TemporaryDirectory(dir=private_folder(cache_folder())) as folder:
             path = _compile([*tool.command, *tool.flags], text, Path(folder) / "trial.so")
             answer = ctypes.CDLL(str(path)).answer()
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
