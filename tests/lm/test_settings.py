@@ -143,7 +143,7 @@ def test_a_type_without_a_row_has_the_output_layer_that_its_model_has(config):
 
 
 def test_settings_that_our_rope_does_not_take(config):
-    with pytest.raises(mxd.FormatError, match="settings that mlx-lm's model does not take: TypeError"):
+    with pytest.raises(mxd.FormatError, match="found settings that cannot be read: TypeError"):
         folder.empty_model(config(model_type="llama", rope_scaling={"type": "linear", "factor": "2"}, **SMALL))
 
 
