@@ -123,6 +123,8 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "nemotron": ("nemotron", {"head_dim": 32}),
     "apertus": ("apertus", {}),
     "ministral3": ("ministral3", {"head_dim": 32}),
+    "ministral3 window": ("ministral3", {"head_dim": 32, **WINDOW}),
+    "lfm2_moe": ("lfm2_moe", {**EXPERTS, "layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1}),
     "glm4_moe": ("glm4_moe", {**EXPERTS, **LATENT, "num_key_value_heads": 2, "head_dim": 32, **HALF}),
     "lfm2": (
         "lfm2",

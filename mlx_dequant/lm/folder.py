@@ -16,7 +16,7 @@ from ..loading import Checkpoint
 from ..loading.mapped import read_json
 from ..nn import rows
 from ..weights import QuantizedWeight, stack
-from . import gpt_oss, numbers, rotary, settings, variants
+from . import gpt2, gpt_oss, numbers, rotary, settings, variants
 from .build import Weight
 from .settings_table import ROWS, TEXTS, Row
 
@@ -24,6 +24,9 @@ from .settings_table import ROWS, TEXTS, Row
 PLACEHOLDER = mx.complex64
 # The name of a quantized layer that is one of many experts.
 EXPERT = re.compile(r"\.experts\.\d+\.\w+$")
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
@@ -61,6 +64,8 @@ def read(stored: dict[str, Any], ignore: frozenset[str] = frozenset()) -> dict[s
 
 def _read(stored: dict[str, Any], ignore: frozenset[str]) -> dict[str, Any]:
     kind = stored.get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise settings.fail("model_type", kind, "a name")
     arguments = classes(stored | {"model_type": TEXTS[kind]} if kind in TEXTS else stored)[1]
     if "text_config" in settings.names(arguments) and "hidden_size" in stored and "text_config" not in stored:
         # Qwen2-VL's form in transformers 4: the text's settings stand beside the pictures'.
@@ -117,14 +122,26 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
     try:
         made: Any = model(arguments.from_dict(given))
         text = made.language_model if isinstance(config.get("text_config"), dict) else made
+        inner = config.get("text_config") or config
+        with numbers.checked():
+            if _row(inner).rope:
+                rotary.replace(text, inner)
+            variants.change(text, inner)
+        _check_head(text, inner)
+    except FormatError:
+        raise
     except (Exception, SystemExit) as error:
         raise FormatError(f"config.json: found settings that mlx-lm's model does not take: {error!r}") from error
-    inner = config.get("text_config") or config
-    with numbers.checked():
-        if _row(inner).rope:
-            rotary.replace(text, inner)
-        variants.change(text, inner)
     return made
+
+
+def _check_head(model: nn.Module, config: dict[str, Any]) -> None:
+    """Refuses an output layer where the embedding should be one, or the other way round, in a type without a row."""
+    tied, kind = config.get("tie_word_embeddings"), config["model_type"]
+    if kind in ROWS or tied is None or "tie_word_embeddings" in settings.names(classes(config)[1]):
+        return
+    if bool(tied) == any(name.endswith(HEADS) for name, _ in tree_flatten(model.parameters())):
+        raise settings.fail("tie_word_embeddings", tied, f"{not tied}, as mlx-lm's {kind} is made")
 
 
 def _known() -> str:
@@ -144,9 +161,11 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
         FormatError: the model joins, splits or changes a quantized layer.
     """
     experts = [name for name in checkpoint.weights if EXPERT.search(name)]
-    stored = gpt_oss.separate(
-        {name: checkpoint.weights[name] for name in checkpoint.weights if not EXPERT.search(name)}
-    )
+    stored: dict[str, Weight] = {
+        name: checkpoint.weights[name] for name in checkpoint.weights if not EXPERT.search(name)
+    }
+    other_names = {"gpt2": gpt2.renamed, "gpt_oss": gpt_oss.separate}.get(str(getattr(model, "model_type", "")))
+    stored = other_names(stored) if other_names else stored
     arrays = {name: weight for name, weight in stored.items() if isinstance(weight, mx.array)}
     quantized = {f"{name}.weight": weight for name, weight in stored.items() if isinstance(weight, QuantizedWeight)}
     parameters = dict(tree_flatten(model.parameters()))
@@ -225,7 +244,7 @@ def untie(config: dict[str, Any], checkpoint: Checkpoint) -> None:
 def _is_embedding(head: str, checkpoint: Checkpoint) -> bool:
     """Whether the output layer is a copy of the embedding."""
     weight = checkpoint.weights[head]
-    embedding = next((w for name, w in checkpoint.weights.items() if name.endswith("embed_tokens.weight")), None)
+    embedding = next((w for name, w in checkpoint.weights.items() if name.endswith(EMBEDDINGS)), None)
     if not isinstance(weight, mx.array) or not isinstance(embedding, mx.array):
         return False
     return weight.shape == embedding.shape and bool(mx.array_equal(weight, embedding))

@@ -43,6 +43,9 @@ def config(file: GGUFFile, ignore: Collection[str] = ()) -> dict[str, Any]:
 def architecture(file: GGUFFile) -> Architecture:
     """The row of a file's architecture."""
     name: Any = file.metadata.get("general.architecture")
+    what = file.metadata.get("general.type", "model")
+    if what in ("adapter", "mmproj", "imatrix"):
+        raise FormatError(f"{file.path.name}: general.type: found {what!r}, expected 'model'")
     if name not in ARCHITECTURES:
         raise FormatError(
             f"{file.path.name}: general.architecture: found {name!r}, expected one of {', '.join(ARCHITECTURES)}"

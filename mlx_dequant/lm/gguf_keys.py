@@ -42,7 +42,7 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
     "attention.temperature_scale": (0.0,),
     "leading_dense_block_count": (0,),
     "nextn_predict_layers": (0,),
-    "rope.scaling.yarn_attn_factor": (1.0,),
+    "rope.scaling.yarn_attn_factor": (1.0,),  # llama.cpp's releases disagree what others do
     "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
     "rope.scaling.yarn_log_multiplier": (0.0,),
 }

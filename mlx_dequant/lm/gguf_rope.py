@@ -90,10 +90,6 @@ def _scaling(file: GGUFFile, keys: Keys, base: float) -> dict[str, Any]:
     scaling |= {name: value for key, name in YARN.items() if (value := keys.get(f"rope.scaling.{key}", None, float))}
     if multiplier := keys.get("rope.scaling.yarn_log_multiplier", 0.0, float):
         scaling |= {"mscale": 1.0, "mscale_all_dim": multiplier}
-    for key in ("yarn_attn_factor", "yarn_ext_factor"):  # llama.cpp's releases disagree what they do
-        factor = keys.get(f"rope.scaling.{key}", None, float)
-        if factor is not None:
-            raise keys.fail(f"rope.scaling.{key}", factor, "none")
     return scaling
 
 

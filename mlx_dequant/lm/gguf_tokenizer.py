@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,30 +21,50 @@ KINDS = {"gpt2": byte_level, "llama": sentence_piece}
 PREFIX = "tokenizer.ggml."
 SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 CONTROL, USER_DEFINED = 3, 4
+TEMPLATE = "tokenizer.chat_template"
+# Keys that are read, and those that change no token of a text: llama.cpp reads them for other kinds of vocabularies, or
+# when it fills in the middle of a text.
+KNOWN = frozenset(
+    """
+    model pre tokens token_type scores merges add_bos_token add_eos_token add_space_prefix eos_token_ids
+    bos_token_id eos_token_id eot_token_id eom_token_id unknown_token_id padding_token_id
+    token_type_count precompiled_charsmap remove_extra_whitespaces
+    seperator_token_id separator_token_id mask_token_id cls_token_id prefix_token_id suffix_token_id middle_token_id
+    fim_pre_token_id fim_suf_token_id fim_mid_token_id fim_pad_token_id fim_rep_token_id fim_sep_token_id
+    """.split()  # noqa: SIM905
+)
+# The values with which texts are cut.
+FIXED: Mapping[str, tuple[Any, ...]] = {
+    "add_sep_token": (False,),
+    "normalizer.lowercase": (False,),
+    "escape_whitespaces": (True,),
+}
 
 # Tokens that end an answer, even if the file names another end token.
 ENDS = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "</s>"}
 
 
-def tokenizer(file: GGUFFile, extra: Mapping[str, Any] | None = None, eos_token_ids: Any = None) -> TokenizerWrapper:
+def tokenizer(
+    file: GGUFFile, extra: Mapping[str, Any] | None = None, eos_token_ids: Any = None, ignore: Collection[str] = ()
+) -> TokenizerWrapper:
     """The tokenizer, with the file's special tokens and chat template.
 
     Args:
         extra: what its settings are instead, as mlx-lm's `tokenizer_config`.
         eos_token_ids: the tokens that end an answer, instead of the file's.
+        ignore: keys of the metadata to leave out.
 
     Raises:
-        FormatError: the file has no tokenizer, or one that is not supported.
+        FormatError: the file has no tokenizer, or one that is not supported, or a key of it is not known.
     """
-    settings = _settings(file)
+    settings = {key: value for key, value in _settings(file).items() if PREFIX + key not in ignore}
     if settings.get("model") not in KINDS or not isinstance(settings.get("tokens"), list):
         found = settings.get("model")
         raise FormatError(f"{file.path.name}: {PREFIX}model: found {found!r}, expected {' or '.join(KINDS)}")
     if file.metadata.get("general.architecture") == "gemma3":
         settings.pop("scores", None)  # Gemma's scores are not in the order of merges; its tokens are
-    template = file.metadata.get("tokenizer.chat_template")
-    if not isinstance(template, str | None):
-        raise FormatError(f"{file.path.name}: tokenizer.chat_template: found {template!r}, expected a text")
+    _check_keys(file, settings)
+    template = _templates(file)
     with named(file.path.name, "tokenizer"):
         vocabulary = numbered(settings["tokens"])
         built, config = _described(settings, vocabulary)
@@ -57,6 +77,8 @@ def ends(file: GGUFFile) -> list[int]:
     settings = _settings(file)
     numbers = [settings.get(key) for key in ("eos_token_id", "eot_token_id", "eom_token_id")]
     found = {number for number in numbers if type(number) is int}
+    several = settings.get("eos_token_ids")  # Ollama's
+    found |= set(several.tolist()) if isinstance(several, np.ndarray) and several.dtype.kind in "iu" else set()
     tokens, types = settings.get("tokens"), settings.get("token_type")
     if isinstance(tokens, list) and types is not None:
         found |= {number for number in _of_type(tokens, types, CONTROL) if tokens[number] in ENDS}
@@ -70,6 +92,31 @@ def _of_type(tokens: list[str], types: Any, wanted: int) -> list[int]:
 
 def _settings(file: GGUFFile) -> dict[str, Any]:
     return {key.removeprefix(PREFIX): file.metadata[key] for key in file.metadata if key.startswith(PREFIX)}
+
+
+def _check_keys(file: GGUFFile, settings: Mapping[str, Any]) -> None:
+    for key, value in settings.items():
+        if key in KNOWN or any(type(value) is type(known) and value == known for known in FIXED.get(key, ())):
+            continue
+        expected = " or ".join(map(repr, FIXED.get(key, ()))) or "none such: nothing reads it"
+        name = PREFIX + key
+        raise FormatError(
+            f"{file.path.name}: {name}: found {str(value)[:80]}, expected {expected}; load(..., ignore=[{name!r}]) "
+            "leaves it out"
+        )
+
+
+def _templates(file: GGUFFile) -> str | list[dict[str, str]] | None:
+    """The chat template; a list as transformers has it where there are others, for tools."""
+    keys = [key for key in file.metadata if key == TEMPLATE or key.startswith(f"{TEMPLATE}.")]
+    found = {key: file.metadata[key] for key in keys}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise FormatError(f"{file.path.name}: {key}: found {value!r}, expected a text")
+    if set(found) <= {TEMPLATE}:
+        return found.get(TEMPLATE)
+    names = {key: key.removeprefix(TEMPLATE).removeprefix(".") or "default" for key in found}
+    return [{"name": names[key], "template": value} for key, value in found.items()]
 
 
 def _described(settings: Mapping[str, Any], vocabulary: dict[str, int]) -> tuple[Tokenizer, dict[str, Any]]:

@@ -50,7 +50,7 @@ def load(
     check_dtype(dtype)
     source = opened(only_gguf(Path(path)))
     model, config = load_model(source, dtype, ignore=ignore)
-    return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"))
+    return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"), ignore=ignore)
 
 
 def check_dtype(dtype: mx.Dtype | None) -> None:
@@ -99,14 +99,17 @@ def load_model(
 
 
 def load_tokenizer(
-    source: Path | GGUFFile, settings: Mapping[str, Any] | None = None, eos_token_ids: Any = None
+    source: Path | GGUFFile,
+    settings: Mapping[str, Any] | None = None,
+    eos_token_ids: Any = None,
+    ignore: Collection[str] = (),
 ) -> TokenizerWrapper:
-    """The tokenizer, with mlx-lm's `tokenizer_config` and ids that end an answer."""
+    """The tokenizer, with mlx-lm's `tokenizer_config` and ids that end an answer, but for keys to leave out."""
     from mlx_lm import utils
 
     extra = dict(settings or {})
     if isinstance(source, GGUFFile):
-        return gguf_tokenizer.tokenizer(source, extra, eos_token_ids)
+        return gguf_tokenizer.tokenizer(source, extra, eos_token_ids, ignore)
     with of_folder(source):
         return utils.load_tokenizer(source, extra, eos_token_ids=eos_token_ids)
 

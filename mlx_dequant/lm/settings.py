@@ -46,6 +46,9 @@ def read(stored: Mapping[str, Any], arguments: type) -> dict[str, Any]:
         settings["n_inner"] = 4 * settings["n_embd"]
     for key, value in row.sets.items():
         settings.setdefault(key, value)
+    for key in row.needs:
+        if settings.get(key) is None:
+            raise fail(key, None, f"a number: mlx-lm's {kind} computes with one")
     fixed = {key: values for key, values in USUAL.items() if key not in known | {row.activation}}
     fixed |= row.fixed
     for key, values in fixed.items():
@@ -66,8 +69,14 @@ def completed(kind: str, stored: Mapping[str, Any]) -> tuple[dict[str, Any], dic
         return settings, {}
     made: Any = CONFIG_MAPPING[kind]
     given = {key: value for key, value in stored.items() if key not in ("quantization_config", "torch_dtype", "dtype")}
+    scaling = given.get("rope_scaling")
+    if isinstance(scaling, dict) and "su" in (scaling.get("type"), scaling.get("rope_type")):
+        given["rope_scaling"] = scaling | {"type": "longrope", "rope_type": "longrope"}  # Phi-3's first name for it
     try:
-        full = made.from_dict(copy.deepcopy(given)).to_dict()
+        config = made.from_dict(copy.deepcopy(given))
+        if hasattr(config, "rope_parameters"):
+            config.standardize_rope_params()  # again, as its models do, now that every key is there
+        full = config.to_dict()
     except Exception as error:  # transformers checks in many ways
         raise FormatError(f"{FILE}: found settings that transformers' {kind} does not take: {error}") from error
     settings = {**full, **{key: value for key, value in settings.items() if value is not None or key not in full}}
@@ -79,7 +88,7 @@ def completed(kind: str, stored: Mapping[str, Any]) -> tuple[dict[str, Any], dic
 
 def _check_keys(kind: str, row: Row, stored: Mapping[str, Any], known: set[str], names: Mapping[str, str]) -> None:
     known = known | HARMLESS | USUAL.keys() | row.fixed.keys() | set(row.harmless) | {"head_dim"}
-    if isinstance(stored.get("text_config"), dict):
+    if isinstance(stored.get("text_config"), dict) or kind not in ROWS:  # `folder` compares it with the model
         known.add("tie_word_embeddings")
     for name, key in {**ALIASES, **names}.items():
         if {name, key} & known:

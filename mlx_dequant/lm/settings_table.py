@@ -31,7 +31,8 @@ HARMLESS = frozenset(
     output_attentions output_hidden_states output_scores return_dict return_dict_in_generate torchscript
     use_return_dict use_bfloat16 tf_legacy_loss pruned_heads chunk_size_feed_forward tie_encoder_decoder
     id2label label2id num_labels problem_type task_specific_params finetuning_task prefix tokenizer_class
-    name_or_path model_max_length max_sequence_length
+    name_or_path model_max_length max_sequence_length is_llama_config logits_to_keep num_logits_to_keep
+    _attn_implementation_internal dual_chunk_attention_config
     cache_implementation use_flash_attn use_flash_attention flash_attn use_cuda_graph is_decoder
     max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty
     temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
@@ -76,6 +77,8 @@ USUAL: Mapping[str, tuple[Any, ...]] = {
     "is_encoder_decoder": OFF,
     "add_cross_attention": OFF,
     "use_bidirectional_attention": OFF,
+    "rope_interleaved": OFF,
+    "use_mrope": OFF,
 }
 
 
@@ -89,6 +92,8 @@ class Row(NamedTuple):
         rope: whether we give the model another RoPE where mlx-lm's lacks a scaling or turns other dimensions.
         scalings: the only kinds of RoPE scaling that mlx-lm's model computes; empty where `rotary` knows.
         windows: whether we let layers see windows, which mlx-lm's model does not.
+        partial: whether transformers' model turns only a part of each head where `partial_rotary_factor` says so.
+        needs: keys whose null mlx-lm's model does not take, though transformers' does.
         activation: the key by which we choose the function in feed-forward layers, where mlx-lm's has another.
     """
 
@@ -98,6 +103,8 @@ class Row(NamedTuple):
     rope: bool = False
     scalings: tuple[str, ...] = ()
     windows: bool = False
+    partial: bool = False
+    needs: tuple[str, ...] = ()
     activation: str | None = None
 
 
@@ -126,13 +133,19 @@ ROWS: Mapping[str, Row] = {
     "ernie4_5": Row(),
     "exaone4": Row(),
     "gemma": Row({**TIED}, harmless=("hidden_act", "hidden_activation"), rope=True, activation="hidden_act"),
-    "gemma2": Row({**TIED, "hidden_activation": TANH}, harmless=("hidden_act",), rope=True, windows=True),
+    "gemma2": Row(
+        {**TIED, "hidden_activation": TANH},
+        harmless=("hidden_act",),
+        rope=True,
+        windows=True,
+        needs=("attn_logit_softcapping", "final_logit_softcapping"),
+    ),
     "gemma3_text": Row(
         {"hidden_activation": TANH, "attn_logit_softcapping": (), "final_logit_softcapping": ()},
         harmless=("tie_word_embeddings", "hidden_act"),
     ),
-    "glm": Row({}, rope=True),
-    "glm4": Row({**UNTIED}, rope=True),
+    "glm": Row({}, rope=True, partial=True),
+    "glm4": Row({**UNTIED}, rope=True, partial=True),
     "glm4_moe": Row({**UNTIED}, harmless=("num_nextn_predict_layers",)),
     "gpt2": Row(
         {
@@ -184,8 +197,8 @@ ROWS: Mapping[str, Row] = {
     "olmo2": Row(),
     "olmo3": Row(),
     "olmoe": Row({"clip_qkv": ()}),
-    "phi": Row({**UNTIED, "hidden_act": TANH, "qk_layernorm": OFF}, rope=True),
-    "phi3": Row(rope=True, windows=True),
+    "phi": Row({**UNTIED, "hidden_act": TANH, "qk_layernorm": OFF}, rope=True, partial=True),
+    "phi3": Row({"full_attn_mod": (1,), "interpolate_factor": (1,)}, rope=True, windows=True, partial=True),
     "qwen2": Row(windows=True, rope=True),
     "qwen2_moe": Row(
         {**UNTIED, "decoder_sparse_step": (1,), "mlp_only_layers": ([],), "norm_topk_prob": OFF, "qkv_bias": ON},
@@ -197,7 +210,7 @@ ROWS: Mapping[str, Row] = {
     "qwen3_moe": Row(rope=True, windows=True),
     "seed_oss": Row(),
     "smollm3": Row(harmless=("no_rope_layer_interval",), rope=False),
-    "stablelm": Row({**UNTIED}, rope=True),
+    "stablelm": Row({**UNTIED}, rope=True, partial=True),
     "starcoder2": Row(
         {"use_bias": ON, "mlp_type": ("default",), "norm_type": ("layer_norm",)},
         harmless=("hidden_act",),

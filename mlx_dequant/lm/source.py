@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..loading.folder import QUANTIZE_CONFIGS
+from ..loading.folder import quantization
 from ..loading.mapped import read_json
+from ..loading.schemes import method
 from ..loading.stored import METHOD
 
 # Methods whose folders mlx-lm does not read, or reads in part only.
@@ -30,14 +31,7 @@ def _quantized(folder: Path) -> bool:
     config: dict[str, Any] = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if isinstance(config.get("quantization"), dict):
         return False  # MLX's own
-    text = config.get("text_config")
-    for values in (config, text if isinstance(text, dict) else {}):
-        for key in ("quantization_config", "compression_config"):
-            section = values.get(key)
-            if isinstance(section, dict) and section:
-                method = section.get("quant_method", section.get("method", "gptq" if "bits" in section else ""))
-                return str(method).lower().removeprefix("intel/") in METHODS
-    return any((folder / name).is_file() for name in QUANTIZE_CONFIGS)
+    return method(quantization(folder, config)) in METHODS
 
 
 def only_gguf(path: Path) -> Path:

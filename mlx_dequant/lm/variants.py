@@ -27,6 +27,9 @@ LAYERS = {
     "gpt_neox": ("dense_h_to_4h", "dense_4h_to_h"),
 }
 
+# Where all layers see windows unless `layer_types` tells them apart, which transformers' Ministral 3 does not read.
+WINDOWED = ("mistral", "ministral3")
+
 
 def windows(settings: Mapping[str, Any]) -> list[int | None]:
     """How many positions each layer sees, as transformers has it; None is all."""
@@ -39,6 +42,8 @@ def windows(settings: Mapping[str, Any]) -> list[int | None]:
 def check(settings: dict[str, Any], known: set[str]) -> None:
     """Refuses windows that neither mlx-lm's model nor `change` knows; says them as mlx-lm's model reads them."""
     kind = settings["model_type"]
+    if kind == "ministral3" or (kind == "mistral" and "full_attention" not in (settings.get("layer_types") or ())):
+        settings["layer_types"] = None
     seen = [window is not None for window in windows(settings)]
     if "sliding_window_pattern" in known and settings.get("layer_types"):
         settings["sliding_window_pattern"] = _pattern(settings, seen)
@@ -62,8 +67,8 @@ def change(model: Any, settings: Mapping[str, Any]) -> None:
     """Gives layers the windows and the activation of the settings, in place, where a row of the table says so."""
     kind = settings["model_type"]
     row = ROWS.get(kind, Row())
-    if kind == "mistral" and settings.get("sliding_window"):
-        # mlx-lm's llama sees windows, if not in all layers.
+    if kind in WINDOWED and settings.get("sliding_window") and not settings.get("layer_types"):
+        # mlx-lm's model sees windows, if not in all layers.
         model.model.fa_idx = model.model.swa_idx = 0
         for layer in model.layers:
             layer.use_sliding = True

@@ -18,8 +18,37 @@ from .stored import METHOD, described
 QUANTIZE_CONFIGS = ("quantize_config.json", "quant_config.json")
 WHOLE = "model.safetensors"
 MODELOPT = "hf_quant_config.json"
-# The last names of tensors that only quantized modules have.
-CODES = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "B")
+# The last names of tensors that only quantized modules have, and whose they are.
+CODES = {
+    "qweight": "GPTQ or AWQ",
+    "B": "Marlin",
+    **dict.fromkeys(("weight_packed", "weight_scale", "weight_scale_inv"), "compressed-tensors, FP8 or ModelOpt"),
+    **dict.fromkeys(("absmax", "SCB"), "bitsandbytes"),
+    **dict.fromkeys(("q_weight", "q_invperm", "trellis"), "ExLlama (EXL2, EXL3)"),
+    **dict.fromkeys(("Qidxs", "SU", "SV"), "QuIP"),
+    **dict.fromkeys(("codebooks", "W_q"), "AQLM or HQQ"),
+    "weight_qdata": "TorchAO",
+    "_data": "Quanto or TorchAO",
+}
+
+
+def quantization(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A folder's quantization config: of its config.json, or of a file beside it. Empty if it has none."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            section = part.get(key)
+            if section and not isinstance(section, dict):
+                raise FormatError(f"{path.name}: {key}: found {section!r}, expected an object")
+            if section:
+                return section
+    for name in QUANTIZE_CONFIGS:
+        if os.path.lexists(path / name):
+            return read_json(path / name)
+    if os.path.lexists(path / MODELOPT):
+        section = read_json(path / MODELOPT).get("quantization")
+        return {"quant_method": "modelopt", **(section if isinstance(section, dict) else {})}
+    return {}
 
 
 class Folder:
@@ -44,26 +73,19 @@ class Folder:
         return self.tensors[name].read(name)
 
     def _quantization(self) -> dict[str, Any]:
-        text = self.config.get("text_config")
-        for config in (self.config, text if isinstance(text, dict) else {}):
-            for key in ("quantization_config", "compression_config"):
-                section = config.get(key)
-                if isinstance(section, dict) and section:
-                    self._check_own(section)
-                    return section
-        for name in QUANTIZE_CONFIGS:
-            if os.path.lexists(self.path / name):
-                return read_json(self.path / name)
-        if os.path.lexists(self.path / MODELOPT):
-            section = read_json(self.path / MODELOPT).get("quantization")
-            return {"quant_method": "modelopt", **(section if isinstance(section, dict) else {})}
-        self._check_own(self.config.get("quantization"))
-        if any(self.path.glob("*.safetensors")) and described(name for name, _ in self._tensors()):
+        section = quantization(self.path, self.config)
+        self._check_own(section or self.config.get("quantization"))
+        if section:
+            return section
+        names = [name for name, _ in self._tensors()] if any(self.path.glob("*.safetensors")) else []
+        if described(names):
             return {"quant_method": METHOD}
+        whose = next((CODES[part] for name in names if (part := name.rpartition(".")[2]) in CODES), "")
         others = sorted(path.name for path in self.path.glob("*.gguf"))
         hint = f"; {others[0]} is a GGUF file: give its path" if others else ""
-        if any(self.path.glob("*.safetensors")):
-            hint = "; mlx_lm.load reads models that are not quantized"
+        if names:
+            hint = f"its tensors are those of {whose}" if whose else "mlx_lm.load reads models that are not quantized"
+            hint = f"; {hint}"
         elif any(self.path.glob("*.bin")) and not others:
             hint = "; it has .bin files of PyTorch: convert them to safetensors"
         raise FormatError(

@@ -46,7 +46,7 @@ LAYOUTS = {
     "gptq": Layout({"qweight": None, "scales": None}, {"qzeros": None, "g_idx": None}, gptq.gptq),
     "gptq_p": Layout(_WORDS3, {"g_idx": None}, gptq.gptq_planar),
     "marlin": Layout({"B": _WORDS, "s": _SCALES}, {}, marlin.marlin),
-    "awq": Layout(_PACKED, {}, awq.awq),
+    "awq": Layout(_PACKED, {"g_idx": None}, awq.awq),
     "awq_gemv": Layout(_WORDS3, {}, awq.awq_gemv),
     "awq_gemv_fast": Layout(
         {"qweight": Kind(("I16", "U16"), 2), "scales": _SCALES},
@@ -61,7 +61,7 @@ LAYOUTS = {
     ),
     "int-quantized": Layout(
         {"weight": Kind(("I8",), 2), "weight_scale": Kind(FLOATS)},
-        {"weight_zero_point": Kind(("I8",))},
+        {"weight_zero_point": Kind(("I8",)), "weight_g_idx": None},
         compressed_tensors.int_quantized,
     ),
     "float8": Layout({"weight": _FLOAT8S}, {**_FLOAT8_SCALES, **_ZERO}, small_floats.float8),
@@ -82,12 +82,17 @@ HARMLESS = (
     *("input_scale", "input_zero_point", "input_global_scale", "input_scale_ub", "activation_scale"),
     *("output_scale", "output_zero_point", "workspace"),
 )
+# What only some layouts have: beside the tensors of another one it would change the weights.
+_MEANT = {part for layout in LAYOUTS.values() for part in (*layout.tensors, *layout.optional)} - {"weight"}
+INT4 = "modelopt_int4"  # not read
 # What a module holds in layouts that are not read.
 _REFUSED = {
     "pre_quant_scale": "a scale of inputs (ModelOpt's AWQ)",
     "scale_packed": "Marlin's 2:4 sparse layout (marlin-24)",
     "bitmask": "a sparse layout",
     "absmax": "bitsandbytes' layout",
+    "channel_scale": "a scale of inputs",
+    "lora_A": "an adapter",
 }
 
 
@@ -123,17 +128,32 @@ def packed_modules(folder: Folder, scheme: Scheme) -> dict[str, Module]:
         if not settings.quantized:
             raise FormatError(f"{where}: found {kind[0]}, expected it unquantized by the config")
         layout = kind[1] or settings.layout
+        full = {part for part, tensor in names.items() if 0 not in folder.tensors[tensor].tensors[tensor].shape}
+        unread = _unread(full, layout)
+        if unread:
+            settings = replace(settings, refused=settings.refused or unread)
         wanted = tuple(LAYOUTS[layout].tensors) if layout in LAYOUTS else ()
         wanted += ("qzeros",) if layout == "gptq" and not settings.symmetric and not settings.refused else ()
         missing = [part for part in wanted if part not in names]
-        if missing:
+        if missing and not unread:
             raise FormatError(f"{where}: found {kind[0]} without {', '.join(missing)}")
-        strange = next((part for part in _REFUSED if part in names), None)
-        if strange:
-            settings = replace(settings, refused=f"found {strange}, {_REFUSED[strange]}, which is not read")
         used = (*wanted, *LAYOUTS[layout].optional, *HARMLESS) if layout in LAYOUTS else tuple(names)
         modules[name] = Module({part: names[part] for part in used if part in names}, layout, settings)
     return modules
+
+
+def _unread(parts: set[str], layout: str) -> str:
+    """Why a module that holds these tensors cannot be read; "" if nothing speaks against it."""
+    for part, what in _REFUSED.items():
+        if part in parts:
+            return f"found {part}, {what}, which is not read"
+    if layout == INT4:
+        return "weight: found U8 with float scales (ModelOpt's 4-bit integers), which are not read"
+    if layout not in LAYOUTS:
+        return ""
+    own = (*LAYOUTS[layout].tensors, *LAYOUTS[layout].optional)
+    foreign = sorted(_MEANT & parts - {*own})
+    return f"{foreign[0]}: found one, expected none beside {own[0]}" if foreign and own[0] in parts else ""
 
 
 def _kind(types: Mapping[str, str], format: str) -> tuple[str, str] | None:
@@ -152,10 +172,10 @@ def _kind(types: Mapping[str, str], format: str) -> tuple[str, str] | None:
             return "weight_packed", "pack-quantized"
         return "weight_packed", "mxfp4" if scale in EXPONENTS else "nvfp4"
     kind = types.get("weight")
-    if not scale or kind not in ("I8", "U8", FLOAT8):
+    if not scale or kind is None or not (kind in ("I8", "U8") or kind.startswith("F8_")):
         return None
     if kind == "U8":
-        return "weight", "modelopt_mxfp4" if scale in EXPONENTS else "modelopt_nvfp4"
+        return "weight", "modelopt_mxfp4" if scale in EXPONENTS else "modelopt_nvfp4" if scale == FLOAT8 else INT4
     return "weight", "int-quantized" if kind == "I8" else "float8"
 
 

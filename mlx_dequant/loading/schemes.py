@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import FormatError
-from .settings import NOT_QUANTIZED, Settings, flat, integer, names, one_of, pattern, table
+from .settings import NOT_QUANTIZED, Settings, flat, integer, names, one_of, pattern, stated, table
 
 ZERO_POINTS = {"gptq": "v1", "gptq_v2": "v2", "gptq_p": "v2", "marlin": "v2"}
 # Layouts of AWQ; some of AutoAWQ's names are kernels for the same one.
@@ -54,11 +54,6 @@ def scheme(config: dict[str, Any]) -> Scheme:
     Raises:
         FormatError: the method or its variant is not supported, or a setting is not valid.
     """
-    method = config.get("quant_method", config.get("method"))
-    if method is None and "w_bit" in config:
-        method = "awq"  # AutoAWQ's own file has no quant_method
-    elif method is None and {"bits", "group_size", "desc_act"} <= config.keys():
-        method = "gptq"  # and neither has AutoGPTQ's
     readers = {
         "gptq": _gptq,
         "awq": _awq,
@@ -68,19 +63,32 @@ def scheme(config: dict[str, Any]) -> Scheme:
         "fbgemm_fp8": _by_tensors,
         "mxfp4": _by_tensors,
         "modelopt": _by_tensors,
-        "modelopt_fp4": _by_tensors,
     }
-    read = readers.get(str(method).lower().removeprefix("intel/"))
-    if read is None:
-        raise FormatError(f"quant_method: found {method!r}, expected {' or '.join(map(repr, readers))}")
-    return read(config)
+    found = method(config)
+    if found not in readers:
+        raise FormatError(f"quant_method: found {found!r}, expected {' or '.join(map(repr, readers))}")
+    return readers[found](config)
+
+
+def method(config: dict[str, Any]) -> str | None:
+    """The name of a quantization config's method, by its other keys where it does not say; None if nothing tells."""
+    found = config.get("quant_method", config.get("method"))
+    if found is not None:
+        name = str(found).lower().removeprefix("intel/")
+        known = {"auto_round": "auto-round", "compressed_tensors": "compressed-tensors", "gptq_marlin": "gptq"}
+        return "modelopt" if name.startswith("modelopt") else known.get(name, name)
+    if "w_bit" in config:
+        return "awq"  # AutoAWQ's own file
+    if {"bits", "group_size", "desc_act"} <= config.keys():
+        return "gptq"  # AutoGPTQ's
+    return "bitsandbytes" if {"load_in_4bit", "load_in_8bit"} & config.keys() else None
 
 
 def _gptq(config: dict[str, Any]) -> Scheme:
-    kind = config.get("checkpoint_format") or config.get("format") or "gptq"
+    kind = stated(config, ("checkpoint_format", "format"), "gptq")
     kind = "marlin" if config.get("is_marlin_format") else kind
     one_of("checkpoint_format", kind, tuple(ZERO_POINTS))
-    one_of("pack_dtype", config.get("pack_dtype", "int32"), ("int32",))
+    one_of("pack_dtype", config.get("pack_dtype", "int32"), ("int32", "torch.int32"))
     layout = {"gptq_v2": "gptq"}.get(kind, kind)
     return Scheme("gptq", _with_layout(config, layout), ZERO_POINTS[kind])
 
@@ -98,17 +106,16 @@ def _with_layout(config: dict[str, Any], layout: str) -> Callable[[str], Setting
 
 
 def _awq(config: dict[str, Any]) -> Scheme:
-    version = config.get("version") or config.get("checkpoint_format") or config.get("format") or "gemm"
-    one_of("AWQ version", str(version).lower(), tuple(AWQ))
-    return Scheme("awq", _with_layout(config, AWQ[str(version).lower()]))
+    version = stated(config, ("version", "checkpoint_format", "format"), "gemm")
+    one_of("AWQ version", version, tuple(AWQ))
+    return Scheme("awq", _with_layout(config, AWQ[version]))
 
 
 def _by_tensors(config: dict[str, Any]) -> Scheme:
     """Methods whose tensors tell how they are laid out: FP8, gpt-oss's MXFP4, ModelOpt."""
-    method = str(config.get("quant_method")).lower()
     block = config.get("weight_block_size")
     settings = Settings(bits=8, block=None if block is None else _pair("weight_block_size", block))
-    return Scheme(method.partition("_")[0] if method.startswith("modelopt") else method, lambda module: settings)
+    return Scheme(str(method(config)), lambda module: settings)
 
 
 def _auto_round(config: dict[str, Any]) -> Scheme:
@@ -151,10 +158,10 @@ def _rules(config: dict[str, Any]) -> Callable[[str], Settings]:
 
 def _compressed_tensors(config: dict[str, Any]) -> Scheme:
     default_format = config.get("format")
-    one_of("format", default_format, (*COMPRESSED, "mixed-precision"))
     one_of("sparsity_config.format", table(config, "sparsity_config").get("format") or "dense", ("dense",))
-    if table(config, "transform_config").get("config_groups"):
-        raise FormatError("transform_config: found rotations, expected none: the model would have to undo them")
+    if default_format is not None:  # without one, the tensors tell
+        one_of("format", default_format, (*COMPRESSED, "mixed-precision"))
+    _check_rotations(table(config, "transform_config"))
     targets: list[tuple[str, Settings]] = []
     for name, group in table(config, "config_groups").items():
         try:
@@ -179,20 +186,38 @@ def _compressed_tensors(config: dict[str, Any]) -> Scheme:
     return Scheme("compressed-tensors", of)
 
 
+def _check_rotations(config: dict[str, Any]) -> None:
+    """Refuses rotations that the model would have to undo. Those of weights are in the weights already."""
+    groups = config.get("config_groups") or {}
+    for group in groups.values() if isinstance(groups, dict) else [groups]:
+        for each in (isinstance(group, dict) and group.get("apply")) or [group]:
+            place = each.get("location") if isinstance(each, dict) else None
+            if place not in ("weight_input", "weight_output"):
+                raise FormatError(
+                    f"transform_config: found rotations of {place or each!r}, expected only those of weight_input and "
+                    "weight_output: the model would have to undo the others"
+                )
+
+
 def _group(key: str, group: Any, default_format: Any) -> Settings:
     if not isinstance(group, dict):
         raise FormatError(f"{key}: found {group!r}, expected an object")
     weights = table(group, "weights")
     kind = group.get("format") or default_format
-    one_of(f"{key}.format", kind, COMPRESSED)
+    if kind is not None:
+        one_of(f"{key}.format", kind, COMPRESSED)
     strategy = weights.get("strategy") or ("group" if weights.get("group_size") else "channel")
     size = integer(weights, "group_size") if strategy == "group" else -1
     if kind == "pack-quantized":
         one_of(f"{key}.weights.type", weights.get("type", "int"), ("int",))
         one_of(f"{key}.weights.strategy", strategy, ("group", "channel"))
     block = weights.get("block_structure")
-    shape = _pair(f"{key}.weights.block_structure", block) if isinstance(block, list) else None
-    return Settings(integer(weights, "num_bits"), size, bool(weights.get("symmetric", True)), block=shape)
+    if isinstance(block, str):  # older releases: "128x128"
+        block = [int(n) if n.isdecimal() else n for n in block.split("x")]
+    shape = None if block is None else _pair(f"{key}.weights.block_structure", block)
+    act_order = weights.get("actorder") in (True, "group", "dynamic")
+    symmetric = bool(weights.get("symmetric", True))
+    return Settings(integer(weights, "num_bits"), size, symmetric, act_order=act_order, block=shape)
 
 
 def _pair(key: str, value: Any) -> tuple[int, int]:

@@ -17,6 +17,7 @@ class Settings:
         quantized: False if a rule excludes the module.
         layout: how its tensors are laid out, where their names and types do not tell.
         zero_points: GPTQ's kind of zero points; "" for the default.
+        act_order: whether groups come in any order, which a tensor has to tell (GPTQ's `desc_act`).
         block: rows and columns that share a scale, if the config says.
         refused: why it cannot be read; "" if it can.
     """
@@ -27,6 +28,7 @@ class Settings:
     quantized: bool = True
     layout: str = ""
     zero_points: str = ""
+    act_order: bool = False
     block: tuple[int, int] | None = None
     refused: str = ""
 
@@ -43,7 +45,10 @@ def flat(config: Any, base: Settings | None = None) -> Settings:
     known |= {new: config[old] for new, old in (("bits", "w_bit"), ("group_size", "q_group_size")) if old in config}
     known |= config
     bits = integer(known, "bits")
-    return Settings(bits, integer(known, "group_size"), bool(known["sym"]), bits < 16)
+    act_order = bool(config.get("desc_act")) and not config.get("static_groups")
+    if base and "desc_act" not in config:
+        act_order = base.act_order
+    return Settings(bits, integer(known, "group_size"), bool(known["sym"]), bits < 16, act_order=act_order)
 
 
 def integer(config: dict[str, Any], key: str) -> int:
@@ -72,6 +77,16 @@ def pattern(key: str, text: str) -> Pattern:
         return Pattern(text)
     except FormatError as error:
         raise FormatError(f"{key}: {error}") from None
+
+
+def stated(config: dict[str, Any], keys: tuple[str, ...], default: str) -> str:
+    """What keys of one meaning say, in small letters."""
+    found = {key: str(config[key]).lower() for key in keys if config.get(key)}
+    first = next(iter(found), "")
+    for key, value in found.items():
+        if value != found[first]:
+            raise FormatError(f"{key}: found {config[key]!r}, expected {config[first]!r}, as {first} says")
+    return found.get(first, default)
 
 
 def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -78,6 +78,13 @@ def test_a_value_that_is_computed_otherwise_is_named(key):
         config(file(**{key: other}))
 
 
+def test_a_file_that_is_no_model_is_named():
+    adapter = file()
+    adapter.metadata["general.type"] = "adapter"
+    with pytest.raises(mxd.FormatError, match=r"general\.type: found 'adapter', expected 'model'"):
+        config(adapter)
+
+
 def test_harmless_keys_change_nothing():
     given = dict.fromkeys(HARMLESS - BASE.keys(), 1.0)
     extra = {"vision.block_count": 27, "mm.tokens_per_image": 256}

@@ -78,10 +78,16 @@ VALUES = [
     ("granite", LONG, "rope_type: found 'longrope', expected default,"),
     ("gemma3_text", {"layer_types": ["sliding_attention"] * 26}, "layer_types: found .*, expected every n-th"),
     ("llama", {"rope_parameters": "fast"}, "settings that transformers' llama does not take"),
+    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: found 0.5, expected 1: transformers' llama"),
+    ("llama", {"rope_interleaved": True}, "rope_interleaved: found True, expected False"),
+    ("gemma2", {"final_logit_softcapping": None}, "final_logit_softcapping: found None, expected a number"),
+    (["llama"], {}, r"model_type: found \['llama'\], expected a name"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "settings", "message"), VALUES, ids=[f"{k} {next(iter(s))}" for k, s, _ in VALUES])
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"), VALUES, ids=[f"{k} {next(iter(s), '')}" for k, s, _ in VALUES]
+)
 def test_a_value_that_mlx_lm_would_ignore_is_refused(kind, settings, message, config):
     with pytest.raises(mxd.FormatError, match=message):
         config(model_type=kind, **settings)
@@ -99,6 +105,46 @@ def test_defaults_are_those_of_transformers(config):
     assert config(model_type="qwen2")["rope_theta"] == 10000
     assert config(model_type="mistral")["sliding_window"] == 4096
     assert config(model_type="mistral", sliding_window=None)["sliding_window"] is None
+
+
+def test_keys_of_common_files_that_change_nothing(config):
+    assert config(model_type="llama", is_llama_config=True, rope_interleaved=False)
+    assert config(model_type="qwen2", use_mrope=False)
+    assert config(model_type="phi3", full_attn_mod=1, interpolate_factor=1)
+
+
+def test_where_the_length_of_training_stands(config):
+    scaling = {"rope_type": "yarn", "factor": 4.0}
+    for settings in (
+        {"rope_scaling": scaling | {"original_max_position_embeddings": 32}},
+        {"rope_scaling": scaling, "original_max_position_embeddings": 32},
+        {"rope_scaling": scaling, "original_max_position_embeddings": 32, "rope_theta": 1e4},
+    ):
+        found = config(model_type="llama", max_position_embeddings=128, **settings)
+        assert found["rope_scaling"]["original_max_position_embeddings"] == 32
+    factors = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    found = config(model_type="phi3", original_max_position_embeddings=64, rope_scaling={"type": "su", **factors})
+    assert found["rope_scaling"]["rope_type"] == "longrope"
+
+
+def test_windows_of_mistral(config):
+    for kind in ("mistral", "ministral3"):
+        model = folder.empty_model(config(model_type=kind, sliding_window=4, **SMALL))
+        assert all(layer.use_sliding for layer in model.layers)
+    kinds = ["full_attention", "sliding_attention"]
+    model = folder.empty_model(config(model_type="mistral", sliding_window=4, layer_types=kinds, **SMALL))
+    assert [layer.use_sliding for layer in model.layers] == [False, True]
+
+
+def test_a_type_without_a_row_has_the_output_layer_that_its_model_has(config):
+    with pytest.raises(mxd.FormatError, match="tie_word_embeddings: found True, expected False, as mlx-lm's phimoe"):
+        folder.empty_model(config(model_type="phimoe", tie_word_embeddings=True, sliding_window=None, **SMALL))
+    assert folder.empty_model(config(model_type="phimoe", sliding_window=None, **SMALL))
+
+
+def test_settings_that_our_rope_does_not_take(config):
+    with pytest.raises(mxd.FormatError, match="found settings that cannot be read: TypeError"):
+        folder.empty_model(config(model_type="llama", rope_scaling={"type": "linear", "factor": "2"}, **SMALL))
 
 
 def test_transformers_5_nests_rotary_settings(config):

@@ -102,6 +102,33 @@ def test_byte_level_vocabularies(write):
     assert streamed(ours, ours.encode(TEXT)) == TEXT
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("shuffle", "yes", "shuffle: found yes, expected none such: nothing reads it"),
+        ("normalizer.lowercase", True, "normalizer.lowercase: found True, expected False"),
+        ("add_sep_token", True, "add_sep_token: found True, expected False"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(write, key, value, message):
+    file = GGUFFile(write(write_vocabulary, **{key: value}))
+    with pytest.raises(mxd.FormatError, match=rf"^model.gguf: tokenizer.ggml.{message}"):
+        tokenizer(file)
+    assert tokenizer(file, ignore=[f"tokenizer.ggml.{key}"]).encode("the rain")
+    assert tokenizer(GGUFFile(write(write_vocabulary, remove_extra_whitespaces=False, add_sep_token=False)))
+
+
+def test_templates_for_tools(write):
+    def fill(writer):
+        write_vocabulary(writer)
+        writer.add_chat_template([{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}])
+
+    ours = tokenizer(GGUFFile(write(fill)))
+    assert ours.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "plain"
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    assert ours.apply_chat_template([{"role": "user", "content": "x"}], tools=[tool], tokenize=False) == "tools"
+
+
 PIECES = [*"▁the", "▁t", "he", "▁the", *"rain", "in", "▁r", "ain", "rain", "s", "▁ra", "▁rain", "é", "▁▁"]
 
 

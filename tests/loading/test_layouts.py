@@ -187,7 +187,7 @@ def test_few_inputs_of_both_packings(tmp_path):
     for pack in (stream, spaced):
         assert pack(codes, 3).shape == (4, 2)
         parts = {"weight_packed": pack(codes, 3), "weight_scale": scales, "weight_shape": np.array([4, 20])}
-        assert_weights(load(tmp_path, compressed(3), **parts)[DOWN], codes - 4)
+        assert_weights(load(tmp_path, compressed(3, symmetric=True), **parts)[DOWN], codes - 4)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (OUT, 1), (OUT, IN // SIZE), (1, 1)])
@@ -206,7 +206,8 @@ def test_embeddings_have_a_class_of_their_own(tmp_path):
     parts = {"weight_packed": stream(codes.T, 4), "weight_scale": scales.T, "weight_shape": np.array([OUT, IN])}
     settings = compressed(4, symmetric=True)
     settings["config_groups"]["group_0"]["weights"]["group_size"] = 32
-    settings["config_groups"]["group_1"] = compressed(4)["config_groups"]["group_0"] | {"targets": ["Embedding"]}
+    embeddings = compressed(4, symmetric=True)["config_groups"]["group_0"]
+    settings["config_groups"]["group_1"] = embeddings | {"targets": ["Embedding"]}
     tensors = {f"model.embed_tokens.{part}": mx.array(np.ascontiguousarray(value)) for part, value in parts.items()}
     weight = mxd.load(write_folder(tmp_path, tensors, settings)).weights["model.embed_tokens"]
     assert_weights(weight, ((codes - 8).astype(np.float32) * scales[GROUP].astype(np.float32)).T)

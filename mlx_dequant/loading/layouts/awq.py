@@ -18,6 +18,10 @@ ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 def awq(parts: Parts, settings: Settings) -> QuantizedWeight:
     """AutoAWQ's "gemm" layout; "exllama", "exllamav2" and "ipex" are names of kernels for it."""
     words, scales, zeros = (parts.array(part) for part in ("qweight", "scales", "qzeros"))
+    index = parts.get("g_idx")
+    size = settings.group_size if settings.group_size > 0 else len(words)
+    if index is not None and index.size and not np.array_equal(np.asarray(index), np.arange(len(words)) // size):
+        raise FormatError("g_idx: found act-order, expected groups in their order: AWQ has no other")
     return AWQWeight(words, scales, zeros, settings.group_size, settings.bits)
 
 

@@ -24,6 +24,7 @@ def pack_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
     outputs, inputs = check.lengths("weight_shape", shape)
     if scales.ndim == 1:
         scales = scales[:, None]
+    _check_all_there(parts, settings)
     zeros = parts.get("weight_zero_point")
     unpacked = zeros is not None and zeros.dtype == mx.int8
     old = 32 % bits != 0 and _straddles(packed, bits, inputs) is False
@@ -46,6 +47,15 @@ def pack_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
     )
 
 
+def _check_all_there(parts: Parts, settings: Settings) -> None:
+    """Refuses modules without tensors that their settings ask for."""
+    grouped = parts.array("weight_scale").size > 1 and settings.group_size > 0
+    if settings.act_order and grouped and "weight_g_idx" not in parts:
+        raise FormatError("weight_g_idx: found none, expected the group of each input: the config has actorder")
+    if not settings.symmetric and "weight_zero_point" not in parts:
+        raise FormatError("weight_zero_point: found none, expected it: the config says that codes are not symmetric")
+
+
 def _fits(name: str, words: mx.array, old: bool, bits: int, shape: tuple[int, int]) -> None:
     rows, count = shape
     width = -(-count // (32 // bits)) if old else -(-count * bits // 32)
@@ -66,8 +76,10 @@ def _straddles(packed: mx.array, bits: int, inputs: int) -> bool:
 
 def int_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
     """compressed-tensors' int-quantized: int8 codes, not packed, with scales by tensor, output, group or block."""
+    _check_all_there(parts, settings)
     codes, scales = np.asarray(parts.array("weight")), parts.array("weight_scale")
     outputs, inputs = codes.shape
+    index = parts.get("weight_g_idx")
     scales, size = by_output(scales, outputs, inputs, settings)
     zeros = parts.get("weight_zero_point")
     packed = None
@@ -75,4 +87,4 @@ def int_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
         rows = np.asarray(by_output(zeros, outputs, inputs, settings)[0]).astype(np.int16)
         packed = mx.array(pack_rows(rows + 128, 8))
     words = mx.array(pack_stream(codes.view(np.uint8) ^ np.uint8(128), 8))
-    return CompressedTensorsWeight(words, scales, (outputs, inputs), packed, None, 8, size)
+    return CompressedTensorsWeight(words, scales, (outputs, inputs), packed, index, 8, size)

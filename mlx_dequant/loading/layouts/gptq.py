@@ -21,6 +21,7 @@ def gptq(parts: Parts, settings: Settings) -> QuantizedWeight:
     zeros = parts.get("qzeros")
     if (zeros is None or not zeros.size) and not settings.symmetric:
         raise FormatError("qzeros: found none, expected them: the config says that the codes are not symmetric")
+    _check_order(parts, settings)
     return GPTQWeight(
         parts.array("qweight"),
         parts.array("scales"),
@@ -37,11 +38,18 @@ def gptq_planar(parts: Parts, settings: Settings) -> QuantizedWeight:
     bits = settings.bits
     if bits not in _PLANES:
         return gptq(parts, settings)
+    _check_order(parts, settings)
     codes = _planes(parts.numpy("qweight").T, bits, "qweight").T
     zeros = _planes(parts.numpy("qzeros"), bits, "qzeros")
     wide = WIDER[bits]
     words, stored = mx.array(pack_rows(codes, wide)), mx.array(pack_stream(zeros, wide))
     return GPTQWeight(words, parts.array("scales"), stored, parts.get("g_idx"), settings.group_size, wide, "v2")
+
+
+def _check_order(parts: Parts, settings: Settings) -> None:
+    index = parts.get("g_idx")
+    if settings.act_order and len(parts.array("scales")) > 1 and (index is None or not index.size):
+        raise FormatError("g_idx: found none, expected the group of each input: the config has desc_act")
 
 
 def _planes(words: NDArray[np.int32], bits: int, name: str) -> Codes:

@@ -29,6 +29,8 @@ def float8(parts: Parts, settings: Settings) -> QuantizedWeight:
     """float8 e4m3 with scales by tensor, output or block (weight_scale, or DeepSeek's weight_scale_inv, which is
     multiplied by just the same); MXFP8 where the scales are exponents."""
     name = "weight_scale_inv" if "weight_scale_inv" in parts else "weight_scale"
+    if {"weight_scale", "weight_scale_inv"} <= parts.types.keys():
+        raise FormatError("weight_scale_inv: found one beside weight_scale, expected either")
     _symmetric(parts)
     codes = np.asarray(parts.array("weight"))
     outputs, inputs = codes.shape
