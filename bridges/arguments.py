@@ -29,6 +29,12 @@ def check_last_axis(name: str, tensor: torch.Tensor, length: int) -> None:
         raise FormatError(f"{name}: found shape {tuple(tensor.shape)}, expected a last axis of {length}")
 
 
+def check_bias(bias: torch.Tensor | None, outputs: int) -> None:
+    """Refuses a bias of another shape."""
+    if bias is not None and tuple(bias.shape) != (outputs,):
+        raise FormatError(f"bias: found shape {tuple(bias.shape)}, expected ({outputs},)")
+
+
 def float_name(name: str, dtype: Any) -> str:
     """The name of a float type; `name` is whose type it is."""
     if dtype not in FLOATS:
