@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch", reason="the bridge needs torch")
 kernels = pytest.importorskip("transformers.integrations.gguf.kernels", reason="transformers keeps no blocks packed")
 pytest.importorskip("mlx_lm", reason="the models of these tests need mlx-lm")
 
+import gguf  # noqa: E402
 import numpy as np  # noqa: E402
 from bridge_support import assert_bits, assert_product  # noqa: E402
-from lm_models import transformers_model, write_gguf  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from lm_models import transformers_model  # noqa: E402
 from transformers.integrations.gguf import utils  # noqa: E402
 
 from mlx_dequant import FormatError  # noqa: E402
@@ -23,6 +23,7 @@ from mlx_dequant.bridges.torch import to_torch  # noqa: E402
 from mlx_dequant.diagnostics import compare, sample_weights  # noqa: E402
 
 INPUTS, OUTPUTS, EXPERTS = 256, 64, 4
+Q8_0 = 8
 
 
 @pytest.fixture
@@ -83,22 +84,50 @@ def test_types_that_are_plain_numbers_are_left_to_torch():
     assert not ours.GEMV_TYPES & {0, 1, 30}
 
 
-def test_a_model_of_transformers_stays_packed(installed, tmp_path):
-    pytest.importorskip("accelerate", reason="transformers reads a GGUF file with accelerate")
-    dense = transformers_model("llama")
-    write_gguf(tmp_path / "model.gguf", "llama", dense)
-    load = {"gguf_file": "model.gguf", "dtype": torch.float32, "attn_implementation": "eager"}
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, **load).eval()
-    layers = [module for module in model.modules() if isinstance(module, utils.GgufLinear)]
-    assert len(layers) >= 7 * dense.config.num_hidden_layers
+def packed(values):
+    """A matrix as Q8_0: its blocks, and the values that they stand for."""
+    blocks = gguf.quantize(values.numpy(), gguf.GGMLQuantizationType.Q8_0)
+    return torch.from_numpy(blocks), torch.from_numpy(gguf.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0))
+
+
+def test_a_model_of_transformers_with_its_packed_layers(installed):
+    """The model is a Llama, whose files transformers 5.24 unpacks; its layers are the same for all models."""
+    dense, model = transformers_model("llama"), transformers_model("llama")
+    plan = {f"{name}.weight": Q8_0 for name, layer in dense.named_modules() if isinstance(layer, torch.nn.Linear)}
+    replaced = utils.replace_with_gguf_modules(model, dict(plan), kernels.get_gguf_kernel(), torch.float32)
+    assert replaced.keys() == plan.keys()
+    for name, layer in replaced.items():
+        assert type(layer) is utils.GgufLinear
+        weight = dense.get_parameter(name).data
+        blocks, values = packed(weight)
+        layer.weight.data.copy_(blocks)
+        weight.copy_(values)
     WEIGHTS.clear()
     ids = torch.tensor([[5, 17, 200, 3, 9]])
     with torch.no_grad():
         found, expected = model(ids).logits, dense(ids).logits
-    assert len(WEIGHTS) >= len(layers)  # ours multiplied
+    assert len(WEIGHTS) == len(plan)  # ours multiplied
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
-    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(model.generate(ids, **options), dense.generate(ids, **options))
+
+
+def test_experts_of_transformers(installed):
+    sizes = EXPERTS, 64, 32  # hidden and intermediate
+    layer = utils.GgufExperts(*sizes, Q8_0, Q8_0, torch.nn.functional.silu)
+    with torch.no_grad():
+        gate_up, gate_up_values = packed(numbers(EXPERTS, 64, 64))
+        down, down_values = packed(numbers(EXPERTS, 64, 32))
+        layer.gate_up_proj.copy_(gate_up)
+        layer.down_proj.copy_(down)
+        x, ids, shares = numbers(5, 64), torch.randint(EXPERTS, (5, 2)), torch.rand(5, 2)
+        found = layer(x, ids, shares)
+        for row in range(5):
+            expected = torch.zeros(64)
+            for expert, share in zip(ids[row], shares[row], strict=True):
+                gate, up = (gate_up_values[expert] @ x[row]).chunk(2)
+                expected += share * (down_values[expert] @ (torch.nn.functional.silu(gate) * up))
+            torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-4)
 
 
 def test_another_transformers_is_named(monkeypatch):
