@@ -15,8 +15,8 @@ from .library import Run, library
 RUN = 32  # columns in a step of loops/qvm.cpp
 # The loops are compiled for these numbers of rows of x.
 PASS_ROWS = (1, 4, 8)
-# From this many rows of x on, dequantizing for the machine's BLAS is faster than a loop (bench/NOTES.md).
-BLAS_ROWS = {"qmv": 25, "qvm": 5}
+# From this many rows of x on, dequantizing for the machine's BLAS is faster (bench/NOTES.md).
+BLAS_ROWS = 25
 # Weights dequantized at a time for BLAS: 16 MB of float32, which a third-level cache holds.
 CHUNK = 1 << 22
 
@@ -24,9 +24,8 @@ CHUNK = 1 << 22
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     """x [..., columns] @ W.T for the stored matrix W (`transpose`), or x [..., rows] @ W."""
     values = memory.floats(x).reshape(-1, x.shape[-1])
-    loop = "qmv" if transpose else "qvm"
-    if len(values) < BLAS_ROWS[loop]:
-        run = library(matrix, loop)
+    if len(values) < BLAS_ROWS:
+        run = library(matrix, "qmv" if transpose else "qvm")
         out = None if run is None else _few_rows(run, matrix, values, transpose)
     else:
         run = library(matrix, "dequantize")
