@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 
+from ..checks import integer as integer
 from ..errors import FormatError
 
 # The float types of scales, of x and of results, by their names in `mlx_dequant.dtypes`.
@@ -40,14 +40,6 @@ def float_name(name: str, dtype: Any) -> str:
     if dtype not in FLOATS:
         raise FormatError(f"{name}: found {dtype}, expected float16, bfloat16 or float32")
     return FLOATS[dtype]
-
-
-def integer(name: str, value: Any) -> int:
-    """An integer of any type, enumerations included."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise FormatError(f"{name}: found {value!r}, expected an integer") from None
 
 
 def gptq(qweight: Any, scales: Any, qzeros: Any, g_idx: Any) -> dict[str, Any]:

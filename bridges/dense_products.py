@@ -1,7 +1,7 @@
 """Many rows of bfloat16 on a CPU that has instructions for them: torch multiplies, the host backend dequantizes.
 
-oneDNN's product uses AMX or AVX512-BF16, where the host backend's BLAS has float32 only. On a CPU without them, torch's
-products of bfloat16 are several times slower, and those of float32 no faster than NumPy's.
+oneDNN's product uses AMX or AVX512-BF16, where the host backend has float32 only. On a CPU without them, torch's
+products of bfloat16 are several times slower than those of float32, and those no faster than the host's.
 """
 
 from __future__ import annotations
