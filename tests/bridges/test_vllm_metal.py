@@ -103,6 +103,7 @@ def test_without_vllm_metal_that_is_said(loader, monkeypatch):
         vllm_metal.install()
 
 
+@pytest.mark.full
 def test_a_gptq_folder_is_a_model_of_mlx_lm(tmp_path):
     pytest.importorskip("mlx_lm", reason="the model is mlx-lm's")
     torch = pytest.importorskip("torch", reason="transformers makes the model with torch")
