@@ -49,5 +49,6 @@ def matmul(matrix: EncodedMatrix, x: torch.Tensor, transpose: bool) -> torch.Ten
         region = Region(at, end, 0, inputs) if transpose else Region(0, inputs, at, end)
         write_region(run, matrix, region, dense.data_ptr())
         part = dense[: region.rows * region.columns].view(region.rows, region.columns)
-        y[:, at:end] = flat @ (part.T if transpose else part)
+        with torch.autocast("cpu", enabled=False):
+            y[:, at:end] = flat @ (part.T if transpose else part)
     return y.reshape(*x.shape[:-1], outputs)

@@ -10,6 +10,7 @@ from mlx_dequant import use_backend  # noqa: E402
 from mlx_dequant.backends.host.compiler import compiler  # noqa: E402
 from mlx_dequant.bridges import dense_products  # noqa: E402
 from mlx_dequant.bridges.nn import packed_linear  # noqa: E402
+from mlx_dequant.bridges.operators import operator  # noqa: E402
 from mlx_dequant.diagnostics import sample_weights  # noqa: E402
 
 ROWS = dense_products.ROWS
@@ -61,6 +62,16 @@ def test_a_bias_is_added_in_the_type_of_x(products):
         found = layer(x)
         bias, layer.bias = layer.bias.bfloat16(), None
         assert torch.equal(found, layer(x) + bias)
+    assert len(products) == 2
+
+
+def test_autocast_changes_no_product_of_ours(products):
+    layer = packed_linear(sample_weights.layer("q8_0", 64, 128), "cpu")
+    y = rows(ROWS, 64)
+    transposed = operator("gguf", "linear_transposed")
+    expected = transposed(y, *layer.operands())
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert torch.equal(transposed(y, *layer.operands()), expected)
     assert len(products) == 2
 
 
