@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 
+from ..checks import integer as integer
 from ..errors import FormatError
 
 # The float types of scales, of x and of results, by their names in `mlx_dequant.dtypes`.
@@ -29,19 +29,17 @@ def check_last_axis(name: str, tensor: torch.Tensor, length: int) -> None:
         raise FormatError(f"{name}: found shape {tuple(tensor.shape)}, expected a last axis of {length}")
 
 
+def check_bias(bias: torch.Tensor | None, outputs: int) -> None:
+    """Refuses a bias of another shape."""
+    if bias is not None and tuple(bias.shape) != (outputs,):
+        raise FormatError(f"bias: found shape {tuple(bias.shape)}, expected ({outputs},)")
+
+
 def float_name(name: str, dtype: Any) -> str:
     """The name of a float type; `name` is whose type it is."""
     if dtype not in FLOATS:
         raise FormatError(f"{name}: found {dtype}, expected float16, bfloat16 or float32")
     return FLOATS[dtype]
-
-
-def integer(name: str, value: Any) -> int:
-    """An integer of any type, enumerations included."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise FormatError(f"{name}: found {value!r}, expected an integer") from None
 
 
 def gptq(qweight: Any, scales: Any, qzeros: Any, g_idx: Any) -> dict[str, Any]:

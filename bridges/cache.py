@@ -98,13 +98,14 @@ class WeightCache:
         return entry.weight
 
     def _made(self, key: Hashable, tensors: list[torch.Tensor], make: Callable[[], Weight]) -> _Entry:
-        states = [state(tensor) for tensor in tensors]
+        # Taken first: a write while the weight is made shows at the next call.
+        states, samples = [state(tensor) for tensor in tensors], _samples(tensors)
         entries = self._entries
 
         def drop(_: Any) -> None:
             entries.pop(key, None)
 
-        entry = _Entry(make(), [weakref.ref(tensor, drop) for tensor in tensors], states, _samples(tensors))
+        entry = _Entry(make(), [weakref.ref(tensor, drop) for tensor in tensors], states, samples)
         if len(entries) >= self.limit:
             items = [item for item in list(entries.items()) if not item[1].released]
             if items:

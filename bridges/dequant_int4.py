@@ -18,12 +18,12 @@ def dequantize_awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Te
         group_size: inputs in a group; -1 for a single group.
 
     Returns:
-        [in, out] in the scales' dtype, on their device.
+        [in, out] in the scales' dtype, on their device. On the CPU, 16-bit results are views of [out, in].
 
     Raises:
         FormatError: a tensor's dtype, shape or device does not fit the others.
     """
-    return targets.dense("awq", (qweight, scales, qzeros, group_size))
+    return _for_products(targets.dense("awq", (qweight, scales, qzeros, group_size)))
 
 
 def dequantize_gptq(
@@ -45,7 +45,7 @@ def dequantize_gptq(
         zero_adj: added to each stored zero point, without wrapping: 1 for checkpoints of version 1, 0 for 2.
 
     Returns:
-        [in, out] in the scales' dtype, on their device.
+        [in, out] in the scales' dtype, on their device. On the CPU, 16-bit results are views of [out, in].
 
     Raises:
         FormatError: a tensor's dtype, shape or device does not fit the others, or g_idx is out of range.
@@ -55,7 +55,13 @@ def dequantize_gptq(
         raise FormatError(f"zero_adj: found {added}, expected 1 (version 1) or 0 (version 2)")
     mode = "v1-field" if added else "v2"
     bits = _bits(*arguments.together(qweight=qweight, qzeros=qzeros))
-    return targets.dense("gptq", (qweight, scales, qzeros, g_idx, group_size, mode, bits))
+    return _for_products(targets.dense("gptq", (qweight, scales, qzeros, g_idx, group_size, mode, bits)))
+
+
+def _for_products(dense: torch.Tensor) -> torch.Tensor:
+    """[in, out] as torch multiplies it fastest: in 16-bit types on the CPU a view of [out, in], by 20 to 80 times."""
+    is_slow = dense.device.type == "cpu" and dense.dtype != torch.float32
+    return dense.T.contiguous().T if is_slow else dense
 
 
 def _bits(qweight: torch.Tensor, qzeros: torch.Tensor) -> int:

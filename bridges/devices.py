@@ -35,6 +35,8 @@ DTYPES = {
 # From this many bytes on, page faults of new memory cost more than copying, and large pages pay (measured: 16 MB is
 # even).
 LARGE = 24 << 20
+# The first MLX whose imports of torch's MPS tensors cannot hang.
+SHARING_MLX = (0, 32, 3)
 
 
 @dataclass
@@ -97,6 +99,11 @@ def _write(tensor: torch.Tensor, address: int) -> None:
     torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
+def mlx_shares() -> bool:
+    """Whether this MLX imports torch's MPS tensors."""
+    return tuple(map(int, mx.__version__.split(".")[:3])) >= SHARING_MLX
+
+
 class MPS:
     """Apple's GPU. Both sides use the same Metal buffer, so each must wait for the other's work."""
 
@@ -109,11 +116,13 @@ class MPS:
             counts.torch += 1
 
     def adopt(self, tensor: torch.Tensor) -> mx.array:
-        """Shares the tensor's memory. MLX's copying import hangs before 0.32.3."""
+        """Shares the tensor's memory."""
         return mx.from_dlpack(tensor, copy=False)
 
     def take(self, tensor: torch.Tensor, owner: torch.Tensor | None, share: bool) -> mx.array:
-        if tensor.numel() == 0:
+        if share and not mlx_shares():
+            raise FormatError(f"copy=False: found mlx {mx.__version__}, expected 0.32.3 or later for tensors on MPS")
+        if tensor.numel() == 0 or not mlx_shares():
             return HOST.take(tensor.cpu(), owner, share=False)
         try:
             return shared(owner, lambda: self.adopt(tensor))

@@ -9,9 +9,9 @@ import torch
 from .. import dtypes
 from ..ops.linear import matmul
 from ..weights import AWQWeight, CompressedTensorsWeight, GGUFWeight, GPTQWeight, QuantizedWeight
-from . import arguments
+from . import arguments, dense_products
 from . import torch as crossing
-from .arguments import check_last_axis, check_product, float_name, integer, together
+from .arguments import check_bias, check_last_axis, check_product, float_name, integer, together
 from .cache import WEIGHTS
 
 
@@ -90,7 +90,13 @@ def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> t
         bias: [out] or None.
         like: a tensor of the layer; x must be on its device.
     """
-    arrays = crossing.cross(check_product(x, bias, like))
+    tensors = check_product(x, bias, like)
+    check_last_axis("x", x, weight.in_features)
+    check_bias(bias, weight.out_features)
+    y = _by_torch(x, weight, weight.matrix.layout == "NK")
+    if y is not None:
+        return y if bias is None else y + bias.to(y.dtype)
+    arrays = crossing.cross(tensors)
     return crossing.to_torch(weight.linear(arrays[0], *arrays[1:]), x.device)
 
 
@@ -98,8 +104,17 @@ def input_gradient(y: Any, weight: QuantizedWeight, like: torch.Tensor) -> torch
     """y [..., out] through the transposed layer: [..., in] in y's dtype, on its device."""
     tensors = check_product(y, None, like)
     check_last_axis("y", y, weight.out_features)
+    transpose = weight.matrix.layout == "KN"
+    x = _by_torch(y, weight, transpose)
+    if x is not None:
+        return x
     (array,) = crossing.cross(tensors)
-    return crossing.to_torch(matmul(weight.matrix, array, transpose=weight.matrix.layout == "KN"), y.device)
+    return crossing.to_torch(matmul(weight.matrix, array, transpose), y.device)
+
+
+def _by_torch(x: torch.Tensor, weight: QuantizedWeight, transpose: bool) -> torch.Tensor | None:
+    matrix = weight.matrix
+    return dense_products.matmul(matrix, x, transpose) if matrix.size and dense_products.chosen(x) else None
 
 
 def rows(ids: Any, weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

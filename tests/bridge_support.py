@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mlx_dequant import current_backend
+from mlx_dequant.bridges import dense_products
 from mlx_dequant.diagnostics import bounds, compare, sample_weights
 
 AWQ_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)
@@ -79,7 +80,7 @@ def assert_product(found, x, dense, bias=None):
     """`found` is x @ dense + bias in x's dtype; `dense` is exact (made with scales in double)."""
     dtype = getattr(mx, str(x.dtype).removeprefix("torch."))
     rows = x.double().reshape(-1, x.shape[-1]).cpu().numpy()
-    rounds = bounds.rounds_weights(current_backend(), len(rows))
+    rounds = bounds.rounds_weights(current_backend(), len(rows)) or dense_products.chosen(x)
     added = None if bias is None else bias.double().cpu().numpy()
     expected = bounds.matmul_bound(rows, dense.double().cpu().numpy(), dtype, rounds, bias=added)
     assert (found.dtype, found.shape) == (x.dtype, (*x.shape[:-1], dense.shape[-1]))

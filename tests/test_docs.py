@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from bench_rows import matmuls, result, row
 
 import mlx_dequant as mxd
 
@@ -146,6 +148,23 @@ def test_the_table_of_routes_has_the_least_time_of_each():
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert {row[0] for row in cells} == {"Q4_K", "Q6_K", "AWQ 4-bit", "GPTQ 4-bit"}
     assert ["Q4_K", "512", "381", "723", "1.90", "539", "1.41", "482", "1.26"] in cells
+
+
+def test_the_table_of_torch_has_a_line_for_each_task(monkeypatch, tmp_path):
+    """From a file a device; a provider that takes no part leaves its cell empty."""
+    tables = hook("performance_tables")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    ours, eager, int4 = (
+        matmuls(name, {1: first, 64: last}) for name, first, last in
+        (("mlx-dequant from torch", 1e-3, 8e-3), ("torch eager mps", 9e-3, 9e-3), ("torch int4 mps", 2e-3, 5e-3))
+    )  # fmt: skip
+    dequantized = [row("mlx-dequant from torch", 2e-3), row("torch eager mps", 8e-3)]
+    (tmp_path / "torch-mps.json").write_text(json.dumps(result([*ours, *eager, *int4, *dequantized])))
+    assert tables.TABLES["torch-tasks"]().splitlines()[2:] == [
+        "| mps | dequantize | Q4_K | 2.00 | 8.00 |  |  |  | 0.25 |",
+        "| mps | 1 row | Q4_K | 1.00 | 9.00 |  | 2.00 |  | 0.50 |",
+        "| mps | 64 rows | Q4_K | 8.00 | 9.00 |  | 5.00 |  | 1.60 |",
+    ]
 
 
 def test_every_table_is_on_the_page_and_can_be_made():

@@ -11,7 +11,7 @@ from ..data import SIZES, Data, weights, xs
 from . import Case
 
 PROVIDERS = (
-    "ours", "torch_plain", "mlx_own", "dense", "torch_dense", "ggml", "gptqmodel", "bridge",
+    "ours", "torch_plain", "mlx_own", "dense", "torch_dense", "torch_int4", "ggml", "gptqmodel", "bridge",
 )  # fmt: skip
 CHECK = "within the bound of float32 sums"
 FRESH = False

@@ -13,7 +13,10 @@ from ...diagnostics.bounds import EXACT, Allowance
 from ..cases import Case
 from ..data import Data
 
-FILES = ("ours", "torch_plain", "gguf_py", "mlx_own", "dense", "torch_dense", "ggml", "gptqmodel", "bridge", "crossing")
+FILES = (
+    "ours", "torch_plain", "gguf_py", "mlx_own", "dense", "torch_dense", "torch_int4", "ggml", "gptqmodel", "bridge",
+    "crossing",
+)  # fmt: skip
 
 
 class Absent(Exception):

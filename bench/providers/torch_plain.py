@@ -24,8 +24,8 @@ from ..cases import Case
 from ..data import Data
 from . import Provider, Ready, torch_devices
 
-AWQ_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)
-SHIFTS = (0, 4, 8, 12, 16, 20, 24, 28)
+SHIFTS = torch.tensor([0, 4, 8, 12, 16, 20, 24, 28], dtype=torch.int32)
+SHIFTS_OF = {"awq4": torch.tensor([0, 16, 4, 20, 8, 24, 12, 28], dtype=torch.int32)}
 
 
 def grouped(codes: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -35,11 +35,16 @@ def grouped(codes: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor) -> t
     return ((q - zeros.view(groups, 1, out_features)) * scales.view(groups, 1, out_features)).view(-1, out_features)
 
 
-def awq(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[in, out] weights of AWQ tensors."""
+def awq_codes(arrays: dict[str, torch.Tensor], shifts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[in, out] codes and [groups, out] zero points of AWQ tensors."""
     codes = arrays["qweight"].unsqueeze(-1) >> shifts & 15
     zeros = arrays["qzeros"].unsqueeze(-1) >> shifts & 15
-    return grouped(codes.flatten(1), zeros.flatten(1), arrays["scales"].to(dtype))
+    return codes.flatten(1), zeros.flatten(1)
+
+
+def awq(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[in, out] weights of AWQ tensors."""
+    return grouped(*awq_codes(arrays, shifts), arrays["scales"].to(dtype))
 
 
 def plus_one(bits: int) -> int:
@@ -48,11 +53,16 @@ def plus_one(bits: int) -> int:
     return word - (word >> 31 << 32)
 
 
-def gptq(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[in, out] weights of GPTQ tensors of 4 bits, zero points stored less one, whole words at a time."""
+def gptq_codes(arrays: dict[str, torch.Tensor], shifts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of GPTQ tensors of 4 bits, zero points stored less one, whole words at a time."""
     codes = arrays["qweight"].unsqueeze(1) >> shifts.view(1, -1, 1) & 15
     zeros = (arrays["qzeros"] + plus_one(4)).unsqueeze(-1) >> shifts & 15
-    return grouped(codes.flatten(0, 1), zeros.flatten(1), arrays["scales"].to(dtype))
+    return codes.flatten(0, 1), zeros.flatten(1)
+
+
+def gptq(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[in, out] weights of GPTQ tensors of 4 bits."""
+    return grouped(*gptq_codes(arrays, shifts), arrays["scales"].to(dtype))
 
 
 def compressed_tensors(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -94,6 +104,7 @@ def q4_k(arrays: dict[str, torch.Tensor], shifts: torch.Tensor, dtype: torch.dty
 DEQUANTIZE: dict[str, Callable[..., torch.Tensor]] = {
     "awq4": awq, "gptq4": gptq, "ct4": compressed_tensors, "q8_0": q8_0, "q4_0": q4_0, "q4_k": q4_k,
 }  # fmt: skip
+CODES = {"awq4": awq_codes, "gptq4": gptq_codes}
 
 
 def to_torch(array: mx.array, device: str) -> torch.Tensor:
@@ -124,14 +135,18 @@ class TorchPlain:
         if case.format not in DEQUANTIZE or case.has_g_idx:
             return None
         weights = [tensors(w, self.device) for w in data.weights]
-        shifts = torch.tensor(AWQ_SHIFTS if case.format == "awq4" else SHIFTS, dtype=torch.int32, device=self.device)
+        shifts = SHIFTS_OF.get(case.format, SHIFTS).to(self.device)
         dequantize, dtype, in_out = DEQUANTIZE[case.format], getattr(torch, case.dtype), is_in_out(data.weights[0])
         xs = [to_torch(x, self.device) for x in data.xs]
+        slow = self.device == "cpu" and dtype != torch.float32
 
         def work(arrays: dict[str, torch.Tensor], x: torch.Tensor | None) -> torch.Tensor:
             # The products of a scale and a code are float32's, but for float16, which rounds once anyway.
             dense = dequantize(arrays, shifts, dtype if dtype == torch.float16 else torch.float32).to(dtype)
-            return dense if x is None else x @ (dense if in_out else dense.T)
+            if x is None or not in_out:
+                return dense if x is None else x @ dense.T
+            # On a CPU, 16-bit products are 20 to 80 times faster by a weight that lies as [out, in].
+            return x @ (dense.T.contiguous().T if slow else dense)
 
         # A graph for each case: torch may forget the others.
         if self.compiled:

@@ -15,7 +15,7 @@ import torch
 from ...encoded import EncodedMatrix
 from ...errors import FormatError
 from .. import arguments
-from ..arguments import check_last_axis, check_product, float_name, integer, together
+from ..arguments import check_bias, check_last_axis, check_product, float_name, integer, together
 from ..cache import WEIGHTS
 from . import matrices, products
 from .launch import DTYPES
@@ -101,8 +101,7 @@ def product(x: Any, weight: Weight, bias: Any, like: torch.Tensor) -> torch.Tens
     check_product(x, bias, like)
     matrix = weight.matrix
     check_last_axis("x", x, matrix.K)
-    if bias is not None and tuple(bias.shape) != (matrix.N,):
-        raise FormatError(f"bias: found shape {tuple(bias.shape)}, expected ({matrix.N},)")
+    check_bias(bias, matrix.N)
     y = _times(x, matrix, matrix.layout == "NK")
     return y if bias is None else y + bias.to(x.dtype)
 

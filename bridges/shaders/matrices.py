@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from ... import checks
 from ...act_order import groups_of
 from ...encoded import EncodedMatrix
 from ...errors import FormatError
@@ -16,17 +17,16 @@ from ...zero_points import ZERO_POINTS, zero_params
 from ..arguments import FLOATS, float_name, integer
 from .launch import aligned
 
-LARGEST = 2**31 - 1
-
 
 def awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Tensor, group_size: int) -> EncodedMatrix:
     """As `AWQWeight`."""
     qweight, scales, qzeros = _words("qweight", qweight), _scales("scales", scales), _words("qzeros", qzeros)
     inputs, words = qweight.shape
-    size, groups = _groups(group_size, inputs)
+    size = checks.group_size(group_size, inputs)
+    groups = -(-inputs // size)
     why = f"(in {inputs}, out {words * 8}, group_size {group_size})"
-    _check_shape("scales", scales, (groups, words * 8), why)
-    _check_shape("qzeros", qzeros, (groups, words), why)
+    checks.shape("scales", scales, (groups, words * 8), why)
+    checks.shape("qzeros", qzeros, (groups, words), why)
     arrays = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
     return _matrix("awq4", arrays, inputs, words * 8, scales, grouping(size, groups))
 
@@ -41,9 +41,8 @@ def gptq(
     bits: int,
 ) -> EncodedMatrix:
     """As `GPTQWeight`."""
-    _check_bits("gptq", bits)
-    if zero_points not in ZERO_POINTS:
-        raise FormatError(f"zero_points: found {zero_points!r}, expected one of {', '.join(ZERO_POINTS)}")
+    checks.one_of("bits", bits, FAMILIES["gptq"].bits)
+    checks.one_of("zero_points", zero_points, ZERO_POINTS)
     qweight, scales = _words("qweight", qweight), _scales("scales", scales)
     words, outputs = qweight.shape
     if words * 32 % bits:
@@ -52,15 +51,16 @@ def gptq(
     if outputs * bits % 32:
         whole = 32 if bits == 3 else 32 // bits
         raise FormatError(f"qweight: found {outputs} outputs, expected a multiple of {whole}")
-    size, groups = _groups(group_size, inputs)
+    size = checks.group_size(group_size, inputs)
+    groups = -(-inputs // size)
     why = f"(in {inputs}, out {outputs}, group_size {group_size}, {bits} bits)"
     if g_idx is not None:
         groups = len(scales)  # with act-order, the scales say how many there are
-    _check_shape("scales", scales, (groups, outputs), why)
+    checks.shape("scales", scales, (groups, outputs), why)
     if qzeros.numel() == 0:
         qzeros, zero_points = _middle(bits, groups, outputs, qweight.device), "v2"
     qzeros = _words("qzeros", qzeros)
-    _check_shape("qzeros", qzeros, (groups, outputs * bits // 32), why)
+    checks.shape("qzeros", qzeros, (groups, outputs * bits // 32), why)
     index = None if g_idx is None else _group_index("g_idx", g_idx, inputs, groups, size)
     arrays = {"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": index}
     params = {**grouping(size, groups), **zero_params(zero_points, bits)}
@@ -78,25 +78,26 @@ def compressed_tensors(
     bits: int,
 ) -> EncodedMatrix:
     """As `CompressedTensorsWeight`."""
-    _check_bits("compressed_tensors", bits)
+    checks.one_of("bits", bits, FAMILIES["compressed_tensors"].bits)
     codes, scales = _words("weight_packed", weight_packed), _scales("weight_scale", weight_scale)
     outputs, inputs = _extents(out_features=out_features, in_features=in_features)
     why = f"(out {outputs}, in {inputs}, group_size {group_size}, {bits} bits)"
-    _check_shape("weight_packed", codes, (outputs, -(-inputs * bits // 32)), why)
-    size, groups = _groups(group_size, inputs)
+    checks.shape("weight_packed", codes, (outputs, -(-inputs * bits // 32)), why)
+    size = checks.group_size(group_size, inputs)
+    groups = -(-inputs // size)
     index = None
     # Some exporters write -1 throughout when there is no act-order.
     if weight_g_idx is not None and weight_g_idx.numel() and bool((weight_g_idx != -1).any()):
         groups = scales.shape[1]
         index = _group_index("weight_g_idx", weight_g_idx, inputs, groups, size)
-    _check_shape("weight_scale", scales, (outputs, groups), why)
+    checks.shape("weight_scale", scales, (outputs, groups), why)
     if index is None and groups > 1 and size % 32:
         # Kernels without g_idx assume that 32 inputs share a group.
         index = (torch.arange(inputs, device=codes.device) // size).to(torch.int32)
     zeros = None
     if weight_zero_point is not None:
         zeros = _words("weight_zero_point", weight_zero_point)
-        _check_shape("weight_zero_point", zeros, (-(-outputs * bits // 32), groups), why)
+        checks.shape("weight_zero_point", zeros, (-(-outputs * bits // 32), groups), why)
     arrays = {"codes": codes, "scales": scales, "zeros": zeros, "g_idx": index}
     params = {**grouping(size, groups), "has_zeros": int(zeros is not None), "groups_per_row": groups}
     return _matrix(f"ct{bits}", arrays, outputs, inputs, scales, params)
@@ -137,52 +138,21 @@ def _words(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Words of packed codes: int32, or uint32 read as int32."""
     if tensor.dtype not in (torch.int32, torch.uint32):
         raise FormatError(f"{name}: found {tensor.dtype}, expected int32")
-    _check_axes(name, tensor)
+    checks.rank(name, tensor, 2)
     return aligned(tensor.detach().view(torch.int32))
 
 
 def _scales(name: str, tensor: torch.Tensor) -> torch.Tensor:
     float_name(name, tensor.dtype)
-    _check_axes(name, tensor)
+    checks.rank(name, tensor, 2)
     return aligned(tensor.detach())
-
-
-def _check_axes(name: str, tensor: torch.Tensor) -> None:
-    if tensor.ndim != 2:
-        raise FormatError(f"{name}: found {tensor.ndim} axes {tuple(tensor.shape)}, expected 2")
-
-
-def _check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...], why: str) -> None:
-    if tuple(tensor.shape) != expected:
-        raise FormatError(f"{name}: found shape {tuple(tensor.shape)}, expected {expected} {why}")
-
-
-def _check_bits(family: str, bits: int) -> None:
-    if bits not in FAMILIES[family].bits:
-        raise FormatError(f"bits: found {bits!r}, expected one of {', '.join(map(str, FAMILIES[family].bits))}")
-
-
-def _extents(**lengths: int) -> tuple[int, ...]:
-    for name, length in lengths.items():
-        if not 0 <= integer(name, length) <= LARGEST:
-            raise FormatError(f"{name}: found {length}, expected at most {LARGEST}")
-    return tuple(lengths.values())
-
-
-def _groups(group_size: int, inputs: int) -> tuple[int, int]:
-    """Inputs in a group, and groups. -1 means a single group."""
-    if integer("group_size", group_size) == 0 or group_size < -1:
-        raise FormatError(f"group_size: found {group_size!r}, expected a positive integer or -1")
-    limit = max(inputs, 1)
-    size = limit if group_size == -1 else min(group_size, limit)
-    return size, -(-inputs // size)
 
 
 def _group_index(name: str, tensor: torch.Tensor, inputs: int, groups: int, size: int) -> torch.Tensor | None:
     """g_idx, checked, with vLLM's argsort(g_idx) undone; None if it is the same as input // size."""
     if tensor.dtype not in (torch.int32, torch.int64, torch.uint32):
         raise FormatError(f"{name}: found {tensor.dtype}, expected int32")
-    _check_shape(name, tensor, (inputs,), "(a group for each input)")
+    checks.shape(name, tensor, (inputs,), "(a group for each input)")
     # The one wait, when the weight is made.
     index = groups_of(name, tensor.detach().cpu().numpy(), groups, size)
     return None if index is None else torch.from_numpy(index).to(tensor.device)
@@ -193,3 +163,9 @@ def _middle(bits: int, groups: int, outputs: int, device: torch.device) -> torch
     fields = np.arange(bits) == bits - 1
     row = np.packbits(np.tile(fields, outputs), bitorder="little").view(np.int32)
     return torch.from_numpy(np.tile(row, (groups, 1))).to(device)
+
+
+def _extents(**lengths: int) -> tuple[int, ...]:
+    for name, length in lengths.items():
+        checks.extent(name, integer(name, length))
+    return tuple(lengths.values())

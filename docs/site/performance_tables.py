@@ -168,6 +168,26 @@ def cpu_linear() -> str:
     return table(heads, lines)
 
 
+TORCH = ("mlx-dequant from torch", "torch eager", "torch compile", "torch int4", "torch dense")
+
+
+def torch_tasks() -> str:
+    """A line for each device (a file `torch-DEVICE.json`), task and format: what a torch user can choose from."""
+    lines: list[list[str]] = []
+    for path in sorted(RESULTS.glob("torch-*.json")):
+        device = path.stem.removeprefix("torch-")
+        times: dict[tuple[int, str], dict[str, float]] = {}
+        for row in read(path.name):
+            times.setdefault((row.rows, row.format), {})[row.provider.removesuffix(f" {device}")] = row.seconds
+        for (count, name), found in sorted(times.items()):
+            cells = [f"{found[each] * 1e3:.2f}" if each in found else "" for each in TORCH]
+            best = min(found[each] for each in TORCH[1:] if each in found)
+            task = f"{count} row{'s' if count > 1 else ''}" if count else "dequantize"
+            lines.append([device, task, name, *cells, f"{found[TORCH[0]] / best:.2f}"])
+    names = ("ours", "plain torch", "torch.compile", "torch's int4", "torch's dense")
+    return _markdown(["device", "task", "format", *(f"{name}, ms" for name in names), "ours, of the best"], lines)
+
+
 def _by_format(rows: list[Measurement]) -> dict[str, dict[int, Measurement]]:
     found: dict[str, dict[int, Measurement]] = {}
     for row in rows:
@@ -189,7 +209,7 @@ def _us(seconds: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
-    for made in (h100_dequantize, h100_decode, h100_prefill, h200_routes, cpu_dequantize, cpu_linear)
+    for made in (h100_dequantize, h100_decode, h100_prefill, h200_routes, cpu_dequantize, cpu_linear, torch_tasks)
 }
 
 

@@ -1,17 +1,19 @@
-"""Checks of arguments. Their errors say the tensor, what was found and what was expected."""
+"""Checks of the arguments of weights: their arrays here, numbers and shapes by `mlx_dequant.checks`."""
 
 from __future__ import annotations
 
-from operator import index
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from .. import act_order
+from ..checks import extent, group_size, integer, one_of, rank, shape
 from ..errors import FormatError
 
-LARGEST = 2**31 - 1
+__all__ = [
+    "array", "extent", "floats", "group_size", "groups_of", "integer", "lengths", "one_of", "rank", "shape", "words",
+]  # fmt: skip
 
 
 def array(name: str, value: Any) -> mx.array:
@@ -26,14 +28,6 @@ def array(name: str, value: Any) -> mx.array:
     value = np.asarray(value, order="C")
     # NumPy calls an array of one row contiguous whatever its strides; MLX refuses negative ones.
     return mx.array(value.copy() if min(value.strides, default=0) < 0 else value)
-
-
-def integer(name: str, value: Any) -> int:
-    """A Python or NumPy integer."""
-    try:
-        return index(value)
-    except TypeError:
-        raise FormatError(f"{name}: found {value!r}, expected an integer") from None
 
 
 def lengths(name: str, value: Any) -> tuple[int, ...]:
@@ -62,35 +56,6 @@ def floats(name: str, value: Any) -> mx.array:
         raise FormatError(f"{name}: found {result.dtype}, expected float16, bfloat16 or float32")
     rank(name, result, 2)
     return result
-
-
-def rank(name: str, value: mx.array, dimensions: int) -> None:
-    if value.ndim != dimensions:
-        raise FormatError(f"{name}: found {value.ndim} axes {value.shape}, expected {dimensions}")
-
-
-def shape(name: str, value: mx.array, expected: tuple[int, ...], why: str = "") -> None:
-    if tuple(value.shape) != expected:
-        raise FormatError(f"{name}: found shape {tuple(value.shape)}, expected {expected}{why and ' ' + why}")
-
-
-def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise FormatError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, allowed))}")
-
-
-def extent(name: str, value: int) -> None:
-    if not 0 <= value <= LARGEST:
-        raise FormatError(f"{name}: found {value}, expected at most {LARGEST}")
-
-
-def group_size(value: int, inputs: int) -> int:
-    """The inputs in a group; -1 means a single group."""
-    value = integer("group_size", value)
-    if value == 0 or value < -1:
-        raise FormatError(f"group_size: found {value!r}, expected a positive integer or -1")
-    limit = max(inputs, 1)
-    return limit if value == -1 else min(value, limit)
 
 
 def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.array | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,8 @@ def test_every_provider_multiplies_right(name, dtype, everyone):
     # MLX's CPU kernel sums in x's type: it may be too far off, and then is not timed.
     assert {key: note for key, note in wrong.items() if key != "MLX own" or "times the bound" not in note} == {}
     assert {"MLX dense", "dequantize, then MLX dense", "copy"} <= set(rows)
+    if name == "awq4" and importlib.util.find_spec("torch"):
+        assert {"torch int4 cpu", "mlx-dequant from torch"} <= set(rows)
 
 
 def test_every_provider_looks_up_right(everyone):

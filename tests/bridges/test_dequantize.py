@@ -30,6 +30,15 @@ def test_awq(inputs, size, dtype):
     assert_bits(dequant_int4.dequantize_awq(*tensors, size), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_results_lie_in_memory_as_torch_multiplies_them_fastest(dtype):
+    awq, gptq = awq_layer(dtype=dtype)[0], gptq_layer(dtype=dtype)[0]
+    found = dequant_int4.dequantize_awq(awq.qweight, awq.scales, awq.qzeros, 64)
+    assert (found.is_contiguous(), found.T.is_contiguous()) == (dtype == torch.float32, dtype != torch.float32)
+    found = dequant_int4.dequantize_gptq(gptq.qweight, gptq.scales, gptq.qzeros, None, 64, 1)
+    assert (found.is_contiguous(), found.T.is_contiguous()) == (dtype == torch.float32, dtype != torch.float32)
+
+
 @pytest.mark.parametrize("word", [0, -1], ids=["zeros of 0", "zeros of 15"])
 def test_awq_zero_points_at_their_ends(word):
     layer, _ = awq_layer()

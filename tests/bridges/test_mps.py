@@ -99,6 +99,7 @@ def mps(monkeypatch):
 
     monkeypatch.setattr(torch.mps, "synchronize", synchronize)
     monkeypatch.setattr(devices, "wait_for_mlx", wait_for_mlx)
+    monkeypatch.setattr(mx, "__version__", "0.32.4")
     monkeypatch.setitem(devices.BY_TYPE, "mps", fake)
     WEIGHTS.clear()
     yield fake
@@ -201,3 +202,14 @@ def test_devices_do_not_mix(mps):
     layer.scales = layer.scales.as_subclass(torch.Tensor)
     with pytest.raises(FormatError, match="scales: found device cpu, expected mps as qweight"):
         mps_dequant.awq_dequant_matmul(x.as_subclass(FakeMPS), layer, None, config)
+
+
+@pytest.mark.parametrize(("version", "shares"), [("0.32.0", False), ("0.32.3", True), ("0.33.0.dev20261101", True)])
+def test_an_mlx_whose_imports_hang_gets_a_copy_through_the_host(mps, monkeypatch, version, shares):
+    monkeypatch.setattr(mx, "__version__", version)
+    tensor = torch.arange(6.0).as_subclass(FakeMPS)
+    assert to_mlx(tensor).tolist() == [0, 1, 2, 3, 4, 5]
+    assert ("MLX reads" in mps.events) == shares
+    if not shares:
+        with pytest.raises(FormatError, match=r"copy=False: found mlx 0.32.0, expected 0.32.3 or later"):
+            to_mlx(tensor, copy=False)

@@ -22,7 +22,7 @@ from mlx_dequant.dispatch import EXACT_ROWS  # noqa: E402
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
-ROWS = (1, 2, 3, 5, 17, 64, 400)
+ROWS = (1, 2, 3, 5, 12, 17, 64, 400)
 # Every format with a type: kernels are compiled for each, and the types are no matter of the format.
 IN_TURN = [(name, TYPES[at % 3]) for at, name in enumerate(formats())]
 # Numbers of the dispatcher's tables with which small matrices take the kernels of large ones.
@@ -111,7 +111,7 @@ def test_every_product(name, dtype):
             for fields in TABLES:
                 with tuned(**fields):
                     one = packed_linear(packed, "cpu")
-                    for M in ROWS if not fields else (*ROWS[:4], 64):
+                    for M in ROWS if not fields else (*ROWS[:5], 64):
                         check_products(one, dense, M, dtype)
                     WEIGHTS.clear()
     expected = {"qmv", "qvm", *(("qmm", "pack_activations", "split_k_reduce") if dtype != torch.float32 else ())}
