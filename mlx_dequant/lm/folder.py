@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..nn import rows
 from ..weights import QuantizedWeight, stack
 from . import gpt_oss, numbers, rotary, settings, variants
 from .build import Weight
-from .settings_table import ROWS, TEXTS, Row
+from .settings_table import NESTED, ROWS, TEXTS, Row
 
 # The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
 PLACEHOLDER = mx.complex64
@@ -93,7 +94,8 @@ def classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     from mlx_lm.utils import _get_classes
 
     try:
-        return _get_classes(config)
+        model, arguments = _get_classes(config | {"model_type": NESTED.get(config["model_type"], config["model_type"])})
+        return model, _text_arguments(model) if config["model_type"] in NESTED else arguments
     except ValueError:
         raise FormatError(f"model_type: found {config['model_type']!r}, expected one of {_known()}") from None
     except KeyError:
@@ -102,6 +104,13 @@ def classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
         raise FormatError(
             f"model_type: found {config['model_type']!r}, which mlx-lm cannot import: {error!r}"
         ) from error
+
+
+def _text_arguments(model: type[nn.Module]) -> Any:
+    """The settings of the text model inside of a model of pictures and text."""
+    modules = [sys.modules[kind.__module__] for kind in model.__mro__]
+    found = (getattr(module, name, None) for module in modules for name in ("TextModelArgs", "TextConfig"))
+    return next(filter(None, found))
 
 
 def empty_model(config: dict[str, Any]) -> nn.Module:
@@ -116,7 +125,7 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
     given = config | {"rope_scaling": None} if _row(config).rope else config
     try:
         made: Any = model(arguments.from_dict(given))
-        text = made.language_model if isinstance(config.get("text_config"), dict) else made
+        text = _text(made) if isinstance(config.get("text_config"), dict) else made
     except (Exception, SystemExit) as error:
         raise FormatError(f"config.json: found settings that mlx-lm's model does not take: {error!r}") from error
     inner = config.get("text_config") or config
@@ -125,6 +134,11 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
             rotary.replace(text, inner)
         variants.change(text, inner)
     return made
+
+
+def _text(model: Any) -> Any:
+    """The text model inside of one of pictures and text."""
+    return model.language_model if hasattr(model, "language_model") else model.model.language_model
 
 
 def _known() -> str:

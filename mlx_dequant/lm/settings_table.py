@@ -61,6 +61,13 @@ TEXTS = {
     "qwen3_vl_moe_text": "qwen3_moe",
 }
 
+# Text models that mlx-lm has only inside of its model of pictures and text, whose module has their settings.
+NESTED = {
+    "qwen3_5_text": "qwen3_5",
+    "qwen3_5_moe_text": "qwen3_5_moe",
+    "gemma3n_text": "gemma3n",
+}
+
 TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 SILU = ("silu", "swish")
 GELUS = ("gelu", *TANH)
@@ -104,6 +111,9 @@ class Row(NamedTuple):
 TIED = {"tie_word_embeddings": ON}
 UNTIED = {"tie_word_embeddings": OFF}
 
+# `variants` reads the first one.
+DELTA = ("linear_value_heads_tiled", "mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
+
 ROWS: Mapping[str, Row] = {
     "apertus": Row(
         {"hidden_act": ("xielu",), "attention_bias": OFF}, sets={"mlp_bias": False, "post_norm": False, "qk_norm": True}
@@ -131,6 +141,8 @@ ROWS: Mapping[str, Row] = {
         {"hidden_activation": TANH, "attn_logit_softcapping": (), "final_logit_softcapping": ()},
         harmless=("tie_word_embeddings", "hidden_act"),
     ),
+    "gemma3n_text": Row({**TIED, "hidden_activation": TANH}),
+    "gemma4_text": Row({"hidden_activation": TANH}, harmless=("per_layer_config",)),
     "glm": Row({}, rope=True),
     "glm4": Row({**UNTIED}, rope=True),
     "glm4_moe": Row({**UNTIED}, harmless=("num_nextn_predict_layers",)),
@@ -195,6 +207,8 @@ ROWS: Mapping[str, Row] = {
     ),
     "qwen3": Row(windows=True, rope=True),
     "qwen3_moe": Row(rope=True, windows=True),
+    "qwen3_5_moe_text": Row(harmless=DELTA),
+    "qwen3_5_text": Row(harmless=DELTA),
     "seed_oss": Row(),
     "smollm3": Row(harmless=("no_rope_layer_interval",), rope=False),
     "stablelm": Row({**UNTIED}, rope=True),
