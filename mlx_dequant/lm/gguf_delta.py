@@ -73,6 +73,13 @@ def tensor(parameter: str, tensors: Tensors, config: Mapping[str, Any]) -> Weigh
     return tensors(net.layer + {"norm.weight": "ssm_norm.weight", "out_proj.weight": "ssm_out.weight"}[part])
 
 
+def untiled(inputs: mx.array, config: Mapping[str, Any]) -> mx.array:
+    """What an output layer has [out, n] for its inputs, or for groups of them, in the order of transformers."""
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    heads = inputs.reshape(len(inputs), values // keys, keys, -1)
+    return heads.swapaxes(1, 2).reshape(inputs.shape)
+
+
 class _Net:
     """The tensors of a layer."""
 

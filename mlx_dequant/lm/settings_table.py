@@ -21,7 +21,8 @@ HARMLESS = frozenset(
     bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id eod_token_id
     decoder_start_token_id im_end_id im_start_id pad_id image_token_id image_token_index video_token_id
     audio_token_id vision_start_token_id vision_end_token_id vision_token_id boi_token_index eoi_token_index
-    boi_token_id eoi_token_id text_config vision_config audio_config mm_tokens_per_image projector_hidden_act
+    boi_token_id eoi_token_id boa_token_id eoa_token_id audio_soft_tokens_per_image vision_soft_tokens_per_image
+    num_logits_to_keep text_config vision_config audio_config mm_tokens_per_image projector_hidden_act
     vision_feature_layer vision_feature_select_strategy multimodal_projector_bias spatial_merge_size
     initializer_range initializer_factor initializer_cutoff_factor use_cache pretraining_tp gradient_checkpointing
     attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop classifier_dropout residual_dropout
@@ -135,6 +136,7 @@ ROWS: Mapping[str, Row] = {
     "dots1": Row({"attention_bias": OFF}, harmless=("scoring_func",)),
     "ernie4_5": Row(),
     "exaone4": Row(),
+    "falcon_h1": Row({"time_step_limit": ([0.0, float("inf")], (0.0, float("inf")))}, harmless=("mamba_expand",)),
     "gemma": Row({**TIED}, harmless=("hidden_act", "hidden_activation"), rope=True, activation="hidden_act"),
     "gemma2": Row({**TIED, "hidden_activation": TANH}, harmless=("hidden_act",), rope=True, windows=True),
     "gemma3_text": Row(
