@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import transformers
 from lm_gguf_experts import FILES as MIXTURES
-from lm_models import LLAMA3, SHAPE, adjacent, halves_apart, rope, rope_factors, write_vocabulary
+from lm_gguf_families import FILES as FAMILIES
+from lm_models import LLAMA3, SHAPE, adjacent, halves_apart, rope, rope_factors, write_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 WINDOW = {"sliding_window": 8}
@@ -163,7 +164,6 @@ def write_gguf(path: Path, name: str, model: Any) -> None:
     """Writes the model, and gives it the weights that the file's matrices then have."""
     _, _, architecture, extra = FILES[name]
     config = model.config
-    writer = gguf.GGUFWriter(path, architecture)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     base = config.rope_parameters
     numbers = {
@@ -180,20 +180,10 @@ def write_gguf(path: Path, name: str, model: Any) -> None:
         **_epsilon(config),
         **extra,
     }
-    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
-    for key, value in numbers.items():
-        add[type(value)](f"{architecture}.{key}", value)
-    write_vocabulary(writer)
-    if base["rope_type"] == "llama3":
-        writer.add_tensor("rope_freqs.weight", rope_factors(head_dim))
+    factors = [("rope_freqs.weight", rope_factors(head_dim), None)] if base["rope_type"] == "llama3" else []
     for kind in ("short", "long") if base["rope_type"] == "longrope" else ():
-        writer.add_tensor(f"rope_factors_{kind}.weight", np.array(base[f"{kind}_factor"], np.float32))
-    for tensor, data, raw in encoded(architecture, model):
-        writer.add_tensor(tensor, data, raw_dtype=raw)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        factors.append((f"rope_factors_{kind}.weight", np.array(base[f"{kind}_factor"], np.float32), None))
+    write_file(path, architecture, numbers, [*factors, *encoded(architecture, model)])
 
 
 def _epsilon(config: Any) -> dict[str, float]:
@@ -234,7 +224,7 @@ def encoded(architecture: str, model: Any):
 def table() -> list[str]:
     """The rows of the documentation's table: an architecture, and the model types that tests compare."""
     types: dict[str, list[str]] = {}
-    for kind, _, architecture, _ in [*FILES.values(), *OTHERS]:
+    for kind, _, architecture, _ in [*FILES.values(), *FAMILIES.values(), *OTHERS]:
         if kind not in types.setdefault(architecture, []):
             types[architecture].append(kind)
     return [f"| {name} | {', '.join(types[name])} |" for name in sorted(types)]

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from lm_models import adjacent, halves_apart, write_vocabulary
+from lm_models import adjacent, halves_apart, write_file
 
 # By name: the mixture, the architecture, and keys by what the model's config says.
 FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -81,20 +81,10 @@ def write_mixture(path: Path, name: str, model: Any, **keys: Any) -> None:
         **{key: config.get(value, value) if isinstance(value, str) else value for key, value in extra.items()},
         **keys,
     }
-    writer = gguf.GGUFWriter(path, architecture)
-    add: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
-    add[str] = writer.add_string
-    for key, value in numbers.items():
-        add[type(value)](f"{architecture}.{key}", value)
-    write_vocabulary(writer)
-    for tensor, data, raw in encoded(name, model):
-        writer.add_tensor(tensor, data, raw_dtype=raw)
+    tensors = list(encoded(name, model))
     if "nextn_predict_layers" in extra:
-        writer.add_tensor(f"blk.{config['num_hidden_layers']}.nextn.enorm.weight", np.ones(4, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        tensors.append((f"blk.{config['num_hidden_layers']}.nextn.enorm.weight", np.ones(4, np.float32), None))
+    write_file(path, architecture, numbers, tensors)
 
 
 def encoded(name: str, model: Any) -> Iterator[tuple[str, np.ndarray, Any]]:

@@ -121,11 +121,26 @@ def adjacent(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
+def write_file(path: Path, architecture: str, numbers: dict[str, Any], tensors: Any) -> None:
+    """Writes a GGUF file: keys below the architecture's name, a small vocabulary, and tensors with their types."""
+    writer = gguf.GGUFWriter(path, architecture)
+    add: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    add |= {str: writer.add_string, list: writer.add_array}
+    for key, value in numbers.items():
+        add[type(value)](f"{architecture}.{key}", value)
+    write_vocabulary(writer)
+    for tensor, data, raw in tensors:
+        writer.add_tensor(tensor, data, raw_dtype=raw)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_gguf(path: Path, name: str, model: Any, kind: str = "Q8_0", **keys: Any) -> None:
     """Writes the model with its matrices in `kind`, and gives it the weights that they then have."""
     _, _, architecture, extra = MODELS[name]
     config = model.config
-    writer = gguf.GGUFWriter(path, architecture)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     numbers = {
         "block_count": config.num_hidden_layers,
@@ -141,18 +156,8 @@ def write_gguf(path: Path, name: str, model: Any, kind: str = "Q8_0", **keys: An
         **extra,
         **keys,
     }
-    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    for key, value in numbers.items():
-        add[type(value)](f"{architecture}.{key}", value)
-    write_vocabulary(writer)
-    if name == "llama 3.1":
-        writer.add_tensor("rope_freqs.weight", rope_factors(head_dim))
-    for tensor, data, raw in encoded(name, model, kind):
-        writer.add_tensor(tensor, data, raw_dtype=raw)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    factors = [("rope_freqs.weight", rope_factors(head_dim), None)] if name == "llama 3.1" else []
+    write_file(path, architecture, numbers, [*factors, *encoded(name, model, kind)])
 
 
 def encoded(name: str, model: Any, kind: str):

@@ -14,6 +14,8 @@ from ..nn import pack_model, packable
 from ..registry import formats
 from ..weights import GGUFWeight, QuantizedWeight
 
+# Layers whose dense weights mlx-lm's Gemma 3n reads by itself.
+DENSE = ("altup.correction_coefs", "altup.prediction_coefs")
 Weight = QuantizedWeight | mx.array
 
 
@@ -32,7 +34,7 @@ def build(model: nn.Module, weights: Mapping[str, Weight], dtype: mx.Dtype) -> N
     """
     parameters = dict(tree_flatten(model.parameters()))
     _check_names(weights, parameters)
-    layers = {f"{name}.weight" for name in packable(model)}
+    layers = {f"{name}.weight" for name in packable(model) if not name.endswith(DENSE)}
     is_cast = getattr(model, "cast_predicate", lambda name: True)
     quantized: dict[str, QuantizedWeight] = {}
     dense: list[tuple[str, mx.array]] = []

@@ -16,9 +16,11 @@ from mlx.utils import tree_flatten
 from ..errors import FormatError
 from ..loading import GGUFFile
 from ..nn import PackedLayer, PackedSwitchLinear
+from .gguf_delta import untiled
 from .load import load_model, load_tokenizer, opened
 from .mlx_layout import error, mlx_weight
 from .source import only_gguf
+from .variants import TILED
 from .writing import Writing
 
 TARGETS = ("packed", "mlx")
@@ -98,25 +100,35 @@ def _packed(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[
 def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Converted]:
     del config["quantization_config"]
     config["torch_dtype"] = "float16"
-    layers = _layers(model)
+    text = config.get("text_config") or config
+    tiled, layers = text.pop(TILED, False), _layers(model)
+    is_cast = getattr(model, "cast_predicate", lambda name: True)
+
+    def placed(name: str, array: mx.array) -> mx.array:
+        """Inputs in the order that MLX's own model has them in."""
+        return untiled(array, text) if tiled and name.endswith("linear_attn.out_proj") else array
+
     stack = next((name for name, layer in layers.items() if isinstance(layer, PackedSwitchLinear)), None)
     if stack is not None:
         raise FormatError(f"{stack}: found a stack of experts, expected a matrix: to='packed' writes stacks")
     for name, array in _parameters(model):
         layer, _, part = name.rpartition(".")
         if layer not in layers or part == "bias":
-            out.add(name, array.astype(mx.float16) if mx.issubdtype(array.dtype, mx.floating) else array)
+            cast = mx.issubdtype(array.dtype, mx.floating) and is_cast(name)
+            out.add(name, array.astype(mx.float16) if cast else array)
     quantization: dict[str, Any] = {}
     for name, layer in layers.items():
         title, found = layer.weight.format.title, mlx_weight(layer.weight)
+        if found and tiled and found.arrays["scales"].shape[1] % text["linear_num_value_heads"]:
+            found = None  # a group holds parts of two heads
         if found is None:
             dense = layer.dense(mx.float16).weight
-            out.add(f"{name}.weight", mx.contiguous(dense))
+            out.add(f"{name}.weight", mx.contiguous(placed(name, dense)))
             exact = np.asarray(layer.dense(mx.float32).weight)
             yield Converted(name, title, "float16", error(np.asarray(dense.astype(mx.float32)), exact))
             continue
         for part, array in found.arrays.items():
-            out.add(f"{name}.{part}", array)
+            out.add(f"{name}.{part}", mx.contiguous(placed(name, array)))
         quantization[name] = found.settings
         bits, size = found.settings["bits"], found.settings["group_size"]
         yield Converted(name, title, f"{found.settings['mode']} {bits}-bit, groups of {size}", found.error)

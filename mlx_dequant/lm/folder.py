@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..nn import rows
 from ..weights import QuantizedWeight, stack
 from . import gpt2, gpt_oss, numbers, rotary, settings, variants
 from .build import Weight
-from .settings_table import ROWS, TEXTS, Row
+from .settings_table import NESTED, ROWS, TEXTS, Row
 
 # The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
 PLACEHOLDER = mx.complex64
@@ -98,7 +99,8 @@ def classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     from mlx_lm.utils import _get_classes
 
     try:
-        return _get_classes(config)
+        model, arguments = _get_classes(config | {"model_type": NESTED.get(config["model_type"], config["model_type"])})
+        return model, _text_arguments(model) if config["model_type"] in NESTED else arguments
     except ValueError:
         raise FormatError(f"model_type: found {config['model_type']!r}, expected one of {_known()}") from None
     except KeyError:
@@ -107,6 +109,13 @@ def classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
         raise FormatError(
             f"model_type: found {config['model_type']!r}, which mlx-lm cannot import: {error!r}"
         ) from error
+
+
+def _text_arguments(model: type[nn.Module]) -> Any:
+    """The settings of the text model inside of a model of pictures and text."""
+    modules = [sys.modules[kind.__module__] for kind in model.__mro__]
+    found = (getattr(module, name, None) for module in modules for name in ("TextModelArgs", "TextConfig"))
+    return next(filter(None, found))
 
 
 def empty_model(config: dict[str, Any]) -> nn.Module:
@@ -121,7 +130,7 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
     given = config | {"rope_scaling": None} if _row(config).rope else config
     try:
         made: Any = model(arguments.from_dict(given))
-        text = made.language_model if isinstance(config.get("text_config"), dict) else made
+        text = _text(made) if isinstance(config.get("text_config"), dict) else made
         inner = config.get("text_config") or config
         with numbers.checked():
             if _row(inner).rope:
@@ -142,6 +151,11 @@ def _check_head(model: nn.Module, config: dict[str, Any]) -> None:
         return
     if bool(tied) == any(name.endswith(HEADS) for name, _ in tree_flatten(model.parameters())):
         raise settings.fail("tie_word_embeddings", tied, f"{not tied}, as mlx-lm's {kind} is made")
+
+
+def _text(model: Any) -> Any:
+    """The text model inside of one of pictures and text."""
+    return model.language_model if hasattr(model, "language_model") else model.model.language_model
 
 
 def _known() -> str:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import gguf_delta, gguf_falcon, gguf_gemma, gguf_latent
+from .build import Weight
+from .gguf_joined import Tensors
 from .gguf_keys import Keys
 from .rotary import FAR, NEAR
 
@@ -26,6 +29,10 @@ class Architecture:
         means: whether norms subtract a mean.
         numbers: by the file's keys: the config's names for floats.
         more: what the config has besides, from the file and from what is known already.
+        outer: mlx-lm's model of pictures and text, where it has the text model only inside of one.
+        head: the length of a head, where it is not that of a key.
+        mixed: whether layers may have different numbers of heads of keys and values.
+        tensor: the weight of a parameter that is not one tensor as it is; None for the others.
     """
 
     model_type: str = ""
@@ -36,6 +43,10 @@ class Architecture:
     means: bool = False
     numbers: Mapping[str, str] = field(default_factory=dict)
     more: Callable[[Keys, Mapping[str, Any]], dict[str, Any]] | None = None
+    outer: str = ""
+    head: Callable[[Keys], int] | None = None
+    mixed: bool = False
+    tensor: Callable[[str, Tensors, Mapping[str, Any]], Weight | None] | None = None
 
 
 def _head(result: Mapping[str, Any]) -> int:
@@ -52,9 +63,7 @@ def _gemma2(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gemma3(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
-    # The second names are Ollama's.
-    base = keys.get("rope.freq_base", None, float) or keys.get("rope.global.freq_base", 1e6, float)
-    local = keys.get("rope.freq_base_swa", None, float) or keys.get("rope.local.freq_base", 1e4, float)
+    base, local = gguf_gemma.bases(keys)
     far = {**result["rope_parameters"], "rope_theta": base}
     near = {"rope_type": "default", "rope_theta": local}
     return {
@@ -78,6 +87,13 @@ def _mistral3(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
     if keys.get("attention.temperature_length", length) != length:
         raise keys.fail("attention.temperature_length", keys.need("attention.temperature_length"), f"{length}")
     return {"rope_parameters": rope}
+
+
+MULTIPLIERS = {
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
 
 
 def _granite(keys: Keys, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,19 +155,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         numbers={"final_logit_softcapping": "final_logit_softcapping"},
         more=_gemma3,
     ),
+    "gemma3n": Architecture("gemma3n_text", more=gguf_gemma.settings_3n, outer="gemma3n", tensor=gguf_gemma.tensor),
+    "gemma4": Architecture(
+        "gemma4_text", "gemma4_text", more=gguf_gemma.settings_4, mixed=True, tensor=gguf_gemma.tensor
+    ),
     "phi3": Architecture("phi3", more=_phi3),
     "mistral3": Architecture("ministral3", interleaved=True, more=_mistral3),
     "glm4": Architecture("glm4"),
-    "granite": Architecture(
-        "granite",
-        interleaved=True,
-        numbers={
-            "embedding_scale": "embedding_multiplier",
-            "residual_scale": "residual_multiplier",
-            "logit_scale": "logits_scaling",
-        },
-        more=_granite,
-    ),
+    "granite": Architecture("granite", interleaved=True, numbers=MULTIPLIERS, more=_granite),
+    "granitemoe": Architecture(mixture="granitemoe", interleaved=True, numbers=MULTIPLIERS, more=_granite),
     "olmo2": Architecture("olmo2", more=_olmo2),
     "smollm3": Architecture("smollm3", interleaved=True),
     "stablelm": Architecture("stablelm", epsilon="layer_norm_eps", means=True, more=_stablelm),
@@ -163,8 +175,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "exaone4": Architecture("exaone4", more=_exaone4),
     "lfm2": Architecture("lfm2", epsilon="norm_eps", more=_lfm2),
     "internlm2": Architecture("llama", interleaved=True),
+    "falcon-h1": Architecture("falcon_h1", more=gguf_falcon.settings, tensor=gguf_falcon.tensor),
     "qwen2moe": Architecture(mixture="qwen2_moe"),
     "qwen3moe": Architecture(mixture="qwen3_moe"),
     "glm4moe": Architecture(mixture="glm4_moe"),
     "gpt-oss": Architecture(mixture="gpt_oss"),
+    "deepseek2": Architecture(
+        mixture="deepseek_v3", more=gguf_latent.settings, head=gguf_latent.head, tensor=gguf_latent.tensor
+    ),
+    "qwen3next": Architecture(
+        mixture="qwen3_5_moe_text", more=gguf_delta.settings, outer="qwen3_5_moe", tensor=gguf_delta.tensor
+    ),
+    "qwen35": Architecture("qwen3_5_text", more=gguf_delta.tiled_settings, outer="qwen3_5", tensor=gguf_delta.tensor),
+    "qwen35moe": Architecture(
+        mixture="qwen3_5_moe_text", more=gguf_delta.tiled_settings, outer="qwen3_5_moe", tensor=gguf_delta.tensor
+    ),
 }

@@ -16,7 +16,7 @@ from .rotary import FAR, NEAR
 # The settings that say whether layers have a bias, and a tensor whose presence tells it.
 BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
 # The models in which llama.cpp's layers see windows.
-WINDOWS = ("gemma2", "gemma3_text", "phi3", "olmo2", "cohere2", "exaone4", "gpt_oss")
+WINDOWS = ("gemma2", "gemma3_text", "phi3", "olmo2", "cohere2", "exaone4", "gpt_oss", "gemma3n_text", "gemma4_text")
 
 
 def config(file: GGUFFile, ignore: Collection[str] = ()) -> dict[str, Any]:
@@ -34,6 +34,9 @@ def config(file: GGUFFile, ignore: Collection[str] = ()) -> dict[str, Any]:
     keys = Keys(file, ignore)
     stored = _stored(file, form, keys)
     keys.check_rest()
+    if form.outer:
+        tied = stored["tie_word_embeddings"]
+        stored = {"model_type": form.outer, "text_config": stored, "tie_word_embeddings": tied}
     try:
         return folder.read(stored)
     except FormatError as error:
@@ -65,9 +68,7 @@ def _stored(file: GGUFFile, form: Architecture, keys: Keys) -> dict[str, Any]:
     if not 0 < layers <= len(file.tensors):
         raise keys.fail("block_count", layers, f"at most one for each of {len(file.tensors)} tensors")
     heads, hidden = keys.need("attention.head_count"), keys.need("embedding_length")
-    head_dim = keys.get("attention.key_length", hidden // heads)
-    if keys.get("attention.value_length", head_dim) != head_dim:
-        raise keys.fail("attention.value_length", keys.need("attention.value_length"), f"{head_dim}, as key_length")
+    head_dim = form.head(keys) if form.head else _head(keys, hidden // heads)
     if form.interleaved and (turned := keys.get("rope.dimension_count", head_dim)) != head_dim:
         raise keys.fail("rope.dimension_count", turned, f"{head_dim} (the length of a key)")
     variance = "attention.layer_norm_epsilon" if form.means else "attention.layer_norm_rms_epsilon"
@@ -75,10 +76,10 @@ def _stored(file: GGUFFile, form: Architecture, keys: Keys) -> dict[str, Any]:
         "model_type": kind,
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden,
-        "intermediate_size": keys.need("feed_forward_length"),
+        "intermediate_size": _width(keys, layers, bool(experts)),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": _shared(keys, layers, heads),
+        "num_key_value_heads": _shared(keys, layers, heads, form.mixed),
         "head_dim": head_dim,
         # Ollama's Gemma 3 files leave it out.
         form.epsilon: (form.norm_offset and keys.get(variance, 1e-6, float)) or keys.need(variance, float),
@@ -96,11 +97,27 @@ def _stored(file: GGUFFile, form: Architecture, keys: Keys) -> dict[str, Any]:
     return result | {name: tensor in file.tensors for name, tensor in BIASES.items() if name in known}
 
 
-def _shared(keys: Keys, layers: int, heads: int) -> int:
-    """The heads of keys and values, which layers without attention have none of."""
+def _head(keys: Keys, default: int) -> int:
+    """The length of a head."""
+    length = keys.get("attention.key_length", default)
+    if keys.get("attention.value_length", length) != length:
+        raise keys.fail("attention.value_length", keys.need("attention.value_length"), f"{length}, as key_length")
+    return length
+
+
+def _width(keys: Keys, layers: int, experts: bool) -> int | list[int]:
+    """The rows of a feed-forward layer, which some mixtures of experts have none of; or those of each layer."""
+    key = "feed_forward_length"
+    if (widths := keys.layers(key, layers)) is not None:
+        return widths if len(set(widths)) > 1 else widths[0]
+    return keys.get(key, 0) if experts else keys.need(key)
+
+
+def _shared(keys: Keys, layers: int, heads: int, mixed: bool) -> int:
+    """The heads of keys and values, which layers without attention have none of; any of them where they differ."""
     key = "attention.head_count_kv"
     counts = set(keys.layers(key, layers) or [keys.get(key, heads)]) - {0}
-    if len(counts) != 1:
+    if len(counts) != 1 and not (counts and mixed):
         raise keys.fail(key, sorted(counts), "one number of heads")
     return counts.pop()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..loading import GGUFFile
@@ -15,6 +17,25 @@ from ..weights import GGUFWeight
 QUERIES_KEYS_VALUES = ("attn_q", "attn_k", "attn_v")
 GATES_UPS = ("ffn_gate_exps", "ffn_up_exps")
 JOINED = {**dict.fromkeys(QUERIES_KEYS_VALUES, "attn_qkv"), **dict.fromkeys(GATES_UPS, "ffn_gate_up_exps")}
+
+
+class Tensors:
+    """A file's tensors.
+
+    Attributes:
+        unused: the names of those that are not read yet.
+    """
+
+    def __init__(self, file: GGUFFile, config: Mapping[str, Any], names: Iterable[str]):
+        self._file, self._config, self.unused = file, config, set(names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file.tensors
+
+    def __call__(self, name: str) -> GGUFWeight:
+        found, tensor = weight(self._file, name, self._config)
+        self.unused.discard(tensor)
+        return found
 
 
 def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any]) -> tuple[GGUFWeight, str]:
@@ -34,6 +55,18 @@ def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any]) -> tuple[GGUF
         return _rows(whole, part, config) if part in QUERIES_KEYS_VALUES else _half(whole, part), joined
     except FormatError as error:
         raise FormatError(f"{file.path.name}: tensor {joined!r}: {error}") from None
+
+
+def picked(whole: GGUFWeight, rows: NDArray[np.int64]) -> GGUFWeight:
+    """Rows of a weight, in this order.
+
+    Raises:
+        FormatError: it has another number of rows than these ask for.
+    """
+    if int(rows.max()) >= whole.shape[0]:
+        raise FormatError(f"found {whole.shape[0]} rows, expected at least {int(rows.max()) + 1}")
+    blocks: Any = whole.arrays["blocks"]
+    return GGUFWeight(blocks.reshape(whole.shape[0], -1)[mx.array(rows)], whole.format.title)
 
 
 def _rows(whole: GGUFWeight, part: str, config: Mapping[str, Any]) -> GGUFWeight:

@@ -57,11 +57,11 @@ class Keys:
 
     Attributes:
         file: the file's name.
-        tensors: the names of its tensors.
+        tensors: its tensors by name.
     """
 
     def __init__(self, file: GGUFFile, ignore: Collection[str] = ()):
-        self.file, self.tensors = file.path.name, file.tensors.keys()
+        self.file, self.tensors = file.path.name, file.tensors
         self._prefix = f"{file.metadata['general.architecture']}."
         self._values = {
             key.removeprefix(self._prefix): value

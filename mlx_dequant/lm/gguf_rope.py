@@ -19,6 +19,7 @@ TENSORS = {FACTORS, SHORT, LONG}
 # transformers' names for what YaRN's keys say.
 YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
 CONTEXTS = tuple(2**power for power in range(5, 21))
+ENDLESS = 1e29
 LOW, HIGH = 1.0, 4.0  # what every model so far has
 
 
@@ -62,8 +63,21 @@ def rope(file: GGUFFile, keys: Keys, head_dim: int) -> dict[str, Any]:
     if not 0 < turned <= head_dim or turned % 2:
         raise keys.fail("rope.dimension_count", turned, f"an even number up to {head_dim} (the length of a key)")
     base = keys.get("rope.freq_base", 10000.0, float)
+    if (share := _proportion(file)) is not None:
+        return {"rope_theta": base, "rope_type": "proportional", "partial_rotary_factor": share}
     result = {"rope_theta": base, **_scaling(file, keys, base)}
     return result if turned == head_dim else result | {"partial_rotary_factor": turned / head_dim}
+
+
+def _proportion(file: GGUFFile) -> float | None:
+    """The share of wavelengths that turn, where the others are made endless, as Gemma 4's."""
+    if FACTORS not in file.tensors:
+        return None
+    factors = np.array(_numbers(file, FACTORS))
+    count = int((factors == 1).sum())
+    if count == len(factors) or (factors[:count] != 1).any() or (factors[count:] < ENDLESS).any():
+        return None
+    return count / len(factors)
 
 
 def _scaling(file: GGUFFile, keys: Keys, base: float) -> dict[str, Any]:

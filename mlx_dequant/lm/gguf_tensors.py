@@ -32,6 +32,7 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
         FormatError: the file lacks a weight, or has tensors that the model does not know.
     """
     parameters = dict(tree_flatten(model.parameters()))
+    config = config.get("text_config") or config
     if config["tie_word_embeddings"]:
         parameters.pop("lm_head.weight", None)
     found = dict(tensors(file, config, parameters))
@@ -52,18 +53,20 @@ def tensors(file: GGUFFile, config: Mapping[str, Any], parameters: Iterable[str]
     vision = {tensor for tensor in file.tensors if tensor.startswith(("v.", "mm."))}
     if vision:
         warnings.warn(f"{file.path.name}: runs as a text model, without {len(vision)} vision tensors", stacklevel=4)
-    unused = file.tensors.keys() - TENSORS - vision - _further_layers(file, config)
+    read = gguf_joined.Tensors(file, config, file.tensors.keys() - TENSORS - vision - _further_layers(file, config))
     for parameter in parameters:
-        weight, tensor = gguf_joined.weight(file, _name(parameter, names), config)
-        unused.discard(tensor)
-        yield parameter, _converted(parameter, weight, form, config)
-    if unused:
-        raise FormatError(f"{file.path.name}: tensor {min(unused)!r}: found, expected none such in a {name} model")
+        own = form.tensor(parameter, read, config) if form.tensor else None
+        if own is None:
+            own = _converted(parameter, read(_name(parameter, names)), form, config)
+        yield parameter, own
+    if read.unused:
+        raise FormatError(f"{file.path.name}: tensor {min(read.unused)!r}: found, expected none such in a {name} model")
 
 
 def _name(parameter: str, names: Any) -> str:
     """The name of a parameter's tensor."""
-    known = STACK.sub("mlp.experts.", ROW.sub("", parameter)).replace("score_correction_bias", "score_correction.bias")
+    known = STACK.sub("mlp.experts.", ROW.sub("", parameter.replace("language_model.", "")))
+    known = known.replace("score_correction_bias", "score_correction.bias")
     name: str = names.get_name(known, (".weight", ".bias")) or known
     return f"{name}.weight" if name.endswith("attn_sinks") else name
 
@@ -85,7 +88,7 @@ def _converted(parameter: str, weight: GGUFWeight, form: Architecture, config: M
         return _halves(weight, heads)
     if form.norm_offset and module.endswith("norm"):
         return weight.dequantize(mx.float32) - form.norm_offset
-    if parameter.endswith("conv.weight"):  # a filter a channel
+    if parameter.endswith(("conv.weight", "conv1d.weight")):  # a filter a channel
         return weight.dequantize(mx.float32)[..., None]
     return weight
 

@@ -9,15 +9,16 @@ import numpy as np
 
 from ..errors import FormatError
 from ..loading import GGUFFile
+from .detokenizer import keep_all
 from .tokenizer_files import named
-from .vocabularies import LLAMA3_LIKE, byte_level, numbered, sentence_piece
+from .vocabularies import LLAMA3_LIKE, byte_level, merged_characters, numbered, sentence_piece
 from .wrapped import wrapped
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
     from tokenizers import Tokenizer
 
-KINDS = {"gpt2": byte_level, "llama": sentence_piece}
+KINDS = {"gpt2": byte_level, "llama": sentence_piece, "gemma4": merged_characters}
 PREFIX = "tokenizer.ggml."
 SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 CONTROL, USER_DEFINED = 3, 4
@@ -41,7 +42,16 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 }
 
 # Tokens that end an answer, even if the file names another end token.
-ENDS = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "</s>"}
+ENDS = {
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "</s>",
+}
 
 
 def tokenizer(
@@ -60,8 +70,8 @@ def tokenizer(
     settings = {key: value for key, value in _settings(file).items() if PREFIX + key not in ignore}
     if settings.get("model") not in KINDS or not isinstance(settings.get("tokens"), list):
         found = settings.get("model")
-        raise FormatError(f"{file.path.name}: {PREFIX}model: found {found!r}, expected {' or '.join(KINDS)}")
-    if file.metadata.get("general.architecture") == "gemma3":
+        raise FormatError(f"{file.path.name}: {PREFIX}model: found {found!r}, expected {', '.join(KINDS)}")
+    if file.metadata.get("general.architecture") in ("gemma3", "gemma3n"):
         settings.pop("scores", None)  # Gemma's scores are not in the order of merges; its tokens are
     _check_keys(file, settings)
     template = _templates(file)
@@ -69,7 +79,7 @@ def tokenizer(
         vocabulary = numbered(settings["tokens"])
         built, config = _described(settings, vocabulary)
         config["chat_template"] = template
-        return wrapped(built, vocabulary, config, extra or {}, eos_token_ids or ends(file))
+        return keep_all(wrapped(built, vocabulary, config, extra or {}, eos_token_ids or ends(file)))
 
 
 def ends(file: GGUFFile) -> list[int]:

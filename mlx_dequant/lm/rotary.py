@@ -24,6 +24,8 @@ def flatten(settings: dict[str, Any]) -> None:
         FormatError: settings by the kind of layer, in a model that has one set of them.
     """
     rope = settings.get("rope_parameters")
+    if settings.get("model_type") == "gemma4_text":
+        return  # mlx-lm's model reads settings by the kind of layer
     if isinstance(rope, dict):
         kinds = [key for key, value in rope.items() if isinstance(value, dict)]
         if kinds:
@@ -51,7 +53,7 @@ def kind(scaling: Mapping[str, Any] | None) -> str:
 def _by_kind_of_layer(settings: dict[str, Any], rope: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
     """The settings of layers that see everything. Those that see a window have a base of their own in Gemma 3."""
     model = settings.get("model_type")
-    if set(kinds) != {FAR, NEAR} or model not in ("gemma3_text", "olmo3"):
+    if set(kinds) != {FAR, NEAR} or model not in ("gemma3_text", "gemma3n_text", "olmo3"):
         raise fail(
             "rope_parameters",
             ", ".join(kinds),
@@ -60,7 +62,7 @@ def _by_kind_of_layer(settings: dict[str, Any], rope: dict[str, Any], kinds: lis
     near, far = rope[NEAR], rope[FAR]
     if kind(near) != "default":
         raise fail(f"rope_parameters.{NEAR}.rope_type", kind(near), "'default'")
-    if model == "gemma3_text":
+    if model != "olmo3":
         settings["rope_local_base_freq"] = near.get("rope_theta", settings.get("rope_local_base_freq", 1e4))
     elif near.get("rope_theta") != far.get("rope_theta"):
         raise fail(f"rope_parameters.{NEAR}.rope_theta", near.get("rope_theta"), f"{far.get('rope_theta')}, as {FAR}")

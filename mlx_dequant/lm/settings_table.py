@@ -21,7 +21,8 @@ HARMLESS = frozenset(
     bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id eod_token_id
     decoder_start_token_id im_end_id im_start_id pad_id image_token_id image_token_index video_token_id
     audio_token_id vision_start_token_id vision_end_token_id vision_token_id boi_token_index eoi_token_index
-    boi_token_id eoi_token_id text_config vision_config audio_config mm_tokens_per_image projector_hidden_act
+    boi_token_id eoi_token_id boa_token_id eoa_token_id audio_soft_tokens_per_image vision_soft_tokens_per_image
+    num_logits_to_keep text_config vision_config audio_config mm_tokens_per_image projector_hidden_act
     vision_feature_layer vision_feature_select_strategy multimodal_projector_bias spatial_merge_size
     initializer_range initializer_factor initializer_cutoff_factor use_cache pretraining_tp gradient_checkpointing
     attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop classifier_dropout residual_dropout
@@ -60,6 +61,13 @@ TEXTS = {
     "qwen2_5_vl_text": "qwen2",
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
+}
+
+# Text models that mlx-lm has only inside of its model of pictures and text, whose module has their settings.
+NESTED = {
+    "qwen3_5_text": "qwen3_5",
+    "qwen3_5_moe_text": "qwen3_5_moe",
+    "gemma3n_text": "gemma3n",
 }
 
 TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
@@ -111,6 +119,9 @@ class Row(NamedTuple):
 TIED = {"tie_word_embeddings": ON}
 UNTIED = {"tie_word_embeddings": OFF}
 
+# `variants` reads the first one.
+DELTA = ("linear_value_heads_tiled", "mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
+
 ROWS: Mapping[str, Row] = {
     "apertus": Row(
         {"hidden_act": ("xielu",), "attention_bias": OFF}, sets={"mlp_bias": False, "post_norm": False, "qk_norm": True}
@@ -132,6 +143,7 @@ ROWS: Mapping[str, Row] = {
     "dots1": Row({"attention_bias": OFF}, harmless=("scoring_func",)),
     "ernie4_5": Row(),
     "exaone4": Row(),
+    "falcon_h1": Row({"time_step_limit": ([0.0, float("inf")], (0.0, float("inf")))}, harmless=("mamba_expand",)),
     "gemma": Row({**TIED}, harmless=("hidden_act", "hidden_activation"), rope=True, activation="hidden_act"),
     "gemma2": Row(
         {**TIED, "hidden_activation": TANH},
@@ -144,6 +156,8 @@ ROWS: Mapping[str, Row] = {
         {"hidden_activation": TANH, "attn_logit_softcapping": (), "final_logit_softcapping": ()},
         harmless=("tie_word_embeddings", "hidden_act"),
     ),
+    "gemma3n_text": Row({**TIED, "hidden_activation": TANH}),
+    "gemma4_text": Row({"hidden_activation": TANH}, harmless=("per_layer_config",)),
     "glm": Row({}, rope=True, partial=True),
     "glm4": Row({**UNTIED}, rope=True, partial=True),
     "glm4_moe": Row({**UNTIED}, harmless=("num_nextn_predict_layers",)),
@@ -208,6 +222,8 @@ ROWS: Mapping[str, Row] = {
     ),
     "qwen3": Row(windows=True, rope=True),
     "qwen3_moe": Row(rope=True, windows=True),
+    "qwen3_5_moe_text": Row(harmless=DELTA),
+    "qwen3_5_text": Row(harmless=DELTA),
     "seed_oss": Row(),
     "smollm3": Row(harmless=("no_rope_layer_interval",), rope=False),
     "stablelm": Row({**UNTIED}, rope=True, partial=True),

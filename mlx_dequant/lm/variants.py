@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..errors import FormatError
 from .settings import fail
 from .settings_table import ROWS, TANH, Row
 
@@ -19,6 +20,8 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "swish": nn.silu,
     "relu": nn.relu,
 }
+# The setting of gated delta nets whose output layer's inputs are tiled: `gguf_delta` says what that is.
+TILED = "linear_value_heads_tiled"
 # The layers of a feed-forward block: the last one gets the activations of the first, times those of a second.
 LAYERS = {
     "gemma": ("gate_proj", "up_proj", "down_proj"),
@@ -77,6 +80,11 @@ def change(model: Any, settings: Mapping[str, Any]) -> None:
         for layer, window in zip(model.layers, windows(settings), strict=True):
             if window is not None and window < limit:
                 _become(layer.self_attn, "window", window)
+    if kind == "gemma3n_text" and settings["num_kv_shared_layers"]:
+        _become(model, "cached", None)
+    for layer in model.layers if settings.get(TILED) else ():
+        if hasattr(layer, "linear_attn"):
+            _become(layer.linear_attn.norm, "tiled", (layer.linear_attn.num_k_heads, layer.linear_attn.num_v_heads))
     if row.activation is not None:
         name = settings.get("hidden_activation") or settings.get(row.activation) or TANH[0]
         if name not in ACTIVATIONS:
@@ -91,7 +99,7 @@ def _become(module: nn.Module, what: str, how: Any) -> None:
 
 @cache
 def _variant(base: type[nn.Module], what: str, how: Any) -> type[nn.Module]:
-    call = {"window": _in_window, "activation": _activated}[what](base, how)
+    call = {"window": _in_window, "activation": _activated, "tiled": _tiled, "cached": _cached}[what](base, how)
     names = {"__call__": call, "__reduce__": _reduce, "_made_of": (base, what, how)}
     return type(base.__name__, (base,), names)
 
@@ -131,5 +139,26 @@ def _activated(base: Any, how: tuple[str, tuple[str, ...]]) -> Callable[..., Any
         for factor in second:
             hidden = hidden * self[factor](x)
         return self[last](hidden)
+
+    return call
+
+
+def _tiled(base: Any, how: tuple[int, int]) -> Callable[..., Any]:
+    keys, values = how
+
+    def call(self: Any, x: mx.array, gate: mx.array | None = None) -> Any:
+        """The norm of `base`, x [batch, positions, heads, n], with the first head of each group first."""
+        if x.shape[-2] != values:
+            raise FormatError(f"{TILED}: found {x.shape[-2]} of {values} heads, expected all: ranks cannot share them")
+        x = base.__call__(self, x, gate)
+        return x.reshape(*x.shape[:2], keys, -1, x.shape[-1]).swapaxes(2, 3).reshape(x.shape)
+
+    return call
+
+
+def _cached(base: Any, how: None) -> Callable[..., Any]:
+    def call(self: Any, inputs: Any = None, cache: Any = None, **others: Any) -> Any:
+        """The model of `base`, whose last layers take keys of others from a cache, and make their own without one."""
+        return base.__call__(self, inputs, cache=self.make_cache() if cache is None else cache, **others)
 
     return call

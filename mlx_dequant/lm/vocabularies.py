@@ -1,4 +1,4 @@
-"""The two kinds of vocabularies in GGUF files, as tokenizers of the tokenizers library."""
+"""The kinds of vocabularies in GGUF files, as tokenizers of the tokenizers library."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CUTS = {name: cut for names, cut in _CUTS.items() for name in names}
 # Those with tokens that no merge makes. llama.cpp puts their first token before a text.
 LLAMA3_LIKE = {"llama-bpe", "llama-v3", "llama3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"}
 # Whose tokenizers write letters with accents in one form first.
-NFC = {"qwen2", "deepseek-r1-qwen", "qwen35"}
+NFC = {"qwen2", "deepseek-r1-qwen", "qwen35", "command-r"}
 SPACE = "▁"
 
 
@@ -85,14 +85,30 @@ def sentence_piece(vocabulary: dict[str, int], settings: Mapping[str, Any]) -> T
 
     Without scores, tokens are merged in the order of the vocabulary.
     """
+    merges = derived(vocabulary, settings.get("scores"))
+    return _of_characters(vocabulary, merges, settings, settings.get("add_space_prefix", True))
+
+
+def merged_characters(vocabulary: dict[str, int], settings: Mapping[str, Any]) -> Tokenizer:
+    """Gemma 4's: characters as SentencePiece has them, merged in the file's order."""
+    merges = [_parted(merge) for merge in settings["merges"]]
+    return _of_characters(vocabulary, merges, settings, settings.get("add_space_prefix", False))
+
+
+def _parted(merge: str) -> tuple[str, str]:
+    """A merge at its first space that is no token itself."""
+    at = merge.index(" ", 1)
+    return merge[:at], merge[at + 1 :]
+
+
+def _of_characters(vocabulary: dict[str, int], merges: Any, settings: Mapping[str, Any], prefixed: bool) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    merges = derived(vocabulary, settings.get("scores"))
     unknown = settings["tokens"][settings.get("unknown_token_id", 0)]
     built: Any = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     spaces = normalizers.Replace(" ", SPACE)
     decoding: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if settings.get("add_space_prefix", True):
+    if prefixed:
         spaces = normalizers.Sequence([normalizers.Prepend(SPACE), spaces])
         decoding.append(decoders.Strip(" ", 1, 0))
     built.normalizer = spaces

@@ -119,7 +119,7 @@ REFUSED = [
         {"llama.rope.scaling.type": "longrope"},
         r"llama.rope.scaling.type: found 'longrope', expected none, linear or yarn",
     ),
-    ({"tokenizer.ggml.model": "t5"}, r"tokenizer.ggml.model: found 't5', expected gpt2 or llama"),
+    ({"tokenizer.ggml.model": "t5"}, r"tokenizer.ggml.model: found 't5', expected gpt2, llama, gemma4"),
     ({"tokenizer.ggml.pre": "poro"}, r"tokenizer.ggml.pre: found 'poro', expected one of default, gpt-2, olmo,"),
     (
         {"tokenizer.ggml.eos_token_id": 999},

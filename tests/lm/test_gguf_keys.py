@@ -27,7 +27,17 @@ BASE = {
     "attention.layer_norm_epsilon": 1e-6,
     "expert_used_count": 2,
 }
+PATTERN = np.arange(1, 13) % 4 != 0
+GEMMA = {"attention.sliding_window": 8, "attention.sliding_window_pattern": PATTERN}
 EXPERTS = {"expert_count": 8, "expert_feed_forward_length": 32}
+DELTA = {
+    "ssm.conv_kernel": 4,
+    "ssm.inner_size": 64,
+    "ssm.state_size": 16,
+    "ssm.time_step_rank": 4,
+    "ssm.group_count": 2,
+    "full_attention_interval": 2,
+}
 # What single architectures need besides.
 MORE = {
     "gemma3": {"attention.sliding_window": 8},
@@ -36,12 +46,29 @@ MORE = {
     "qwen3moe": EXPERTS,
     "glm4moe": {**EXPERTS, "expert_shared_count": 1},
     "gpt-oss": {**EXPERTS, "attention.sliding_window": 8},
+    "granitemoe": EXPERTS,
+    "deepseek2": {
+        **EXPERTS,
+        "expert_shared_count": 1,
+        "expert_gating_func": 2,
+        "rope.dimension_count": 8,
+        "attention.key_length_mla": 16,
+        "attention.value_length_mla": 16,
+        "attention.kv_lora_rank": 32,
+    },
+    "qwen35": DELTA,
+    "qwen35moe": {**DELTA, **EXPERTS},
+    "qwen3next": {**DELTA, **EXPERTS},
+    "falcon-h1": {key: value for key, value in DELTA.items() if key.startswith("ssm.")},
+    "gemma3n": {**GEMMA, "altup.num_inputs": 4},
+    "gemma4": {**GEMMA, "attention.key_length_swa": 16},
 }
+UNTIED = ("glm4", "stablelm", "qwen2moe", "glm4moe", "gpt-oss", "deepseek2", "falcon-h1")
 TENSORS = {
-    **{name: ["output.weight"] for name in ("glm4", "stablelm", "qwen2moe", "glm4moe", "gpt-oss")},
+    **{name: ["output.weight"] for name in UNTIED},
+    "gemma3n": ["blk.0.laurel_l.weight", "per_layer_token_embd.weight"],
     "starcoder2": ["output.weight", "blk.0.ffn_up.bias"],
 }
-PATTERN = np.arange(1, 13) % 4 != 0
 # Keys of other kinds of models, which these architectures have no use for.
 OTHERS = ("ssm.", "wkv.", "kda.", "indexer.", "clip.", "posnet.", "convnext.", "classifier.", "shortconv.", "xielu.")
 
@@ -51,7 +78,7 @@ def file(architecture="llama", **keys):
     values = {**BASE, **MORE.get(architecture, {}), **keys}
     metadata = {f"{architecture}.{key}": value for key, value in values.items() if value is not None}
     tensors = {f"blk.{number}.attn_q.weight": None for number in range(12)}
-    tensors |= dict.fromkeys(TENSORS.get(architecture, ()))
+    tensors |= dict.fromkeys(TENSORS.get(architecture, ()), SimpleNamespace(shape=(8, 64)))
     tensors["token_embd.weight"] = SimpleNamespace(shape=(288, 64))
     metadata["general.architecture"] = architecture
     return SimpleNamespace(path=Path("model.gguf"), metadata=metadata, tensors=tensors)

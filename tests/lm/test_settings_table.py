@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,11 @@ import pytest
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 pytest.importorskip("torch", reason="torch is not installed")
 
-from mlx_lm.utils import MODEL_REMAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import mlx_dequant as mxd
 from mlx_dequant.lm import folder, settings
-from mlx_dequant.lm.settings_table import HARMLESS, ROWS, USUAL
+from mlx_dequant.lm.settings_table import HARMLESS, NESTED, ROWS, USUAL
 
 # Their default configs ask for what mlx-lm's models lack.
 REFUSED = {"deepseek_v2": "rope_scaling.rope_type: found 'default', expected yarn"}
@@ -36,20 +35,16 @@ def attributes(source: str, names: set[str]) -> set[str]:
     return found
 
 
-def mlx_module(kind: str):
-    return importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}")
-
-
 def test_it_has_thirty_types():
     assert len(ROWS) >= 30
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_no_key_that_transformers_reads_is_ignored(kind):
-    row, module = ROWS[kind], mlx_module(kind)
-    source = inspect.getsource(module)
-    own = settings.names(module.ModelArgs)
-    inherited = module.ModelArgs.__mro__[1].__module__ != "mlx_lm.models.base"
+    row, arguments = ROWS[kind], folder.classes({"model_type": kind})[1]
+    source = inspect.getsource(sys.modules[arguments.__module__])
+    own = settings.names(arguments)
+    inherited = arguments.__mro__[1].__module__ != "mlx_lm.models.base" or kind in NESTED
     read = attributes(source, {"args", "config"}) | set(re.findall(r"self\.(\w+)", source))
     accounted = (own if inherited else own & read) | HARMLESS | row.fixed.keys() | set(row.harmless) | {"head_dim"}
     accounted |= USUAL.keys() - own

@@ -234,5 +234,5 @@ def test_smaugs_merges_come_first():
 
 
 def test_a_file_without_a_tokenizer_is_refused(write):
-    with pytest.raises(mxd.FormatError, match=r"tokenizer.ggml.model: found None, expected gpt2 or llama"):
+    with pytest.raises(mxd.FormatError, match=r"tokenizer.ggml.model: found None, expected gpt2, llama, gemma4"):
         tokenizer(GGUFFile(write(lambda writer: None)))
