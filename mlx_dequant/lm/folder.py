@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..loading import Checkpoint
 from ..loading.mapped import json_size
 from ..nn import rows
 from ..weights import QuantizedWeight, stack
+from ..weights.cut import Cut
 from . import gpt_oss, rotary, settings, variants
 from .build import Weight
 from .settings_table import ROWS, TEXTS, Row
@@ -24,6 +26,8 @@ from .settings_table import ROWS, TEXTS, Row
 PLACEHOLDER = mx.complex64
 # The name of a quantized layer that is one of many experts.
 EXPERT = re.compile(r"\.experts\.\d+\.\w+$")
+# Mixtral's names of an expert's matrices, and mlx-lm's.
+WAYS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 
 def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
@@ -131,18 +135,42 @@ def _known() -> str:
     return ", ".join(module.name for module in iter_modules(models.__path__))
 
 
-def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
+def _place(name: str) -> str:
+    """The name that mlx-lm's models give the module of a folder's weight."""
+    module = name.removesuffix(".weight")
+    if not EXPERT.search(module):
+        return module
+    stem, _, last = module.rpartition(".")
+    return f"{stem.rpartition('.experts.')[0]}.switch_mlp.{WAYS.get(last, last)}"
+
+
+def units(checkpoint: Checkpoint) -> Callable[[str], tuple[int, int]]:
+    """By multiples of how many rows and columns the matrices of a module can be cut."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in checkpoint.weights:
+        place = _place(name)
+        (row, column), (rows, columns) = checkpoint.weights.units(name), found.get(place, (1, 1))
+        found[place] = lcm(row, rows), lcm(column, columns)
+    return lambda name: found.get(name, (1, 1))
+
+
+def weights(
+    checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None] | None = None
+) -> dict[str, Weight]:
     """The model's weights by the names of its parameters, after the model's own renaming.
 
-    Experts are read when their stack is made, so that no more than one stack exists twice.
+    Matrices for which `cuts` has a cut are read in part. Experts are read when their stack is made, so that no more
+    than one stack exists twice.
 
     Raises:
         FormatError: the model joins, splits or changes a quantized layer.
     """
+
+    def read(name: str) -> Weight:
+        return checkpoint.weights.part(name, cuts(_place(name)) if cuts else None)
+
     experts = [name for name in checkpoint.weights if EXPERT.search(name)]
-    stored = gpt_oss.separate(
-        {name: checkpoint.weights[name] for name in checkpoint.weights if not EXPERT.search(name)}
-    )
+    stored = gpt_oss.separate({name: read(name) for name in checkpoint.weights if not EXPERT.search(name)})
     arrays = {name: weight for name, weight in stored.items() if isinstance(weight, mx.array)}
     quantized = {f"{name}.weight": weight for name, weight in stored.items() if isinstance(weight, QuantizedWeight)}
     parameters = dict(tree_flatten(model.parameters()))
@@ -168,7 +196,8 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     for name, array in named.items():
         weight = owners.pop(id(array), array)
         if isinstance(weight, mx.array) and weight.dtype == PLACEHOLDER and weight.shape[-2:] == (1, 1):
-            weight = _experts(checkpoint, [experts[number] for number in _numbers(weight)], name, weight.ndim == 3)
+            names = [experts[number] for number in _numbers(weight)]
+            weight = _experts(checkpoint, read, names, name, weight.ndim == 3)
         if isinstance(weight, mx.array) and weight.dtype == PLACEHOLDER:
             raise FormatError(
                 f"{checkpoint.path.name}: {name}: found packed layers that mlx-lm's model joins or splits, expected "
@@ -183,12 +212,14 @@ def _numbers(places: mx.array) -> list[int]:
     return [int(value.real) for value in values]
 
 
-def _experts(checkpoint: Checkpoint, names: list[str], parameter: str, stacked: bool) -> Weight:
+def _experts(
+    checkpoint: Checkpoint, read: Callable[[str], Weight], names: list[str], parameter: str, stacked: bool
+) -> Weight:
     """The weight of an expert, or the stack of several."""
     if not stacked:
-        return checkpoint.weights[names[0]]
+        return read(names[0])
     try:
-        return stack([checkpoint.weights[name] for name in names])
+        return stack([read(name) for name in names])
     except FormatError as error:
         raise FormatError(f"{checkpoint.path.name}: {parameter}: {error}; weights[0] is {names[0]}") from None
 

@@ -72,6 +72,34 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Places:
+    """What a cut takes of an array.
+
+    Attributes:
+        array: its name.
+        axis: the axis that is cut, counted from the end.
+        length: of that axis, in the whole array.
+        runs: first and end of each run on it.
+    """
+
+    array: str
+    axis: int
+    length: int
+    runs: list[tuple[int, int]]
+
+    def slices(self, shape: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Indices of the runs.
+
+        Raises:
+            FormatError: an array of that shape is not the whole.
+        """
+        if len(shape) < -self.axis or shape[self.axis] != self.length:
+            raise FormatError(f"{self.array}: found shape {tuple(shape)}, expected {self.length} on axis {self.axis}")
+        rest = (slice(None),) * (-self.axis - 1)
+        return [(..., slice(first, end), *rest) for first, end in self.runs]
+
+
+@dataclass(frozen=True)
 class Packing:
     """How a weight's arrays count its rows and columns.
 
@@ -98,16 +126,18 @@ class Packing:
         """Codes of the fewest whole words."""
         return 32 // gcd(32, self.format.bits)
 
-    def places(self, array: str, cut: Cut) -> tuple[int, list[tuple[int, int]]] | None:
-        """The axis of an array, counted from the end, and the runs on it that a cut takes; None if it takes all.
+    def places(self, array: str, cut: Cut) -> Places | None:
+        """What a cut takes of an array; None if it takes all.
 
         Raises:
             FormatError: the cut splits a word, a group or a block.
         """
         axes = _AXES[self.format.family][array]
+        grouped = 0 < self.group_size < cut.length and not self.act_order
         for at, (axis, unit) in enumerate(axes):
-            if axis == cut.axis and (unit != "group" or 0 < self.group_size < cut.length and not self.act_order):
-                return at - len(axes), [self._run(unit, run, cut) for run in cut.ranges]
+            if axis == cut.axis and (unit != "group" or grouped):
+                runs = [self._run(unit, run, cut) for run in cut.ranges]
+                return Places(array, at - len(axes), self._run(unit, (0, cut.length), cut)[1], runs)
         return None
 
     def _run(self, unit: str, run: tuple[int, int], cut: Cut) -> tuple[int, int]:
@@ -148,27 +178,32 @@ def cut_matrix(matrix: EncodedMatrix, cut: Cut) -> EncodedMatrix:
     return replace(matrix, arrays=arrays, rows=rows, columns=columns, loader_params=params)
 
 
-def of_numpy(values: NDArray[Any], places: tuple[int, list[tuple[int, int]]] | None) -> NDArray[Any]:
-    """A part of an array, as `Packing.places` says; a view where that is a single run."""
+def of_numpy(values: NDArray[Any], places: Places | None) -> NDArray[Any]:
+    """A part of an array; a view where it is a single run."""
     if places is None:
         return values
-    axis, runs = places
-    rest = (slice(None),) * (-axis - 1)
-    parts = [values[(..., slice(first, end), *rest)] for first, end in runs]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
+    parts = [values[index] for index in places.slices(values.shape)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, places.axis)
 
 
-def of_mlx(values: mx.array, places: tuple[int, list[tuple[int, int]]] | None) -> mx.array:
+def of_mlx(values: mx.array, places: Places | None) -> mx.array:
     """The same of MLX's arrays, always a copy: a view would keep the whole."""
     if places is None:
         return values
-    axis, runs = places
-    rest = (slice(None),) * (-axis - 1)
-    part = mx.concatenate([values[(..., slice(first, end), *rest)] for first, end in runs], axis)
+    part = mx.concatenate([values[index] for index in places.slices(values.shape)], places.axis)
     return (mx.contiguous(part).view(mx.uint8) + mx.zeros(1, mx.uint8)).view(part.dtype)
 
 
 def of_dense(array: mx.array, cut: Cut) -> mx.array:
-    """The same of a dense matrix [..., out, in], or, for rows, of a bias [..., out]."""
-    axis = -2 if cut.axis == ROWS else -1
-    return of_mlx(array, (axis, list(cut.ranges)))
+    """The same of a dense matrix [..., out, in]."""
+    return of_mlx(array, dense_places(cut))
+
+
+def dense_places(cut: Cut) -> Places:
+    """What a cut takes of a dense matrix [..., out, in]."""
+    return Places("weight", -2 if cut.axis == ROWS else -1, cut.length, list(cut.ranges))
+
+
+def of_vector(array: mx.array, cut: Cut) -> mx.array:
+    """The part of a bias [..., out] that belongs to some rows."""
+    return of_mlx(array, Places("bias", -1, cut.length, list(cut.ranges)))
