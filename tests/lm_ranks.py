@@ -16,7 +16,7 @@ import mlx.core as mx
 class Rank:
     """A member of a group whose members are threads."""
 
-    def __init__(self, rank: int, slots: list[Any], barrier: threading.Barrier):
+    def __init__(self, rank: int, slots: list[Any], barrier: threading.Barrier | None = None):
         self._rank, self.slots, self.barrier = rank, slots, barrier
 
     def rank(self) -> int:
@@ -26,6 +26,7 @@ class Rank:
         return len(self.slots)
 
     def all_sum(self, x: mx.array) -> mx.array:
+        assert self.barrier is not None
         mx.eval(x)
         self.slots[self._rank] = x
         self.barrier.wait(120)

@@ -2,7 +2,8 @@
 
 The text comes as it is made. A model with a chat template gets the prompt as a user's message. The
 options are those of mlx_lm.generate. At the end stand tokens a second, for reading the prompt and for
-writing, and the most memory held.
+writing, and the most memory held. Under `mlx.launch -n 2 -- mlx-dequant generate ...` the processes share
+the model, and the first one prints, also what each read and holds.
 
 Needs mlx-lm: pip install 'mlx-dequant[lm]'. Exit status: 0; 2 for a model that cannot be loaded.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.output import add_json, console, peak_memory, size, write_json
@@ -30,14 +31,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check(options)
-    begin = time.perf_counter()
     try:
-        loaded = load(options)
+        from ..lm import ranks
     except ImportError as error:
         raise OSError(str(error)) from None
+    group = ranks.everybody()
+    with ranks.together(group), ranks.one_voice(group):
+        return _run(options, group, ranks.loaded)
+
+
+def _run(options: argparse.Namespace, group: Any, measured: Callable[[Any], list[dict[str, int]]]) -> int:
+    begin = time.perf_counter()
+    loaded = load(options, group)
     seconds = time.perf_counter() - begin
+    ranks = measured(group)
 
     out = console(options)
+    if group.rank():
+        out.quiet = True
     answer = _shown(out, _answers(*loaded, options))
     result = {
         "model": options.model,
@@ -46,13 +57,17 @@ def run(options: argparse.Namespace) -> int:
         "load_seconds": seconds,
         **{key: answer[key] for key in ("prompt_tokens", "prompt_tps", "tokens", "tps", "finish_reason")},
         "peak_memory": peak_memory(),
+        "ranks": ranks,
     }
     out.print(
         f"\nprompt: {result['prompt_tokens']} tokens, {result['prompt_tps']:.1f} tokens/s"
         f"\nanswer: {result['tokens']} tokens, {result['tps']:.1f} tokens/s"
         f"\nloaded in {seconds:.1f} s, peak memory: {size(result['peak_memory'])}"
     )
-    write_json(options, result)
+    for rank, own in enumerate(ranks if len(ranks) > 1 else ()):
+        out.print(f"rank {rank} of {len(ranks)}: read {size(own['bytes_read'])}, holds {size(own['memory'])}")
+    if not group.rank():
+        write_json(options, result)
     return 0
 
 

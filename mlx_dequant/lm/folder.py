@@ -144,19 +144,20 @@ def _place(name: str) -> str:
     return f"{stem.rpartition('.experts.')[0]}.switch_mlp.{WAYS.get(last, last)}"
 
 
-def units(checkpoint: Checkpoint) -> Callable[[str], tuple[int, int]]:
-    """By multiples of how many rows and columns the matrices of a module can be cut."""
-    found: dict[str, tuple[int, int]] = {}
+def units(checkpoint: Checkpoint) -> Callable[[str, int], tuple[int, int]]:
+    """By the name of a module and its columns: by multiples of how many rows and columns its matrices can be cut."""
+    names: dict[str, list[str]] = {}
     for name in checkpoint.weights:
-        place = _place(name)
-        (row, column), (rows, columns) = checkpoint.weights.units(name), found.get(place, (1, 1))
-        found[place] = lcm(row, rows), lcm(column, columns)
-    return lambda name: found.get(name, (1, 1))
+        names.setdefault(_place(name), []).append(name)
+
+    def of(module: str, columns: int) -> tuple[int, int]:
+        each = [checkpoint.weights.units(name, columns) for name in names.get(module, ())]
+        return lcm(*(row for row, _ in each)), lcm(*(column for _, column in each))
+
+    return of
 
 
-def weights(
-    checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None] | None = None
-) -> dict[str, Weight]:
+def weights(checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None] | None = None) -> dict[str, Weight]:
     """The model's weights by the names of its parameters, after the model's own renaming.
 
     Matrices for which `cuts` has a cut are read in part. Experts are read when their stack is made, so that no more
@@ -252,7 +253,8 @@ def untie(config: dict[str, Any], checkpoint: Checkpoint) -> None:
 def _is_embedding(head: str, checkpoint: Checkpoint) -> bool:
     """Whether the output layer is a copy of the embedding."""
     weight = checkpoint.weights[head]
-    embedding = next((w for name, w in checkpoint.weights.items() if name.endswith("embed_tokens.weight")), None)
+    place = next((name for name in checkpoint.weights if name.endswith("embed_tokens.weight")), None)
+    embedding = None if place is None else checkpoint.weights[place]
     if not isinstance(weight, mx.array) or not isinstance(embedding, mx.array):
         return False
     return weight.shape == embedding.shape and bool(mx.array_equal(weight, embedding))

@@ -18,9 +18,7 @@ GATES_UPS = ("ffn_gate_exps", "ffn_up_exps")
 JOINED = {**dict.fromkeys(QUERIES_KEYS_VALUES, "attn_qkv"), **dict.fromkeys(GATES_UPS, "ffn_gate_up_exps")}
 
 
-def weight(
-    file: GGUFFile, tensor: str, config: Mapping[str, Any], cut: Cut | None = None
-) -> tuple[GGUFWeight, str]:
+def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any], cut: Cut | None = None) -> tuple[GGUFWeight, str]:
     """A tensor, or its rows of the one that some files have instead; and the name of the tensor read.
 
     With a cut, a part of it; of a joined one the part is cut after it is read.

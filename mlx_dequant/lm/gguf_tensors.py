@@ -43,10 +43,10 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any, cuts: Cuts | 
     return model.sanitize(found) if hasattr(model, "sanitize") else found
 
 
-def units(file: GGUFFile, config: Mapping[str, Any], module: str) -> tuple[int, int]:
-    """By multiples of how many rows and columns a module's matrix can be cut."""
+def units(file: GGUFFile, config: Mapping[str, Any], module: str, columns: int) -> tuple[int, int]:
+    """By multiples of how many rows and columns a module's matrix [..., out, columns] can be cut."""
     info = file.tensors.get(_name(f"{module}.weight", _names(file, config)))
-    return Packing(info.format).units if info and info.format else (1, 1)
+    return Packing(info.format).units(columns) if info and info.format else (1, 1)
 
 
 def _names(file: GGUFFile, config: Mapping[str, Any]) -> Any:

@@ -37,12 +37,12 @@ def shard(model: nn.Module, group: mx.distributed.Group | None = None) -> nn.Mod
     group = group or mx.distributed.init()
     layers = dict(model.named_modules())
 
-    def units(name: str) -> tuple[int, int]:
+    def units(name: str, columns: int) -> tuple[int, int]:
         layer = layers[name]
         if not isinstance(layer, PackedLayer):
             return 1, 1
         matrix = layer.weight.matrix
-        return Packing(matrix.format, matrix.group_size, matrix.has_g_idx).units
+        return Packing(matrix.format, matrix.group_size, matrix.has_g_idx).units(columns)
 
     found = plan(made, made.model_type, group.rank(), group.size(), units)
     resize(model, found)

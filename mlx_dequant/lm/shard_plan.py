@@ -27,6 +27,7 @@ ROWS_OF: Mapping[str, tuple[str, ...]] = {
 }
 # Whose the columns are. The results of these modules are sums over all processes.
 COLUMNS_OF = {"o_proj": "queries", "down_proj": "hidden", "c_proj": "hidden"}
+CUT = (*ROWS_OF, *COLUMNS_OF)
 # Modules and arrays that every process has whole, and arrays with a number for each query head.
 WHOLE = ("gate", "router", "shared_expert_gate")
 HEAD_NORMS = ("q_norm", "k_norm")
@@ -42,7 +43,7 @@ MODELS = (
     "gpt_oss",
 )
 
-Units = Callable[[str], tuple[int, int]]
+Units = Callable[[str, int], tuple[int, int]]
 Run = tuple[int, int]
 
 
@@ -83,7 +84,7 @@ def plan(model: Any, kind: str, rank: int, size: int, units: Units) -> Plan:
         kind: its model_type.
         rank: number of the process.
         size: number of processes.
-        units: by the name of a module: by multiples of how many rows, and columns, its matrix can be cut.
+        units: by the name of a module and its columns: by multiples of how many rows, and columns, it can be cut.
 
     Raises:
         FormatError: the model is not known here, or a module of it cannot be cut into that many parts.
@@ -148,7 +149,7 @@ class _Layer:
         count, step = ends[own + 1] - ends[own], lcm(*units) // gcd(head, lcm(*units))
         if self.size < shared or head % units[0] or each % step or each // step < count:
             raise FormatError(
-                f"{name}: found {shared} key-value heads for {each} query heads of {head} rows each, cut by multiples "
+                f"{name}: found {shared} key-value heads, each for {each} query heads of {head} rows, cut by multiples "
                 f"of {units[0]} rows and {units[1]} columns, expected a part for each of {self.size} processes"
             )
         first, end = part(each, step, count, self.rank - ends[own])
@@ -167,8 +168,9 @@ class _Layer:
 
     def _units(self, inner: Mapping[str, Any]) -> tuple[int, int]:
         """What the rows of the first modules, and the columns of the last one, are cut by."""
-        row = lcm(*(self.units(name)[0] for name in inner if _last(name) in ROWS_OF))
-        return row, lcm(*(self.units(name)[1] for name in inner if _last(name) in COLUMNS_OF))
+        units = {name: self.units(name, shapes(layer)[1]) for name, layer in inner.items() if _last(name) in CUT}
+        row = lcm(*(unit for name, (unit, _) in units.items() if _last(name) in ROWS_OF))
+        return row, lcm(*(unit for name, (_, unit) in units.items() if _last(name) in COLUMNS_OF))
 
     def _matrix(self, name: str, layer: Any, runs: Mapping[str, tuple[int, Run]], result: Plan) -> None:
         last = _last(name)

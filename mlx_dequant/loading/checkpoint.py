@@ -46,10 +46,10 @@ class Weights(Mapping[str, "QuantizedWeight | mx.array"]):
             mx.eval(weight)  # a lazy array belongs to the thread that made it
         return weight
 
-    def units(self, name: str) -> tuple[int, int]:
-        """Numbers of rows and columns by whose multiples a weight can be cut."""
+    def units(self, name: str, columns: int) -> tuple[int, int]:
+        """Numbers of rows and columns by whose multiples a weight [..., out, columns] can be cut."""
         packing = self._packings(name)
-        return packing.units if packing else (1, 1)
+        return packing.units(columns) if packing else (1, 1)
 
     def __contains__(self, name: object) -> bool:
         return name in self._readers

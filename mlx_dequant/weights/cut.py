@@ -113,13 +113,12 @@ class Packing:
     group_size: int = 0
     act_order: bool = False
 
-    @property
-    def units(self) -> tuple[int, int]:
-        """Numbers of rows, and of columns, by whose multiples every matrix of this packing can be cut."""
+    def units(self, columns: int) -> tuple[int, int]:
+        """Numbers of rows and of columns by whose multiples a matrix of so many columns can be cut."""
         if self.format.family == "gguf":
             return 1, self.format.weights
-        word = self._word
-        return word, lcm(word, 1 if self.act_order else max(self.group_size, 1))
+        grouped = 0 < self.group_size < columns and not self.act_order
+        return self._word, lcm(self._word, self.group_size) if grouped else self._word
 
     @property
     def _word(self) -> int:

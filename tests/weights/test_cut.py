@@ -38,7 +38,7 @@ def assert_part(part, dense, what):
 def test_rows_and_columns_have_the_whole_weights_bits(name, g_idx):
     whole = weight(name, g_idx)
     dense, rows, columns = matrix(whole), whole.out_features, whole.in_features
-    row_unit, unit = Packing(whole.format, whole.matrix.group_size, whole.matrix.has_g_idx).units
+    row_unit, unit = Packing(whole.format, whole.matrix.group_size, whole.matrix.has_g_idx).units(columns)
     assert row_unit in (1, 4, 8, 16, 32) and columns % unit == 0
     for first, end in ((0, 2 * row_unit), (row_unit, rows)):
         assert_part(whole.rows(first, end), dense[first:end], name)
