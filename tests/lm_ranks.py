@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -62,10 +64,44 @@ def over_threads(size: int, work: Callable[[Any], Any], monkeypatch: Any) -> lis
     return results
 
 
-def launch(size: int, *command: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
+def launcher(size: int, *command: str) -> list[str]:
     """A Python command over processes of this machine, by MLX's own launcher on its ring."""
-    launcher = Path(sys.executable).with_name("mlx.launch")
-    arguments = [str(launcher), "-n", str(size), "--backend", "ring", "--", sys.executable, *command]
+    path = Path(sys.executable).with_name("mlx.launch")
+    options = ["-n", str(size), "--backend", "ring", "--starting-port", str(free_ports(size))]
+    return [str(path), *options, "--", sys.executable, *command]
+
+
+def launch(size: int, *command: str) -> subprocess.CompletedProcess[str]:
+    """The same, until it ends."""
     return subprocess.run(
-        arguments, capture_output=True, text=True, timeout=timeout, env=os.environ | variables, stdin=subprocess.DEVNULL
+        launcher(size, *command), capture_output=True, text=True, timeout=1200, stdin=subprocess.DEVNULL
     )
+
+
+def by_hand(size: int, folder: Path, *command: str) -> list[subprocess.Popen[str]]:
+    """The same processes without a launcher, which would end the others when one ends."""
+    first = free_ports(size)
+    hosts = folder / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{first + rank}"] for rank in range(size)]))
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)},
+        )
+        for rank in range(size)
+    ]
+
+
+def free_ports(count: int) -> int:
+    """The first of some ports in a row that nobody listens on."""
+    for first in range(20000 + os.getpid() % 10000, 60000, 16):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise RuntimeError("found no free ports")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.output import add_json, console, peak_memory, size, write_json
@@ -37,20 +37,21 @@ def run(options: argparse.Namespace) -> int:
         raise OSError(str(error)) from None
     group = ranks.everybody()
     with ranks.together(group), ranks.one_voice(group):
-        return _run(options, group, ranks.loaded)
+        return _run(options, group)
 
 
-def _run(options: argparse.Namespace, group: Any, measured: Callable[[Any], list[dict[str, int]]]) -> int:
+def _run(options: argparse.Namespace, group: Any) -> int:
+    from ..lm.ranks import launched, measured
+
     begin = time.perf_counter()
     loaded = load(options, group)
     seconds = time.perf_counter() - begin
     ranks = measured(group)
 
     out = console(options)
-    if group.rank():
-        out.quiet = True
+    out.quiet = group.rank() > 0
     answer = _shown(out, _answers(*loaded, options))
-    result = {
+    result: dict[str, Any] = {
         "model": options.model,
         "prompt": options.prompt,
         "text": answer["text"],
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace, group: Any, measured: Callable[[Any], list
         f"\nanswer: {result['tokens']} tokens, {result['tps']:.1f} tokens/s"
         f"\nloaded in {seconds:.1f} s, peak memory: {size(result['peak_memory'])}"
     )
-    for rank, own in enumerate(ranks if len(ranks) > 1 else ()):
+    for rank, own in enumerate(ranks if launched() else ()):
         out.print(f"rank {rank} of {len(ranks)}: read {size(own['bytes_read'])}, holds {size(own['memory'])}")
     if not group.rank():
         write_json(options, result)

@@ -137,14 +137,15 @@ def _sharded_load(stock: Callable[..., Any], dtype: mx.Dtype | None, group: Grou
     ) -> Any:
         from mlx_lm import utils
 
+        name: Any = repo
         patterns = [pattern for pattern in utils.DEFAULT_ALLOW_PATTERNS if "safetensors" not in pattern]
-        if not source.is_ours(utils._download(repo, allow_patterns=patterns)):
+        if not source.is_ours(utils._download(name, allow_patterns=patterns)):
             return stock(
                 repo, pipeline_group, tensor_group, return_config, tokenizer_config=tokenizer_config, **options
             )
         if pipeline_group is not None:
             raise FormatError("pipeline_group: found one, expected a tensor_group: packed layers are cut")
-        path = utils._download(repo)
+        path = utils._download(name)
         whole = tensor_group or mx.distributed.init()
         model, config = load_model(opened(path), dtype, group=whole)
         tokenizer = utils.load_tokenizer(path, tokenizer_config, eos_token_ids=config.get("eos_token_id"))

@@ -56,12 +56,18 @@ def one_voice(group: mx.distributed.Group) -> Generator[None]:
         yield
         return
     own = int.from_bytes(os.urandom(3), "little") if group.rank() == 0 else 0
-    mx.random.seed(int(mx.distributed.all_sum(mx.array(own), group=group, stream=mx.cpu).item()))
+    seed: Any = mx.distributed.all_sum(mx.array(own), group=group, stream=mx.cpu).item()
+    mx.random.seed(seed)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if group.rank() == 0 else nowhere):
         yield
 
 
-def loaded(group: mx.distributed.Group) -> list[dict[str, int]]:
+def launched() -> bool:
+    """Whether MLX's launcher started this process."""
+    return "MLX_RANK" in os.environ
+
+
+def measured(group: mx.distributed.Group) -> list[dict[str, int]]:
     """For each process: bytes of tensors that it read from files, and bytes that MLX holds."""
     own = mx.array([bytes_read(), mx.get_active_memory()], mx.int64)
     every: Any = mx.distributed.all_gather(own, group=group, stream=mx.cpu).reshape(-1, 2).tolist()

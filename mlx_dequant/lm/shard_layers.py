@@ -45,7 +45,8 @@ class Spread(Part):
 
     def __call__(self, x: mx.array, *rest: Any, **named: Any) -> mx.array:
         layer: Any = super()
-        return layer.__call__(distributed.sum_gradients(self.group)(x), *rest, **named)
+        summed: Any = distributed.sum_gradients(self.group)
+        return layer.__call__(summed(x), *rest, **named)
 
 
 class Summed(Part):

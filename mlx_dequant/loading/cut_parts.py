@@ -17,7 +17,7 @@ from .settings import Settings
 FAMILIES = {"gptq": "gptq", "awq": "awq", "pack-quantized": "compressed_tensors"}
 G_IDX = ("g_idx", "weight_g_idx")
 # Inputs of an MXFP4 block, whatever the config says.
-BLOCKS = dict.fromkeys(("mxfp4", "modelopt_mxfp4", "gpt-oss"), 32)
+BLOCKS = {"mxfp4": 32, "modelopt_mxfp4": 32, "gpt-oss": 32}
 
 
 def packing_of(parts: Parts, layout: str, settings: Settings) -> Packing:

@@ -170,7 +170,8 @@ def cut_matrix(matrix: EncodedMatrix, cut: Cut) -> EncodedMatrix:
     if matrix.format.weights:
         params["blocks_per_row"] = columns // matrix.format.weights
     else:
-        groups = arrays["scales"].shape[-2 if by_input else -1]
+        scales: Any = arrays["scales"]
+        groups = scales.shape[-2 if by_input else -1]
         params |= grouping(matrix.group_size, groups)
         params |= {"groups_per_row": groups} if "groups_per_row" in params else {}
     rows *= max(matrix.experts, 1)
