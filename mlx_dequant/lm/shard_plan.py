@@ -146,13 +146,13 @@ class _Layer:
         """Query heads and key-value heads where several processes have the same key-value head."""
         ends = [-(-self.size * number // shared) for number in range(shared + 1)]
         own = max(number for number in range(shared) if ends[number] <= self.rank)
-        count, step = ends[own + 1] - ends[own], lcm(*units) // gcd(head, lcm(*units))
-        if self.size < shared or head % units[0] or each % step or each // step < count:
+        most, step = -(-self.size // shared), lcm(*units) // gcd(head, lcm(*units))
+        if self.size < shared or head % units[0] or each % step or each // step < most:
             raise FormatError(
                 f"{name}: found {shared} key-value heads, each for {each} query heads of {head} rows, cut by multiples "
                 f"of {units[0]} rows and {units[1]} columns, expected a part for each of {self.size} processes"
             )
-        first, end = part(each, step, count, self.rank - ends[own])
+        first, end = part(each, step, ends[own + 1] - ends[own], self.rank - ends[own])
         return (own * each + first, own * each + end), (own, own + 1)
 
     def _hidden(self, name: str, inner: Mapping[str, Any]) -> dict[str, tuple[int, Run]]:
