@@ -73,9 +73,13 @@ def launcher(size: int, *command: str) -> list[str]:
 
 def launch(size: int, *command: str) -> subprocess.CompletedProcess[str]:
     """The same, until it ends."""
-    return subprocess.run(
-        launcher(size, *command), capture_output=True, text=True, timeout=1200, stdin=subprocess.DEVNULL
-    )
+    # The launcher turns in circles once its input has ended.
+    reads, writes = os.pipe()
+    try:
+        return subprocess.run(launcher(size, *command), capture_output=True, text=True, timeout=1200, stdin=reads)
+    finally:
+        os.close(reads)
+        os.close(writes)
 
 
 def by_hand(size: int, folder: Path, *command: str) -> list[subprocess.Popen[str]]:

@@ -66,9 +66,7 @@ def test_a_gguf_file(tmp_path):
     part = weights.part("weight", Cut("columns", 128, ((32, 96),)))
     assert mapped.bytes_read() - before == blocks.nbytes // 2
     assert np.array_equal(np.array(part.arrays["blocks"]).reshape(8, -1), blocks[:, 34:102])
-    with pytest.raises(
-        mxd.FormatError, match=r"model.gguf: tensor 'weight': columns: found 0 to 16 of 128, expected"
-    ):
+    with pytest.raises(mxd.FormatError, match=r"model.gguf: tensor 'weight': columns: found 0 to 16 of 128, expected"):
         weights.part("weight", Cut("columns", 128, ((0, 16),)))
     with pytest.raises(mxd.FormatError, match=r"tensor 'weight': shape: found \(8, 128\), expected a matrix of 9 rows"):
         weights.part("weight", Cut("rows", 9, ((0, 4),)))

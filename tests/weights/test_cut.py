@@ -9,7 +9,7 @@ from support import assert_same, bits
 import mlx_dequant as mxd
 from mlx_dequant.diagnostics import sample_weights
 from mlx_dequant.weights import stored
-from mlx_dequant.weights.cut import Cut, Packing
+from mlx_dequant.weights.cut import Cut, Packing, of_mlx
 
 GROUPS = [(name, "") for name in sample_weights.GROUP_FORMATS] + [
     (name, "shuffled") for name in ("gptq2", "gptq3", "gptq4", "gptq8", "ct4", "ct8")
@@ -77,6 +77,18 @@ def test_experts_are_cut_each(name):
     assert_part(packed.rows(8, 40), dense[:, 8:40], name)
     assert_part(packed.columns(columns, 2 * columns), dense[..., columns:], name)
     assert_part(packed.columns(0, columns)[2], dense[2, :, :columns], name)
+
+
+@pytest.mark.parametrize("name", ["q8_0", "gptq4", "ct4"])
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+def test_a_description_and_parts_of_arrays_make_the_part(name, axis):
+    whole = experts(name, (64, 128))[0]
+    cut = Cut(axis, 64 if axis == "rows" else 128, ((32, 64),))
+    held = stored.packing_of(stored.settings_of(stored.description(whole)), whole.matrix.has_g_idx)
+    arrays = {key: of_mlx(array, held.places(key, cut)) for key, array in whole.arrays.items() if array is not None}
+    part = stored.restore(stored.description(whole), arrays, cut)
+    assert part.shape == whole.cut(cut).shape
+    assert_part(part, matrix(whole.cut(cut)), name)
 
 
 def test_runs_are_put_together():
