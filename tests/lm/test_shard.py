@@ -99,7 +99,11 @@ def test_a_mixture_of_experts(form, tmp_path, monkeypatch):
     assert_same(path, 2, monkeypatch)
 
 
-@pytest.mark.parametrize("form", ["gptq", "gptq act-order", "awq", "compressed-tensors asymmetric", "mlx-dequant"])
+@pytest.mark.parametrize(
+    "form",
+    ["gptq act-order", "mlx-dequant"]
+    + [pytest.param(form, marks=pytest.mark.full) for form in ("gptq", "awq", "compressed-tensors asymmetric")],
+)
 def test_bytes_that_a_process_reads(form, tmp_path):
     """Half of each layer's, but for the groups of a layer with act-order, of which each process has all."""
     path = folder(tmp_path / "model", "gptq" if form == "mlx-dequant" else form, transformers_model("qwen3", **WIDE))
@@ -137,6 +141,7 @@ def test_mlx_lms_own_shard(tmp_path, monkeypatch):
         assert np.abs(logits - expected).max() < 5e-5 * np.abs(expected).max()
 
 
+@pytest.mark.full
 def test_our_shard_of_a_whole_model(tmp_path, monkeypatch):
     path = tmp_path / "model.gguf"
     write_gguf(path, "llama", transformers_model("llama", **NINE))

@@ -34,7 +34,17 @@ def assert_part(part, dense, what):
     assert (part.out_features, part.in_features) == dense.shape[-2:]
 
 
-@pytest.mark.parametrize(("name", "g_idx"), [*((name, "") for name in sample_weights.GGUF_FORMATS), *GROUPS])
+def cases():
+    """All group formats, and GGUF's blocks of each size; the rest of GGUF in the full run."""
+    sizes: set[tuple[int, int]] = set()
+    for name in sample_weights.GGUF_FORMATS:
+        size = mxd.formats()[name].weights, mxd.formats()[name].bytes
+        yield pytest.param(name, "", marks=pytest.mark.full if size in sizes else ())
+        sizes.add(size)
+    yield from GROUPS
+
+
+@pytest.mark.parametrize(("name", "g_idx"), list(cases()))
 def test_rows_and_columns_have_the_whole_weights_bits(name, g_idx):
     whole = weight(name, g_idx)
     dense, rows, columns = matrix(whole), whole.out_features, whole.in_features
