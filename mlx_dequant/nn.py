@@ -33,10 +33,17 @@ class PackedLayer(nn.Module):
 
     def __init__(self, weight: QuantizedWeight):
         super().__init__()
+        self._weight: QuantizedWeight | None = None
+        self.hold(weight)
+
+    def hold(self, weight: QuantizedWeight) -> None:
+        """Puts a weight in the place of the one before, of any shape. A bias stays."""
         if len(weight.shape) != self.axes:
             expected = "a matrix" if self.axes == 2 else "a stack [experts, out, in]"
             raise FormatError(f"weight: found shape {weight.shape}, expected {expected}")
-        self._weight: QuantizedWeight | None = weight
+        for name in self._weight.arrays if self._weight is not None else ():
+            self.pop(name, None)
+        self._weight = weight
         # Other array objects than the weight's, on the same memory: MLX refuses to compile a function
         # whose graph contains arrays that are also passed as state.
         for name, array in weight.arrays.items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,14 +18,20 @@ from urllib.request import Request, urlopen
 
 
 @contextmanager
-def served(model: Path, log: Path, *options: str) -> Iterator[str]:
-    """The server's address, when it answers."""
+def served(model: Path, log: Path, *options: str, launcher: Callable[..., list[str]] | None = None) -> Iterator[str]:
+    """The server's address, when it answers. A launcher makes a command of Python's arguments."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlx_dequant", "serve", str(model), "--port", str(port), *options]
+    command = ["-m", "mlx_dequant", "serve", str(model), "--port", str(port), *options]
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            launcher(*command) if launcher else [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         limit = time.monotonic() + 300
@@ -32,7 +40,8 @@ def served(model: Path, log: Path, *options: str) -> Iterator[str]:
             time.sleep(0.1)
         yield address
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a launcher's processes too
         process.wait()
 
 

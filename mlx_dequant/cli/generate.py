@@ -2,7 +2,8 @@
 
 The text comes as it is made. A model with a chat template gets the prompt as a user's message. The
 options are those of mlx_lm.generate. At the end stand tokens a second, for reading the prompt and for
-writing, and the most memory held.
+writing, and the most memory held. Under `mlx.launch -n 2 -- mlx-dequant generate ...` the processes share
+the model, and the first one prints, also what each read and holds.
 
 Needs mlx-lm: pip install 'mlx-dequant[lm]'. Exit status: 0; 2 for a model that cannot be loaded.
 """
@@ -30,29 +31,44 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check(options)
-    begin = time.perf_counter()
     try:
-        loaded = load(options)
+        from ..lm import ranks
     except ImportError as error:
         raise OSError(str(error)) from None
+    group = ranks.everybody()
+    with ranks.together(group), ranks.one_voice(group):
+        return _run(options, group)
+
+
+def _run(options: argparse.Namespace, group: Any) -> int:
+    from ..lm.ranks import launched, measured
+
+    begin = time.perf_counter()
+    loaded = load(options, group)
     seconds = time.perf_counter() - begin
+    ranks = measured(group)
 
     out = console(options)
+    out.quiet = group.rank() > 0
     answer = _shown(out, _answers(*loaded, options))
-    result = {
+    result: dict[str, Any] = {
         "model": options.model,
         "prompt": options.prompt,
         "text": answer["text"],
         "load_seconds": seconds,
         **{key: answer[key] for key in ("prompt_tokens", "prompt_tps", "tokens", "tps", "finish_reason")},
         "peak_memory": peak_memory(),
+        "ranks": ranks,
     }
     out.print(
         f"\nprompt: {result['prompt_tokens']} tokens, {result['prompt_tps']:.1f} tokens/s"
         f"\nanswer: {result['tokens']} tokens, {result['tps']:.1f} tokens/s"
         f"\nloaded in {seconds:.1f} s, peak memory: {size(result['peak_memory'])}"
     )
-    write_json(options, result)
+    for rank, own in enumerate(ranks if launched() else ()):
+        out.print(f"rank {rank} of {len(ranks)}: read {size(own['bytes_read'])}, holds {size(own['memory'])}")
+    if not group.rank():
+        write_json(options, result)
     return 0
 
 

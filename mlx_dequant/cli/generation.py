@@ -63,14 +63,17 @@ def check(options: argparse.Namespace) -> None:
                 raise FormatError(f"{shown}: found {getattr(options, name)} and --max-kv-size, expected one of them")
 
 
-def load(options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """The model with its adapter, the tokenizer, and the model that guesses or None."""
+def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]:
+    """The model with its adapter, the tokenizer, and the model that guesses or None.
+
+    A group's processes share the model; each has all of the one that guesses.
+    """
     import mlx.core as mx
 
     from .. import lm
 
     dtype = getattr(mx, options.dtype) if options.dtype else None
-    model, tokenizer = lm.load(options.model, dtype=dtype)
+    model, tokenizer = lm.load(options.model, dtype=dtype, group=group)
     if options.adapter_path is not None:
         from mlx_lm.utils import load_adapters
 

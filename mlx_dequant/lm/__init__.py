@@ -11,5 +11,6 @@ if find_spec("mlx_lm") is None:
 from .convert import convert
 from .hook import install, installed, uninstall
 from .load import load
+from .shard import shard
 
-__all__ = ["convert", "install", "installed", "load", "uninstall"]
+__all__ = ["convert", "install", "installed", "load", "shard", "uninstall"]

@@ -12,5 +12,5 @@ if __name__ == "__main__":
         sys.exit("usage: python -m mlx_dequant.lm {generate,chat,server,lora,fuse,benchmark,perplexity,...} ...")
     try:
         run(sys.argv[1], sys.argv[2:])
-    except (FormatError, FileNotFoundError) as error:
+    except (FormatError, FileNotFoundError, ConnectionError) as error:
         sys.exit(f"mlx-dequant: {error}")

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from .hook import install, installed, uninstall
+from .ranks import end_with_generation, everybody, one_voice, together
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
     """Runs `mlx_lm.COMMAND` ("server", "chat", "generate", "lora", "fuse", "benchmark", ...) in this process.
 
+    Over the processes of `mlx.launch`, "generate" shares the model among them, as server, chat and benchmark do.
+
     Raises:
         SystemExit: mlx-lm's own, for wrong arguments and --help.
+        ConnectionError: another of the processes ended.
     """
     from mlx_lm import cli
 
-    before, mine = sys.argv, not installed()
+    group = everybody()
+    shares = command == "generate" and group.size() > 1
+    before, mine = sys.argv, shares or not installed()
     if mine:
-        install()
+        install(group=group if shares else None)
     sys.argv = [f"mlx_lm.{command}", command, *arguments]
     try:
-        cli.main()
+        with together(group), one_voice(group) if shares else nullcontext():
+            if command == "server":
+                end_with_generation(group)
+            cli.main()
     finally:
         sys.argv = before
         if mine:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..loading import Checkpoint
 from ..loading.mapped import read_json
 from ..nn import rows
 from ..weights import QuantizedWeight, stack
+from ..weights.cut import Cut
 from . import gpt2, gpt_oss, numbers, rotary, settings, variants
 from .build import Weight
 from .settings_table import NESTED, ROWS, TEXTS, Row
@@ -25,6 +27,8 @@ from .settings_table import NESTED, ROWS, TEXTS, Row
 PLACEHOLDER = mx.complex64
 # The name of a quantized layer that is one of many experts.
 EXPERT = re.compile(r"\.experts\.\d+\.\w+$")
+# Mixtral's names of an expert's matrices, and mlx-lm's.
+WAYS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
@@ -166,18 +170,43 @@ def _known() -> str:
     return ", ".join(module.name for module in iter_modules(models.__path__))
 
 
-def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
+def _place(name: str) -> str:
+    """The name that mlx-lm's models give the module of a folder's weight."""
+    module = name.removesuffix(".weight")
+    if not EXPERT.search(module):
+        return module
+    stem, _, last = module.rpartition(".")
+    return f"{stem.rpartition('.experts.')[0]}.switch_mlp.{WAYS.get(last, last)}"
+
+
+def units(checkpoint: Checkpoint) -> Callable[[str, int], tuple[int, int]]:
+    """By the name of a module and its columns: by multiples of how many rows and columns its matrices can be cut."""
+    names: dict[str, list[str]] = {}
+    for name in checkpoint.weights:
+        names.setdefault(_place(name), []).append(name)
+
+    def of(module: str, columns: int) -> tuple[int, int]:
+        each = [checkpoint.weights.units(name, columns) for name in names.get(module, ())]
+        return lcm(*(row for row, _ in each)), lcm(*(column for _, column in each))
+
+    return of
+
+
+def weights(checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None] | None = None) -> dict[str, Weight]:
     """The model's weights by the names of its parameters, after the model's own renaming.
 
-    Experts are read when their stack is made, so that no more than one stack exists twice.
+    Matrices for which `cuts` has a cut are read in part. Experts are read when their stack is made, so that no more
+    than one stack exists twice.
 
     Raises:
         FormatError: the model joins, splits or changes a quantized layer.
     """
+
+    def read(name: str) -> Weight:
+        return checkpoint.weights.part(name, cuts(_place(name)) if cuts else None)
+
     experts = [name for name in checkpoint.weights if EXPERT.search(name)]
-    stored: dict[str, Weight] = {
-        name: checkpoint.weights[name] for name in checkpoint.weights if not EXPERT.search(name)
-    }
+    stored: dict[str, Weight] = {name: read(name) for name in checkpoint.weights if not EXPERT.search(name)}
     other_names = {"gpt2": gpt2.renamed, "gpt_oss": gpt_oss.separate}.get(str(getattr(model, "model_type", "")))
     stored = other_names(stored) if other_names else stored
     arrays = {name: weight for name, weight in stored.items() if isinstance(weight, mx.array)}
@@ -205,7 +234,8 @@ def weights(checkpoint: Checkpoint, model: Any) -> dict[str, Weight]:
     for name, array in named.items():
         weight = owners.pop(id(array), array)
         if isinstance(weight, mx.array) and weight.dtype == PLACEHOLDER and weight.shape[-2:] == (1, 1):
-            weight = _experts(checkpoint, [experts[number] for number in _numbers(weight)], name, weight.ndim == 3)
+            names = [experts[number] for number in _numbers(weight)]
+            weight = _experts(checkpoint, read, names, name, weight.ndim == 3)
         if isinstance(weight, mx.array) and weight.dtype == PLACEHOLDER:
             raise FormatError(
                 f"{checkpoint.path.name}: {name}: found packed layers that mlx-lm's model joins or splits, expected "
@@ -220,12 +250,14 @@ def _numbers(places: mx.array) -> list[int]:
     return [int(value.real) for value in values]
 
 
-def _experts(checkpoint: Checkpoint, names: list[str], parameter: str, stacked: bool) -> Weight:
+def _experts(
+    checkpoint: Checkpoint, read: Callable[[str], Weight], names: list[str], parameter: str, stacked: bool
+) -> Weight:
     """The weight of an expert, or the stack of several."""
     if not stacked:
-        return checkpoint.weights[names[0]]
+        return read(names[0])
     try:
-        return stack([checkpoint.weights[name] for name in names])
+        return stack([read(name) for name in names])
     except FormatError as error:
         raise FormatError(f"{checkpoint.path.name}: {parameter}: {error}; weights[0] is {names[0]}") from None
 
@@ -258,7 +290,8 @@ def untie(config: dict[str, Any], checkpoint: Checkpoint) -> None:
 def _is_embedding(head: str, checkpoint: Checkpoint) -> bool:
     """Whether the output layer is a copy of the embedding."""
     weight = checkpoint.weights[head]
-    embedding = next((w for name, w in checkpoint.weights.items() if name.endswith(EMBEDDINGS)), None)
+    place = next((name for name in checkpoint.weights if name.endswith(EMBEDDINGS)), None)
+    embedding = None if place is None else checkpoint.weights[place]
     if not isinstance(weight, mx.array) or not isinstance(embedding, mx.array):
         return False
     return weight.shape == embedding.shape and bool(mx.array_equal(weight, embedding))

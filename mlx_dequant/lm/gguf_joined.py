@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 from ..loading import GGUFFile
 from ..weights import GGUFWeight
+from ..weights.cut import Cut
 
 # In the order of their rows.
 QUERIES_KEYS_VALUES = ("attn_q", "attn_k", "attn_v")
@@ -32,27 +33,30 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._file.tensors
 
-    def __call__(self, name: str) -> GGUFWeight:
-        found, tensor = weight(self._file, name, self._config)
+    def __call__(self, name: str, cut: Cut | None = None) -> GGUFWeight:
+        found, tensor = weight(self._file, name, self._config, cut)
         self.unused.discard(tensor)
         return found
 
 
-def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any]) -> tuple[GGUFWeight, str]:
+def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any], cut: Cut | None = None) -> tuple[GGUFWeight, str]:
     """A tensor, or its rows of the one that some files have instead; and the name of the tensor read.
+
+    With a cut, a part of it; of a joined one the part is cut after it is read.
 
     Raises:
         FormatError: the file has neither, or the joined one has another shape.
     """
     if tensor in file.tensors:
-        return file.weight(tensor), tensor
+        return file.weight(tensor, cut), tensor
     layer, part, kind = ("", *tensor.rsplit(".", 2))[-3:]
     joined = f"{layer}.{JOINED.get(part)}.{kind}"
     if joined not in file.tensors:
         raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
     whole = file.weight(joined)
     try:
-        return _rows(whole, part, config) if part in QUERIES_KEYS_VALUES else _half(whole, part), joined
+        found = _rows(whole, part, config) if part in QUERIES_KEYS_VALUES else _half(whole, part)
+        return found if cut is None else found.cut(cut), joined
     except FormatError as error:
         raise FormatError(f"{file.path.name}: tensor {joined!r}: {error}") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from ..errors import FormatError
 from ..loading import GGUFFile
 from ..weights import GGUFWeight
+from ..weights.cut import Cut, Packing
 from . import gguf_joined
 from .build import Weight
 from .gguf_architectures import Architecture
@@ -25,8 +26,12 @@ ROW = re.compile(r"\.norms\.(\d+)(?=\.weight$)")
 STACK = re.compile(r"\w+\.switch_mlp\.")
 
 
-def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, Weight]:
-    """The model's weights by the names of its parameters.
+# The cut of a parameter of a name, None for one that is read whole.
+Cuts = Callable[[str], Cut | None]
+
+
+def weights(file: GGUFFile, config: Mapping[str, Any], model: Any, cuts: Cuts | None = None) -> dict[str, Weight]:
+    """The model's weights by the names of its parameters, or the parts that `cuts` says.
 
     Raises:
         FormatError: the file lacks a weight, or has tensors that the model does not know.
@@ -35,29 +40,44 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any) -> dict[str, 
     config = config.get("text_config") or config
     if config["tie_word_embeddings"]:
         parameters.pop("lm_head.weight", None)
-    found = dict(tensors(file, config, parameters))
+    found = dict(tensors(file, config, parameters, cuts))
     return model.sanitize(found) if hasattr(model, "sanitize") else found
 
 
-def tensors(file: GGUFFile, config: Mapping[str, Any], parameters: Iterable[str]) -> Iterator[tuple[str, Weight]]:
+def units(file: GGUFFile, config: Mapping[str, Any], module: str, columns: int) -> tuple[int, int]:
+    """By multiples of how many rows and columns a module's matrix [..., out, columns] can be cut."""
+    info = file.tensors.get(_name(f"{module}.weight", _names(file, config)))
+    return Packing(info.format).units(columns) if info and info.format else (1, 1)
+
+
+def _names(file: GGUFFile, config: Mapping[str, Any]) -> Any:
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    name = file.metadata["general.architecture"]
+    known = next(number for number, found in MODEL_ARCH_NAMES.items() if found == name)
+    return get_tensor_name_map(known, config["num_hidden_layers"])
+
+
+def tensors(
+    file: GGUFFile, config: Mapping[str, Any], parameters: Iterable[str], cuts: Cuts | None = None
+) -> Iterator[tuple[str, Weight]]:
     """The weights of parameters of these names, read one by one. Names are transformers'.
 
     Raises:
         FormatError: the file lacks a weight, or has more tensors; the latter after the last weight.
     """
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
-    name, form = file.metadata["general.architecture"], architecture(file)
-    known = next(number for number, found in MODEL_ARCH_NAMES.items() if found == name)
-    names = get_tensor_name_map(known, config["num_hidden_layers"])
+    name, form, names = file.metadata["general.architecture"], architecture(file), _names(file, config)
     vision = {tensor for tensor in file.tensors if tensor.startswith(("v.", "mm."))}
     if vision:
         warnings.warn(f"{file.path.name}: runs as a text model, without {len(vision)} vision tensors", stacklevel=4)
     read = gguf_joined.Tensors(file, config, file.tensors.keys() - TENSORS - vision - _further_layers(file, config))
     for parameter in parameters:
+        cut = cuts(parameter) if cuts else None
         own = form.tensor(parameter, read, config) if form.tensor else None
+        if own is not None and cut is not None:
+            raise FormatError(f"{file.path.name}: {parameter}: parts of it are not supported for {name}")
         if own is None:
-            own = _converted(parameter, read(_name(parameter, names)), form, config)
+            own = _converted(parameter, read(_name(parameter, names), cut), form, config, cut)
         yield parameter, own
     if read.unused:
         raise FormatError(f"{file.path.name}: tensor {min(read.unused)!r}: found, expected none such in a {name} model")
@@ -78,14 +98,16 @@ def _further_layers(file: GGUFFile, config: Mapping[str, Any]) -> set[str]:
     return {name for name in file.tensors if name.startswith(prefixes)}
 
 
-def _converted(parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any]) -> Weight:
+def _converted(
+    parameter: str, weight: GGUFWeight, form: Architecture, config: Mapping[str, Any], cut: Cut | None
+) -> Weight:
     """A weight without the changes that the file's converter made."""
     module = parameter.split(".")[-2]
     if number := ROW.search(parameter):
         return weight.dequantize(mx.float32)[int(number[1])]
     if form.interleaved and module in ("q_proj", "k_proj"):
         heads = config["num_attention_heads" if module == "q_proj" else "num_key_value_heads"]
-        return _halves(weight, heads)
+        return _halves(weight, heads if cut is None else heads * weight.shape[0] // cut.length)
     if form.norm_offset and module.endswith("norm"):
         return weight.dequantize(mx.float32) - form.norm_offset
     if parameter.endswith(("conv.weight", "conv1d.weight")):  # a filter a channel

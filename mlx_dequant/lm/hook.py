@@ -23,10 +23,12 @@ from .load import check_dtype, load_model, load_tokenizer, opened
 from .rebind import rebind
 from .tokenizer_files import of_folder
 
+Group = mx.distributed.Group | None
+
 _replaced: dict[str, tuple[Any, Any]] = {}
 
 
-def install(dtype: mx.Dtype | None = None) -> None:
+def install(dtype: mx.Dtype | None = None, group: mx.distributed.Group | None = None) -> None:
     """Makes `mlx_lm.load` open GGUF files and quantized folders, with their weights packed; `uninstall` undoes it.
 
     mlx_lm.load(path), mlx_lm.server, chat, generate, lora, fuse, benchmark, perplexity and the rest of mlx-lm then
@@ -36,6 +38,8 @@ def install(dtype: mx.Dtype | None = None) -> None:
 
     Args:
         dtype: type of activations and of dense weights, as for `mlx_dequant.lm.load`.
+        group: processes that share each model, as for `mlx_dequant.lm.load`. mlx-lm's server, chat and benchmark
+            share one over all processes without it.
 
     Raises:
         FormatError: this release of mlx-lm has other functions.
@@ -50,7 +54,7 @@ def install(dtype: mx.Dtype | None = None) -> None:
     teach_mlx_lm()
     for name, wrapper in _WRAPPERS.items():
         stock = getattr(utils, name)
-        ours = wraps(stock)(wrapper(stock, dtype))
+        ours = wraps(stock)(wrapper(stock, dtype, group))
         _replaced[name] = (stock, ours)
         rebind(stock, ours)
 
@@ -67,7 +71,7 @@ def installed() -> bool:
     return bool(_replaced)
 
 
-def _download(stock: Callable[..., Path], dtype: mx.Dtype | None) -> Callable[..., Path]:
+def _download(stock: Callable[..., Path], dtype: mx.Dtype | None, group: Group) -> Callable[..., Path]:
     def find(
         path_or_hf_repo: str | Path, revision: str | None = None, allow_patterns: Sequence[str] | None = None
     ) -> Path:
@@ -79,15 +83,17 @@ def _download(stock: Callable[..., Path], dtype: mx.Dtype | None) -> Callable[..
     return find
 
 
-def _hf_repo_to_path(stock: Callable[..., Path], dtype: mx.Dtype | None) -> Callable[..., Path]:
+def _hf_repo_to_path(stock: Callable[..., Path], dtype: mx.Dtype | None, group: Group) -> Callable[..., Path]:
     return lambda hf_repo: stock(source.split(hf_repo)[0])
 
 
-def _create_model_card(stock: Callable[..., None], dtype: mx.Dtype | None) -> Callable[..., None]:
+def _create_model_card(stock: Callable[..., None], dtype: mx.Dtype | None, group: Group) -> Callable[..., None]:
     return lambda path, hf_path: stock(path, hf_path and source.split(str(hf_path))[0])
 
 
-def _load_model(stock: Callable[..., Any], dtype: mx.Dtype | None) -> Callable[..., tuple[nn.Module, dict[str, Any]]]:
+def _load_model(
+    stock: Callable[..., Any], dtype: mx.Dtype | None, group: Group
+) -> Callable[..., tuple[nn.Module, dict[str, Any]]]:
     def load(
         model_path: Path,
         lazy: bool = False,
@@ -100,12 +106,12 @@ def _load_model(stock: Callable[..., Any], dtype: mx.Dtype | None) -> Callable[.
             return stock(model_path, lazy=lazy, strict=strict, model_config=model_config, **options)
         if "get_model_classes" in options:
             raise FormatError(f"{path.name}: get_model_classes: found one, expected none with packed weights")
-        return load_model(opened(path), dtype, model_config)
+        return load_model(opened(path), dtype, model_config, group=group)
 
     return load
 
 
-def _load_tokenizer(stock: Callable[..., Any], dtype: mx.Dtype | None) -> Callable[..., Any]:
+def _load_tokenizer(stock: Callable[..., Any], dtype: mx.Dtype | None, group: Group) -> Callable[..., Any]:
     def load(model_path: Any, tokenizer_config_extra: Any = None, eos_token_ids: Any = None) -> Any:
         from mlx_lm import utils
 
@@ -119,10 +125,42 @@ def _load_tokenizer(stock: Callable[..., Any], dtype: mx.Dtype | None) -> Callab
     return load
 
 
+def _sharded_load(stock: Callable[..., Any], dtype: mx.Dtype | None, group: Group) -> Callable[..., Any]:
+    def load(
+        repo: str | Path,
+        pipeline_group: Group = None,
+        tensor_group: Group = None,
+        return_config: bool = False,
+        *,
+        tokenizer_config: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        from mlx_lm import utils
+
+        name: Any = repo
+        patterns = [pattern for pattern in utils.DEFAULT_ALLOW_PATTERNS if "safetensors" not in pattern]
+        if not source.is_ours(utils._download(name, allow_patterns=patterns)):
+            return stock(
+                repo, pipeline_group, tensor_group, return_config, tokenizer_config=tokenizer_config, **options
+            )
+        if pipeline_group is not None:
+            raise FormatError("pipeline_group: found one, expected a tensor_group: packed layers are cut")
+        path = utils._download(name)
+        whole = tensor_group or mx.distributed.init()
+        model, config = load_model(opened(path), dtype, group=whole)
+        tokenizer = utils.load_tokenizer(path, tokenizer_config, eos_token_ids=config.get("eos_token_id"))
+        # Others may read for longer than a first message may take.
+        mx.eval(mx.distributed.all_sum(mx.array(1.0), group=whole, stream=mx.cpu))
+        return (model, tokenizer, config) if return_config else (model, tokenizer)
+
+    return load
+
+
 _WRAPPERS: dict[str, Callable[..., Any]] = {
     "_download": _download,
     "hf_repo_to_path": _hf_repo_to_path,
     "create_model_card": _create_model_card,
     "load_model": _load_model,
     "load_tokenizer": _load_tokenizer,
+    "sharded_load": _sharded_load,
 }

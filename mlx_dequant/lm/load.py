@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from ..loading.stored import METHOD
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
 from .dense import teach_mlx_lm
+from .shard import distribute, fit, resize
+from .shard_layers import teach_mlx
+from .shard_plan import Plan, Units, plan
 from .source import only_gguf
 from .tokenizer_files import of_folder
 
@@ -26,7 +30,10 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | Path, dtype: mx.Dtype | None = None, ignore: Collection[str] = ()
+    path: str | Path,
+    dtype: mx.Dtype | None = None,
+    ignore: Collection[str] = (),
+    group: mx.distributed.Group | None = None,
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """A quantized checkpoint as mlx-lm's own model, whose weights stay quantized, and its tokenizer.
 
@@ -39,17 +46,20 @@ def load(
             the type in config.json, and bfloat16 for GGUF.
         ignore: keys of config.json or of a GGUF file's metadata to leave out. Keys that nobody knows are refused, as
             are values that mlx-lm's model would ignore.
+        group: processes that share the model, `mx.distributed.init()`. Each calls this, and reads and holds only its
+            part of every layer; embeddings and the output layer are whole in each. The parts may differ in size.
 
     Returns:
         The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer.
 
     Raises:
         FileNotFoundError: the file or folder, or a file it names, is missing.
-        FormatError: the format or the architecture is not supported, or a file is corrupt.
+        FormatError: the format or the architecture is not supported, a file is corrupt, or a layer cannot be cut into
+            as many parts as there are processes.
     """
     check_dtype(dtype)
     source = opened(only_gguf(Path(path)))
-    model, config = load_model(source, dtype, ignore=ignore)
+    model, config = load_model(source, dtype, ignore=ignore, group=group)
     return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"), ignore=ignore)
 
 
@@ -69,6 +79,7 @@ def load_model(
     dtype: mx.Dtype | None = None,
     changes: Mapping[str, Any] | None = None,
     ignore: Collection[str] = (),
+    group: mx.distributed.Group | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model, and its config.json for mlx-lm, with which a saved model can be loaded again.
 
@@ -77,25 +88,41 @@ def load_model(
         dtype: as for `load`.
         changes: what the config has instead, or besides.
         ignore: as for `load`.
+        group: as for `load`.
     """
     config = _config(source, ignore) | dict(changes or {})
     for key in ("quantize_activations", "model_file"):
         if config.get(key):
             raise FormatError(f"{key}: found {config[key]!r}, expected none with packed weights")
+    found: Plan | None = None
     if isinstance(source, GGUFFile):
         model = folder.empty_model(config)
-        weights = gguf_tensors.weights(source, config, model)
+        if group is not None and group.size() > 1:
+            found = _cut(model, config, group, partial(gguf_tensors.units, source, config))
+        weights = gguf_tensors.weights(source, config, model, found.cut if found else None)
     else:
         checkpoint = load_checkpoint(source)
         folder.untie(config, checkpoint)
         model = folder.empty_model(config)
-        weights = folder.weights(checkpoint, model)
-    build(model, weights, dtype or _default(config))
+        if group is not None and group.size() > 1:
+            found = _cut(model, config, group, folder.units(checkpoint))
+        weights = folder.weights(checkpoint, model, found.cut if found else None)
+    build(model, fit(weights, found) if found else weights, dtype or _default(config))
+    if found and group:
+        distribute(model, found, group)
     teach_mlx_lm()
+    teach_mlx()
     before = config.get("quantization_config")
     if not isinstance(before, dict) or before.get("quant_method") != METHOD:
         config["quantization_config"] = {"quant_method": METHOD, **({"from": before} if before else {})}
     return model, config
+
+
+def _cut(model: Any, config: Mapping[str, Any], group: mx.distributed.Group, units: Units) -> Plan:
+    """This process's part of a model; the layers are cut, still without weights."""
+    found = plan(model, config["model_type"], group.rank(), group.size(), units)
+    resize(model, found)
+    return found
 
 
 def load_tokenizer(

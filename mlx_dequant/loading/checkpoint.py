@@ -12,25 +12,44 @@ import mlx.core as mx
 
 from ..errors import FormatError
 from ..weights import QuantizedWeight
+from ..weights.cut import Cut, Packing
 from ..zero_points import ZERO_POINTS
 from . import stored
 from .folder import Folder
 from .gguf_file import GGUFFile
-from .modules import find_zero_points, packed_modules, read
+from .modules import find_zero_points, packed_modules, packing, read
 from .schemes import scheme
 
 
 class Weights(Mapping[str, "QuantizedWeight | mx.array"]):
     """Weights by name. Each access reads a weight from its file; nothing is cached."""
 
-    def __init__(self, readers: dict[str, Callable[[], QuantizedWeight | mx.array]]):
-        self._readers = readers
+    def __init__(
+        self, readers: dict[str, Callable[..., QuantizedWeight | mx.array]], packings: Callable[[str], Packing | None]
+    ):
+        self._readers, self._packings = readers, packings
 
     def __getitem__(self, name: str) -> QuantizedWeight | mx.array:
-        weight = self._readers[name]()
+        return self.part(name, None)
+
+    def part(self, name: str, cut: Cut | None) -> QuantizedWeight | mx.array:
+        """Some rows or columns of a weight; all of it without a cut.
+
+        Only their bytes are read where the weight has the file's own arrays: GGUF's, GPTQ's, AWQ's,
+        compressed-tensors' of 2, 4 and 8 bits, and this package's own. Other layouts are read whole.
+
+        Raises:
+            FormatError: it cannot be cut so.
+        """
+        weight = self._readers[name](**({} if cut is None else {"cut": cut}))
         if isinstance(weight, mx.array):
             mx.eval(weight)  # a lazy array belongs to the thread that made it
         return weight
+
+    def units(self, name: str, columns: int) -> tuple[int, int]:
+        """Numbers of rows and columns by whose multiples a weight [..., out, columns] can be cut."""
+        packing = self._packings(name)
+        return packing.units(columns) if packing else (1, 1)
 
     def __contains__(self, name: object) -> bool:
         return name in self._readers
@@ -60,7 +79,7 @@ class Checkpoint:
 
     path: Path
     format: str
-    weights: Mapping[str, QuantizedWeight | mx.array] = field(repr=False)
+    weights: Weights = field(repr=False)
     metadata: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
 
@@ -90,8 +109,17 @@ def load(path: str | Path, zero_points: str | None = None) -> Checkpoint:
 
 def _load_gguf(path: Path) -> Checkpoint:
     file = GGUFFile(path)
-    weights = Weights({name: partial(file.read, name) for name in file.tensors})
+    weights = Weights({name: partial(_read_gguf, file, name) for name in file.tensors}, partial(_gguf_packing, file))
     return Checkpoint(path, "gguf", weights, file.metadata, {})
+
+
+def _read_gguf(file: GGUFFile, name: str, cut: Cut | None = None) -> QuantizedWeight | mx.array:
+    return file.read(name) if cut is None else file.weight(name, cut)
+
+
+def _gguf_packing(file: GGUFFile, name: str) -> Packing | None:
+    form = file.tensors[name].format
+    return Packing(form) if form else None
 
 
 def of_folder(folder: Folder, zero_points: str | None = None) -> Checkpoint:
@@ -99,7 +127,8 @@ def of_folder(folder: Folder, zero_points: str | None = None) -> Checkpoint:
     path = folder.path
     own = stored.readers(folder.tensors, folder.read, path.name)
     if own:
-        return Checkpoint(path, stored.METHOD, Weights(own), folder.metadata, folder.config)
+        described = partial(stored.packing, folder.tensors, folder.read)
+        return Checkpoint(path, stored.METHOD, Weights(own, described), folder.metadata, folder.config)
     try:
         quantization = scheme(folder.quantization)
     except FormatError as error:
@@ -109,9 +138,11 @@ def of_folder(folder: Folder, zero_points: str | None = None) -> Checkpoint:
         raise FormatError(f"{path.name}: found no module packed as {quantization.format}")
     if quantization.format == "gptq" and zero_points is None:
         zero_points = find_zero_points(folder, modules, quantization.zero_points)
-    readers: dict[str, Callable[[], QuantizedWeight | mx.array]] = {
+    readers: dict[str, Callable[..., QuantizedWeight | mx.array]] = {
         name: partial(read, folder, name, module, zero_points or "") for name, module in modules.items()
     }
     used = {name for module in modules.values() for name in module.names.values()}
     readers |= {name: partial(folder.read, name) for name in folder.tensors if name not in used}
-    return Checkpoint(path, quantization.format, Weights(readers), folder.metadata, folder.config)
+    return Checkpoint(
+        path, quantization.format, Weights(readers, partial(packing, folder, modules)), folder.metadata, folder.config
+    )

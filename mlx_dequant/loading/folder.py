@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import FormatError
+from ..weights.cut import Cut, Places, dense_places
 from .mapped import read_json
 from .safetensors import SafetensorsFile
 from .stored import METHOD, described
@@ -69,8 +70,9 @@ class Folder:
         self.quantization = self._quantization()
         self.tensors: Mapping[str, SafetensorsFile] = MappingProxyType(dict(self._tensors()))
 
-    def read(self, name: str) -> mx.array:
-        return self.tensors[name].read(name)
+    def read(self, name: str, cut: Cut | None = None, places: Places | None = None) -> mx.array:
+        """A tensor: all of it, the rows or columns of a dense matrix, or some places of any."""
+        return self.tensors[name].read(name, places=dense_places(cut) if cut else places)
 
     def _quantization(self) -> dict[str, Any]:
         section = quantization(self.path, self.config)

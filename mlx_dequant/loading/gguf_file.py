@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..weights import GGUFWeight
+from ..weights.cut import Cut, Packing, Places, of_numpy
 from .gguf_endian import little_endian
 from .gguf_part import Part, TensorInfo
 from .mapped import copy, to_mlx, view
@@ -74,17 +75,28 @@ class GGUFFile:
             flat = little_endian(flat, info.type, part.fail(f"tensor {name!r}"))
         return flat.reshape(*info.shape[:-1], row)
 
-    def weight(self, name: str) -> GGUFWeight:
+    def weight(self, name: str, cut: Cut | None = None) -> GGUFWeight:
         """A tensor as a quantized weight; its bytes are copied out of the file.
 
+        Args:
+            cut: the rows or columns to read, by default all.
+
         Raises:
-            FormatError: the type is not read here, or is one of plain integers or float64.
+            FormatError: the type is not read here, or is one of plain integers or float64, or cannot be cut so.
         """
         info = self.tensors[name]
-        blocks = self._copied(name)
+        part = self._parts[info.part]
         if info.format is None:
-            raise self._parts[info.part].fail(f"tensor {name!r}: found type {info.type.title}, expected weights")
-        return GGUFWeight(blocks, info.format.name, info.shape)
+            self.blocks(name)
+            raise part.fail(f"tensor {name!r}: found type {info.type.title}, expected weights")
+        if cut is None:
+            return GGUFWeight(self._copied(name), info.format.name, info.shape)
+        try:
+            cut.check(info.shape)
+            places = Packing(info.format).places("blocks", cut)
+            return GGUFWeight(self._copied(name, places), info.format.name, cut.shape(info.shape))
+        except FormatError as error:
+            raise part.fail(f"tensor {name!r}: {error}") from None
 
     def read(self, name: str) -> GGUFWeight | mx.array:
         """A tensor: an array of the file's type for plain numbers, else a quantized weight.
@@ -111,10 +123,12 @@ class GGUFFile:
             return GGUFWeight(self._copied(name), info.format.name, shape)
         return weight.dequantize(mx.float32).reshape(shape)
 
-    def _copied(self, name: str) -> mx.array:
-        info, blocks = self.tensors[name], self.blocks(name)
+    def _copied(self, name: str, places: Places | None = None) -> mx.array:
+        info, blocks = self.tensors[name], of_numpy(self.blocks(name), places)
         part = self._parts[info.part]
-        return copy(part.data, blocks, info.offset) if part.order == "<" and info.nbytes else to_mlx(blocks)
+        if part.order == "<" and info.nbytes:
+            return copy(part.data, blocks, info.offset, info.nbytes)
+        return to_mlx(blocks)
 
     def _folded(self, name: str, info: TensorInfo) -> tuple[int, ...]:
         key = f"comfy.gguf.orig_shape.{name}"

@@ -21,6 +21,14 @@ MOST_VALUES = 850_000
 
 LONGEST = 2**31 - 1  # MLX counts an axis in 32 bits
 
+_bytes_read = 0
+
+
+def bytes_read() -> int:
+    """Bytes of tensors that this process has copied out of files so far."""
+    return _bytes_read
+
+
 # What other files begin with, and what they are.
 _KINDS = {
     b"version https://git-lfs": "a git-lfs pointer, expected the file itself: run `git lfs pull`",
@@ -97,11 +105,17 @@ def to_mlx(values: NDArray[Any], dtype: mx.Dtype | None = None) -> mx.array:
     return mx.array(values, dtype=dtype)
 
 
-def copy(data: FileMap, values: NDArray[Any], offset: int) -> mx.array:
-    """`values`, a view of the map from `offset` on, in MLX's memory; the file's pages are released."""
+def copy(data: FileMap, values: NDArray[Any], offset: int, nbytes: int | None = None) -> mx.array:
+    """`values`, some of `nbytes` bytes of the map from `offset` on, in MLX's memory; the file's pages are released.
+
+    By default they are all of these bytes.
+    """
+    global _bytes_read
     result = to_mlx(values)
+    _bytes_read += values.nbytes
     page = mmap.PAGESIZE
-    first, last = -(-offset // page) * page, (offset + values.nbytes) // page * page
+    end = offset + (values.nbytes if nbytes is None else nbytes)
+    first, last = -(-offset // page) * page, end // page * page
     if last > first:
         data.madvise(mmap.MADV_DONTNEED, first, last - first)
     return result

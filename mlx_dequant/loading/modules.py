@@ -13,6 +13,8 @@ from ..errors import FormatError
 from ..registry import FAMILIES
 from ..weights import QuantizedWeight
 from ..weights.bitfields import pack_octets
+from ..weights.cut import Cut, Packing
+from .cut_parts import cut_parts, packing_of
 from .folder import Folder
 from .layouts import awq, compressed_tensors, gptq, marlin, small_floats
 from .parts import EXPONENTS, FLOAT8, FLOATS, Kind, Parts
@@ -179,11 +181,19 @@ def _kind(types: Mapping[str, str], format: str) -> tuple[str, str] | None:
     return "weight", "int-quantized" if kind == "I8" else "float8"
 
 
-def read(folder: Folder, name: str, module: Module, zero_points: str) -> QuantizedWeight:
+def read(folder: Folder, name: str, module: Module, zero_points: str, cut: Cut | None = None) -> QuantizedWeight:
     """A quantized module, read from its files.
 
+    Args:
+        folder: where it is.
+        name: the module's name.
+        module: of `packed_modules`.
+        zero_points: GPTQ's kind of zero points.
+        cut: the rows or columns to read, by default all.
+
     Raises:
-        FormatError: its settings or layout are not supported, or its tensors do not fit each other.
+        FormatError: its settings or layout are not supported, its tensors do not fit each other, or it cannot be cut
+            so.
     """
     settings = replace(module.settings, zero_points=zero_points)
     try:
@@ -193,9 +203,19 @@ def read(folder: Folder, name: str, module: Module, zero_points: str) -> Quantiz
         for part, kind in {**layout.tensors, **layout.optional}.items():
             if kind is not None and part in parts:
                 parts.check(part, kind)
-        return layout.read(parts, settings)
+        if cut is None:
+            return layout.read(parts, settings)
+        if own := cut_parts(parts, module.layout, settings, cut):
+            return layout.read(own, settings)
+        return layout.read(parts, settings).cut(cut)
     except FormatError as error:
         raise FormatError(f"{folder.path.name}: module {name!r}: {error}") from None
+
+
+def packing(folder: Folder, modules: Mapping[str, Module], name: str) -> Packing | None:
+    """How a module can be cut; None for a tensor that is no module's."""
+    module = modules.get(name)
+    return module and packing_of(Parts(folder, module.names), module.layout, module.settings)
 
 
 def find_zero_points(folder: Folder, modules: Mapping[str, Module], label: str) -> str:

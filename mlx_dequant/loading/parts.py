@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from ..weights.cut import Places
 from .folder import Folder
 
 FLOAT8, EXPONENTS = "F8_E4M3", ("F8_E8M0", "U8")
@@ -28,10 +29,24 @@ class Parts:
 
     Attributes:
         types: the file's name of each tensor's type.
+
+    Args:
+        folder: where they are.
+        names: the names of tensors by their last parts.
+        places: what to read of each; by default all.
+        instead: tensors that are not read but given; None for one to leave out.
     """
 
-    def __init__(self, folder: Folder, names: Mapping[str, str]):
-        self._folder, self._names = folder, names
+    def __init__(
+        self,
+        folder: Folder,
+        names: Mapping[str, str],
+        places: Callable[[str], Places | None] | None = None,
+        instead: Mapping[str, mx.array | None] | None = None,
+    ):
+        self._instead = dict(instead or {})
+        self._folder, self._places = folder, places
+        self._names = {part: name for part, name in names.items() if self._instead.get(part, part) is not None}
         self.types = {part: folder.tensors[name].tensors[name].dtype for part, name in names.items()}
 
     def __contains__(self, part: object) -> bool:
@@ -39,8 +54,19 @@ class Parts:
 
     def array(self, part: str) -> mx.array:
         """A tensor. Float8 and exponents are uint8."""
+        name, given = self._names[part], self._instead.get(part)
+        if given is not None:
+            return given
+        return self._folder.tensors[name].read(name, raw=True, places=self._places(part) if self._places else None)
+
+    def cut(self, places: Callable[[str], Places | None], instead: Mapping[str, mx.array | None]) -> Parts:
+        """The same tensors, of which only some places are read."""
+        return Parts(self._folder, self._names, places, instead)
+
+    def shape(self, part: str) -> tuple[int, ...]:
+        """A tensor's shape in its file."""
         name = self._names[part]
-        return self._folder.tensors[name].read(name, raw=True)
+        return self._folder.tensors[name].tensors[name].shape
 
     def get(self, part: str) -> mx.array | None:
         return self.array(part) if part in self else None
@@ -59,10 +85,8 @@ class Parts:
         types, axes = kind
         if self.types[part] not in types:
             raise FormatError(f"{part}: found {self.types[part]}, expected {' or '.join(types)}")
-        name = self._names[part]
-        shape = self._folder.tensors[name].tensors[name].shape
-        if axes is not None and len(shape) != axes:
-            raise FormatError(f"{part}: found shape {shape}, expected {axes} axes")
+        if axes is not None and len(self.shape(part)) != axes:
+            raise FormatError(f"{part}: found shape {self.shape(part)}, expected {axes} axes")
 
 
 def _e4m3() -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import FormatError
+from ..weights.cut import Places, of_numpy
 from .mapped import LARGEST_JSON, LONGEST, copy, open_map, parse_json, to_mlx, view
 
 # By the file's name of a type: NumPy's type, and MLX's type where NumPy lacks it.
@@ -83,28 +84,31 @@ class SafetensorsFile:
         self.tensors: Mapping[str, Entry] = MappingProxyType(tensors)
         self._check_overlap()
 
-    def read(self, name: str, raw: bool = False) -> mx.array:
+    def read(self, name: str, raw: bool = False, places: Places | None = None) -> mx.array:
         """A tensor, copied out of the file.
 
         Args:
             raw: whether float8 and exponents are given, as their bytes: uint8.
+            places: what to read of it, by default all.
 
         Raises:
             KeyError: the file has no such tensor.
-            FormatError: MLX lacks its type.
+            FormatError: MLX lacks its type, or it has no such places.
         """
         entry = self.tensors[name]
         if raw and entry.dtype in RAW:
-            return copy(self._data, view(self._data, entry.offset, entry.nbytes).reshape(entry.shape), entry.offset)
+            octets = view(self._data, entry.offset, entry.nbytes).reshape(entry.shape)
+            return copy(self._data, of_numpy(octets, places), entry.offset, entry.nbytes)
         if entry.dtype not in READABLE:
             raise self._fail(f"tensor {name!r}: found {entry.dtype}, expected one of {', '.join(READABLE)}")
         code, dtype = READABLE[entry.dtype]
         values = view(self._data, entry.offset, entry.nbytes)
         # Any byte but 0 is true: a bool with another byte than 0 or 1 would be undefined.
         values = values != 0 if code == "?" else values.view(code)
+        values = of_numpy(values.reshape(entry.shape), places)
         if entry.dtype == "F64":
-            return to_mlx(values.reshape(entry.shape), mx.float64)
-        result = copy(self._data, values.reshape(entry.shape), entry.offset)
+            return to_mlx(values, mx.float64)
+        result = copy(self._data, values, entry.offset, entry.nbytes)
         return result.view(dtype) if dtype else result
 
     def _entry(self, name: str, row: Any, start: int) -> Entry:

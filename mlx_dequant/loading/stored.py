@@ -9,7 +9,8 @@ import mlx.core as mx
 
 from ..errors import FormatError
 from ..weights import QuantizedWeight
-from ..weights.stored import NAME, restore
+from ..weights.cut import Cut, Packing
+from ..weights.stored import NAME, packing_of, restore, settings_of
 
 # Its quant_method in config.json.
 METHOD = "mlx-dequant"
@@ -32,8 +33,8 @@ def modules(tensors: Iterable[str]) -> dict[str, list[str]]:
 
 
 def readers(
-    tensors: Collection[str], read: Callable[[str], mx.array], place: str
-) -> dict[str, Callable[[], QuantizedWeight | mx.array]]:
+    tensors: Collection[str], read: Callable[..., mx.array], place: str
+) -> dict[str, Callable[..., QuantizedWeight | mx.array]]:
     """What reads a folder's weights, by name; empty for a folder of another tool.
 
     Args:
@@ -43,16 +44,31 @@ def readers(
     """
     ours = modules(tensors)
     module_of = {name: module for module, names in ours.items() for name in names}
-    result: dict[str, Callable[[], QuantizedWeight | mx.array]] = {}
+    result: dict[str, Callable[..., QuantizedWeight | mx.array]] = {}
     for name in tensors if ours else ():
         module = module_of.get(name)
         result[module or name] = partial(_read, read, place, module, ours[module]) if module else partial(read, name)
     return result
 
 
-def _read(read: Callable[[str], mx.array], place: str, module: str, names: list[str]) -> QuantizedWeight:
-    arrays = {name.removeprefix(f"{module}."): read(name) for name in names}
+def packing(tensors: Collection[str], read: Callable[..., mx.array], name: str) -> Packing | None:
+    """How a module can be cut; None for a tensor."""
+    own = f"{name}.{NAME}"
+    if own not in tensors:
+        return None
+    return packing_of(settings_of(read(own)), f"{name}.g_idx" in tensors)
+
+
+def _read(
+    read: Callable[..., mx.array], place: str, module: str, names: list[str], cut: Cut | None = None
+) -> QuantizedWeight:
     try:
-        return restore(arrays.pop(NAME), arrays)
+        text = read(f"{module}.{NAME}")
+        arrays = {name.removeprefix(f"{module}."): name for name in names if not name.endswith(f".{NAME}")}
+        if cut is None:
+            return restore(text, {array: read(name) for array, name in arrays.items()})
+        held = packing_of(settings_of(text), "g_idx" in arrays)
+        part = {array: read(name, places=held.places(array, cut)) for array, name in arrays.items()}
+        return restore(text, part, cut)
     except FormatError as error:
         raise FormatError(f"{place}: module {module!r}: {error}") from None

@@ -18,6 +18,7 @@ from ..encoded import EncodedMatrix
 from ..ops.operand import check_stack
 from ..registry import Format, formats
 from . import check
+from .cut import COLUMNS, ROWS, Cut, cut_matrix
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -159,6 +160,37 @@ class QuantizedWeight(ABC):
     def take(self, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
         """Rows `ids` of the [out, in] matrix: [*ids.shape, in]. See `mlx_dequant.take`."""
         return ops.take(self, ids, dtype)
+
+    def rows(self, first: int, end: int) -> Self:
+        """Rows `first` to `end` of the [out, in] matrix, or of each expert's: a weight of the same format and codes.
+
+        Nothing is dequantized: the result of `linear` is that part of the whole weight's.
+
+        Raises:
+            FormatError: there are no such rows, or the cut splits a word of packed codes or zero points.
+        """
+        return self.cut(Cut(ROWS, self.out_features, ((check.integer("first", first), check.integer("end", end)),)))
+
+    def columns(self, first: int, end: int) -> Self:
+        """Columns `first` to `end` of the [out, in] matrix, or of each expert's: its inputs, still packed.
+
+        With act-order each input keeps its group, so only words of codes limit where it can be cut.
+
+        Raises:
+            FormatError: there are no such columns, or the cut splits a block, a group or a word of packed codes.
+        """
+        return self.cut(Cut(COLUMNS, self.in_features, ((check.integer("first", first), check.integer("end", end)),)))
+
+    def cut(self, cut: Cut) -> Self:
+        """The rows or columns of a cut, as `rows` and `columns` give them."""
+        whole = (*self.shape[:-2], self.out_features, self.in_features)
+        cut.check(whole if len(self.shape) > 1 else self.shape)
+        shape = cut.shape(whole)
+        if len(shape) == 2 and self.matrix.layout == "KN":
+            shape = shape[::-1]
+        part = object.__new__(type(self))
+        part._set(cut_matrix(self.matrix, cut), shape, self.dtype)
+        return part
 
     def replace(self, **arrays: mx.array) -> Self:
         """A copy of this weight with some of its arrays replaced.

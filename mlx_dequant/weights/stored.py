@@ -16,9 +16,10 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import FormatError
-from ..registry import FAMILIES
-from . import weight_class
+from ..registry import FAMILIES, formats
+from . import check, weight_class
 from .base import QuantizedWeight
+from .cut import Cut, Packing
 from .stack import stack
 
 NAME = "mlx_dequant"
@@ -34,17 +35,39 @@ def description(weight: QuantizedWeight) -> mx.array:
     return mx.array(np.frombuffer(text.encode(), np.uint8))
 
 
-def restore(text: mx.array, arrays: Mapping[str, mx.array]) -> QuantizedWeight:
+def packing_of(settings: Mapping[str, Any], act_order: bool) -> Packing:
+    """How the weight of a description's settings can be cut.
+
+    Raises:
+        FormatError: they name no format.
+    """
+    family = FAMILIES[settings["family"]]
+    name = str(settings.get("type", f"{family.prefix}{settings.get('bits')}")).lower()
+    if name not in formats():
+        raise FormatError(f"{NAME}: found format {name!r}, expected one of {', '.join(formats())}")
+    size = settings.get("group_size", 0)
+    return Packing(formats()[name], size if isinstance(size, int) else 0, act_order)
+
+
+def restore(text: mx.array, arrays: Mapping[str, mx.array], cut: Cut | None = None) -> QuantizedWeight:
     """The weight of a description and of arrays by the names that `QuantizedWeight.arrays` has.
+
+    Args:
+        text: the description, uint8 [bytes].
+        arrays: the arrays.
+        cut: of which they hold only the rows or columns, if they do.
 
     Raises:
         FormatError: the description is none, or the arrays do not fit it.
     """
-    settings = _settings(text)
-    family = settings.pop("family", None)
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise FormatError(f"{NAME}: family: found {family!r}, expected one of {', '.join(FAMILIES)}")
+    settings = settings_of(text)
+    family = settings.pop("family")
     kind = weight_class(family)
+    for key in ("shape", "weight_shape"):
+        if cut is not None and key in settings:
+            whole = check.lengths(key, settings[key])
+            cut.check(whole)
+            settings[key] = cut.shape(whole)
     known = {name for name, _ in FAMILIES[family].arrays}
     if arrays.keys() - known:
         raise FormatError(f"{NAME}: found array {min(arrays.keys() - known)!r}, expected {', '.join(sorted(known))}")
@@ -70,7 +93,12 @@ def shown(text: mx.array) -> str:
     return bytes(np.asarray(text.reshape(-1)[:200].astype(mx.uint8))).decode("utf-8", "replace")
 
 
-def _settings(text: mx.array) -> dict[str, Any]:
+def settings_of(text: mx.array) -> dict[str, Any]:
+    """What a description says.
+
+    Raises:
+        FormatError: it is none, or of no known family.
+    """
     if text.dtype != mx.uint8 or text.ndim != 1 or text.size > LARGEST:
         raise FormatError(f"{NAME}: found {text.dtype} {text.shape}, expected uint8 [bytes]")
     try:
@@ -79,4 +107,7 @@ def _settings(text: mx.array) -> dict[str, Any]:
         settings = None
     if not isinstance(settings, dict):
         raise FormatError(f"{NAME}: found {shown(text)!r}, expected a JSON object")
+    family = settings.get("family")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise FormatError(f"{NAME}: family: found {family!r}, expected one of {', '.join(FAMILIES)}")
     return settings
