@@ -28,10 +28,12 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
             float16, bfloat16 or float32. It has one axis more than ids in the second case.
         weight: a stack [experts, out, in].
         ids: [..., k] integers, the experts of each row; negative ones count from the end.
-        sorted: whether the ids, all axes flattened, never fall. Results are the same without it.
+        sorted: whether the ids, all axes flattened, never fall. Results are the same without it; on a GPU, many
+            rows of x then save a sort. Ids that do fall give wrong results there.
 
     Returns:
-        [..., k, out] in x's type, accumulated in float32 and rounded once.
+        [..., k, out] in x's type, accumulated in float32 and rounded once. On a GPU, with more than 16 float16
+        or bfloat16 rows of x, weights may first be rounded to x's type, as `linear` does.
 
     Raises:
         FormatError: x or ids does not fit the weight, or the weight is no stack.
@@ -47,7 +49,7 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
         raise FormatError(f"ids: found shape {ids.shape} beside x {x.shape}, expected {_expected(x)}")
     rows = prod(x.shape[:-1])
     choices = ids.reshape(rows, 1 if own_rows else ids.shape[-1])
-    y = gather_matmul(weight.matrix, x.reshape(rows, x.shape[-1]), choices, weight.matrix.layout == "NK")
+    y = gather_matmul(weight.matrix, x.reshape(rows, x.shape[-1]), choices, weight.matrix.layout == "NK", sorted)
     return y.reshape(*ids.shape, weight.out_features)
 
 
@@ -56,24 +58,24 @@ def _expected(x: mx.array) -> str:
     return one_row if x.ndim == 1 else f"{one_row}, or {x.shape[:-1]} for a row of x each"
 
 
-def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool) -> mx.array:
+def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False) -> mx.array:
     """Row m of x [M, inputs] times the experts ids[m] of ids [M, k]: [M, k, outputs]; `transpose` as in `matmul`."""
     if not (is_traced(x) or is_traced(ids)):
-        return backends.gather_matmul(matrix, x, ids, transpose)
+        return backends.gather_matmul(matrix, x, ids, transpose, sorted)
 
     def forward(x: mx.array, ids: mx.array) -> mx.array:
         if backends.is_lazy():
-            return backends.gather_matmul(matrix, mx.stop_gradient(x), ids, transpose)
+            return backends.gather_matmul(matrix, mx.stop_gradient(x), ids, transpose, sorted)
         if has_value(x) and has_value(ids):
             return backends.gather_matmul(matrix, x, ids, transpose)
         return _by_dense(matrix, x, ids, transpose)
 
     def gradient(primals: Any, cotangent: mx.array, output: mx.array) -> tuple[mx.array, mx.array]:
         _, ids = primals
-        return _backward(matrix, cotangent, ids, transpose), mx.zeros_like(ids)
+        return _backward(matrix, cotangent, ids, transpose, sorted), mx.zeros_like(ids)
 
     def tangent(primals: Any, tangents: Any) -> mx.array:
-        return gather_matmul(matrix, tangents[0], primals[1], transpose)
+        return gather_matmul(matrix, tangents[0], primals[1], transpose, sorted)
 
     def map_over_axes(inputs: Any, axes: Any) -> tuple[mx.array, int]:
         count = next(array.shape[axis] for array, axis in zip(inputs, axes, strict=True) if axis is not None)
@@ -93,13 +95,13 @@ def _mapped(array: mx.array, axis: int | None, count: int) -> mx.array:
     return mx.broadcast_to(array[None], (count, *array.shape)) if axis is None else mx.moveaxis(array, axis, 0)
 
 
-def _backward(matrix: EncodedMatrix, cotangent: mx.array, ids: mx.array, transpose: bool) -> mx.array:
+def _backward(matrix: EncodedMatrix, cotangent: mx.array, ids: mx.array, transpose: bool, sorted: bool) -> mx.array:
     """[M, inputs] of a cotangent [M, k, outputs]: each choice through its expert, transposed; added up in float32."""
     M, k, outputs = cotangent.shape
     if k == 1:
-        return gather_matmul(matrix, cotangent.reshape(M, outputs), ids, not transpose).reshape(M, -1)
+        return gather_matmul(matrix, cotangent.reshape(M, outputs), ids, not transpose, sorted).reshape(M, -1)
     wide = cotangent.astype(mx.float32).reshape(M * k, outputs)
-    parts = gather_matmul(matrix, wide, ids.reshape(M * k, 1), not transpose)
+    parts = gather_matmul(matrix, wide, ids.reshape(M * k, 1), not transpose, sorted)
     return parts.reshape(M, k, -1).sum(axis=1).astype(cotangent.dtype)
 
 
