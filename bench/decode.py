@@ -25,7 +25,7 @@ from .cases.decode import PROMPTS, Candidate, Plan, Row, measure
 from .models import CONFIGS, HEADS, MLX_BITS, Kind
 from .runners import MLXModel, Runner
 
-OURS = ("q4_k", "q4_0", "q6_k", "q8_0", "awq4", "gptq4", f"gptq4{ACT_ORDER}", "ct4")
+OURS = ("q4_k", "q4_0", "q6_k", "q8_0", "awq4", "gptq4", f"gptq4{ACT_ORDER}", "ct4", "mxfp4")
 MLX = (*MLX_BITS, "dense")
 TORCH = ("q4_k", "awq4")  # multiplied by this package for a model of torch
 PROVIDERS = ("mlx-dequant", "mlx", "torch")
@@ -145,7 +145,8 @@ def kinds(
     wanted = [known[name] for name in dict.fromkeys(formats or (*MLX, *OURS))]
     wanted = [kind for kind in wanted if kind.provider in providers]
     absent: dict[str, str] = {}
-    if "torch" in providers and (why := _no_torch(head)):
+    mixture = "experts are not measured from torch" if "num_experts" in settings else ""
+    if "torch" in providers and (why := mixture or _no_torch(head)):
         absent["torch"] = why
     elif "torch" in providers:
         names = formats or ("dense", *TORCH)

@@ -140,7 +140,7 @@ def kernel_source(
         dtype: type of the output, a key of `TYPES`.
         scale_dtype: type of the scales, a key of `TYPES`; ignored for GGUF.
         has_g_idx: whether the matrix has act-order.
-        input_dtype: type of the first input after the matrix's arrays; MLX writes it into the kernel.
+        input_dtype: types of the inputs after the matrix's arrays, which MLX writes into the kernel.
     """
     headers = [METAL / f"platform/{platform}.h"]
     if spec.unit:

@@ -16,12 +16,14 @@ inline uint key_of(int id, thread const LaunchParams& p) {
   uint below = 0x80000000u - p.experts - 1;
   return min(max(uint(id) + 0x80000000u, below) - below, 2 * p.experts + 1);
 }
+inline uint key_of(uint id, thread const LaunchParams& p) {
+  return min(id, p.experts) + p.experts + 1;
+}
 
 // How many pairs have position / BM + key <= limit; with a BM of 0, key <= limit. All lanes of a
 // simdgroup look at once.
-template <uint BM>
-inline uint count_up_to(device const int* ids, uint limit, uint lane,
-                        thread const LaunchParams& p) {
+template <uint BM, typename I>
+inline uint count_up_to(device const I* ids, uint limit, uint lane, thread const LaunchParams& p) {
   uint first = 0;
   for (uint length = p.M; length > 0;) {
     uint stride = (length + 31) / 32;
@@ -39,8 +41,8 @@ inline uint count_up_to(device const int* ids, uint limit, uint lane,
   return first;
 }
 
-template <uint BM>
-inline expert_tile find_tile(device const int* ids, uint threadgroup_index, uint thread_index,
+template <uint BM, typename I>
+inline expert_tile find_tile(device const I* ids, uint threadgroup_index, uint thread_index,
                              thread const LaunchParams& p) {
   uint lane = thread_index % 32;
   uint number = threadgroup_index / p.across;

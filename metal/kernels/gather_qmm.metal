@@ -16,7 +16,7 @@ struct gathered_x {
   enum { octets = BM * TK / 512, rows = BM > 64 ? BM / 64 : 1 };
   device const X* row[rows];
   octet<X> held[octets];
-  device const int* order;  // of the block's pairs
+  device const uint* order;  // of the block's pairs
   uint pairs;
   uint input, inputs;
   uint thread_index;
@@ -24,14 +24,14 @@ struct gathered_x {
 };
 
 template <typename X, uint BM, uint TK>
-inline gathered_x<X, BM, TK> gathered(device const X* x, device const int* order,
+inline gathered_x<X, BM, TK> gathered(device const X* x, device const uint* order,
                                       thread const expert_tile& tile, uint inputs,
                                       thread const LaunchParams& p, uint thread_index) {
   gathered_x<X, BM, TK> rows;
 #pragma unroll
   for (uint i = 0; i < rows.rows; ++i) {
     uint at = min((thread_index / 4 + 64 * i) % BM, tile.rows - 1);
-    rows.row[i] = x + size_t(uint(order[tile.first + at]) / p.choices) * inputs;
+    rows.row[i] = x + size_t(order[tile.first + at] / p.choices) * inputs;
   }
   rows.order = order + tile.first;
   rows.pairs = tile.rows;
@@ -101,11 +101,11 @@ inline void release_tile(thread gathered_x<X, BM, TK>&, thread workspace<X>&, ui
 
 template <typename X, uint BM, uint TK>
 inline uint row_of(thread const gathered_x<X, BM, TK>& x, uint i) {
-  return i < x.pairs ? uint(x.order[i]) : uint(no_row);
+  return i < x.pairs ? x.order[i] : uint(no_row);
 }
 
 template <typename F, typename T, bool KN, uint BM, uint TK, typename X, typename S>
-inline void gather_qmm(thread const S& loader, device const X* x, device const int* order,
+inline void gather_qmm(thread const S& loader, device const X* x, device const uint* order,
                        device T* out, thread const LaunchParams& p, threadgroup float* scratch,
                        thread const expert_tile& tile, uint thread_index) {
   const uint BK = 4 * TK;

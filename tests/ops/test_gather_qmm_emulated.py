@@ -163,7 +163,7 @@ MUTATIONS = {
     "the next expert": ("(key - 1) % p.experts", "key % p.experts", "the largest error is"),
     "tiles lie apart": ("begin / BM) * BM", "begin / BM) * (BM + 8)", "bound"),
     "pairs of another expert": ("== key;", "== key - 1;", "inf times the bound"),
-    "in the order of the ids": ("uint(x.order[i])", "i", "bound"),
+    "in the order of the ids": ("x.order[i] :", "i :", "bound"),
 }  # fmt: skip
 
 
