@@ -5,6 +5,9 @@ As in linear.py, the host and the reference multiply by the dequantized stack wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -15,6 +18,7 @@ from ..backends.arrays import clamped_int32
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_ids, check_stack, check_x
+from .replay import key_of, replayed, traced_once
 from .transforms import has_value, is_traced
 
 
@@ -40,6 +44,11 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
         IndexError: an id is out of range, on the host and the reference. On a GPU such a result is NaN,
             and so it is inside `mx.compile`.
     """
+    matrix = weight.matrix
+    key = key_of(x, ids.shape, ids.dtype, sorted)
+    y = replayed(matrix, key, x, ids)
+    if y is not None:
+        return y
     check_stack(weight)
     check_x(x, weight)
     check_ids(ids)
@@ -47,10 +56,27 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
     leading = ids.shape if own_rows else ids.shape[:-1]
     if ids.ndim == 0 or x.shape[:-1] != leading:
         raise FormatError(f"ids: found shape {ids.shape} beside x {x.shape}, expected {_expected(x)}")
+    transpose = matrix.layout == "NK"
+    if matrix.replays is not None and backends.is_replayable(matrix, x, transpose):
+        product = partial(_shaped, backends.gather_matmul, transpose=transpose, sorted=sorted)
+        with_rules = partial(_shaped, _with_rules, transpose=transpose, sorted=sorted)
+        return traced_once(matrix, key, product, with_rules, x, ids)
+    return _shaped(gather_matmul, matrix, x, ids, transpose, sorted)
+
+
+def _shaped(
+    product: Callable[..., mx.array],
+    matrix: EncodedMatrix,
+    x: mx.array,
+    ids: mx.array,
+    transpose: bool,
+    sorted: bool,
+) -> mx.array:
+    """A product of rows [M, in] and ids [M, k], for x and ids of any shape."""
     rows = prod(x.shape[:-1])
-    choices = ids.reshape(rows, 1 if own_rows else ids.shape[-1])
-    y = gather_matmul(weight.matrix, x.reshape(rows, x.shape[-1]), choices, weight.matrix.layout == "NK", sorted)
-    return y.reshape(*ids.shape, weight.out_features)
+    choices = ids.reshape(rows, 1 if x.ndim == ids.ndim + 1 else ids.shape[-1])
+    y = product(matrix, x.reshape(rows, x.shape[-1]), choices, transpose, sorted)
+    return y.reshape(*ids.shape, y.shape[-1])
 
 
 def _expected(x: mx.array) -> str:
@@ -62,6 +88,12 @@ def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: 
     """Row m of x [M, inputs] times the experts ids[m] of ids [M, k]: [M, k, outputs]; `transpose` as in `matmul`."""
     if not (is_traced(x) or is_traced(ids)):
         return backends.gather_matmul(matrix, x, ids, transpose, sorted)
+    return _with_rules(matrix, x, ids, transpose, sorted)
+
+
+def _with_rules(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False) -> mx.array:
+    """The product with its rules for MLX's transformations."""
+    matrix = replace(matrix, replays=None)  # as in linear.py
 
     def forward(x: mx.array, ids: mx.array) -> mx.array:
         if backends.is_lazy():
