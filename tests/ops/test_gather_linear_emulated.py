@@ -78,7 +78,7 @@ def test_an_id_out_of_range_gives_nan(name, device):
     assert np.isfinite(np.array(gradient[0])).all() and np.isnan(np.array(gradient[1])).all()
 
 
-@pytest.mark.parametrize("rows", [1, 20])
+@pytest.mark.parametrize("rows", [1, pytest.param(20, marks=full)])
 def test_ids_without_a_sign(rows):
     """As routers give them. The largest is no -1."""
     packed, _ = experts("q8_0")

@@ -37,12 +37,10 @@ def unit(name, compiled=(), **options):
         yield
 
 
-# What `make test` has: a format a family, whole blocks and steps where outputs and inputs are many.
+# What `make test` has: Metal's unit and Hopper's, whole blocks and steps or act-order.
 FAST = {
     ("q6_k", "metal", mx.float16, BLOCKS),
-    ("awq4", "mma", mx.bfloat16, BLOCKS),
     ("gptq4", "wgmma", mx.float16, SIZES[1]),
-    ("ct3", "mma", mx.bfloat16, SIZES[1]),
 }
 
 
@@ -63,7 +61,7 @@ def test_products(name, where, dtype, size):
 @pytest.mark.parametrize(
     ("where", "kind", "shape"),
     [
-        pytest.param(*case, marks=() if case in (("metal", "any", (33, 3)), ("wgmma", "sorted", (300, 1))) else full)
+        pytest.param(*case, marks=() if case == ("metal", "any", (33, 3)) else full)
         for case in product(
             UNITS,
             ("any", "from the end", "some missing", "all equal", "sorted"),
@@ -83,16 +81,17 @@ def test_an_id_out_of_range_gives_nan(name, where):
     packed, _ = experts(name)
     outside = np.array([EXPERTS, -EXPERTS - 1, 2**31 - 1, -(2**31), 2**31, 2**32 + 1, -(2**32)])
     x = mx.random.normal((20, packed.in_features), mx.float16, key=mx.random.key(3))
-    ids = chosen("from the end", 20, 8).astype(np.int64)
+    ids = chosen("from the end", 20, 3).astype(np.int64)
     right = ids.copy()
-    ids[3:10, 5] = outside
+    ids[3:10, 2] = outside
     with unit(where):
         found, expected = (np.array(packed.gather_linear(x, mx.array(each))) for each in (ids, right))
-    assert np.isnan(found[3:10, 5]).all()
-    found[3:10, 5] = expected[3:10, 5]
+    assert np.isnan(found[3:10, 2]).all()
+    found[3:10, 2] = expected[3:10, 2]
     assert np.array_equal(found, expected)
 
 
+@full
 def test_inputs_that_lie_at_any_place():
     """Rows that no wide load may read: of an odd length, or in the middle of an array."""
     packed, _ = experts("gptq4", (40, 77))
@@ -169,7 +168,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize(
     "mutation",
-    [pytest.param(one, marks=() if "products" in one or "apart" in one else full) for one in MUTATIONS],
+    [pytest.param(one, marks=() if "products" in one else full) for one in MUTATIONS],
 )
 def test_mutations(mutation):
     text, wrong, said = MUTATIONS[mutation]
