@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def _shape(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind
 
 
 def kinds(
-    formats: Sequence[str] | None, providers: Sequence[str], settings: Mapping[str, Any], head: str | None = None
+    formats: Sequence[str] | None, providers: Sequence[str], settings: dict[str, Any], head: str | None = None
 ) -> tuple[list[Kind], dict[str, str]]:
     """The kinds of models that arguments choose and a shape can have, and why others have no row.
 
