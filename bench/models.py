@@ -146,7 +146,7 @@ def model(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype, ends: dict[str,
             packed[name] = mxd.stack(each) if experts else each[0]
     made.update_modules(tree_unflatten(others))
     pack_model(made, packed, strict=False, dtype=dtype)
-    arrays: list[tuple[str, Any]] = list(tree_flatten(made.parameters()))
+    arrays: Any = tree_flatten(made.parameters())
     norms = [(name, array) for name, array in arrays if name.endswith("norm.weight")]
     made.load_weights([(name, mx.full(array.shape, _scale(name), dtype)) for name, array in norms], strict=False)
     made.eval()
