@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -23,7 +23,7 @@ from .cases.decode import PROMPTS, Candidate, Plan, Row, measure
 from .models import CONFIGS, HEADS, MLX_BITS, Kind
 from .runners import MLXModel, Runner
 
-OURS = ("q4_k", "q4_0", "q6_k", "q8_0", "awq4", "gptq4", f"gptq4{ACT_ORDER}", "ct4")
+OURS = ("q4_k", "q4_0", "q6_k", "q8_0", "awq4", "gptq4", f"gptq4{ACT_ORDER}", "ct4", "mxfp4")
 MLX = (*MLX_BITS, "dense")
 TORCH = ("q4_k", "awq4")  # multiplied by this package for a model of torch
 PROVIDERS = ("mlx-dequant", "mlx", "torch", "llama-cpp-python")
@@ -129,7 +129,7 @@ def _shape(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind
 
 
 def kinds(
-    formats: Sequence[str] | None, providers: Sequence[str], settings: Mapping[str, Any], head: str | None = None
+    formats: Sequence[str] | None, providers: Sequence[str], settings: dict[str, Any], head: str | None = None
 ) -> tuple[list[Kind], dict[str, str]]:
     """The kinds of models that arguments choose and a shape can have, and why others have no row.
 
@@ -143,7 +143,8 @@ def kinds(
     wanted = [known[name] for name in dict.fromkeys(formats or (*MLX, *OURS))]
     wanted = [kind for kind in wanted if kind.provider in providers]
     absent: dict[str, str] = {}
-    if "torch" in providers and (why := _no_torch(head)):
+    mixture = "experts are not measured from torch" if "num_experts" in settings else ""
+    if "torch" in providers and (why := mixture or _no_torch(head)):
         absent["torch"] = why
     elif "torch" in providers:
         names = formats or ("dense", *TORCH)

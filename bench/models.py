@@ -28,6 +28,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "vocab_size": 151936}
     | {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     | {"rope_theta": 1e6, "tie_word_embeddings": True},
+    "qwen3-30b-a3b": {"model_type": "qwen3_moe", "rms_norm_eps": 1e-6, "max_position_embeddings": 40960}
+    | {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48, "vocab_size": 151936}
+    | {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128}
+    | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
+    | {"decoder_sparse_step": 1, "mlp_only_layers": [], "rope_theta": 1e6, "tie_word_embeddings": False},
     "smollm2-135m": _LLAMA
     | {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
     | {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}
@@ -73,7 +78,12 @@ def config(name: str, layers: int | None = None) -> dict[str, Any]:
 def inputs(settings: dict[str, Any]) -> set[int]:
     """Inputs of the linear layers."""
     heads = settings["num_attention_heads"] * settings["head_dim"]
-    return {settings["hidden_size"], settings["intermediate_size"], heads}
+    return {settings["hidden_size"], _feed_forward(settings), heads}
+
+
+def _feed_forward(settings: dict[str, Any]) -> int:
+    """Outputs of the first layers of a feed-forward part, or of an expert's."""
+    return settings.get("moe_intermediate_size") or settings["intermediate_size"]
 
 
 def misfit(kind: Kind, settings: dict[str, Any]) -> str:
@@ -94,13 +104,14 @@ def nbytes(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype) -> int:
     """Memory that a model's linear layers take, roughly."""
     width, heads = settings["hidden_size"], settings["head_dim"]
     attention = heads * (2 * settings["num_attention_heads"] + 2 * settings["num_key_value_heads"])
-    weights = settings["num_hidden_layers"] * width * (attention + 3 * settings["intermediate_size"])
+    experts = settings.get("num_experts", 1)
+    weights = settings["num_hidden_layers"] * width * (attention + 3 * experts * _feed_forward(settings))
     form = mxd.formats().get(kind.format)
     if form is None:
         bits = MLX_BITS[kind.format] + 0.5 if kind.format in MLX_BITS else 8 * dtype.size
     else:
         bits = 8 * form.bytes / form.weights if form.family == "gguf" else form.bits + 0.25
-    return int(weights * bits / 8 * (1 + kind.has_g_idx))  # a sorted copy is kept
+    return int(weights * bits / 8 * (1 + (kind.has_g_idx and experts == 1)))  # a sorted copy is kept, but of stacks
 
 
 def shared(settings: dict[str, Any], head: str, dtype: mx.Dtype) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def shared(settings: dict[str, Any], head: str, dtype: mx.Dtype) -> dict[str, An
     ends: dict[str, Any] = {name: layer for name, layer in _empty(settings).named_modules() if _is_end(name, layer)}
     for name, layer in ends.items():
         if head == "dense":
-            layer.weight = random_layers.dense(*layer.weight.shape, dtype)
+            layer.weight = random_layers.dense(*layer.weight.shape, dtype=dtype)
         else:
             ends[name] = random_layers.mlx_layer(layer, MLX_BITS[head], dtype)
     return ends
@@ -121,16 +132,22 @@ def model(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype, ends: dict[str,
     packed: dict[str, mxd.QuantizedWeight] = {}
     others: list[tuple[str, Any]] = list(ends.items())
     for name, layer in _linear_layers(made):
-        rows, columns = layer.weight.shape
-        if kind.format == "dense":
-            layer.weight = random_layers.dense(rows, columns, dtype)
+        shape = layer.weight.shape
+        if kind.format == "dense" or _is_router(name):
+            layer.weight = random_layers.dense(*shape, dtype=dtype)
         elif kind.format in MLX_BITS:
             others.append((name, random_layers.mlx_layer(layer, MLX_BITS[kind.format], dtype)))
         else:
-            packed[name] = random_layers.quantized(kind.format, rows, columns, size, kind.has_g_idx)
+            *experts, rows, columns = shape
+            each = [
+                random_layers.quantized(kind.format, rows, columns, size, kind.has_g_idx)
+                for _ in range(*experts or (1,))
+            ]
+            packed[name] = mxd.stack(each) if experts else each[0]
     made.update_modules(tree_unflatten(others))
     pack_model(made, packed, strict=False, dtype=dtype)
-    norms = [(name, array) for name, array in tree_flatten(made.parameters()) if name.endswith("norm.weight")]
+    arrays: Any = tree_flatten(made.parameters())
+    norms = [(name, array) for name, array in arrays if name.endswith("norm.weight")]
     made.load_weights([(name, mx.full(array.shape, _scale(name), dtype)) for name, array in norms], strict=False)
     made.eval()
     mx.eval(made.parameters())
@@ -138,10 +155,23 @@ def model(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype, ends: dict[str,
 
 
 def _linear_layers(made: Any) -> Iterator[tuple[str, Any]]:
-    """The linear layers between the embedding and the output layer, as mlx-lm makes them."""
+    """The linear layers between the embedding and the output layer, those of experts too, as mlx-lm makes them."""
+    from mlx_lm.models.switch_layers import SwitchLinear
+
     for name, layer in made.named_modules():
-        if isinstance(layer, nn.Linear) and not _is_end(name, layer):
+        if isinstance(layer, (nn.Linear, SwitchLinear)) and not _is_end(name, layer):
             yield name, layer
+
+
+def _is_router(name: str) -> bool:
+    """Whether a layer chooses experts: files keep it dense."""
+    return name.endswith("mlp.gate")
+
+
+def experts(made: Any) -> dict[str, Any]:
+    """The layers of the experts of a model's first block, by what they do, in any format; none of other models."""
+    found = getattr(made.layers[0].mlp, "switch_mlp", None)
+    return {} if found is None else {"up": found.up_proj, "down": found.down_proj}
 
 
 def products(made: Any) -> list[tuple[Any, int]]:

@@ -41,29 +41,36 @@ def quantized(name: str, out_features: int, in_features: int, group_size: int, g
     return mxd.CompressedTensorsWeight(codes, _scales(out_features, groups), shape, None, index, bits, group_size)
 
 
-def mlx_arrays(out_features: int, in_features: int, bits: int, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """Codes, scales and biases of MLX's own format, with the names that its layers give them."""
-    scales = _scales(out_features, in_features // MLX_GROUP).astype(dtype)
+def mlx_arrays(*shape: int, bits: int, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Codes, scales and biases of a weight [..., out, in] in MLX's own format, by the names of its layers."""
+    *outputs, in_features = shape
+    scales = _scales(*outputs, in_features // MLX_GROUP).astype(dtype)
     biases = scales * -(2.0 ** (bits - 1))
-    return {"weight": words(out_features, in_features * bits // 32), "scales": scales, "biases": biases}
+    return {"weight": words(*outputs, in_features * bits // 32), "scales": scales, "biases": biases}
 
 
-def mlx_layer(layer: nn.Linear | nn.Embedding, bits: int, dtype: mx.Dtype) -> nn.Module:
+def mlx_layer(layer: Any, bits: int, dtype: mx.Dtype) -> nn.Module:
     """A layer of MLX's own format, with random weights of the shape that `layer` has."""
-    rows, columns = layer.weight.shape
-    kind: Any = nn.QuantizedEmbedding if isinstance(layer, nn.Embedding) else nn.QuantizedLinear
-    option: dict[str, Any] = {} if isinstance(layer, nn.Embedding) else {"bias": False}
-    made = kind(64, 64, group_size=MLX_GROUP, bits=bits, **option)
-    made.update(mlx_arrays(rows, columns, bits, dtype))
+    shape = layer.weight.shape
+    options: dict[str, Any] = {"group_size": MLX_GROUP, "bits": bits}
+    made: Any
     if isinstance(layer, nn.Embedding):
-        made.num_embeddings, made.dims = rows, columns
+        made = nn.QuantizedEmbedding(64, 64, **options)
+        made.num_embeddings, made.dims = shape
+    elif len(shape) == 2:
+        made = nn.QuantizedLinear(64, 64, bias=False, **options)
+    else:
+        from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+
+        made = QuantizedSwitchLinear(64, 64, 1, bias=False, **options)
+    made.update(mlx_arrays(*shape, bits=bits, dtype=dtype))
     mx.eval(made.parameters())
     return made
 
 
-def dense(out_features: int, in_features: int, dtype: mx.Dtype) -> mx.array:
-    """Numbers [out, in] between -`LARGEST` and `LARGEST`."""
-    array = mx.random.uniform(-LARGEST, LARGEST, (out_features, in_features), dtype)
+def dense(*shape: int, dtype: mx.Dtype) -> mx.array:
+    """Numbers [..., out, in] between -`LARGEST` and `LARGEST`."""
+    array = mx.random.uniform(-LARGEST, LARGEST, shape, dtype)
     mx.eval(array)
     return array
 

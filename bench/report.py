@@ -76,6 +76,8 @@ def other_tables(rows: Sequence[Row]) -> Iterator[Table]:
         yield _speed_table(models)
         if any(row.get("launches") is not None for row in models):
             yield _product_table(models)
+        if any("experts" in row for row in models):
+            yield _expert_table(models)
 
 
 def _speed_table(rows: Sequence[Row]) -> Table:
@@ -99,6 +101,20 @@ def _product_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         if row.get("launches") is not None:
             table.add_row(row["provider"], _format(row), *(_number(row.get(name)) for name in PRODUCT_COSTS))
+    return table
+
+
+def _expert_table(rows: Sequence[Row]) -> Table:
+    """A layer of all experts, and the most launches that it has."""
+    rows = [row for row in rows if "experts" in row]
+    counts = list(dict.fromkeys(count for row in rows for count in row["experts"]["up"]))
+    titles = (*counts, "launches")
+    table = _table("Experts' products: µs by tokens", ("provider", "format", "layer", *titles), titles)
+    for row in rows:
+        launches = max(row["experts"]["launches"].values(), default=None)
+        for part in ("up", "down"):
+            shown = (_number(row["experts"][part].get(count)) for count in counts)
+            table.add_row(row["provider"], _format(row), part, *shown, _number(launches))
     return table
 
 

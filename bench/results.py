@@ -86,8 +86,10 @@ def csv_text(rows: Sequence[Row]) -> str:
         named = {f"seconds_{name}": seconds.get(name) for name in CSV_SECONDS}
         shape = {"shape": "x".join(map(str, row["shape"]))} if "shape" in row else {}
         prompts = {f"prompt_{count}": speed for count, speed in row.get("prompt_tokens_per_second", {}).items()}
-        plain = {name: value for name, value in row.items() if name not in ("seconds", "prompt_tokens_per_second")}
-        flat.append(plain | named | shape | prompts)
+        experts = {f"experts_{part}_{n}": v for part, of in row.get("experts", {}).items() for n, v in of.items()}
+        nested = ("seconds", "prompt_tokens_per_second", "experts")
+        plain = {name: value for name, value in row.items() if name not in nested}
+        flat.append(plain | named | shape | prompts | experts)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
     writer.writeheader()

@@ -54,7 +54,7 @@ class TorchModel:
 
     def _linear(self, rows: int, columns: int) -> Linear:
         if self.kind.format == "dense":
-            dense = self._tensor(random_layers.dense(rows, columns, self.mlx_dtype))
+            dense = self._tensor(random_layers.dense(rows, columns, dtype=self.mlx_dtype))
             return lambda x: functional.linear(x, dense)
         size = group_size(self.settings)
         weight: mxd.QuantizedWeight = random_layers.quantized(self.kind.format, rows, columns, size)

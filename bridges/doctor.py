@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ..diagnostics import bounds, compare, sample_weights
-from ..dispatch import EXACT_ROWS
 from ..registry import formats
+from ..tuning import EXACT_ROWS
 from . import mps_dequant, targets
 from .nn import packed_linear
 from .torch import count_synchronisations, to_mlx, to_torch

@@ -22,6 +22,7 @@ struct LaunchParams {
   uint tiles_shift;
   uint experts;          // matrices in a stack; rows and columns are those of one
   uint choices;          // consecutive ids that share a row of x
+  uint across;           // threadgroups side by side
   uint expert_stride_0;  // from an expert to the next, in elements of each of a stack's arrays
   uint expert_stride_1;
   uint expert_stride_2;

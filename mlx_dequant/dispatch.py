@@ -17,8 +17,6 @@ from .tuning import Device, Route, tuning
 
 # Limit of the bytes that are dequantized at a time for MLX's own product. A layer of a usual model fits.
 DENSE_BYTES = 512 << 20
-# Up to this many rows of x, products use exact weights; with more rows, weights are rounded to x's type.
-EXACT_ROWS = 16
 
 # x @ W.T and x @ W for the stored matrix W.
 MATMUL_T, MATMUL = "matmul_t", "matmul"

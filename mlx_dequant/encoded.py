@@ -52,6 +52,7 @@ class LaunchParams:
     tiles_shift: int = 0
     experts: int = 0
     choices: int = 0
+    across: int = 0
     expert_stride_0: int = 0
     expert_stride_1: int = 0
     expert_stride_2: int = 0

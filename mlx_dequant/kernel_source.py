@@ -32,6 +32,12 @@ _RESIDENT = """#undef __global__
 #define __global__ __attribute__((global)) __launch_bounds__({}, {})
 """
 
+# Which expert of a stack a threadgroup multiplies with: that of a pair, or of a tile of sorted pairs.
+_PAIR = "size_t expert = mlx_dequant::stack_index(ids, threadgroup_position_in_grid.x, p);"
+_TILE = """mlx_dequant::expert_tile tile = mlx_dequant::find_tile<{}>(
+    ids, threadgroup_position_in_grid.x, thread_position_in_threadgroup.x, p);
+size_t expert = mlx_dequant::stack_index(tile, p);"""
+
 
 @dataclass(frozen=True)
 class KernelSource:
@@ -134,7 +140,7 @@ def kernel_source(
         dtype: type of the output, a key of `TYPES`.
         scale_dtype: type of the scales, a key of `TYPES`; ignored for GGUF.
         has_g_idx: whether the matrix has act-order.
-        input_dtype: type of the first input after the matrix's arrays; MLX writes it into the kernel.
+        input_dtype: types of the inputs after the matrix's arrays, which MLX writes into the kernel.
     """
     headers = [METAL / f"platform/{platform}.h"]
     if spec.unit:
@@ -144,7 +150,8 @@ def kernel_source(
         files.insert(0, METAL / "cuda" / "views" / f"{form.family}.h")
     header = inline(headers) + "\n" + sources(form, files)
     template = [TYPES[dtype], *map(str, spec.template)]
-    arguments = [*spec.inputs, "out", "p"]
+    # The ids of a tile are looked at here.
+    arguments = [*(name for name in spec.inputs if name != "ids" or not spec.tile), "out", "p"]
     lines = ["mlx_dequant::LaunchParams p = *(device const mlx_dequant::LaunchParams*)params;"]
     lut_words = 0
     if form and form.lut and spec.lut_in_shared and platform == "cuda":
@@ -159,7 +166,7 @@ def kernel_source(
         name += f"_{struct(form, has_g_idx)}"
         names = [array for array, _ in FAMILIES[form.family].arrays]
         if spec.stacked:
-            lines.append("size_t expert = mlx_dequant::stack_index(ids, threadgroup_position_in_grid.x, p);")
+            lines += _TILE.format(spec.tile).splitlines() if spec.tile else [_PAIR]
             names = [f"{array} + expert * p.expert_stride_{i}" for i, array in enumerate(names)]
         arrays = ", ".join(names)
         decoder = f"mlx_dequant::{struct(form, has_g_idx)}"
@@ -169,12 +176,12 @@ def kernel_source(
         lines.append(f"auto loader = mlx_dequant::{form.family}<{decoder}>({arrays}, p);")
         template.insert(0, decoder)
         arguments.insert(0, "loader")
-    arguments += ["threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
+    arguments += ["tile" if spec.tile else "threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
     lines.append(f"mlx_dequant::{spec.name}<{', '.join(template)}>({', '.join(arguments)});")
     body = "\n".join(lines) + "\n"
     if not readable():
         header = without_spaces(used(without_comments(header), body))
-    if spec.resident:
+    if spec.resident and platform == "cuda":
         header += _RESIDENT.format(THREADS, spec.resident)
     digest = hashlib.sha256(f"{header}{body}{scale_dtype}{input_dtype}".encode()).hexdigest()[:16]
     return KernelSource(f"{name}_{dtype}_{digest}", header, body, lut_words + spec.scratch)

@@ -25,10 +25,12 @@ class KernelSpec:
         folder: folder of the file below `metal/`.
         unit: the platform's matrix code that it needs: "qmm", "half2" or "".
         lut_in_shared: whether a format's lookup table is copied to threadgroup memory first, where that is faster.
-        resident: threadgroups that a multiprocessor must have registers for; 0 leaves that to the compiler.
+        resident: threadgroups that a multiprocessor of CUDA must have registers for; 0 leaves that to the compiler.
         needs_matrix: whether it reads a matrix.
         permuted: whether it reads x in the order of a matrix that was sorted by group.
         stacked: whether it reads a stack of matrices, by experts that the input `ids` names.
+        tile: pairs of a row of x and an expert in a threadgroup of a stacked kernel whose ids are sorted; 0 where
+            a threadgroup has one, and ids are in any order.
     """
 
     name: str
@@ -42,6 +44,7 @@ class KernelSpec:
     needs_matrix: bool = True
     permuted: bool = False
     stacked: bool = False
+    tile: int = 0
 
 
 DEQUANTIZE = KernelSpec("dequantize")
@@ -107,9 +110,27 @@ def qmm(kn: bool, bm: int, tk: int) -> KernelSpec:
         bm: rows of x in a block.
         tk: inputs of a lane in a step; four lanes share an output.
     """
+    return KernelSpec("qmm", ("x",), (int(kn), bm, tk), _block_scratch(bm, tk), unit="qmm", lut_in_shared=True)
+
+
+def _block_scratch(bm: int, tk: int) -> int:
     # Two-byte elements: two tiles of x, the barriers, and 512 for each of 8 simdgroups to exchange weights.
-    elements = 2 * bm * 4 * tk + 64 + 8 * 512
-    return KernelSpec("qmm", ("x",), (int(kn), bm, tk), elements // 2, unit="qmm", lut_in_shared=True)
+    return (2 * bm * 4 * tk + 64 + 8 * 512) // 2
+
+
+def gather_qmm(kn: bool, bm: int, tk: int) -> KernelSpec:
+    """A product with a stack, for many pairs of a row of x and an expert, sorted by expert; arguments as for `qmm`."""
+    return KernelSpec(
+        "gather_qmm",
+        ("x", "ids", "order"),
+        (int(kn), bm, tk),
+        _block_scratch(bm, tk),
+        unit="qmm",
+        lut_in_shared=True,
+        resident=2 if bm <= 64 else 0,
+        stacked=True,
+        tile=bm,
+    )
 
 
 def pack_activations(bm: int, tk: int) -> KernelSpec:

@@ -13,7 +13,7 @@ from .fast_divmod import fast_divmod
 from .kernel_source import has_view
 from .kernels import BLOCK_OUTPUTS, PERMUTE_CHUNK, THREADS, KernelSpec
 from .registry import FAMILIES, Format
-from .tuning import PASS_ROWS, Device, Tuning, columns, tuning
+from .tuning import EXACT_ROWS, PASS_ROWS, Device, Tuning, columns, tuning
 
 MAX_THREADS = 2**32 - 1  # of a grid: MLX counts no further
 
@@ -124,6 +124,25 @@ def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str
         tiles = -(-one.columns // (column.qvm_lanes * matrix.family.traits["qvm_columns"]))
     params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, **expert_strides(matrix))
     return Launch(spec, params, pairs * tiles, (pairs, one.rows if transpose else one.columns), dtype)
+
+
+def gather_many(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str, transpose: bool) -> Launch | None:
+    """The same product by matrix units, for ids that are sorted; None where `gather_few` is better or they cannot."""
+    column, pairs = tuning(device), M * k
+    blocks = column.expert_blocks["NK" if transpose else "KN"]
+    if dtype == "float32" or M <= EXACT_ROWS or pairs < column.expert_pairs * matrix.experts or not blocks:
+        return None
+    # Some experts have more pairs than others.
+    block = next((block for block in blocks if 2 * block.bm * matrix.experts >= 3 * pairs), blocks[-1])
+    one = replace(matrix, rows=matrix.rows // matrix.experts, experts=0)
+    outputs = one.rows if transpose else one.columns
+    across = -(-outputs // BLOCK_OUTPUTS)
+    # No expert may be missing, and each may have a tile that is not full. Ids may count from both ends.
+    tiles = (pairs - 1) // block.bm + 2 * matrix.experts + 2
+    params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, across=across, **expert_strides(matrix))
+    return Launch(
+        kernels.gather_qmm(not transpose, block.bm, block.tk), params, tiles * across, (pairs, outputs), dtype
+    )
 
 
 MAX_STRIDE = 2**32 - 1
@@ -266,6 +285,8 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
         bn, values = column.qmv_shape[1]
         specs |= {kernels.gather_qmv(shared, bn, values) for shared in (1, 4, 8)}
         specs.add(kernels.gather_qvm(column.qvm_lanes))
+        for layout, blocks in column.expert_blocks.items():
+            specs |= {kernels.gather_qmm(layout == "KN", block.bm, block.tk) for block in blocks}
         specs |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
         for layout, blocks in column.blocks.items():
             specs |= {kernels.qmm(layout == "KN", block.bm, block.tk) for block in blocks}

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 # The values of BM, the rows of x in one pass over the matrix, that qmv and qvm are compiled for.
 PASS_ROWS = (1, 2, 4, 8)
+# Up to this many rows of x, products use exact weights; with more rows, weights are rounded to x's type.
+EXACT_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Tuning:
             Fewer lanes give more threadgroups.
         blocks: blocks of qmm by the layout in which it reads the matrix, smallest first.
         qmm_threadgroups: threadgroups that run at the same time, by rows of x in a block.
+        expert_blocks: blocks of gather_qmm, as those of qmm; empty where it does not exist.
+        expert_pairs: from this many pairs of a row of x and an expert on, for each expert, gather_qmm is taken.
         permute_whole_rows: from this many rows of x on, a threadgroup permutes a whole row; fewer would leave the
             GPU idle.
         permute_kilobytes: sizes of threadgroup memory for a row of x, smallest first.
@@ -72,6 +76,8 @@ class Tuning:
     qvm_lanes: int
     blocks: Mapping[str, tuple[Block, ...]]
     qmm_threadgroups: Mapping[int, int]
+    expert_blocks: Mapping[str, tuple[Block, ...]]
+    expert_pairs: int
     permute_whole_rows: int
     permute_kilobytes: tuple[int, ...]
     matrix_units_few: bool
@@ -111,15 +117,22 @@ _HOPPER_ROUTES = (
     _GEMV,
 )
 
+# 32 KB of threadgroup memory on Metal, 99 KB of shared memory or more on CUDA.
+_METAL_BLOCKS = (Block(32, 16), Block(64, 16))
+_CUDA_BLOCKS = (Block(32, 32), Block(64, 32), Block(128, 32))
+_EXPERT_BLOCKS = (Block(32, 16), Block(64, 16), Block(128, 16))
+_HOPPER_KN = (Block(32, 16), Block(64, 16), Block(128, 32))
+
 METAL = Tuning(
     routes=_UNMEASURED,
     qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 8)},
     few_rows=2048,
     long_rows=4096,
     qvm_lanes=16,
-    # 32 KB of threadgroup memory.
-    blocks={"NK": (Block(32, 16), Block(64, 16)), "KN": (Block(32, 16), Block(64, 16))},
+    blocks={"NK": _METAL_BLOCKS, "KN": _METAL_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264},
+    expert_blocks={"NK": _METAL_BLOCKS, "KN": _METAL_BLOCKS},
+    expert_pairs=2,
     permute_whole_rows=64,
     permute_kilobytes=(8, 16, 28),
     matrix_units_few=False,
@@ -132,12 +145,10 @@ CUDA = Tuning(
     long_rows=4096,
     # A sector of L2 has 32 bytes.
     qvm_lanes=8,
-    # 99 KB of shared memory or more.
-    blocks={
-        "NK": (Block(32, 32), Block(64, 32), Block(128, 32)),
-        "KN": (Block(32, 32), Block(64, 32), Block(128, 32)),
-    },
+    blocks={"NK": _CUDA_BLOCKS, "KN": _CUDA_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264, 128: 132},
+    expert_blocks={"NK": _EXPERT_BLOCKS, "KN": _EXPERT_BLOCKS},
+    expert_pairs=2,
     permute_whole_rows=64,
     # 48 KB, and 99 since sm_80. From 28 on, a multiprocessor of an H100 holds 7, 5, 4, 3 and 2 such threadgroups.
     permute_kilobytes=(8, 16, 28, 44, 56, 75, 99),
@@ -147,10 +158,7 @@ CUDA = Tuning(
 HOPPER = replace(
     CUDA,
     routes=_HOPPER_ROUTES,
-    blocks={
-        "NK": (Block(32, 32), Block(128, 32)),
-        "KN": (Block(32, 16), Block(64, 16), Block(128, 32)),
-    },
+    blocks={"NK": (Block(32, 32), Block(128, 32)), "KN": _HOPPER_KN},
 )
 
 # CUDA devices before sm_80 lack mma.sync of the shapes that are used, and asynchronous copies.
@@ -161,6 +169,7 @@ OLD_CUDA = replace(
         _GEMV,
     ),
     permute_kilobytes=(8, 16, 28, 44),
+    expert_blocks={"NK": (), "KN": ()},
     matrix_units_few=False,
 )
 

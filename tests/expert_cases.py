@@ -10,6 +10,7 @@ from product_cases import FORMATS, SIZES, exact, numbers, wide
 from support import FIXTURES, gguf_fixture
 
 import mlx_dequant as mxd
+from mlx_dequant import backends
 from mlx_dequant.diagnostics import bounds, compare, sample_weights
 
 EXPERTS = 5
@@ -65,35 +66,50 @@ def check_experts(
 
         what = f"{packed} {dtype} {ids.shape} x {x.shape}"
         rows = np.broadcast_to(wide(x if x.ndim == 3 else x[:, None]), (*ids.shape, packed.in_features))
-        check_pairs(call(x), rows, ids, dense.swapaxes(1, 2), dtype, what)
+        rounds = bounds.rounds_weights(backends.current_backend(), x.size // packed.in_features)
+        check_pairs(call(x), rows, ids, dense.swapaxes(1, 2), dtype, what, rounds)
         if not gradient:
             continue
         found = mx.vjp(call, [x], [cotangent])[1][0]
         if x.ndim == 3:
-            check_pairs(found, wide(cotangent), ids, dense, dtype, f"gradient {what}")
+            check_pairs(found, wide(cotangent), ids, dense, dtype, f"gradient {what}", rounds)
         else:
-            check_sums(found, wide(cotangent), ids, dense, dtype, f"gradient {what}")
+            check_sums(found, wide(cotangent), ids, dense, dtype, f"gradient {what}", rounds and ids.shape[1] == 1)
 
 
 def check_pairs(
-    found: mx.array, rows: np.ndarray, ids: np.ndarray, dense: np.ndarray, dtype: mx.Dtype, what: str
+    found: mx.array,
+    rows: np.ndarray,
+    ids: np.ndarray,
+    dense: np.ndarray,
+    dtype: mx.Dtype,
+    what: str,
+    rounds: bool = False,
 ) -> None:
-    """`found` [M, k, n] is rows [M, k, K] times the experts' dense [experts, K, n]."""
+    """`found` [M, k, n] is rows [M, k, K] times the experts' dense [experts, K, n]; `rounds` as in `matmul_bound`."""
     assert (found.dtype, found.shape) == (dtype, (*ids.shape, dense.shape[2]))
     values = wide(found)
     for number in np.unique(ids):
         at = ids == number
-        result = compare.within(values[at], *bounds.matmul_bound(rows[at], dense[number], dtype))
+        result = compare.within(values[at], *bounds.matmul_bound(rows[at], dense[number], dtype, rounds))
         assert not result.wrong, f"{what}, expert {number}: {result}"
 
 
 def check_sums(
-    found: mx.array, rows: np.ndarray, ids: np.ndarray, dense: np.ndarray, dtype: mx.Dtype, what: str
+    found: mx.array,
+    rows: np.ndarray,
+    ids: np.ndarray,
+    dense: np.ndarray,
+    dtype: mx.Dtype,
+    what: str,
+    rounds: bool = False,
 ) -> None:
     """`found` [M, n] is the sum over k of the same."""
     assert (found.dtype, found.shape) == (dtype, (len(ids), dense.shape[2]))
     values = wide(found)
     for at, numbers_of_row in enumerate(ids):
         of_row = np.concatenate([dense[number] for number in numbers_of_row])
-        result = compare.within(values[at : at + 1], *bounds.matmul_bound(rows[at].reshape(1, -1), of_row, dtype))
+        result = compare.within(
+            values[at : at + 1], *bounds.matmul_bound(rows[at].reshape(1, -1), of_row, dtype, rounds)
+        )
         assert not result.wrong, f"{what}, row {at}: {result}"

@@ -3,8 +3,9 @@
 A row has "case" ("decode"), "model", "layers", "provider", "format", "has_g_idx" (only where true),
 "decode_tokens_per_second", "prompt_tokens_per_second" (by tokens of the prompt), "device", and of the products with one
 row of x: "build_us", the microseconds in which MLX's graph is built, on average, and the most "launches" and
-"text_bytes" of custom kernels that one has. What was not measured is null. A row of a model with a process of its own
-has "blas", the libraries there. A row that is not timed has "status" and "check" as well.
+"text_bytes" of custom kernels that one has. A mixture of experts has "experts": see `experts.measure`. What was not
+measured is null. A row of a model with a process of its own has "blas", the libraries there. A row that is not timed has
+"status" and "check" as well.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ...diagnostics.timing import Call, Samples, interleaved, overhead
 from ..models import Kind, products
 from ..run import summary
 from ..runners import MLXModel, Runner
+from . import experts
 
 PROMPTS = (64, 512, 2048)
 BASELINE = Kind("mlx", "mlx-4")  # takes its turns beside every model, also where memory holds few at once
@@ -43,6 +45,7 @@ class Measured:
 
     seconds: dict[str, Samples] = field(default_factory=dict[str, Samples])
     costs: Row = field(default_factory=dict[str, Any])
+    experts: Row = field(default_factory=dict[str, Any])
     problem: Row = field(default_factory=dict[str, Any])
 
 
@@ -96,6 +99,10 @@ def measure(plan: Plan, say: Callable[[str], None], write: Callable[[list[Row]],
             for kind, samples in _timed(plan, phase, runners).items():
                 found[kind].seconds.setdefault(phase, Samples()).seconds += samples.seconds
                 say(f"  {kind.title}: {_speed(plan, phase, found[kind]):.1f} tokens a second")
+            write(rows(plan, found))
+        if times := experts.measure(runners, plan.prompts, plan.rounds, plan.seconds, say):
+            for kind, of_experts in times.items():
+                found[kind].experts = of_experts
             write(rows(plan, found))
     gc.unfreeze()
     return rows(plan, found)
@@ -189,6 +196,7 @@ def rows(plan: Plan, found: Mapping[Kind, Measured]) -> list[Row]:
             "decode_tokens_per_second": _speed(plan, "decode", measured),
             "prompt_tokens_per_second": {str(count): _speed(plan, str(count), measured) for count in plan.prompts},
             **{name: measured.costs.get(name) for name in ("build_us", "launches", "text_bytes")},
+            **({"experts": measured.experts} if measured.experts else {}),
             "device": plan.facts["device"],
             **({"blas": measured.costs["blas"]} if "blas" in measured.costs else {}),
             **measured.problem,

@@ -17,7 +17,7 @@ typedef bfloat bfloat16_t;
 """
 
 # Types of what kernels take besides a matrix's arrays. x has its own.
-_INPUTS = {"ids": "int", "perm": "int", "parts": "float"}
+_INPUTS = {"ids": "int", "order": "uint", "perm": "int", "parts": "float"}
 
 
 @cache

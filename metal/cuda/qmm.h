@@ -24,6 +24,29 @@ __device__ inline void round_to(const V* w, uint output, uint first,
   }
 }
 
+// Eight neighbouring inputs of a row of x, in registers.
+template <typename T>
+struct octet {
+  uint words[4];
+};
+
+template <typename T>
+__device__ inline void load_octet(const T* x, octet<T>& to) {
+  load_words<4>((const uint*)x, to.words);
+}
+
+template <typename T>
+__device__ inline void clear(octet<T>& to) {
+#pragma unroll
+  for (uint i = 0; i < 4; ++i) to.words[i] = 0;
+}
+
+// Puts a value where nothing was put since `clear`.
+template <typename T>
+__device__ inline void put(octet<T>& to, uint i, T value) {
+  to.words[i / 2] |= uint(as_type<ushort>(value)) << i % 2 * 16;
+}
+
 // The accumulator of 16 outputs x BM rows of x, spread over a warp. Of every eight rows of x, a
 // lane holds two neighbours for its first output and the same two for its second.
 template <uint BM>

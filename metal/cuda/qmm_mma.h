@@ -20,6 +20,13 @@ __device__ inline void store_swizzled(const float* v, T* to) {
   store<8>(to, v);
 }
 
+template <typename T>
+__device__ inline void store_swizzled(const octet<T>& v, uint, T* to) {
+  *(uint4*)to = make_uint4(v.words[0], v.words[1], v.words[2], v.words[3]);
+}
+
+__device__ inline void publish_tile() {}
+
 // Shared memory in which the lanes of a warp exchange weights.
 template <typename T>
 struct workspace {

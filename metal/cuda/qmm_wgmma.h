@@ -19,6 +19,14 @@ __device__ inline void store_swizzled(const float* v, T* to) {
   *(uint*)to = rounded_pair(v, T());
 }
 
+template <typename T>
+__device__ inline void store_swizzled(const octet<T>& v, uint first, T* to) {
+  *(uint*)to = v.words[first / 2];
+}
+
+// What this thread stored to tiles is there for wgmma, which reads memory by another way.
+__device__ inline void publish_tile() { asm volatile("fence.proxy.async;" : : : "memory"); }
+
 // Shared memory in which the lanes of a warp exchange weights, and four barriers. Barrier i, 0 or
 // 1, completes when the copy into tile i has arrived; barrier `released + i` completes when all
 // warps have finished with tile i. Bit i of `parities` is the parity of barrier i's phase to wait

@@ -12,15 +12,20 @@ inline uint part_of(uint threadgroup_index, thread const LaunchParams& p) {
   return threadgroup_index / p.M;
 }
 
-// The expert of a threadgroup, or p.experts where the id is out of range. Negative ids count from
-// the end.
-inline uint expert_of(device const int* ids, uint threadgroup_index, thread const LaunchParams& p) {
-  int id = ids[pair_of(threadgroup_index, p)];
-  return min(uint(id < 0 ? id + int(p.experts) : id), p.experts);
+// The number of an expert, or `experts` and more where the id is out of range. Negative ids count
+// from the end.
+inline uint expert_number(int id, uint experts) { return uint(id < 0 ? id + int(experts) : id); }
+inline uint expert_number(uint id, uint) { return id; }
+
+// The expert of a threadgroup, or p.experts where the id is out of range. I is int or uint.
+template <typename I>
+inline uint expert_of(device const I* ids, uint threadgroup_index, thread const LaunchParams& p) {
+  return min(expert_number(ids[pair_of(threadgroup_index, p)], p.experts), p.experts);
 }
 
 // The same as a factor of the strides, 0 where the id is out of range.
-inline size_t stack_index(device const int* ids, uint threadgroup_index,
+template <typename I>
+inline size_t stack_index(device const I* ids, uint threadgroup_index,
                           thread const LaunchParams& p) {
   uint expert = expert_of(ids, threadgroup_index, p);
   return expert < p.experts ? expert : 0;

@@ -6,8 +6,9 @@
 #include "experts.metal"
 #include "qmv.metal"
 
-template <typename F, typename T, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename X, typename S>
-inline void gather_qmv(thread const S& loader, device const X* x, device const int* ids,
+template <typename F, typename T, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename X, typename I,
+          typename S>
+inline void gather_qmv(thread const S& loader, device const X* x, device const I* ids,
                        device T* out, thread const LaunchParams& p, threadgroup float* scratch,
                        uint threadgroup_index, uint thread_index) {
   uint pair = pair_of(threadgroup_index, p);

@@ -6,8 +6,8 @@
 #include "experts.metal"
 #include "qvm.metal"
 
-template <typename F, typename T, uint LANES, typename X, typename S>
-inline void gather_qvm(thread const S& loader, device const X* x, device const int* ids,
+template <typename F, typename T, uint LANES, typename X, typename I, typename S>
+inline void gather_qvm(thread const S& loader, device const X* x, device const I* ids,
                        device T* out, thread const LaunchParams& p, threadgroup float* scratch,
                        uint threadgroup_index, uint thread_index) {
   uint pair = pair_of(threadgroup_index, p);

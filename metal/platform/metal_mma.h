@@ -71,6 +71,37 @@ inline void store_swizzled(thread const float* v, device T* to) {
   store<4>(to, v);
 }
 
+// Eight neighbouring inputs of a row of x, in registers.
+template <typename T>
+struct octet {
+  T values[8];
+};
+
+template <typename T>
+inline void load_octet(device const T* x, thread octet<T>& to) {
+#pragma unroll
+  for (uint i = 0; i < 8; ++i) to.values[i] = x[i];
+}
+
+template <typename T>
+inline void clear(thread octet<T>& to) {
+#pragma unroll
+  for (uint i = 0; i < 8; ++i) to.values[i] = T(0.0f);
+}
+
+template <typename T>
+inline void put(thread octet<T>& to, uint i, T value) {
+  to.values[i] = value;
+}
+
+template <typename T>
+inline void store_swizzled(thread const octet<T>& v, uint first, threadgroup T* to) {
+  *(threadgroup vec<T, 4>*)to =
+      vec<T, 4>(v.values[first], v.values[first + 1], v.values[first + 2], v.values[first + 3]);
+}
+
+inline void publish_tile() {}
+
 // Threadgroup memory in which the lanes of a simdgroup exchange weights.
 template <typename T>
 struct workspace {

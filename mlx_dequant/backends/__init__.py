@@ -102,17 +102,17 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     return _BACKENDS[current_backend()].matmul(matrix, x, transpose)
 
 
-def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool) -> mx.array:
+def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False) -> mx.array:
     """Row m of x [M, inputs] times the experts ids[m] of a stack, for ids [M, k]: [M, k, outputs].
 
-    With W the stored matrix of an expert, that is x @ W.T (`transpose`) or x @ W.
+    With W the stored matrix of an expert, that is x @ W.T (`transpose`) or x @ W. `sorted` ids never fall.
     """
     outputs = matrix.rows // max(matrix.experts, 1) if transpose else matrix.columns
     if matrix.size == 0 or x.size == 0 or ids.size == 0:
         return mx.zeros((*ids.shape, outputs), x.dtype)
     backend = _BACKENDS[current_backend()]
     if is_lazy():
-        return backend.gather_matmul(matrix, x, ids, transpose)
+        return backend.gather_matmul(matrix, x, ids, transpose, sorted)
     return experts.gather_matmul(backend.matmul, matrix, x, ids, transpose)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends import GPUS
-from ..dispatch import EXACT_ROWS
+from ..tuning import EXACT_ROWS
 
 F64 = NDArray[np.float64]
 

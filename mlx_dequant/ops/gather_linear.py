@@ -5,6 +5,9 @@ As in linear.py, the host and the reference multiply by the dequantized stack wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -15,6 +18,7 @@ from ..backends.arrays import clamped_int32
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_ids, check_stack, check_x
+from .replay import key_of, replayed, traced_once
 from .transforms import has_value, is_traced
 
 
@@ -28,16 +32,23 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
             float16, bfloat16 or float32. It has one axis more than ids in the second case.
         weight: a stack [experts, out, in].
         ids: [..., k] integers, the experts of each row; negative ones count from the end.
-        sorted: whether the ids, all axes flattened, never fall. Results are the same without it.
+        sorted: whether the ids, all axes flattened, never fall. Results are the same without it; on a GPU, many
+            rows of x then save a sort. Ids that do fall give wrong results there.
 
     Returns:
-        [..., k, out] in x's type, accumulated in float32 and rounded once.
+        [..., k, out] in x's type, accumulated in float32 and rounded once. On a GPU, with more than 16 float16
+        or bfloat16 rows of x, weights may first be rounded to x's type, as `linear` does.
 
     Raises:
         FormatError: x or ids does not fit the weight, or the weight is no stack.
         IndexError: an id is out of range, on the host and the reference. On a GPU such a result is NaN,
             and so it is inside `mx.compile`.
     """
+    matrix = weight.matrix
+    key = key_of(x, ids.shape, ids.dtype, sorted)
+    y = replayed(matrix, key, x, ids)
+    if y is not None:
+        return y
     check_stack(weight)
     check_x(x, weight)
     check_ids(ids)
@@ -45,10 +56,27 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
     leading = ids.shape if own_rows else ids.shape[:-1]
     if ids.ndim == 0 or x.shape[:-1] != leading:
         raise FormatError(f"ids: found shape {ids.shape} beside x {x.shape}, expected {_expected(x)}")
+    transpose = matrix.layout == "NK"
+    if matrix.replays is not None and backends.is_replayable(matrix, x, transpose):
+        product = partial(_shaped, backends.gather_matmul, transpose=transpose, sorted=sorted)
+        with_rules = partial(_shaped, _with_rules, transpose=transpose, sorted=sorted)
+        return traced_once(matrix, key, product, with_rules, x, ids)
+    return _shaped(gather_matmul, matrix, x, ids, transpose, sorted)
+
+
+def _shaped(
+    product: Callable[..., mx.array],
+    matrix: EncodedMatrix,
+    x: mx.array,
+    ids: mx.array,
+    transpose: bool,
+    sorted: bool,
+) -> mx.array:
+    """A product of rows [M, in] and ids [M, k], for x and ids of any shape."""
     rows = prod(x.shape[:-1])
-    choices = ids.reshape(rows, 1 if own_rows else ids.shape[-1])
-    y = gather_matmul(weight.matrix, x.reshape(rows, x.shape[-1]), choices, weight.matrix.layout == "NK")
-    return y.reshape(*ids.shape, weight.out_features)
+    choices = ids.reshape(rows, 1 if x.ndim == ids.ndim + 1 else ids.shape[-1])
+    y = product(matrix, x.reshape(rows, x.shape[-1]), choices, transpose, sorted)
+    return y.reshape(*ids.shape, y.shape[-1])
 
 
 def _expected(x: mx.array) -> str:
@@ -56,24 +84,30 @@ def _expected(x: mx.array) -> str:
     return one_row if x.ndim == 1 else f"{one_row}, or {x.shape[:-1]} for a row of x each"
 
 
-def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool) -> mx.array:
+def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False) -> mx.array:
     """Row m of x [M, inputs] times the experts ids[m] of ids [M, k]: [M, k, outputs]; `transpose` as in `matmul`."""
     if not (is_traced(x) or is_traced(ids)):
-        return backends.gather_matmul(matrix, x, ids, transpose)
+        return backends.gather_matmul(matrix, x, ids, transpose, sorted)
+    return _with_rules(matrix, x, ids, transpose, sorted)
+
+
+def _with_rules(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False) -> mx.array:
+    """The product with its rules for MLX's transformations."""
+    matrix = replace(matrix, replays=None)  # as in linear.py
 
     def forward(x: mx.array, ids: mx.array) -> mx.array:
         if backends.is_lazy():
-            return backends.gather_matmul(matrix, mx.stop_gradient(x), ids, transpose)
+            return backends.gather_matmul(matrix, mx.stop_gradient(x), ids, transpose, sorted)
         if has_value(x) and has_value(ids):
             return backends.gather_matmul(matrix, x, ids, transpose)
         return _by_dense(matrix, x, ids, transpose)
 
     def gradient(primals: Any, cotangent: mx.array, output: mx.array) -> tuple[mx.array, mx.array]:
         _, ids = primals
-        return _backward(matrix, cotangent, ids, transpose), mx.zeros_like(ids)
+        return _backward(matrix, cotangent, ids, transpose, sorted), mx.zeros_like(ids)
 
     def tangent(primals: Any, tangents: Any) -> mx.array:
-        return gather_matmul(matrix, tangents[0], primals[1], transpose)
+        return gather_matmul(matrix, tangents[0], primals[1], transpose, sorted)
 
     def map_over_axes(inputs: Any, axes: Any) -> tuple[mx.array, int]:
         count = next(array.shape[axis] for array, axis in zip(inputs, axes, strict=True) if axis is not None)
@@ -93,13 +127,13 @@ def _mapped(array: mx.array, axis: int | None, count: int) -> mx.array:
     return mx.broadcast_to(array[None], (count, *array.shape)) if axis is None else mx.moveaxis(array, axis, 0)
 
 
-def _backward(matrix: EncodedMatrix, cotangent: mx.array, ids: mx.array, transpose: bool) -> mx.array:
+def _backward(matrix: EncodedMatrix, cotangent: mx.array, ids: mx.array, transpose: bool, sorted: bool) -> mx.array:
     """[M, inputs] of a cotangent [M, k, outputs]: each choice through its expert, transposed; added up in float32."""
     M, k, outputs = cotangent.shape
     if k == 1:
-        return gather_matmul(matrix, cotangent.reshape(M, outputs), ids, not transpose).reshape(M, -1)
+        return gather_matmul(matrix, cotangent.reshape(M, outputs), ids, not transpose, sorted).reshape(M, -1)
     wide = cotangent.astype(mx.float32).reshape(M * k, outputs)
-    parts = gather_matmul(matrix, wide, ids.reshape(M * k, 1), not transpose)
+    parts = gather_matmul(matrix, wide, ids.reshape(M * k, 1), not transpose, sorted)
     return parts.reshape(M, k, -1).sum(axis=1).astype(cotangent.dtype)
 
 

@@ -7,6 +7,7 @@ The host and the reference do, so there the graph multiplies by the dequantized 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from .. import backends, dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_matrix, check_x
-from .replay import replayed, traced_once
+from .replay import key_of, replayed, traced_once
 from .transforms import has_value, is_traced, only
 
 
@@ -39,11 +40,13 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     Raises:
         FormatError: x or bias does not fit the weight.
     """
-    y = replayed(weight.matrix, x, weight.matrix.layout == "NK")
+    matrix = weight.matrix
+    transpose = matrix.layout == "NK"
+    y = replayed(matrix, key_of(x, transpose), x)
     if y is None:
         check_matrix(weight)
         check_x(x, weight)
-        y = matmul(weight.matrix, x, transpose=weight.matrix.layout == "NK")
+        y = matmul(matrix, x, transpose)
     if bias is None:
         return y
     if bias.shape != (weight.out_features,):
@@ -58,11 +61,13 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
 
     The gradient of one is the other, so no rule needs the dequantized matrix.
     """
-    y = replayed(matrix, x, transpose)
+    key = key_of(x, transpose)
+    y = replayed(matrix, key, x)
     if y is not None:
         return y
     if matrix.replays is not None and backends.is_replayable(matrix, x, transpose):
-        return traced_once(matrix, x, transpose, _with_rules)(x)
+        product, with_rules = (partial(each, transpose=transpose) for each in (backends.matmul, _with_rules))
+        return traced_once(matrix, key, product, with_rules, x)
     if not is_traced(x):
         # Making a custom function costs time, and the wake-up of a thread where values are needed at once.
         return backends.matmul(matrix, x, transpose)

@@ -134,16 +134,17 @@ PAIRS = '"r"(weights.pairs[0][2 * k_slice]), "r"(weights.pairs[1][2 * k_slice])'
 TURNED = '"r"(weights.pairs[1][2 * k_slice]), "r"(weights.pairs[0][2 * k_slice])'
 FENCE = 'asm volatile("wgmma.fence.sync.aligned;" : : : "memory");'
 COMMIT = 'asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");'
-WAIT = "wait_for_tile(space, k);"
+WAIT = "wait_for_tile(x, space, k);"
+ARRIVED = "wait_for_tile(space, buffer);\n  "
 COPIED = 'asm volatile("cp.async.wait_all;" : : : "memory");\n'
-RELEASE = "release_tile(space, 0);\n"
-RELEASED = "if (i + k > 0) release_tile(space, 1 - k);"
-COPY = "copy_tile<size>(space, x, tiles + (1 - k) * size, 1 - k);"
+RELEASE = "release_tile(x, space, 0);\n"
+RELEASED = "if (i + k > 0) release_tile(x, space, 1 - k);"
+COPY = "fetch_tile(x, space, other, 1 - k);"
 BLOCKED = "others wait at mbarrier.try_wait"
 ANOTHER = f"if (i + k + 1 < steps) {COPY}"
 TOO_MANY = (ANOTHER, ANOTHER.replace("< steps", "<= steps"), "the threadgroup ended before a copy did")
-FIRST = "copy_tile<size>(space, x, tiles, 0);"
-SAME = "copy_tile<size>(space, x, tiles + k * size, k);"
+FIRST = "fetch_tile(x, space, tiles, 0);\n  load"
+SAME = "fetch_tile(x, space, tiles + k * size, k);"
 MUTATIONS = {
     "mma": {
         "no wait for a tile": (WAIT, "", "inf times the bound"),
@@ -157,7 +158,7 @@ MUTATIONS = {
         "a copy too many": TOO_MANY,
     },
     "wgmma": {
-        "no wait for a tile": (WAIT, "", "mbarrier: more arrive"),
+        "no wait for a tile": (ARRIVED, "", "mbarrier: more arrive"),
         "no release of a tile": (RELEASED, "", BLOCKED),
         "no wait for a release": ("wait_for_barrier(space, released + buffer);", "", BLOCKED),
         "no barrier in the end": (f"{RELEASE}    {BARRIER}", RELEASE, "the largest error is"),
@@ -175,11 +176,15 @@ MUTATIONS = {
         "another k-slice": ("k_slice % 4 * 2);", "k_slice % 4);", "the largest error is"),
         "pairs in another order": (PAIRS, TURNED, "the largest error is"),
         "sums in another place": ("part[0], part[2]", "part[0], part[1]", "the largest error is"),
-        "no wait for products": (f"wait_for_products();\n      {RELEASED}", RELEASED, "a fragment changed"),
+        "no wait for products": (f"{ARRIVED}wait_for_products();", ARRIVED, "a fragment changed"),
         "no group": (COMMIT, ";", "the largest error is"),
         "no fence": (FENCE, "", "a fence has to come first"),
         "a copy too many": TOO_MANY,
-        "two copies to one place": (FIRST, f"{FIRST} {FIRST.replace('0', '1')}", "into the same place is not done"),
+        "two copies to one place": (
+            FIRST,
+            f"{FIRST.removesuffix('load')} {FIRST.replace('0', '1')}",
+            "into the same place is not done",
+        ),
     },
 }
 

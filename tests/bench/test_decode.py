@@ -10,12 +10,14 @@ import pytest
 
 pytest.importorskip("mlx_lm", reason="models are mlx-lm's")
 
-from mlx_dequant.bench import decode, models, runners
+import mlx_dequant as mxd
+from mlx_dequant.bench import decode, models, random_layers, runners
 from mlx_dequant.bench.cases import decode as case
+from mlx_dequant.bench.cases import experts
 from mlx_dequant.bench.cases.decode import Candidate, Plan
 from mlx_dequant.bench.models import Kind
 from mlx_dequant.cli import main
-from mlx_dequant.nn import PackedLinear
+from mlx_dequant.nn import PackedLinear, PackedSwitchLinear
 
 SMALL = models.CONFIGS["smollm2-135m"] | {"vocab_size": 320}
 FIELDS = {
@@ -44,7 +46,7 @@ def command(monkeypatch, tmp_path, capsys):
 def test_a_run_times_every_model_that_the_shape_can_be(command):
     status, result, out = command()
     rows = {Kind(row["provider"], row["format"], row.get("has_g_idx", False)).title: row for row in result["rows"]}
-    ours = ["q4_0", "q8_0", "awq4", "gptq4", "gptq4-act", "ct4"]
+    ours = ["q4_0", "q8_0", "awq4", "gptq4", "gptq4-act", "ct4", "mxfp4"]
     expected = [f"mlx {name}" for name in decode.MLX] + [f"mlx-dequant {name}" for name in ours]
     assert status == 0
     assert [name for name in rows if "torch" not in name] == expected
@@ -64,6 +66,35 @@ def test_formats_and_providers_are_chosen(command):
     status, result, _ = command("--formats", "ct4", "mlx-4", "gptq4-act", "--providers", "mlx-dequant")
     assert status == 0
     assert [(row["format"], row.get("has_g_idx")) for row in result["rows"]] == [("ct4", None), ("gptq4", True)]
+
+
+def test_a_mixture_has_its_experts_products_measured(command, monkeypatch):
+    small = {"hidden_size": 64, "moe_intermediate_size": 64, "head_dim": 16, "vocab_size": 320, "num_experts": 4}
+    small |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2}
+    monkeypatch.setitem(models.CONFIGS, "qwen3-30b-a3b", models.CONFIGS["qwen3-30b-a3b"] | small)
+    chosen = ["--formats", "mlx-4", "q4_0", "gptq4-act", "dense"]
+    status, result, out = command("--model", "qwen3-30b-a3b", *chosen, "--prompts", "3", "33")
+    assert (status, result["absent"]) == (0, {"torch": "experts are not measured from torch"})
+    assert len(result["rows"]) == 4
+    for row in result["rows"]:
+        experts = row["experts"]
+        assert experts["up"].keys() == experts["down"].keys() == {"1", "3", "33"}
+        assert min(*experts["up"].values(), *experts["down"].values()) > 0
+        assert row["decode_tokens_per_second"] > 0
+    assert result["rows"][0]["experts"]["launches"].keys() == {"1", "3", "33"}
+    assert "Experts' products" in out and "mlx-dequant  gptq4-act  down" in out
+
+
+def test_products_are_called_as_a_mixture_calls_them():
+    """Few pairs as they come, a row of x for all of a token's experts; many sorted."""
+    stack = mxd.stack([random_layers.quantized("q8_0", 64, 32, 32) for _ in range(4)])
+    layer = PackedSwitchLinear(stack)
+    for part, tokens, shape in (("up", 3, (3, 1, 1, 32)), ("down", 3, (3, 2, 1, 32)), ("up", 40, (80, 1, 32))):
+        call = experts.product(layer, 2, part, tokens, mx.float32)
+        x, ids = call.args
+        assert (x.shape, call.keywords) == (shape, {"sorted_indices": tokens == 40})
+        assert mx.array_equal(ids, mx.sort(ids)) or tokens == 3
+        assert call().shape == (*ids.shape, 1, 64)
 
 
 @pytest.mark.parametrize(

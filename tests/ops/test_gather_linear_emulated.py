@@ -78,6 +78,20 @@ def test_an_id_out_of_range_gives_nan(name, device):
     assert np.isfinite(np.array(gradient[0])).all() and np.isnan(np.array(gradient[1])).all()
 
 
+@pytest.mark.parametrize("rows", [1, pytest.param(20, marks=full)])
+def test_ids_without_a_sign(rows):
+    """As routers give them. The largest is no -1."""
+    packed, _ = experts("q8_0")
+    x = mx.ones((rows, packed.in_features), mx.float16)
+    ids = chosen("any", rows, 3)
+    outside = ids.astype(np.uint32)
+    outside[0, :2] = (EXPERTS, 2**32 - 1)
+    with emulator.metal():
+        found, expected = (np.array(packed.gather_linear(x, mx.array(each))) for each in (outside, ids))
+    assert np.isnan(found[0, :2]).all()
+    assert np.array_equal(found[0, 2:], expected[0, 2:]) and np.array_equal(found[1:], expected[1:])
+
+
 def test_pairs_are_split_where_a_grid_ends(monkeypatch):
     width = experts("q8_0")[0].in_features
     monkeypatch.setattr("mlx_dequant.backends.gpu.gather_matmul.MAX_THREADS", 256 * -(-width // 8) * 5)

@@ -16,7 +16,7 @@ from mlx_dequant.backends import reference
 NAMES = ("q4_k", "gptq4", "ct3")
 
 
-def plain_gather_matmul(matrix, x, ids, transpose):
+def plain_gather_matmul(matrix, x, ids, transpose, sorted):
     """A GPU's product as a graph. A convolution has no jvp, as custom kernels have none."""
     dense = np.stack([reference.weights(matrix.expert(number)) for number in range(matrix.experts)])
     dense = mx.array(dense.swapaxes(1, 2) if transpose else dense)

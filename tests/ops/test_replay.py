@@ -27,6 +27,12 @@ class Graphs:
         values = matrix.arrays["blocks"].view(mx.float32).reshape(matrix.rows, matrix.columns)
         return x @ (values.T if transpose else values)
 
+    def gather_matmul(self, matrix, x, ids, transpose, sorted):
+        self.built += 1
+        values = matrix.arrays["blocks"].view(mx.float32).reshape(matrix.experts, -1, matrix.columns)
+        values = values.swapaxes(1, 2) if transpose else values
+        return (x[:, None, None] @ values[ids]).squeeze(-2)
+
 
 @pytest.fixture
 def gpu():
@@ -34,6 +40,7 @@ def gpu():
     with (
         patch.object(backends, "current_backend", lambda: "metal"),
         patch.object(metal, "matmul", graphs.matmul),
+        patch.object(metal, "gather_matmul", graphs.gather_matmul),
         patch.object(metal, "is_replayable", lambda matrix, x, transpose: len(x) < 100),
     ):
         yield graphs
@@ -59,6 +66,30 @@ def test_a_product_is_built_once_for_a_shape_and_type(gpu):
             x = x_of().reshape(shape)
             assert close(packed.linear(x), x @ dense.T)
     assert gpu.built == 2
+
+
+def test_a_product_with_experts_is_built_once(gpu):
+    """For a shape and type of x and of ids, and for ids that are sorted or not."""
+    values = np.random.default_rng(0).normal(size=(4, 6, 8)).astype(np.float32)
+    packed, dense = mxd.GGUFWeight(values.view(np.uint8), "F32"), mx.array(values)
+
+    def exact(x, ids):
+        return (x[..., None, None, :] @ dense[ids].swapaxes(-1, -2)).squeeze(-2)
+
+    for turn in range(3):
+        for ids in (mx.array([[0, 1], [3, 3]]), mx.array([[turn], [2]], mx.uint32)):
+            for sorted in (False, True):
+                assert close(packed.gather_linear(x_of(), ids, sorted=sorted), exact(x_of(), ids))
+    assert gpu.built == 4
+    ids = mx.array([[0, 1], [3, 3]])
+    loss, of_dense = ((lambda x, call=call: (call(x, ids) ** 2).sum()) for call in (packed.gather_linear, exact))
+    assert close(mx.grad(loss)(x_of()), mx.grad(of_dense)(x_of()))
+    assert close(
+        mx.grad(lambda x: mx.grad(loss)(x).sum())(x_of()), mx.grad(lambda x: mx.grad(of_dense)(x).sum())(x_of())
+    )
+    assert close(mx.compile(packed.gather_linear)(x_of(), ids), exact(x_of(), ids))
+    with pytest.raises(mxd.FormatError, match="ids: found shape"):
+        packed.gather_linear(x_of(), mx.array([[0, 1]] * 3))
 
 
 def test_what_is_more_than_a_graph_is_not_replayed(gpu):

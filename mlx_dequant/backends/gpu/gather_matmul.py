@@ -16,16 +16,19 @@ from .launch import bind, device
 Product = Callable[[mx.array, mx.array], mx.array]
 
 
-def gather_matmul(platform: str, matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool) -> mx.array:
+def gather_matmul(
+    platform: str, matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False
+) -> mx.array:
     """[M, k, outputs]: row m of x [M, inputs] times the experts ids[m] of ids [M, k]. An id out of range gives NaN."""
     M, k = ids.shape
     step = max(_pairs(matrix) // k, 1)
     if step < M:
         parts = [(x[at : at + step], ids[at : at + step]) for at in range(0, M, step)]
-        return mx.concatenate([gather_matmul(platform, matrix, *part, transpose) for part in parts])
-    key = (M, k, x.dtype, transpose)
+        return mx.concatenate([gather_matmul(platform, matrix, *part, transpose, sorted) for part in parts])
+    ids = ids if ids.dtype == mx.uint32 else clamped_int32(ids)  # as they are: a cast is a launch
+    key = (M, k, x.dtype, ids.dtype, transpose, sorted)
     product: Product = matrix.kept(f"{platform} experts", key, lambda: _product(platform, matrix, *key))
-    return product(x, clamped_int32(ids).reshape(-1)).reshape(M, k, -1)
+    return product(x, ids.reshape(-1)).reshape(M, k, -1)
 
 
 def _pairs(matrix: EncodedMatrix) -> int:
@@ -34,6 +37,28 @@ def _pairs(matrix: EncodedMatrix) -> int:
     return MAX_THREADS // THREADS // -(-outputs // 8)
 
 
-def _product(platform: str, matrix: EncodedMatrix, M: int, k: int, dtype: mx.Dtype, transpose: bool) -> Product:
-    launch = launches.gather_few(device(platform), matrix, M, k, dtypes.name(dtype), transpose)
-    return bind(platform, matrix, launch, dtypes.name(dtype))
+def _product(
+    platform: str,
+    matrix: EncodedMatrix,
+    M: int,
+    k: int,
+    dtype: mx.Dtype,
+    ids_dtype: mx.Dtype,
+    transpose: bool,
+    sorted: bool,
+) -> Product:
+    name, types = dtypes.name(dtype), f"{dtypes.name(dtype)}, {ids_dtype}"
+    many = launches.gather_many(device(platform), matrix, M, k, name, transpose)
+    if many is None:
+        return bind(platform, matrix, launches.gather_few(device(platform), matrix, M, k, name, transpose), types)
+    run = bind(platform, matrix, many, types)
+    if sorted:
+        as_they_are = mx.arange(M * k, dtype=mx.uint32)
+        mx.eval(as_they_are)  # other threads could not
+        return lambda x, ids: run(x, ids, as_they_are)
+
+    def product(x: mx.array, ids: mx.array) -> mx.array:
+        order = mx.argsort(ids)
+        return run(x, ids[order], order)
+
+    return product

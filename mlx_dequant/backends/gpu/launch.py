@@ -95,7 +95,7 @@ def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtyp
 
     Args:
         matrix: None for a kernel that reads no matrix.
-        input_dtype: type of the first of these arrays; "" without any.
+        input_dtype: types of these arrays, as far as they may differ; "" without any.
     """
     arrays: list[mx.array] = []
     if launch.spec.needs_matrix:

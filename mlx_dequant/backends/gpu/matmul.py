@@ -37,7 +37,12 @@ def matmul(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -
 
 
 def is_replayable(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> bool:
-    """Whether the product is only a graph: dequantizing a whole matrix waits for earlier products."""
+    """Whether the product is only a graph: dequantizing a whole matrix waits for earlier products.
+
+    Products with a stack always are.
+    """
+    if matrix.experts:
+        return True
     return _product_for(platform, sort_by_group(matrix) or matrix, x, transpose).is_graph
 
 

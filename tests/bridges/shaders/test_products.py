@@ -17,7 +17,7 @@ from mlx_dequant.bridges.nn import packed_linear  # noqa: E402
 from mlx_dequant.bridges.operators import operator  # noqa: E402
 from mlx_dequant.bridges.shaders import launch  # noqa: E402
 from mlx_dequant.diagnostics import bounds, compare, sample_weights  # noqa: E402
-from mlx_dequant.dispatch import EXACT_ROWS  # noqa: E402
+from mlx_dequant.tuning import EXACT_ROWS  # noqa: E402
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run kernels with")
 

@@ -33,7 +33,7 @@ def row(program: Program, keep: Path | None = None) -> dict[str, Any]:
     per_weight = memory = None
     if program.weights:
         # A multiply-add for each weight and row of x; of a matrix product a lane has a sixteenth, and two there.
-        least = program.weights * (program.M / 8 if program.kernel == "qmm" else min(program.M, 8))
+        least = program.weights * (program.M / 8 if program.kernel.endswith("qmm") else min(program.M, 8))
         loops = [loop for loop in machine.loops if loop.multiply_adds >= least]
         if not loops:
             raise AgxError(f"{program.name}: found no loop with {least:.0f} multiply-adds: {machine.loops}")

@@ -47,7 +47,7 @@ class Program:
         return f"{self.kernel.replace(' ', '_')}-{self.format or 'any'}{g_idx}-{template}-{self.dtype}"
 
 
-_INPUTS = {"ids": mx.int32, "perm": mx.int32, "parts": mx.float32}
+_INPUTS = {"ids": mx.int32, "order": mx.uint32, "perm": mx.int32, "parts": mx.float32}
 _ELEMENTS = {"uint8_t": mx.uint8, "int": mx.int32}
 
 
@@ -58,9 +58,9 @@ def title(spec: KernelSpec) -> str:
 
 def rows(spec: KernelSpec) -> int:
     """Rows of x in one pass of a kernel; 16 for one that takes any number, 8 in a pass."""
-    if spec.stacked:
+    if spec.stacked and not spec.tile:
         return 1
-    at = {"qmv": 0, "qvm": 0, "qmm": 1}.get(spec.name)
+    at = {"qmv": 0, "qvm": 0, "qmm": 1, "gather_qmm": 1}.get(spec.name)
     return 0 if at is None else spec.template[at]
 
 

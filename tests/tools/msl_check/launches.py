@@ -170,6 +170,9 @@ def _use(
             for fields in shared if transpose else ({},):
                 with generation(generations[0]), tuned(**fields):
                     backend.gather_matmul(stack, mx.zeros((2, inputs), dtype), mx.zeros((2, 4), mx.int32), transpose)
+            for known, k in product(generations, (1, 4, 8)):  # each block of gather_qmm
+                with generation(known):
+                    backend.gather_matmul(stack, mx.zeros((17, inputs), dtype), mx.zeros((17, k), mx.int32), transpose)
     for dtype in types:
         _permute(platform, Device(platform, generations[0]), 3, 64, dtype)
         for device in (Device(platform, known) for known in generations):
