@@ -129,7 +129,7 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
   }
   uint begin = thread_index / LANES * CHUNK;
   uint stride = deep * CHUNK;
-  bool aligned = rows % 8 == 0 && is_aligned(x);
+  bool aligned = is_aligned(x, rows);
   if (column + VALUES <= columns && aligned && share_group<F, CHUNK>(loader)) {
     add_columns<F, ROWS, VALUES, CHUNK, true>(loader, x, column, begin, stride, rows, M, sum);
   } else if (column + VALUES <= columns) {

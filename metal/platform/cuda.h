@@ -226,6 +226,12 @@ __device__ inline bool is_aligned(const T* x) {
   return size_t(x) % 16 == 0;
 }
 
+// The same for every eighth value of rows of `columns` values.
+template <typename T>
+__device__ inline bool is_aligned(const T* x, uint columns) {
+  return columns % 8 == 0 && is_aligned(x);
+}
+
 template <uint N, bool ALIGNED, typename T>
 __device__ inline void load(const T* x, float* v) {
   const uint count = 16 / sizeof(T);

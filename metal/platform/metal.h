@@ -54,10 +54,47 @@ inline uint lut(constant T* table, uint i) {
 // Byte k of a word.
 inline float byte_of(uint word, uint k) { return float(word >> (8 * k) & 255); }
 
+// A number below 2048 in the low bits of a half is that number times 2^-24. Apple's GPUs keep
+// subnormal halves, and read a half as a float for nothing.
+inline float low_bits(ushort bits) { return float(as_type<half>(bits)); }
+constant float low_bits_unit = 16777216.0f;
+
+// q[i] * the returned unit = field i.
+template <uint N>
+inline float to_numbers(fields<N> codes, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = low_bits(ushort(codes.words[i / 4] >> (i % 4 * 8) & 255));
+  return low_bits_unit;
+}
+
 // q[i] = field i - number.
 template <uint N>
 inline void to_numbers(fields<N> codes, uint number, thread float* q) {
-  for (uint i = 0; i < N; ++i) q[i] = byte_of(codes.words[i / 4], i % 4) - float(number);
+  float unit = to_numbers<N>(codes, q);
+  for (uint i = 0; i < N; ++i) q[i] = q[i] * unit - float(number);
+}
+
+// q[i] * the returned unit = byte i >> shift & mask; mask << shift fits a byte.
+template <uint N, uint ALIGN>
+inline float load_codes(device const uint8_t* p, uint shift, uint mask, thread float* q) {
+  mask <<= shift;
+  if (N % 2 != 0) {
+    q[0] = low_bits(p[0] & mask);
+  } else {
+    for (uint i = 0; i < N; i += 2) {
+      ushort two = ALIGN % 2 == 0 ? ((device const ushort*)p)[i / 2] : ushort(p[i] | p[i + 1] << 8);
+      q[i] = low_bits(two & mask);
+      q[i + 1] = low_bits(two >> 8 & mask);
+    }
+  }
+  return low_bits_unit / float(1 << shift);
+}
+
+// q[i] = (byte i >> shift & mask) - number.
+template <uint N, uint ALIGN>
+inline void load_codes(device const uint8_t* p, uint shift, uint mask, uint number,
+                       thread float* q) {
+  float unit = load_codes<N, ALIGN>(p, shift, mask, q);
+  for (uint i = 0; i < N; ++i) q[i] = q[i] * unit - float(number);
 }
 
 // q[i] = the table's value for field i, of 4 bits.
@@ -95,6 +132,10 @@ inline void load_words(device const uint* p, thread uint* q) {
 // Whether load may read wide words. Here it never does.
 template <typename T>
 inline bool is_aligned(device const T*) {
+  return true;
+}
+template <typename T>
+inline bool is_aligned(device const T*, uint) {
   return true;
 }
 
