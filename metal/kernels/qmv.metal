@@ -15,7 +15,7 @@ template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, t
           typename S>
 inline void add_rows(thread const S& loader, device const X* x, uint row, uint last, uint columns,
                      uint M, uint index, uint stride, thread float* sum) {
-  const uint STEP = BLOCK < 8 ? BLOCK : 8;
+  const uint STEP = BLOCK < decoded_at_once ? BLOCK : uint(decoded_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
     float v[BM][VALUES], x_sum[VALUES / BLOCK];
 #pragma unroll
