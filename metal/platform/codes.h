@@ -1,5 +1,12 @@
 // Codes as numbers, where integers become floats as fast as they become multiples of a unit.
 
+inline float byte_unit() { return 1.0f; }
+
+// Byte k of a word, negative where the lowest bit of `sign` is set.
+inline float signed_byte(uint word, uint k, uint sign) {
+  return as_type<float>(as_type<uint>(byte_of(word, k)) ^ sign << 31);
+}
+
 // q[i] * the returned unit = field i.
 template <uint N, typename V>
 inline float to_numbers(fields<N> codes, thread V* q) {

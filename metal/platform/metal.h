@@ -43,7 +43,7 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
 // A number below 2048 in the low bits of a half is that number times 2^-24. Apple's GPUs keep
 // subnormal halves, and read a half as a float for nothing.
 inline float low_bits(ushort bits) { return float(as_type<half>(bits)); }
-constant float low_bits_unit = 16777216.0f;
+inline float byte_unit() { return 16777216.0f; }
 
 // q - zero point. Both are integers below 2^22, and as_zero_point makes the zero point.
 inline float as_zero_point(uint number) { return float(int(number)); }
@@ -53,10 +53,10 @@ inline float subtract_zero(uint q, float zero) { return float(int(q)) - zero; }
 // where they lie in 16 bits.
 inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
   // 3-bit fields straddle bytes.
-  if (mask == 7) return low_bits(ushort(word >> shift & mask)) * low_bits_unit - zero;
+  if (mask == 7) return low_bits(ushort(word >> shift & mask)) * byte_unit() - zero;
   uint up = shift % 8;
   ushort bits = ushort(word >> (shift / 16 * 16)) >> (shift / 8 % 2 * 8) & mask << up;
-  return low_bits(bits) * (low_bits_unit / float(1 << up)) - zero;
+  return low_bits(bits) * (byte_unit() / float(1 << up)) - zero;
 }
 
 // Entry i of a format's lookup table.
@@ -65,14 +65,16 @@ inline uint lut(constant T* table, uint i) {
   return table[i];
 }
 
-// Byte k of a word.
-inline float byte_of(uint word, uint k) { return float(word >> (8 * k) & 255); }
+// byte_unit() times this is byte k of a word, negative where the lowest bit of `sign` is set.
+inline float signed_byte(uint word, uint k, uint sign) {
+  return low_bits(ushort((word >> (8 * k) & 255) | sign << 15));
+}
 
 // q[i] * the returned unit = field i.
 template <uint N>
 inline float to_numbers(fields<N> codes, thread float* q) {
   for (uint i = 0; i < N; ++i) q[i] = low_bits(codes.words[i / 4] >> (i % 4 * 8) & 255);
-  return low_bits_unit;
+  return byte_unit();
 }
 
 // q[i] = field i - number.
@@ -95,7 +97,7 @@ inline float load_codes(device const uint8_t* p, uint shift, uint mask, thread f
       q[i + 1] = low_bits(pair >> 8 & mask);
     }
   }
-  return low_bits_unit / float(1 << shift);
+  return byte_unit() / float(1 << shift);
 }
 
 // q[i] = (byte i >> shift & mask) - number.
