@@ -145,7 +145,7 @@ __device__ inline void to_numbers(fields<N> codes, uint number, float16_t* q) {
 }
 
 template <uint N>
-__device__ inline void signed_lut(uint low, uint high, uint, uint signs, float16_t* q) {
+__device__ inline float signed_lut(uint low, uint high, uint, uint signs, float16_t* q) {
   static_assert(N == 8, "a whole LUT entry");
 #pragma unroll
   for (uint i = 0; i < 8; i += 2) {
@@ -155,6 +155,7 @@ __device__ inline void signed_lut(uint low, uint high, uint, uint signs, float16
     uint minus = (signs >> i & 3) * 0x40008000 & 0x80008000;
     set_pair(as_type<__half2>(as_type<uint>(pair) ^ minus), q + i);
   }
+  return 1.0f;
 }
 
 template <typename F, uint N, typename B>

@@ -101,7 +101,7 @@ inline void qmv_mma(const S& loader, const X* x, T* out, const LaunchParams& p, 
   }
   uint share = thread_index / 32;
   const X* lane_x = x + size_t(BM == 1 ? 0 : min(lane / 4, M - 1)) * inputs;
-  if (inputs % 8 == 0 && is_aligned(x)) {
+  if (is_aligned(x, inputs)) {
     add_chunks<F, BN, TK, V, true>(loader, lane_x, output, input, share * chunk, deep * chunk,
                                    inputs, sum);
   } else {

@@ -15,47 +15,54 @@ template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, t
           typename S>
 inline void add_rows(thread const S& loader, device const X* x, uint row, uint last, uint columns,
                      uint M, uint index, uint stride, thread float* sum) {
+  const uint STEP = BLOCK < decoded_at_once ? BLOCK : uint(decoded_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
-    float q[BN][VALUES];
-    scaling by[BN][VALUES / BLOCK];
+    float v[BM][VALUES], x_sum[VALUES / BLOCK];
+#pragma unroll
+    for (uint m = 0; m < BM; ++m) {
+      device const X* from = x + size_t(min(m, M - 1)) * columns;
+#pragma unroll
+      for (uint i = 0; i < VALUES; i += 8) {
+        x_rows<F>::template load<8, ALIGNED>(loader, from, column, i, v[m] + i);
+      }
+    }
+    if (has_min<F>::value && BM == 1) {
+#pragma unroll
+      for (uint i = 0; i < VALUES; ++i) {
+        x_sum[i / BLOCK] = i % BLOCK == 0 ? v[0][i] : x_sum[i / BLOCK] + v[0][i];
+      }
+    }
 #pragma unroll
     for (uint r = 0; r < BN; ++r) {
 #pragma unroll
       for (uint i = 0; i < VALUES; i += BLOCK) {
-        by[r][i / BLOCK] =
-            scaled_by(codes<F, BLOCK>(loader, min(row + r, last), column + i, q[r] + i));
-        if (has_min<F>::value && BM > 1) {
-          scale_codes<F, BLOCK>(by[r][i / BLOCK], q[r] + i);
-          by[r][i / BLOCK] = scaled_by(1.0f);
-        }
-      }
-    }
+        float dot[BM];
+        scaling by;
 #pragma unroll
-    for (uint m = 0; m < BM; ++m) {
-      device const X* from = x + size_t(min(m, M - 1)) * columns;
-      float dot[BN], x_sum;
+        for (uint j = i; j < i + BLOCK; j += STEP) {
+          float q[STEP];
+          scaling same = scaled_by(codes<F, STEP>(loader, min(row + r, last), column + j, q));
+          if (j == i) by = same;
+          if (has_min<F>::value && BM > 1) scale_codes<F, STEP>(by, q);
 #pragma unroll
-      for (uint i = 0; i < VALUES; i += 8) {
-        float v[8];
-        x_rows<F>::template load<8, ALIGNED>(loader, from, column, i, v);
-        if (has_min<F>::value && BM == 1) {
-          for (uint k = 0; k < 8; ++k) x_sum = (i + k) % BLOCK == 0 ? v[k] : x_sum + v[k];
-        }
+          for (uint m = 0; m < BM; ++m) {
 #pragma unroll
-        for (uint r = 0; r < BN; ++r) {
-          for (uint k = 0; k < 8; ++k) {
-            if ((i + k) % BLOCK == 0) dot[r] = 0.0f;
-            dot[r] += q[r][i + k] * v[k];
-            if ((i + k + 1) % BLOCK != 0) continue;
-            sum[r * BM + m] += by[r][(i + k) / BLOCK].scale * dot[r];
-            if (has_min<F>::value && BM == 1) sum[r * BM + m] -= by[r][(i + k) / BLOCK].min * x_sum;
+            for (uint k = 0; k < STEP; ++k) {
+              dot[m] = j + k == i ? q[k] * v[m][i] : dot[m] + q[k] * v[m][j + k];
+            }
           }
+        }
+        if (has_min<F>::value && BM > 1) by = scaled_by(1.0f);
+#pragma unroll
+        for (uint m = 0; m < BM; ++m) {
+          sum[r * BM + m] += by.scale * dot[m];
+          if (has_min<F>::value && BM == 1) sum[r * BM + m] -= by.min * x_sum[i / BLOCK];
         }
       }
     }
   }
   uint rest = columns / VALUES * VALUES + index;
-  if (rest >= columns) return;
+  if (whole_columns<F, VALUES>(loader) || rest >= columns) return;
   for (uint r = 0; r < BN; ++r) {
     float w[1];
     decode<F, 1>(loader, min(row + r, last), rest, w);
@@ -89,7 +96,7 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
   float sum[BN * ROWS];
   for (uint i = 0; i < BN * ROWS; ++i) sum[i] = 0.0f;
   if (row < p.rows) {
-    if (p.columns % 8 == 0 && is_aligned(x)) {
+    if (is_aligned(x, p.columns)) {
       add_rows<F, ROWS, BN, VALUES, BLOCK, true>(loader, x, row, p.rows - 1, p.columns, M, index,
                                                  32 * SIMDGROUPS, sum);
     } else {
@@ -109,7 +116,7 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
       for (uint i = 1; i < SIMDGROUPS; ++i) {
         total += scratch[(simdgroup + i) * BN * ROWS + r * ROWS + m];
       }
-      if (m < M && row + r < p.rows) out[size_t(m) * p.rows + row + r] = T(total);
+      if ((BM == 1 || m < M) && row + r < p.rows) out[size_t(m) * p.rows + row + r] = T(total);
     }
   }
 }

@@ -63,7 +63,7 @@ inline void add_columns(thread const S& loader, device const X* x, uint column, 
     for (uint m = 0; m < BM; ++m) {
       for (uint i = 0; i < VALUES; ++i) partial[m][i] = 0.0f;
     }
-#pragma unroll 2
+#pragma unroll chunks_at_once
     for (uint at = begin; at + CHUNK <= rows; at += stride) {
       float v[CHUNK][BM];
       load_chunk<F, BM, CHUNK, TOGETHER>(loader, x, at, rows, M, v);
@@ -129,11 +129,13 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
   }
   uint begin = thread_index / LANES * CHUNK;
   uint stride = deep * CHUNK;
-  bool aligned = rows % 8 == 0 && is_aligned(x);
+  bool aligned = is_aligned(x, rows);
   if (column + VALUES <= columns && aligned && share_group<F, CHUNK>(loader)) {
     add_columns<F, ROWS, VALUES, CHUNK, true>(loader, x, column, begin, stride, rows, M, sum);
   } else if (column + VALUES <= columns) {
-    add_columns<F, ROWS, VALUES, CHUNK, false>(loader, x, column, begin, stride, rows, M, sum);
+    const uint FEW = CHUNK < 8 ? CHUNK : 8;
+    add_columns<F, ROWS, VALUES, FEW, false>(loader, x, column, thread_index / LANES * FEW,
+                                             deep * FEW, rows, M, sum);
   } else if (column < columns) {
     for (uint at = begin; at < rows; at += stride) {
       for (uint row = at; row < min(at + CHUNK, rows); ++row) {

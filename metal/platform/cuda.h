@@ -24,6 +24,10 @@ typedef __nv_bfloat16 bfloat16_t;
 
 namespace mlx_dequant {
 
+// Codes of a row that qmv decodes before it multiplies them, and chunks of rows whose loads overlap
+// in qvm. Many need few loads.
+enum { decoded_at_once = 32, chunks_at_once = 2 };
+
 template <typename A, typename B>
 __device__ inline A as_type(B b) {
   static_assert(sizeof(A) == sizeof(B), "as_type keeps the size");
@@ -135,6 +139,8 @@ __device__ inline void to_numbers(fields<N> codes, uint number, float* q) {
     q[i] = byte_subtract_zero(codes.words[i / 4], i % 4, as_zero_point(number));
 }
 
+#include "codes.h"
+
 // Bytes 4*i to 4*i + 3 of a table, each plus 128.
 __device__ inline uint table_word(const int8_t* table, uint i) {
   uint word = 0;
@@ -224,6 +230,12 @@ __device__ inline uint max(uint a, uint b) { return a > b ? a : b; }
 template <typename T>
 __device__ inline bool is_aligned(const T* x) {
   return size_t(x) % 16 == 0;
+}
+
+// The same for every eighth value of rows of `columns` values.
+template <typename T>
+__device__ inline bool is_aligned(const T* x, uint columns) {
+  return columns % 8 == 0 && is_aligned(x);
 }
 
 template <uint N, bool ALIGNED, typename T>

@@ -5,6 +5,10 @@
 
 namespace mlx_dequant {
 
+// Codes of a row that qmv decodes before it multiplies them, and chunks of rows whose loads overlap
+// in qvm. Few need few registers; other threadgroups wait in the meantime.
+enum { decoded_at_once = 8, chunks_at_once = 1 };
+
 // The float16 in the low bits.
 inline float f16_of(uint bits) { return float(as_type<half>(ushort(bits))); }
 
@@ -22,27 +26,37 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
     return result;
   }
   for (uint i = 0; i < N / 4; ++i) {
+    device const uint8_t* from = p + 4 * i;
     uint word;
     if (ALIGN % 4 == 0) {
-      word = ((device const uint*)p)[i];
+      word = *(device const uint*)from;
     } else if (ALIGN % 2 == 0) {
-      word = ((device const ushort*)p)[2 * i] | uint(((device const ushort*)p)[2 * i + 1]) << 16;
+      word = as_type<uint>(ushort2(((device const ushort*)from)[0], ((device const ushort*)from)[1]));
     } else {
-      word =
-          p[4 * i] | uint(p[4 * i + 1]) << 8 | uint(p[4 * i + 2]) << 16 | uint(p[4 * i + 3]) << 24;
+      word = as_type<uint>(uchar4(from[0], from[1], from[2], from[3]));
     }
     result.words[i] = word >> shift & mask * 0x01010101;
   }
   return result;
 }
 
+// A number below 2048 in the low bits of a half is that number times 2^-24. Apple's GPUs keep
+// subnormal halves, and read a half as a float for nothing.
+inline float low_bits(ushort bits) { return float(as_type<half>(bits)); }
+inline float byte_unit() { return 16777216.0f; }
+
 // q - zero point. Both are integers below 2^22, and as_zero_point makes the zero point.
 inline float as_zero_point(uint number) { return float(int(number)); }
 inline float subtract_zero(uint q, float zero) { return float(int(q)) - zero; }
 
-// (word >> shift & mask) - zero point.
+// (word >> shift & mask) - zero point. Where the shift is a constant, fields within bytes are masked
+// where they lie in 16 bits.
 inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
-  return subtract_zero(word >> shift & mask, zero);
+  // 3-bit fields straddle bytes.
+  if (mask == 7) return low_bits(ushort(word >> shift & mask)) * byte_unit() - zero;
+  uint up = shift % 8;
+  ushort bits = ushort(word >> (shift / 16 * 16)) >> (shift / 8 % 2 * 8) & mask << up;
+  return low_bits(bits) * (byte_unit() / float(1 << up)) - zero;
 }
 
 // Entry i of a format's lookup table.
@@ -51,13 +65,53 @@ inline uint lut(constant T* table, uint i) {
   return table[i];
 }
 
-// Byte k of a word.
-inline float byte_of(uint word, uint k) { return float(word >> (8 * k) & 255); }
+// byte_unit() times this is byte k of a word, negative where the lowest bit of `sign` is set.
+inline float signed_byte(uint word, uint k, uint sign) {
+  return low_bits(ushort((word >> (8 * k) & 255) | sign << 15));
+}
+
+// q[i] * the returned unit = field i.
+template <uint N>
+inline float to_numbers(fields<N> codes, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = low_bits(codes.words[i / 4] >> (i % 4 * 8) & 255);
+  return byte_unit();
+}
 
 // q[i] = field i - number.
 template <uint N>
 inline void to_numbers(fields<N> codes, uint number, thread float* q) {
-  for (uint i = 0; i < N; ++i) q[i] = byte_of(codes.words[i / 4], i % 4) - float(number);
+  float unit = to_numbers<N>(codes, q);
+  for (uint i = 0; i < N; ++i) q[i] = q[i] * unit - float(number);
+}
+
+// q[i] * the returned unit = byte i >> shift & mask; mask << shift fits a byte.
+template <uint N, uint ALIGN>
+inline float load_codes(device const uint8_t* p, uint shift, uint mask, thread float* q) {
+  mask <<= shift;
+  if (N % 2 != 0) {
+    q[0] = low_bits(p[0] & mask);
+  } else {
+    for (uint i = 0; i < N; i += 2) {
+      ushort pair = ALIGN % 2 == 0 ? ((device const ushort*)p)[i / 2] : p[i] | p[i + 1] << 8;
+      q[i] = low_bits(pair & mask);
+      q[i + 1] = low_bits(pair >> 8 & mask);
+    }
+  }
+  return byte_unit() / float(1 << shift);
+}
+
+// q[i] = (byte i >> shift & mask) - number.
+template <uint N, uint ALIGN>
+inline void load_codes(device const uint8_t* p, uint shift, uint mask, uint number,
+                       thread float* q) {
+  float unit = load_codes<N, ALIGN>(p, shift, mask, q);
+  for (uint i = 0; i < N; ++i) q[i] = q[i] * unit - float(number);
+}
+
+// q[i] = byte i, which is signed.
+template <uint N, uint>
+inline void load_signed(device const uint8_t* p, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = float(((device const int8_t*)p)[i]);
 }
 
 // q[i] = the table's value for field i, of 4 bits.
@@ -95,6 +149,10 @@ inline void load_words(device const uint* p, thread uint* q) {
 // Whether load may read wide words. Here it never does.
 template <typename T>
 inline bool is_aligned(device const T*) {
+  return true;
+}
+template <typename T>
+inline bool is_aligned(device const T*, uint) {
   return true;
 }
 

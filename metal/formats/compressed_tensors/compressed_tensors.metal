@@ -123,7 +123,7 @@ inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uin
   if (F::has_g_idx) {
     load_words<count>((device const uint*)loader.g_idx + column, group);
   } else {
-    group[0] = group_of(column, loader.groups);
+    group[0] = group_of(column / 32 * 32, loader.groups);
   }
   for (uint i = 0; i < count; ++i) zeros[i] = zero_bits<F, R>(loader, group[i], row);
   device const S* scales = loader.scales + size_t(row) * loader.groups_per_row;
@@ -141,6 +141,11 @@ inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uin
     scales += loader.groups_per_row;
     q += stride;
   }
+}
+
+template <typename F, uint N, typename S>
+inline bool whole_columns(thread const compressed_tensors_loader<S>&) {
+  return false;
 }
 
 // q[0..N) = codes less zero points of `row` from `column` on. Returns their scale. N divides

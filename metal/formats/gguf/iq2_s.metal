@@ -32,7 +32,7 @@ struct iq2_s {
     uint signs = uint(block[34 + k]) >> at;
     uint low = lut(iq2_s_grid, 2 * index);
     uint high = lut(iq2_s_grid, 2 * index + 1);
-    signed_lut<N>(low, high, at, signs, q);
+    scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }
 };

@@ -32,7 +32,7 @@ struct iq2_xs {
     uint signs = even_signs(code[1] >> 1) >> at;
     uint low = lut(iq2_xs_grid, 2 * index);
     uint high = lut(iq2_xs_grid, 2 * index + 1);
-    signed_lut<N>(low, high, at, signs, q);
+    scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }
 };

@@ -35,7 +35,7 @@ struct iq2_xxs {
     uint signs = even_signs(tail >> (7 * k) & 127) >> at;
     uint low = lut(iq2_xxs_grid, 2 * index);
     uint high = lut(iq2_xxs_grid, 2 * index + 1);
-    signed_lut<N>(low, high, at, signs, q);
+    scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }
 };

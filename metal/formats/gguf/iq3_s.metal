@@ -32,7 +32,7 @@ struct iq3_s {
     uint signs = uint(block[74 + k]) >> at;
     uint low = lut(iq3_s_grid, block[2 + 2 * k] | (high_bits & 1) << 8);
     uint high = lut(iq3_s_grid, block[3 + 2 * k] | (high_bits >> 1 & 1) << 8);
-    signed_lut<N>(low, high, at, signs, q);
+    scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }
 };

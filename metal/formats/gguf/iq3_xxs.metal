@@ -33,7 +33,7 @@ struct iq3_xxs {
     uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
     uint low = lut(iq3_xxs_grid, block[2 + 2 * k]);
     uint high = lut(iq3_xxs_grid, block[3 + 2 * k]);
-    signed_lut<N>(low, high, at, signs, q);
+    scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }
 };

@@ -11,8 +11,10 @@ inline scaling k_scales(device const uint8_t* block, uint j) {
   uint s = words[1] >> (j % 4 * 8);
   uint m = words[2] >> (j % 4 * 8);
   uint low = words[3] >> (j % 4 * 8);
-  s = j < 4 ? s & 63 : (low & 15) | (s >> 6 & 3) << 4;
-  m = j < 4 ? m & 63 : (low >> 4 & 15) | (m >> 6 & 3) << 4;
+  // Without a branch, around which compilers would keep more registers alive.
+  uint first = j < 4 ? 63 : 0;
+  s = (s & first) | (((low & 15) | (s >> 2 & 48)) & ~first);
+  m = (m & first) | (((low >> 4 & 15) | (m >> 2 & 48)) & ~first);
   scaling result = {f16_of(words[0]) * float(int(s)), f16_of(words[0] >> 16) * float(int(m))};
   return result;
 }

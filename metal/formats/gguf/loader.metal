@@ -45,4 +45,10 @@ inline scaling codes(thread const gguf_loader& loader, uint row, uint column, th
   return scaled_by(F::template codes<N>(block, column % F::weights, q));
 }
 
+// Whether a row always has a multiple of N columns.
+template <typename F, uint N>
+inline bool whole_columns(thread const gguf_loader&) {
+  return F::weights % N == 0;
+}
+
 #include "../layout_nk.metal"

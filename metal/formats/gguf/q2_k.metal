@@ -9,8 +9,6 @@
 //
 //   w = d*s*q - dmin*m
 
-#include "codes.metal"
-
 struct q2_k {
   enum { weights = 256, bytes = 84, scale_block = 16 };
 
@@ -19,7 +17,8 @@ struct q2_k {
     uint sm = block[first / 16];
     float scale = load_f16(block + 80) * float(sm & 15);
     float min = load_f16(block + 82) * float(sm >> 4);
-    load_codes<N, 4>(block + 16 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3, 0, q);
+    device const uint8_t* bytes = block + 16 + first / 128 * 32 + first % 32;
+    scale *= load_codes<N, 4>(bytes, first / 32 % 4 * 2, 3, q);
     scaling result = {scale, min};
     return result;
   }

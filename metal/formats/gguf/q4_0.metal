@@ -8,8 +8,6 @@
 //
 //   w = d*(q - 8)
 
-#include "codes.metal"
-
 struct q4_0 {
   enum { weights = 32, bytes = 18, scale_block = 16, exact_block = 32, exact_bits = 8 };
 

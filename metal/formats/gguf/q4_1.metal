@@ -8,8 +8,6 @@
 //
 //   w = d*q + m
 
-#include "codes.metal"
-
 struct q4_1 {
   enum { weights = 32, bytes = 20, scale_block = 16, exact_block = 32, exact_bits = 8 };
 
@@ -19,8 +17,8 @@ struct q4_1 {
     load_words<1>((device const uint*)block, head);
     float d = f16_of(head[0]);
     float m = f16_of(head[0] >> 16);
-    load_codes<N, 4>(block + 4 + first % 16, first / 16 * 4, 15, 0, q);
-    scaling result = {d, -m};
+    float unit = load_codes<N, 4>(block + 4 + first % 16, first / 16 * 4, 15, q);
+    scaling result = {d * unit, -m};
     return result;
   }
 };

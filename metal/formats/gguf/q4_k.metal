@@ -9,7 +9,6 @@
 //
 //   w = d*s*q - dmin*m
 
-#include "codes.metal"
 #include "k_scales.metal"
 
 struct q4_k {
@@ -17,8 +16,10 @@ struct q4_k {
 
   template <uint N, typename V>
   static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
-    load_codes<N, 16>(block + 16 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15, 0, q);
-    return k_scales(block, first / 32);
+    device const uint8_t* bytes = block + first / 64 * 32 + first % 32 + 16;
+    scaling by = k_scales(block, first / 32);
+    by.scale *= load_codes<N, 16>(bytes, first / 32 % 2 * 4, 15, q);
+    return by;
   }
 };
 

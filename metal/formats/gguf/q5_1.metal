@@ -20,8 +20,8 @@ struct q5_1 {
     float m = f16_of(head[0] >> 16);
     fields<N> low = load_fields<N, 8>(block + 8 + first % 16, first / 16 * 4, 15);
     fields<N> high = spread<N>(load_u32(block + 4) >> first);
-    to_numbers<N>(join<N>(low, high, 4), 0, q);
-    scaling result = {d, -m};
+    float unit = to_numbers<N>(join<N>(low, high, 4), q);
+    scaling result = {d * unit, -m};
     return result;
   }
 };

@@ -17,11 +17,12 @@ struct q5_k {
 
   template <uint N, typename V>
   static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
+    scaling by = k_scales(block, first / 32);
     fields<N> low =
         load_fields<N, 16>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15);
     fields<N> high = load_fields<N, 16>(block + 16 + first % 32, first / 32, 1);
-    to_numbers<N>(join<N>(low, high, 4), 0, q);
-    return k_scales(block, first / 32);
+    by.scale *= to_numbers<N>(join<N>(low, high, 4), q);
+    return by;
   }
 };
 

@@ -11,10 +11,7 @@ struct q8_0 {
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
-    fields<N> bytes = load_fields<N, 2>(block + 2 + first, 0, 255);
-    // Flipping the sign bit turns a signed byte into an unsigned one that is 128 larger.
-    for (uint i = 0; i < (N + 3) / 4; ++i) bytes.words[i] ^= 0x80808080;
-    to_numbers<N>(bytes, 128, q);
+    load_signed<N, 2>(block + 2 + first, q);
     return load_f16(block);
   }
 };

@@ -8,8 +8,6 @@
 //
 //   w = d*(q - 1)
 
-#include "codes.metal"
-
 struct tq2_0 {
   enum { weights = 256, bytes = 66, scale_block = 32, exact_block = 256, exact_bits = 8 };
 

@@ -134,6 +134,9 @@ inline void codes(thread const gptq_loader<S>& loader, thread const kn_group_par
       load_words<N>(from + loader.columns, high);
       for (uint i = 0; i < N; ++i) low[i] = low[i] >> shift | high[i] << (32 - shift);
       shift = 0;
+    } else if (R * bits % 32 != 0) {
+      for (uint i = 0; i < N; ++i) low[i] >>= shift;
+      shift = 0;
     }
     fields_subtract_zero<N>(low, shift, mask, shared.zero, q);
     q += N;

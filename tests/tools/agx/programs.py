@@ -64,8 +64,10 @@ def rows(spec: KernelSpec) -> int:
     return 0 if at is None else spec.template[at]
 
 
-def weights(spec: KernelSpec, form: Format | None) -> int:
+def weights(spec: KernelSpec, form: Format | None, looked_up: bool = False) -> int:
     """Weights of a thread in an iteration over K, from the template's values, as the kernel's file has it.
+
+    looked_up: each row's group is looked up, so qvm takes fewer rows at once.
 
     Said too large it is refused, since each takes a multiply-add; said too small, the counts are too high.
     """
@@ -79,7 +81,8 @@ def weights(spec: KernelSpec, form: Format | None) -> int:
     if kernel == "qvm":
         bm = rows(spec)
         columns = traits["qvm_columns"] if bm <= 2 else 8
-        return columns * (1 if bm > 4 else 8 if bm > 2 else traits["qvm_rows"])
+        chunk = 1 if bm > 4 else 8 if bm > 2 else traits["qvm_rows"]
+        return columns * (min(chunk, 8) if looked_up else chunk)
     return 2 * 2 * spec.template[2]  # two outputs, two steps
 
 
@@ -111,7 +114,7 @@ def ours(
             M=rows(spec),
             template=spec.template or ((spec.scratch,) if spec.scratch else ()),
             dtype=dtype,
-            weights=weights(spec, form),
+            weights=weights(spec, form, looked_up=order),
             text=text,
         )
         for (form, spec, order), text in zip(chosen, texts, strict=True)
