@@ -4,8 +4,8 @@ A row has "case" ("decode"), "model", "layers", "provider", "format", "has_g_idx
 "decode_tokens_per_second", "prompt_tokens_per_second" (by tokens of the prompt), "device", and of the products with one
 row of x: "build_us", the microseconds in which MLX's graph is built, on average, and the most "launches" and
 "text_bytes" of custom kernels that one has. A mixture of experts has "experts": see `experts.measure`. What was not
-measured is null. A row of a model with a process of its own has "blas", the libraries there. A row that is not timed has
-"status" and "check" as well.
+measured is null. A row of a model with a process of its own has "blas", the libraries there. A row that is not timed
+has "status" and "check" as well.
 """
 
 from __future__ import annotations
