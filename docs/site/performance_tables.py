@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from mlx_dequant import formats
 from mlx_dequant.bench import results
+from mlx_dequant.registry import FAMILIES
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 
@@ -132,6 +134,33 @@ def h200_routes() -> str:
     return _markdown(["format", "rows of x", "MLX dense, us", *compared], lines)
 
 
+# Apple's GPUs: cores, lanes' instructions a second in billions, bandwidth in GB/s.
+APPLE = {"M1": (8 * 128 * 1.278, 68), "M4 Pro": (20 * 128 * 1.578, 273), "M3 Ultra": (80 * 128 * 1.38, 819)}
+
+
+def agx() -> str:
+    """A line for each format's product with one row of x, and MLX's own."""
+    rows = json.loads((RESULTS / "agx.json").read_text())["rows"]
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        if row["M"] != 1 or row["dtype"] != "float16" or not row["kernel"].startswith(("qmv", "qvm")):
+            continue
+        form = formats().get(row["format"])
+        layout = FAMILIES[form.family].layout if form else "NK"
+        if row["kernel"].removesuffix(" permuted") != ("qvm" if layout == "KN" else "qmv"):
+            continue
+        if row["has_g_idx"] and not row["kernel"].endswith("permuted"):
+            continue  # A sorted weight takes the permuted kernel.
+        # A group of 128 has a float16 scale and a zero point; one of MLX's, of 64, two float16 numbers.
+        bits = form.code_bits + (form.bits and (16 + form.bits) / 128) if form else int(row["format"][-1]) + 0.5
+        name = (form.title if form else f"MLX {row['format'][-1]}-bit") + (", act-order" if row["has_g_idx"] else "")
+        needed = row["instructions_per_weight"]
+        shares = [f"{rate / needed * bits / 8 / gbps:.1f}" for rate, gbps in APPLE.values()]
+        lines[name] = [str(row["registers"]), str(row["threads"]), f"{needed:.2f}", f"{bits / 8:.2f}", *shares]
+    heads = ["format", "registers", "threads a core", "instructions a weight", "bytes a weight"]
+    return table(heads + [f"arithmetic beside memory, {name}" for name in APPLE], lines)
+
+
 def cpu_dequantize() -> str:
     clang, gcc = ours("cpu-dequantize-clang.json"), ours("cpu-dequantize-gcc.json")
     gguf_py = {row.format: row.seconds for row in read("cpu-dequantize-clang.json") if row.provider == "gguf-py"}
@@ -209,7 +238,7 @@ def _us(seconds: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
-    for made in (h100_dequantize, h100_decode, h100_prefill, h200_routes, cpu_dequantize, cpu_linear, torch_tasks)
+    for made in (h100_dequantize, h100_decode, h100_prefill, h200_routes, agx, cpu_dequantize, cpu_linear, torch_tasks)
 }
 
 

@@ -8,58 +8,106 @@
 
 #include "x_rows.metal"
 
-// Adds this lane's share of BN rows to `sum`. BLOCK codes share a scale, which multiplies their
-// sum. For one row of x, a min multiplies the sum of x; an infinite x then gives NaN. For more rows
-// of x, that sum costs more than subtracting the min from each code.
-template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
-          typename S>
+// Whether a row of W always has a multiple of N columns. Loaders that know it overload this.
+template <typename F, uint N, typename S>
+inline bool whole_columns(thread const S&) {
+  return false;
+}
+
+// Adds this lane's share of BN rows to `sum`, for one row of x. BLOCK codes share a scale, which
+// multiplies their sum. A min multiplies the sum of x; an infinite x then gives NaN.
+template <typename F, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X, typename S>
 inline void add_rows(thread const S& loader, device const X* x, uint row, uint last, uint columns,
-                     uint M, uint index, uint stride, thread float* sum) {
+                     uint index, uint stride, thread float* sum) {
   const uint STEP = BLOCK < decoded_at_once ? BLOCK : uint(decoded_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
-    float v[BM][VALUES], x_sum[VALUES / BLOCK];
+    float v[VALUES], x_sum[VALUES / BLOCK];
 #pragma unroll
-    for (uint m = 0; m < BM; ++m) {
-      device const X* from = x + size_t(min(m, M - 1)) * columns;
-#pragma unroll
-      for (uint i = 0; i < VALUES; i += 8) {
-        x_rows<F>::template load<8, ALIGNED>(loader, from, column, i, v[m] + i);
-      }
+    for (uint i = 0; i < VALUES; i += 8) {
+      x_rows<F>::template load<8, ALIGNED>(loader, x, column, i, v + i);
     }
-    if (has_min<F>::value && BM == 1) {
+    if (has_min<F>::value) {
 #pragma unroll
       for (uint i = 0; i < VALUES; ++i) {
-        x_sum[i / BLOCK] = i % BLOCK == 0 ? v[0][i] : x_sum[i / BLOCK] + v[0][i];
+        x_sum[i / BLOCK] = i % BLOCK == 0 ? v[i] : x_sum[i / BLOCK] + v[i];
       }
     }
 #pragma unroll
     for (uint r = 0; r < BN; ++r) {
 #pragma unroll
       for (uint i = 0; i < VALUES; i += BLOCK) {
-        float dot[BM];
+        float dot;
         scaling by;
 #pragma unroll
-        for (uint j = i; j < i + BLOCK; j += STEP) {
+        for (uint k = 0; k < BLOCK; k += STEP) {
           float q[STEP];
-          scaling same = scaled_by(codes<F, STEP>(loader, min(row + r, last), column + j, q));
-          if (j == i) by = same;
-          if (has_min<F>::value && BM > 1) scale_codes<F, STEP>(by, q);
+          scaling same = scaled_by(codes<F, STEP>(loader, min(row + r, last), column + i + k, q));
+          if (k == 0) by = same;
 #pragma unroll
-          for (uint m = 0; m < BM; ++m) {
-#pragma unroll
-            for (uint k = 0; k < STEP; ++k) {
-              dot[m] = j + k == i ? q[k] * v[m][i] : dot[m] + q[k] * v[m][j + k];
-            }
-          }
+          for (uint j = 0; j < STEP; ++j)
+            dot = k + j == 0 ? q[0] * v[i] : dot + q[j] * v[i + k + j];
         }
-        if (has_min<F>::value && BM > 1) by = scaled_by(1.0f);
+        sum[r] += by.scale * dot;
+        if (has_min<F>::value) sum[r] -= by.min * x_sum[i / BLOCK];
+      }
+    }
+  }
+}
+
+// The same for BM rows of x, which are read in turn. A min is subtracted from each code: that costs
+// less than the sums of all rows of x.
+template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
+          typename S>
+inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, uint last,
+                          uint columns, uint M, uint index, uint stride, thread float* sum) {
+  for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
+    float q[BN][VALUES];
+    scaling by[BN][VALUES / BLOCK];
 #pragma unroll
-        for (uint m = 0; m < BM; ++m) {
-          sum[r * BM + m] += by.scale * dot[m];
-          if (has_min<F>::value && BM == 1) sum[r * BM + m] -= by.min * x_sum[i / BLOCK];
+    for (uint r = 0; r < BN; ++r) {
+#pragma unroll
+      for (uint i = 0; i < VALUES; i += BLOCK) {
+        by[r][i / BLOCK] =
+            scaled_by(codes<F, BLOCK>(loader, min(row + r, last), column + i, q[r] + i));
+        if (has_min<F>::value) {
+          scale_codes<F, BLOCK>(by[r][i / BLOCK], q[r] + i);
+          by[r][i / BLOCK] = scaled_by(1.0f);
         }
       }
     }
+#pragma unroll
+    for (uint m = 0; m < BM; ++m) {
+      device const X* from = x + size_t(min(m, M - 1)) * columns;
+      float dot[BN];
+#pragma unroll
+      for (uint i = 0; i < VALUES; i += 8) {
+        float v[8];
+        x_rows<F>::template load<8, ALIGNED>(loader, from, column, i, v);
+#pragma unroll
+        for (uint r = 0; r < BN; ++r) {
+          for (uint k = 0; k < 8; ++k) {
+            if ((i + k) % BLOCK == 0) dot[r] = 0.0f;
+            dot[r] += q[r][i + k] * v[k];
+            if ((i + k + 1) % BLOCK == 0) sum[r * BM + m] += by[r][(i + k) / BLOCK].scale * dot[r];
+          }
+        }
+      }
+    }
+  }
+}
+
+// Adds this lane's share of all columns.
+template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
+          typename S>
+inline void add_columns(thread const S& loader, device const X* x, uint row,
+                        thread const LaunchParams& p, uint M, uint index, uint simdgroups,
+                        thread float* sum) {
+  uint columns = p.columns, last = p.rows - 1, stride = 32 * simdgroups;
+  if (BM == 1) {
+    add_rows<F, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, index, stride, sum);
+  } else {
+    add_rows_of_x<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, M, index,
+                                                     stride, sum);
   }
   uint rest = columns / VALUES * VALUES + index;
   if (whole_columns<F, VALUES>(loader) || rest >= columns) return;
@@ -97,11 +145,9 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
   for (uint i = 0; i < BN * ROWS; ++i) sum[i] = 0.0f;
   if (row < p.rows) {
     if (is_aligned(x, p.columns)) {
-      add_rows<F, ROWS, BN, VALUES, BLOCK, true>(loader, x, row, p.rows - 1, p.columns, M, index,
-                                                 32 * SIMDGROUPS, sum);
+      add_columns<F, ROWS, BN, VALUES, BLOCK, true>(loader, x, row, p, M, index, SIMDGROUPS, sum);
     } else {
-      add_rows<F, ROWS, BN, VALUES, BLOCK, false>(loader, x, row, p.rows - 1, p.columns, M, index,
-                                                  32 * SIMDGROUPS, sum);
+      add_columns<F, ROWS, BN, VALUES, BLOCK, false>(loader, x, row, p, M, index, SIMDGROUPS, sum);
     }
   }
   for (uint i = 0; i < BN * ROWS; ++i) {

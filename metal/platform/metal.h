@@ -31,7 +31,8 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
     if (ALIGN % 4 == 0) {
       word = *(device const uint*)from;
     } else if (ALIGN % 2 == 0) {
-      word = as_type<uint>(ushort2(((device const ushort*)from)[0], ((device const ushort*)from)[1]));
+      word =
+          as_type<uint>(ushort2(((device const ushort*)from)[0], ((device const ushort*)from)[1]));
     } else {
       word = as_type<uint>(uchar4(from[0], from[1], from[2], from[3]));
     }

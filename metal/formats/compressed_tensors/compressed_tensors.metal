@@ -143,11 +143,6 @@ inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uin
   }
 }
 
-template <typename F, uint N, typename S>
-inline bool whole_columns(thread const compressed_tensors_loader<S>&) {
-  return false;
-}
-
 // q[0..N) = codes less zero points of `row` from `column` on. Returns their scale. N divides
 // `column` and F::scale_block.
 template <typename F, uint N, typename V, typename S>
