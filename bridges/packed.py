@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 
 from .. import dtypes
+from ..backends.host.lazy import at_once
+from ..backends.host.threads import limited_to
 from ..ops.linear import matmul
 from ..weights import AWQWeight, CompressedTensorsWeight, GGUFWeight, GPTQWeight, QuantizedWeight
 from . import arguments, dense_products
 from . import torch as crossing
 from .arguments import check_bias, check_last_axis, check_product, float_name, integer, together
 from .cache import WEIGHTS
+
+P = ParamSpec("P")
+
+
+def _for_torch(work: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
+    """On a CPU: on as many threads as torch has, and at once, because torch reads the result right away."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
+        with at_once(), limited_to(torch.get_num_threads()):
+            return work(*args, **kwargs)
+
+    return run
 
 
 def awq(
@@ -75,6 +92,7 @@ def gguf(W: Any, quant_type: int, m: int, n: int, made: QuantizedWeight | None =
     return WEIGHTS.get(("gguf", kind, shape), tensors, lambda: made or GGUFWeight(crossing.to_mlx(W), kind, shape))
 
 
+@_for_torch
 def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The weight dequantized, in its own memory on `like`'s device; in its own type by default."""
     result_dtype = weight.dtype if dtype is None else dtypes.of(float_name("dtype", dtype))
@@ -83,6 +101,7 @@ def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype | None
     return out.clone() if weight.format.stored and result_dtype == weight.dtype else out
 
 
+@_for_torch
 def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> torch.Tensor:
     """x [..., in] through the layer: [..., out] in x's dtype, on its device.
 
@@ -100,6 +119,7 @@ def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> t
     return crossing.to_torch(weight.linear(arrays[0], *arrays[1:]), x.device)
 
 
+@_for_torch
 def input_gradient(y: Any, weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
     """y [..., out] through the transposed layer: [..., in] in y's dtype, on its device."""
     tensors = check_product(y, None, like)
@@ -117,6 +137,7 @@ def _by_torch(x: torch.Tensor, weight: QuantizedWeight, transpose: bool) -> torc
     return dense_products.matmul(matrix, x, transpose) if matrix.size and dense_products.chosen(x) else None
 
 
+@_for_torch
 def rows(ids: Any, weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Rows `ids` of the [out, in] matrix: [*ids.shape, in] in `dtype`, on the device of ids."""
     crossed = crossing.to_mlx(together(qweight=like, ids=ids)[1])

@@ -6,7 +6,7 @@ import pytest
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
-from mlx_dequant.backends.host import compiler, library
+from mlx_dequant.backends.host import compiler, driver, lazy, library
 
 # On a GPU, MLX's own float32 products, which tests compare with, would be of TF32's 11 bits.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
@@ -48,7 +48,15 @@ def host():
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
     """Nothing compiled and no compiler chosen yet; the folder is the empty cache."""
-    caches = (compiler.compiler, library._library, backends._available, backends._checked, backends._default)
+    caches = (
+        compiler.compiler,
+        library._library,
+        driver.driver,
+        lazy._loaded,
+        backends._available,
+        backends._checked,
+        backends._default,
+    )
     folder = tmp_path / "cache"
     monkeypatch.setenv("MLX_DEQUANT_CACHE", str(folder))
     for one in caches:

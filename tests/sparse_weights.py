@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 import mlx_dequant as mxd
+from mlx_dequant.backends.host import memory
 from mlx_dequant.diagnostics import sample_weights
 from mlx_dequant.encoded import EncodedMatrix, Region
 
@@ -59,7 +60,8 @@ class SparseWeight:
     def on_host(self) -> EncodedMatrix:
         """The matrix as the host backend finds it."""
         arrays = [self.arrays.get(key) for key, _ in self.matrix.family.arrays]
-        self.matrix.cache["host"] = arrays, [0 if array is None else array.ctypes.data for array in arrays]
+        addresses = [0 if array is None else array.ctypes.data for array in arrays]
+        self.matrix.cache["host"] = memory.Held([], addresses, [])
         return self.matrix
 
     def expected(self) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...backends import is_lazy
+from ...backends import on_gpu
 from ...diagnostics.graph import cost
 from ...diagnostics.timing import Call, Samples, interleaved, overhead
 from ..models import Kind, products
@@ -144,7 +144,7 @@ def _prepare(kind: Kind, candidate: Candidate, runners: dict[Kind, Runner], meas
 
 def costs(kind: Kind, runner: Runner) -> Row:
     """Microseconds in which a product's graph is built, and the most kernels and bytes of text that one has."""
-    if not isinstance(runner, MLXModel) or (kind.provider != "mlx" and not is_lazy()):
+    if not isinstance(runner, MLXModel) or (kind.provider != "mlx" and not on_gpu()):
         return {}
     times: list[float] = []
     graphs = []

@@ -103,7 +103,7 @@ inline void add_columns(thread const S& loader, device const X* x, uint row,
                         thread const LaunchParams& p, uint M, uint index, uint simdgroups,
                         thread float* sum) {
   uint columns = p.columns, last = p.rows - 1, stride = 32 * simdgroups;
-  if (BM == 1) {
+  if (BM == 1 && BLOCK >= 8) {
     add_rows<F, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, index, stride, sum);
   } else {
     add_rows_of_x<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, M, index,

@@ -34,3 +34,9 @@ inline void load_signed(device const uint8_t* p, thread V* q) {
   for (uint i = 0; i < (N + 3) / 4; ++i) set_word(bytes, i, word_at(bytes, i) ^ 0x80808080);
   to_numbers<N>(bytes, 128, q);
 }
+
+// q[i] = the table's value for byte i >> shift & 15.
+template <uint N, uint ALIGN, typename V>
+inline void look_up(device const uint8_t* p, uint shift, const int8_t* table, thread V* q) {
+  look_up<N>(load_fields<N, ALIGN>(p, shift, 15), table, q);
+}

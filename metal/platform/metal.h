@@ -115,10 +115,14 @@ inline void load_signed(device const uint8_t* p, thread float* q) {
   for (uint i = 0; i < N; ++i) q[i] = float(((device const int8_t*)p)[i]);
 }
 
-// q[i] = the table's value for field i, of 4 bits.
-template <uint N>
-inline void look_up(fields<N> codes, constant int8_t* table, thread float* q) {
-  for (uint i = 0; i < N; ++i) q[i] = float(table[codes.words[i / 4] >> (8 * (i % 4)) & 15]);
+// q[i] = the table's value for byte i >> shift & 15.
+template <uint N, uint ALIGN>
+inline void look_up(device const uint8_t* p, uint shift, constant int8_t* table, thread float* q) {
+  for (uint i = 0; i < N; ++i) {
+    uint pair =
+        ALIGN % 2 == 0 && N % 2 == 0 ? ((device const ushort*)p)[i / 2] : p[i] << (i % 2 * 8);
+    q[i] = float(table[pair >> (i % 2 * 8 + shift) & 15]);
+  }
 }
 
 // A little-endian 32-bit word at a 2-byte aligned address.

@@ -15,7 +15,7 @@ import mlx.core as mx
 from ..encoded import EncodedMatrix
 from ..log import logger
 from . import experts, host, reference
-from .arrays import stored
+from .arrays import checked_ids, stored
 from .gpu import cuda, metal
 
 # Best first. Each has available(), dequantize(matrix, dtype), matmul(matrix, x, transpose) and
@@ -111,9 +111,19 @@ def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: 
     if matrix.size == 0 or x.size == 0 or ids.size == 0:
         return mx.zeros((*ids.shape, outputs), x.dtype)
     backend = _BACKENDS[current_backend()]
-    if is_lazy():
+    if hasattr(backend, "gather_matmul"):
         return backend.gather_matmul(matrix, x, ids, transpose, sorted)
     return experts.gather_matmul(backend.matmul, matrix, x, ids, transpose)
+
+
+def check_ids(ids: mx.array, count: int) -> None:
+    """Refuses ids out of range that have values already, where the host builds graphs.
+
+    Raises:
+        IndexError: an id is out of range; negative ones count from the end.
+    """
+    if current_backend() == "host" and host.has_values(ids):
+        checked_ids(ids, count)
 
 
 def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
@@ -133,5 +143,11 @@ def is_replayable(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> bool:
 
 
 def is_lazy() -> bool:
-    """Whether the backend in use builds lazy graphs; the other backends need values at once."""
+    """Whether the backend in use builds lazy graphs; the others need values at once."""
+    name = current_backend()
+    return name in GPUS or (name == "host" and host.is_lazy())
+
+
+def on_gpu() -> bool:
+    """Whether the backend in use is a GPU's."""
     return current_backend() in GPUS

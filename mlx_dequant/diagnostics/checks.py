@@ -104,7 +104,7 @@ def _taken(weight: QuantizedWeight, exact: F32) -> Comparison:
     dense = exact.T if is_in_out(weight) else exact
     ids = np.array([0, len(dense) - 1, -len(dense), -1, len(dense) // 2])
     found = weight.take(mx.array(ids), mx.float16)
-    if backends.is_lazy() and not np.isnan(as_float32(weight.take(mx.array([len(dense)])))).all():
+    if backends.on_gpu() and not np.isnan(as_float32(weight.take(mx.array([len(dense)])))).all():
         return Comparison(len(ids), 1, problem="an id out of range did not give NaN")
     return _compared(found, rounded(np.ascontiguousarray(dense[ids]), mx.float16))
 
@@ -144,6 +144,6 @@ def _times(name: str) -> Times:
     weight, x = sample_weights.layer(name, SIZE, SIZE), mx.ones((1, SIZE), mx.float16)
     calls = {"dequantize": lambda i: weight.dequantize(mx.float16), "linear": lambda i: weight.linear(x)}
     # On a GPU a single call is mostly overhead.
-    chain = 10 if backends.is_lazy() else 1
+    chain = 10 if backends.on_gpu() else 1
     taken = interleaved({what: Call(call, mx.eval, chain) for what, call in calls.items()}, rounds=5)
     return Times(name, SIZE, *(1e6 * min(taken[what].seconds) for what in calls))

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import dtypes
-from ..backends import is_lazy
+from ..backends import on_gpu
 from ..errors import FormatError
 from ..loading import GGUFFile
 from ..loading import load as load_checkpoint
@@ -149,7 +149,7 @@ def _config(source: Path | GGUFFile, ignore: Collection[str]) -> dict[str, Any]:
 
 
 def _default(config: Mapping[str, Any]) -> mx.Dtype:
-    if not is_lazy():
+    if not on_gpu():
         return mx.float32
     named = config.get("dtype") or config.get("torch_dtype")
     return {"float16": mx.float16, "float32": mx.float32}.get(str(named), mx.bfloat16)

@@ -1,6 +1,6 @@
 """Linear layers of a mixture of experts: each row of x goes through the experts that its ids name.
 
-As in linear.py, the host and the reference multiply by the dequantized stack where arrays have no values yet.
+As in linear.py, backends that need values multiply by the dequantized stack where arrays have none yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_ids, check_stack, check_x
 from .replay import key_of, replayed, traced_once
-from .transforms import has_value, is_traced
+from .transforms import has_value, is_exporting, is_traced
 
 
 def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = False) -> mx.array:
@@ -42,7 +42,7 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
     Raises:
         FormatError: x or ids does not fit the weight, or the weight is no stack.
         IndexError: an id is out of range, on the host and the reference. On a GPU such a result is NaN,
-            and so it is inside `mx.compile`.
+            and so it is on the host where ids have no values yet, and inside `mx.compile`.
     """
     matrix = weight.matrix
     key = key_of(x, ids.shape, ids.dtype, sorted)
@@ -53,6 +53,7 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
     check_x(x, weight)
     check_ids(ids)
     own_rows = x.ndim == ids.ndim + 1
+    backends.check_ids(ids, weight.matrix.experts)
     leading = ids.shape if own_rows else ids.shape[:-1]
     if ids.ndim == 0 or x.shape[:-1] != leading:
         raise FormatError(f"ids: found shape {ids.shape} beside x {x.shape}, expected {_expected(x)}")
@@ -93,6 +94,8 @@ def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: 
 
 def _with_rules(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False) -> mx.array:
     """The product with its rules for MLX's transformations."""
+    if not backends.on_gpu() and is_exporting():
+        return _by_dense(matrix, x, ids, transpose)
     matrix = replace(matrix, replays=None)  # as in linear.py
 
     def forward(x: mx.array, ids: mx.array) -> mx.array:

@@ -1,7 +1,8 @@
 """Linear layers whose weight stays quantized.
 
-Inside `mx.compile` and `mx.vmap` an array has no value yet. The GPU backends build graphs and need none.
-The host and the reference do, so there the graph multiplies by the dequantized weight and keeps it.
+Inside `mx.compile` and `mx.vmap` an array has no value yet. Backends that build graphs need none. The reference, and
+the host where it computes at once, do: there the graph multiplies by the dequantized weight and keeps it. So does what
+`mx.export_function` writes on a CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_matrix, check_x
 from .replay import key_of, replayed, traced_once
-from .transforms import has_value, is_traced, only
+from .transforms import has_value, is_exporting, is_traced, only
 
 
 def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.array:
@@ -76,6 +77,8 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
 
 def _with_rules(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     """The product with its rules for MLX's transformations."""
+    if not backends.on_gpu() and is_exporting():
+        return _by_dense(matrix, x, transpose)
     # MLX may drop the rules while it holds the lock of its traces, which a dropped replay would take again.
     matrix = replace(matrix, replays=None)
 
@@ -85,8 +88,7 @@ def _with_rules(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array
             return backends.matmul(matrix, mx.stop_gradient(x), transpose)
         if has_value(x):
             return backends.matmul(matrix, x, transpose)
-        dense = backends.dequantize(matrix, mx.float32)
-        return (x.astype(mx.float32) @ (dense.T if transpose else dense)).astype(x.dtype)
+        return _by_dense(matrix, x, transpose)
 
     def map_over_axis(inputs: Any, axes: Any) -> tuple[mx.array, int]:
         return matmul(matrix, mx.moveaxis(only(inputs), only(axes), 0), transpose), 0
@@ -96,3 +98,9 @@ def _with_rules(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array
     rule.jvp(lambda primals, tangents: matmul(matrix, only(tangents), transpose))
     rule.vmap(map_over_axis)
     return rule(x)
+
+
+def _by_dense(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
+    """The product with the dequantized weight."""
+    dense = backends.dequantize(matrix, mx.float32)
+    return (x.astype(mx.float32) @ (dense.T if transpose else dense)).astype(x.dtype)

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from .. import backends, dtypes
 from .operand import Weight, check_ids, check_matrix
-from .transforms import has_value, only
+from .transforms import has_value, is_exporting, only
 
 
 def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
@@ -25,21 +25,29 @@ def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.arr
         [*ids.shape, in].
 
     Raises:
-        IndexError: an id is out of range, on the host and the reference. On a GPU such a row is NaN.
+        IndexError: an id is out of range, on the host and the reference. On a GPU such a row is NaN, and so it is
+            on the host where ids have no values yet.
     """
     check_matrix(weight)
     row_dtype: mx.Dtype = dtypes.checked(dtype or weight.dtype)
     check_ids(ids)
     matrix = weight.matrix
     axis = int(matrix.layout == "KN")
+    backends.check_ids(ids, weight.out_features)
 
     def look_up(ids: mx.array) -> mx.array:
         if backends.is_lazy() or has_value(ids):
             rows = backends.gather(matrix, ids.reshape(-1), row_dtype, axis)
         else:
-            dense = backends.dequantize(matrix, row_dtype)
-            rows = (dense.T if axis else dense)[ids.reshape(-1)]
+            rows = by_dense(ids.reshape(-1))
         return rows.reshape(*ids.shape, weight.in_features)
+
+    def by_dense(ids: mx.array) -> mx.array:
+        dense = backends.dequantize(matrix, row_dtype)
+        return (dense.T if axis else dense)[ids]
+
+    if not backends.on_gpu() and is_exporting():
+        return by_dense(ids)
 
     rule: Any = mx.custom_function(look_up)
     rule.vmap(lambda inputs, axes: (take(weight, mx.moveaxis(only(inputs), only(axes), 0), row_dtype), 0))

@@ -34,6 +34,29 @@ def is_traced(array: mx.array) -> bool:
     return _ran.latest
 
 
+_probe: Any = mx.fast.metal_kernel(name="probe", input_names=["x"], output_names=["y"], source="y[0] = x[0];")
+
+
+def is_exporting() -> bool:
+    """Whether `mx.export_function` traces: it writes MLX's own operations and kernels, and nothing else.
+
+    MLX does not say so. But it takes a Metal kernel without Metal only to write it; with Metal, this is False.
+    """
+    if mx.metal.is_available():
+        return False
+    try:
+        _probe(
+            inputs=[mx.zeros(8)],
+            grid=(1, 1, 1),
+            threadgroup=(1, 1, 1),
+            output_shapes=[(8,)],
+            output_dtypes=[mx.float32],
+        )
+    except RuntimeError:
+        return False
+    return True
+
+
 def has_value(array: mx.array) -> bool:
     """Whether `array` can be evaluated: not inside `mx.compile` and `mx.vmap`."""
     try:

@@ -1,5 +1,6 @@
 """Weights past 2^31 and 2^32: nothing wraps. Memory that was never written takes no room."""
 
+import ctypes
 from unittest.mock import patch
 
 import emulator
@@ -30,6 +31,15 @@ FEW = ("q8_0", "q4_k", "awq4", "gptq3", "ct3")
 names = pytest.mark.parametrize("name", [name if name in FEW else pytest.param(name, marks=full) for name in FORMATS])
 
 
+def steps(matrix, out):
+    """A function that does steps begin to end - 1 of dequantizing a matrix into `out`."""
+    size = ctypes.c_size_t
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, size, size)
+    run = kind(library(matrix, "dequantize", mx.float16).run)
+    pointers, params = memory.pointers(matrix, out.ctypes.data), memory.packed_params(matrix.params())
+    return lambda begin, end: run(pointers, params, begin, end)
+
+
 @names
 def test_the_host_reads_a_far_corner(name):
     sparse_weight = SparseWeight(name, ROWS, COLUMNS)
@@ -45,9 +55,8 @@ def test_the_host_writes_a_far_corner(name):
     sparse_weight = SparseWeight(name, ROWS // 4, COLUMNS)
     matrix = sparse_weight.on_host()
     out = sparse((matrix.rows, matrix.columns), np.float16)
-    run = library(matrix, "dequantize", mx.float16)
-    pointers, params = memory.pointers(matrix, out.ctypes.data), memory.packed_params(matrix.params())
-    run(pointers, params, matrix.rows - sparse_weight.region.rows, matrix.rows)
+    run = steps(matrix, out)
+    run(matrix.rows - sparse_weight.region.rows, matrix.rows)
     corner = out[sparse_weight.region.first_row :, sparse_weight.region.first_column :]
     assert_same(mx.array(corner), rounded(sparse_weight.expected(), mx.float16), name)
 
@@ -117,10 +126,9 @@ def test_a_real_one():
     stack = mxd.GGUFWeight(packed, "Q1_0", shape=(4, rows // 4, columns))
     matrix = stack.matrix
     assert (matrix.rows, matrix.columns, matrix.size) == (rows, columns, 1 << 31)
-    run = library(matrix, "dequantize", mx.float16)
     out = sparse(stack.shape, np.float16)
-    pointers, params = memory.pointers(matrix, out.ctypes.data), memory.packed_params(matrix.params())
+    run = steps(matrix, out)
     for at, row in enumerate(written):
-        run(pointers, params, row, row + 1)
+        run(row, row + 1)
         found = out[row // (rows // 4), row % (rows // 4)]
         assert_same(mx.array(found), rounded(expected[at], mx.float16), f"row {row}")

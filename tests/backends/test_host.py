@@ -13,41 +13,56 @@ import pytest
 from support import DTYPES, assert_same, bits
 
 import mlx_dequant as mxd
-from mlx_dequant.backends.host import library, memory, threads
+from mlx_dequant.backends.host import driver, library, memory, threads
+from mlx_dequant.diagnostics import sample_weights
+from mlx_dequant.encoded import PARAMS
+from mlx_dequant.ops.linear import matmul
 
 pytestmark = pytest.mark.usefixtures("host")
 
 
 @pytest.fixture
 def thread_count(monkeypatch):
-    """Sets MLX_DEQUANT_THREADS for the rest of the test, where little work is worth a thread."""
-    monkeypatch.setattr(threads, "WORTH", 1 << 12)
+    """Sets MLX_DEQUANT_THREADS for the rest of the test."""
 
     def choose(count):
         monkeypatch.setenv("MLX_DEQUANT_THREADS", count)
-        threads.count.cache_clear()
-        threads._pool.cache_clear()
+        threads._setting.cache_clear()
 
     yield choose
-    threads.count.cache_clear()
-    threads._pool.cache_clear()
+    threads._setting.cache_clear()
+
+
+def steps_of(work, steps, cost):
+    """Calls `work(begin, end)` for all steps of a loop, whose unit of work is known to cost `cost` nanoseconds."""
+    size = ctypes.c_size_t
+    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, size, size)(lambda _, __, a, b: work(a, b))
+    loop = library.Loop(ctypes.cast(run, ctypes.c_void_p), cost)
+    driver.each_step(loop, b"", bytes(4 * len(PARAMS)), steps, 1)
+    return loop
 
 
 def large(rows=700):
-    """More weights than three threads are worth, in rows that end inside a run of 32."""
+    """Rows that end inside a run of 32."""
     words = np.random.default_rng(0).integers(0, 1 << 16, (rows, 777), np.uint16)
     return mxd.GGUFWeight(words.view(np.uint8), "BF16")
 
 
 def test_the_number_of_threads_changes_nothing(thread_count):
-    weight = large()
-    assert weight.size > 3 * threads.WORTH
-    with mxd.use_backend("reference"):
-        expected = bits(weight.dequantize(mx.float32))
-    for count in "123":
+    """Dequantizing, and products of one row of x and of many, both ways, bit for bit."""
+    weight = sample_weights.gguf("q4_k", np.random.default_rng(0), 700, 1024, plain=True)
+    x, y = mx.random.normal((40, 1024)), mx.random.normal((40, 700))
+    found = []
+    for count in "1237":
         thread_count(count)
         assert threads.count() == int(count)
-        assert_same(weight.dequantize(mx.float32), expected, f"{count} threads")
+        for loop in library._loops:
+            loop.cost = 1e6  # so that every thread pays
+        pairs = [(given[:rows], given is x) for rows in (1, 40) for given in (x, y)]
+        products = [matmul(weight.matrix, given, transpose) for given, transpose in pairs]
+        found.append([bits(array) for array in (weight.dequantize(mx.float32), *products)])
+    for count, results in zip("237", found[1:], strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(found[0], results, strict=True)), f"{count} threads"
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 1000])
@@ -58,19 +73,43 @@ def test_every_step_is_done_once(thread_count, steps):
     def work(begin, end):
         done[begin:end] += 1
 
-    threads.split(steps, threads.WORTH, work)
+    steps_of(work, steps, 1e9)
     assert (done == 1).all()
 
 
-def test_an_error_in_a_part_is_raised(thread_count):
-    thread_count("2")
+def test_threads_help_where_they_pay(thread_count):
+    """A loop of slow steps is shared; one of quick steps is not, but for a trial now and then."""
+    thread_count("3")
 
-    def work(begin, end):
-        if begin > 0:
-            raise MemoryError("in the second part")
+    def helpers(cost, pause):
+        seen = set()
 
-    with pytest.raises(MemoryError, match="in the second part"):
-        threads.split(2, threads.WORTH, work)
+        def work(begin, end):
+            seen.add(threading.get_ident())
+            time.sleep(pause)
+
+        steps_of(work, 12, cost)
+        return len(seen) - 1
+
+    assert max(helpers(1e8, 0.02) for _ in range(3)) in (1, 2)
+    assert min(helpers(1, 0) for _ in range(3)) == 0
+
+
+def test_the_cost_of_a_loop_is_measured(thread_count):
+    thread_count("1")
+    loop = steps_of(lambda begin, end: time.sleep(0.01 * (end - begin)), 2, 0)
+    assert 1e7 <= loop.cost <= 1e9
+
+
+def test_torchs_number_of_threads(monkeypatch, thread_count):
+    """The bridge's products are limited to it; MLX_DEQUANT_THREADS stands above it."""
+    with threads.limited_to(5):
+        assert threads.count() == 5
+        thread_count("2")
+        assert threads.count() == 2
+    monkeypatch.delenv("MLX_DEQUANT_THREADS")
+    threads._setting.cache_clear()
+    assert threads.count() == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5"])
@@ -106,8 +145,9 @@ def test_python_threads_at_once(thread_count):
 
 def test_the_gil_is_released():
     """ctypes holds it only in functions of its PyDLL, which are marked."""
-    run = library.library(large().matrix, "dequantize")
-    assert not type(run)._flags_ & ctypes._FUNCFLAG_PYTHONAPI
+    found = driver.driver()
+    for function in (found.product, found.expert_product, found.look_up, found.each_step):
+        assert not type(function)._flags_ & ctypes._FUNCFLAG_PYTHONAPI
     assert type(ctypes.pythonapi.Py_IsInitialized)._flags_ & ctypes._FUNCFLAG_PYTHONAPI
 
 
@@ -118,12 +158,14 @@ import os
 import numpy as np
 import mlx.core as mx
 import mlx_dequant as mxd
-from mlx_dequant.backends.host import threads
-threads.WORTH = 1 << 12
+from mlx_dequant.backends.host import library
 words = np.random.default_rng(0).integers(0, 1 << 16, (500, 777), np.uint16)
 weight = mxd.GGUFWeight(words.view(np.uint8), "F16")
 with mxd.use_backend("host"):
     before = np.array(weight.dequantize(mx.float32)).tobytes()
+    library._loops[0].cost = 1e6  # so that a thread pays
+    assert np.array(weight.dequantize(mx.float32)).tobytes() == before
+    library._loops[0].cost = 1e6
     child = os.fork()
     if child == 0:
         after = np.array(weight.dequantize(mx.float32)).tobytes()

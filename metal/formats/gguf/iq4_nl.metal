@@ -15,7 +15,7 @@ struct iq4_nl {
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
-    look_up<N>(load_fields<N, 2>(block + 2 + first % 16, first / 16 * 4, 15), iq4_values, q);
+    look_up<N, 2>(block + 2 + first % 16, first / 16 * 4, iq4_values, q);
     return load_f16(block);
   }
 };

@@ -21,8 +21,7 @@ struct iq4_xs {
     load_words<2>((device const uint*)block, words);
     uint s = (words[1] >> 4 * k & 15) | (words[0] >> (16 + 2 * k) & 3) << 4;
     float scale = f16_of(words[0]) * float(int(s) - 32);
-    look_up<N>(load_fields<N, 8>(block + 8 + k * 16 + first % 16, first / 16 % 2 * 4, 15),
-               iq4_values, q);
+    look_up<N, 8>(block + 8 + k * 16 + first % 16, first / 16 % 2 * 4, iq4_values, q);
     return scale;
   }
 };

@@ -22,7 +22,7 @@ struct mxfp4 {
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint e = block[0];
-    look_up<N>(load_fields<N, 1>(block + 1 + first % 16, first / 16 * 4, 15), twice_e2m1, q);
+    look_up<N, 1>(block + 1 + first % 16, first / 16 * 4, twice_e2m1, q);
     return pow2_scale<N>(power(e / 2), power(e - e / 2), q);
   }
 };

@@ -21,8 +21,7 @@ struct nvfp4 {
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
-    look_up<N>(load_fields<N, 4>(block + 4 + first / 16 * 8 + first % 8, first / 8 % 2 * 4, 15),
-               twice_e2m1, q);
+    look_up<N, 4>(block + 4 + first / 16 * 8 + first % 8, first / 8 % 2 * 4, twice_e2m1, q);
     return half_ue4m3(block[first / 16]);
   }
 };

@@ -4,14 +4,20 @@ Work is split over threads, with the GIL released. Where a loop cannot be compil
 its work, after one warning.
 """
 
-from . import compiler
+from . import compiler, lazy
 from .dequantize import dequantize
 from .gather import gather
-from .matmul import matmul
+from .lazy import has_values
+from .matmul import gather_matmul, matmul
 
-__all__ = ["available", "dequantize", "gather", "matmul"]
+__all__ = ["available", "dequantize", "gather", "gather_matmul", "has_values", "is_lazy", "matmul"]
 
 
 def available() -> bool:
     """Whether a C++ compiler was found."""
     return compiler.compiler() is not None
+
+
+def is_lazy() -> bool:
+    """Whether products and look-ups are nodes of MLX's graphs here."""
+    return lazy.primitive() is not None

@@ -89,28 +89,41 @@ def compiled(name: str, text: str, contract: bool) -> Path | None:
     """The shared object of a loop, from the cache or compiled; None, after a warning, if that fails.
 
     Without `contract`, no multiplication is fused with an addition, so every machine gives the same bits.
-
-    A cached file is used only if nobody but this user can write to it and its checksum is right.
     """
     tool = compiler()
     if tool is None:
         return None
-    flags = [*tool.flags, f"-ffp-contract={'fast' if contract else 'off'}"]
-    identity = "\0".join([text, *tool.command, tool.version, *flags, _processor()])
-    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     try:
-        folder = private_folder(cache_folder())
-        path = folder / f"{key}.so"
-        if _is_complete(path):
-            logger.debug("%s: from the cache, %s", name, path)
-            return path
-        begin = time.perf_counter()
-        built = _compile([*tool.command, *flags], text, path)
-        logger.info("%s: compiled in %.1f s, %s", name, time.perf_counter() - begin, path)
-        return built
+        return build(name, text, [*tool.flags, f"-ffp-contract={'fast' if contract else 'off'}"])
     except (OSError, subprocess.SubprocessError) as error:
         warn_of_slowness(name, error)
         return None
+
+
+def build(name: str, text: str, flags: list[str], libraries: tuple[str, ...] = (), others: str = "") -> Path:
+    """The shared object of a C++ text, from the cache or compiled.
+
+    A cached file is used only if nobody but this user can write to it and its checksum is right.
+
+    Args:
+        libraries: what it is linked with.
+        others: what the result depends on besides.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it cannot be compiled.
+    """
+    tool = compiler()
+    assert tool is not None
+    identity = "\0".join([text, *tool.command, tool.version, *flags, *libraries, others, _processor()])
+    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    path = private_folder(cache_folder()) / f"{key}.so"
+    if _is_complete(path):
+        logger.debug("%s: from the cache, %s", name, path)
+        return path
+    begin = time.perf_counter()
+    built = _compile([*tool.command, *flags], text, path, libraries)
+    logger.info("%s: compiled in %.1f s, %s", name, time.perf_counter() - begin, path)
+    return built
 
 
 def trial() -> str:
@@ -121,7 +134,7 @@ def trial() -> str:
     text = 'extern "C" int answer() { return 42; }\n'
     try:
         with tempfile.TemporaryDirectory(dir=private_folder(cache_folder())) as folder:
-            path = _compile([*tool.command, *tool.flags], text, Path(folder) / "trial.so")
+            path = _compile([*tool.command, *tool.flags], text, Path(folder) / "trial.so", ())
             answer = ctypes.CDLL(str(path)).answer()
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         return str(error)
@@ -161,13 +174,13 @@ def _is_complete(path: Path) -> bool:
     return hashlib.sha256(path.read_bytes()).hexdigest() == _checksum_path(path).read_text()
 
 
-def _compile(command: list[str], text: str, path: Path) -> Path:
+def _compile(command: list[str], text: str, path: Path, libraries: tuple[str, ...]) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         source = Path(work) / "program.cpp"
         built = Path(work) / "program.so"
         source.write_text(text)
         done = subprocess.run(
-            [*command, str(source), "-o", str(built)], capture_output=True, text=True, timeout=PATIENCE
+            [*command, str(source), *libraries, "-o", str(built)], capture_output=True, text=True, timeout=PATIENCE
         )
         if done.returncode:
             raise subprocess.SubprocessError(f"{command[0]} said: {done.stderr.strip()[-2000:]}")

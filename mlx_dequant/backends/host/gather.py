@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mlx.core as mx
 
 from ...encoded import EncodedMatrix
 from .. import reference
-from ..arrays import checked_ids
-from . import memory, threads
+from ..arrays import checked_ids, clamped_int32
+from . import driver, lazy, memory
 from .library import library
 
 
@@ -17,15 +19,15 @@ def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> 
     Raises:
         IndexError: an id is out of range; negative ones count from the end.
     """
-    run = library(matrix, "gather_columns" if axis else "gather_rows", dtype)
-    if run is None:
+    loop = library(matrix, "gather_columns" if axis else "gather_rows", dtype)
+    if loop is None and lazy.primitive() is not None:  # ids may have no values yet
+        dense = reference.dequantize(matrix, dtype)
+        return (dense.T if axis else dense)[ids]
+    if loop is None or driver.driver() is None:
         return reference.gather(matrix, ids, dtype, axis)
-    count, length = (matrix.columns, matrix.rows) if axis else (matrix.rows, matrix.columns)
-    rows = checked_ids(ids, count)
-    params = memory.packed_params(matrix.params())
-
-    def fill(address: int) -> None:
-        pointers = memory.pointers(matrix, rows.ctypes.data, address)
-        threads.split(len(rows), length, lambda begin, end: run(pointers, params, begin, end))
-
-    return memory.filled((len(rows), length), dtype, fill)
+    table = driver.table(matrix, axis)
+    if lazy.primitive() is not None:
+        return lazy.look_up(matrix, table, loop, clamped_int32(ids), dtype)
+    rows = checked_ids(ids, table.inputs)
+    fill = partial(driver.look_up, table, loop, dtype, rows)
+    return memory.filled((len(rows), table.outputs), dtype, fill)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from ...kernel_source import TYPES, inline, sources, struct
 from ...registry import FAMILIES, METAL, Format
 from .compiler import compiled, warn_of_slowness
 
-# run(addresses of the arrays, launch parameters, begin, end) does steps begin to end - 1 of a loop.
-Run = Callable[[bytes, bytes, int, int], None]
-
 FOLDER = Path(__file__).parent / "loops"
 
 # The element types of each loop's inputs between the matrix and `out`. Products are float32 throughout.
@@ -27,10 +23,23 @@ LOOPS: dict[str, tuple[str, ...]] = {
     "gather_columns": ("int",),
     "qmv": ("float",),
     "qvm": ("float",),
+    "qmm_t": ("float",),
+    "qmm": ("float",),
 }
 
 # Loops that may fuse multiplications and additions: their results are bounded, not fixed to the bit.
-MATMULS = ("qmv", "qvm")
+MATMULS = ("qmv", "qvm", "qmm_t", "qmm")
+
+
+class Loop(ctypes.Structure):
+    """A compiled loop, as the driver takes it (cpp/threads.h).
+
+    Attributes:
+        run: address of the function `run(arrays, parameters, begin, end)`, which does steps begin to end - 1.
+        cost: nanoseconds of a unit of work, which the driver measures.
+    """
+
+    _fields_ = (("run", ctypes.c_void_p), ("cost", ctypes.c_double))
 
 
 def text(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool = False) -> str:
@@ -52,8 +61,12 @@ extern "C" void run(void* const* arrays, const mlx_dequant::LaunchParams* params
 """
 
 
+# Graphs of MLX refer to loops, so none is ever freed.
+_loops: list[Loop] = []
+
+
 @cache
-def _library(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool) -> Run | None:
+def _library(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool) -> Loop | None:
     name = f"{loop} {form.name}"
     path = compiled(name, text(form, loop, dtype, scale_dtype, has_g_idx), contract=loop in MATMULS)
     if path is None:
@@ -63,11 +76,11 @@ def _library(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: b
     except (OSError, AttributeError) as error:  # for example, the cache is on a disk mounted noexec
         warn_of_slowness(name, error)
         return None
-    run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-    run.restype = None
-    return run
+    made = Loop(ctypes.cast(run, ctypes.c_void_p), 0)
+    _loops.append(made)
+    return made
 
 
-def library(matrix: EncodedMatrix, loop: str, dtype: mx.Dtype = mx.float32) -> Run | None:
+def library(matrix: EncodedMatrix, loop: str, dtype: mx.Dtype = mx.float32) -> Loop | None:
     """A loop over `matrix` with results in `dtype`, or None if it cannot be compiled."""
     return _library(matrix.format, loop, dtypes.name(dtype), matrix.scale_dtype, matrix.has_g_idx)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from math import prod
+from typing import NamedTuple
 from weakref import WeakSet
 
 import mlx.core as mx
@@ -34,7 +35,6 @@ _SAFETENSORS = {
 }
 _NUMPY = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16}
 _libc = ctypes.CDLL(None)
-_ABSENT = np.zeros(8, np.int32)
 
 
 def view(array: mx.array) -> np.ndarray:
@@ -48,22 +48,43 @@ def view(array: mx.array) -> np.ndarray:
             return view(mx.contiguous(array))
 
 
-def floats(array: mx.array) -> np.ndarray:
-    """The values as float32, contiguous."""
-    if array.dtype == mx.bfloat16:
-        return (view(array).astype(np.uint32) << 16).view(np.float32)
-    return np.ascontiguousarray(view(array), np.float32)
+def contiguous(array: mx.array) -> np.ndarray:
+    """The values in one piece of memory; bfloat16 as uint16."""
+    return np.ascontiguousarray(view(array))
 
 
-def addresses(matrix: EncodedMatrix) -> list[int]:
-    """The addresses of the matrix's arrays, with zeros for absent ones. The matrix keeps the memory alive."""
-    cached = matrix.cache.get("host")
-    if cached is None:
-        arrays = [matrix.arrays[name] for name, _ in matrix.family.arrays]
-        views = [_ABSENT if array is None else np.ascontiguousarray(view(array)) for array in arrays]
-        cached = (views, [array.ctypes.data for array in views])
-        matrix.cache["host"] = cached
-    return cached[1]
+class Held(NamedTuple):
+    """A matrix's arrays in the loader's order, each in one piece of memory.
+
+    Attributes:
+        arrays: zeros for an absent one.
+        addresses: where they are.
+        sizes: in bytes; 0 for an absent one.
+    """
+
+    arrays: list[mx.array]
+    addresses: list[int]
+    sizes: list[int]
+
+
+def held(matrix: EncodedMatrix) -> Held:
+    """The memory of a matrix, kept with it."""
+    if "host" not in matrix.cache:
+        given = [matrix.arrays[name] for name, _ in matrix.family.arrays]
+        arrays = [mx.zeros(8, mx.int32) if array is None else _in_one_piece(array) for array in given]
+        sizes = [0 if array is None else array.nbytes for array in given]
+        matrix.cache["host"] = Held(arrays, [view(array).ctypes.data for array in arrays], sizes)
+    return matrix.cache["host"]
+
+
+def _in_one_piece(array: mx.array) -> mx.array:
+    mx.eval(array)
+    if array.dtype != mx.bfloat16 and view(array).flags.c_contiguous:
+        return array
+    with mx.stream(mx.cpu):
+        array = mx.contiguous(array)
+        mx.eval(array)
+    return array
 
 
 def address(array: np.ndarray) -> int:
@@ -73,7 +94,7 @@ def address(array: np.ndarray) -> int:
 
 def pointers(matrix: EncodedMatrix, *more: int) -> bytes:
     """The addresses of the matrix's arrays, then `more`, as a loop takes them."""
-    values = [*addresses(matrix), *more]
+    values = [*held(matrix).addresses, *more]
     return struct.pack(f"{len(values)}P", *values)
 
 

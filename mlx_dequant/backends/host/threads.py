@@ -1,61 +1,43 @@
-"""Splits loops over threads. The loops release the GIL."""
+"""How many threads the host backend may use."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
-# Weights that justify a thread, whose wake-up waits for the GIL: 50 us or more of work.
-WORTH = 1 << 19
-PARTS = 4  # parts of the work for each thread
+_limit: ContextVar[int | None] = ContextVar("mlx_dequant_threads", default=None)
 
 
 @cache
-def count() -> int:
-    """Threads in use: MLX_DEQUANT_THREADS, or the processors this process may run on."""
+def _setting() -> int | None:
+    """MLX_DEQUANT_THREADS."""
     setting = os.environ.get("MLX_DEQUANT_THREADS", "")
-    if setting:
-        if not setting.isdigit() or int(setting) == 0:
-            raise ValueError(f"MLX_DEQUANT_THREADS: found {setting!r}, expected a positive integer")
-        return int(setting)
+    if not setting:
+        return None
+    if not setting.isdigit() or int(setting) == 0:
+        raise ValueError(f"MLX_DEQUANT_THREADS: found {setting!r}, expected a positive integer")
+    return int(setting)
+
+
+@cache
+def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(count() - 1, 1), thread_name_prefix="mlx-dequant")
+def count() -> int:
+    """Threads that work may be shared between: MLX_DEQUANT_THREADS, or what `limited_to` says, or the processors
+    this process may run on."""
+    return _setting() or _limit.get() or _processors()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def split(steps: int, weights: int, work: Callable[[int, int], object]) -> None:
-    """Calls `work(begin, end)` over parts of 0 .. steps - 1, where a step is `weights` weights.
-
-    A thread takes the next part when it has finished one, so threads may start late or run slower.
-    """
-    threads = min(count(), max(steps * weights // WORTH, 1))
-    if threads == 1:
-        work(0, steps)
-        return
-    parts = PARTS * threads
-    todo = iter([(steps * part // parts, steps * (part + 1) // parts) for part in range(parts)])
-
-    def share() -> None:
-        for begin, end in todo:
-            work(begin, end)
-
-    futures: list[Future[None]] = []
+@contextmanager
+def limited_to(number: int) -> Generator[None]:
+    """Another number of threads inside the `with`, in this thread or task. MLX_DEQUANT_THREADS stands above it."""
+    token = _limit.set(number)
     try:
-        with suppress(RuntimeError):  # Python is ending, and daemon threads get no help
-            for _ in range(threads - 1):
-                futures.append(_pool().submit(share))
-        share()
+        yield
     finally:
-        for future in futures:
-            if not future.cancel():
-                future.result()
+        _limit.reset(token)
