@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...backends import is_lazy
+from ...backends import on_gpu
 from ...diagnostics.graph import cost
 from ...diagnostics.timing import Call, interleaved
 from ..models import Kind, experts
@@ -44,7 +44,7 @@ def measure(
             taken = interleaved(calls, rounds, seconds)
             for kind in layers:
                 found[kind][part][str(tokens)] = round(1e6 * taken[kind.title].median, 1)
-                if kind.provider == "mlx" or is_lazy():
+                if kind.provider == "mlx" or on_gpu():
                     launches = found[kind]["launches"].get(str(tokens), 0)
                     found[kind]["launches"][str(tokens)] = max(launches, cost(products[kind.title]).launches)
         for kind in layers:
@@ -70,7 +70,7 @@ def product(layer: Any, chosen: int, part: str, tokens: int, dtype: mx.Dtype) ->
 
 
 def _call(product: Callable[[], mx.array]) -> Call:
-    return Call(lambda turn: product(), mx.eval, CHAIN if is_lazy() else 1)
+    return Call(lambda turn: product(), mx.eval, CHAIN if on_gpu() else 1)
 
 
 def _chosen(runner: Any) -> int:

@@ -119,7 +119,10 @@ def _shared(keys: Keys, layers: int, heads: int, mixed: bool) -> int:
     counts = set(keys.layers(key, layers) or [keys.get(key, heads)]) - {0}
     if len(counts) != 1 and not (counts and mixed):
         raise keys.fail(key, sorted(counts), "one number of heads")
-    return counts.pop()
+    count = counts.pop()
+    if isinstance(count, int) and count > 0 and heads % count:
+        raise keys.fail(key, count, f"a number that divides {heads}, the attention heads")
+    return count
 
 
 def _windows(keys: Keys, layers: int, kind: str) -> dict[str, Any]:

@@ -69,5 +69,12 @@ def check_model(settings: Mapping[str, Any], arguments: type) -> None:
     for name, hint in get_type_hints(arguments).items():
         kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)) - {type(None)}
         found = settings.get(name)
+        if name == "intermediate_size" and _by_layer(found, settings.get("num_hidden_layers")):
+            continue
         if kinds <= NUMBERS and isinstance(found, (str, list, dict)) and not name.endswith("token_id"):
             raise fail(name, found, "a number")
+
+
+def _by_layer(found: Any, layers: Any) -> bool:
+    """Whether a setting is a list with a number for each layer."""
+    return isinstance(found, list) and len(found) == layers and all(type(one) in (int, float) for one in found)

@@ -76,7 +76,7 @@ def test_experts(installed):
         kernels.mul_mat_id(stack, x, ids + 1, kind, OUTPUTS)
     del stack, flat
     gc.collect()
-    assert len(WEIGHTS) == count - EXPERTS
+    assert len(WEIGHTS) <= count - EXPERTS  # those of other tests may be freed, too
 
 
 def test_types_that_are_plain_numbers_are_left_to_torch():

@@ -166,7 +166,7 @@ def test_which_folders_are_ours(config, ours, tmp_path):
 
 def test_a_quantize_config_beside(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "quantize_config.json").write_text("{}")
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4, "group_size": 128, "desc_act": false}')
     assert source.is_ours(tmp_path)
 
 
