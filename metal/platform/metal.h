@@ -93,7 +93,8 @@ inline float load_codes(device const uint8_t* p, uint shift, uint mask, thread f
     q[0] = low_bits(p[0] & mask);
   } else {
     for (uint i = 0; i < N; i += 2) {
-      ushort pair = ALIGN % 2 == 0 ? ((device const ushort*)p)[i / 2] : ushort(p[i] | p[i + 1] << 8);
+      ushort pair =
+          ALIGN % 2 == 0 ? ((device const ushort*)p)[i / 2] : ushort(p[i] | p[i + 1] << 8);
       q[i] = low_bits(pair & mask);
       q[i + 1] = low_bits(pair >> 8 & mask);
     }
