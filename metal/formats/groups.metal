@@ -15,7 +15,7 @@ inline uint group_of(uint input, grouping groups) {
   return fast_div(input, groups.multiplier, groups.shift);
 }
 
-// Stores the zero point z in the form that subtract_zero takes.
+// Stores the zero point z in the form that field_subtract_zero takes.
 inline void set_zero_point(uint z, thread float& zero) { zero = as_zero_point(z); }
 
 // The scales and zero points of N columns in one group. Weights are computed as the type V, and

@@ -54,7 +54,7 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
   }
 }
 
-// The same for BM rows of x, which are read in turn. A min is subtracted from each code: that costs
+// The same for BM rows of x, which are read in turn, and for formats of less than 8 codes a scale. A min is subtracted from each code: that costs
 // less than the sums of all rows of x.
 template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
           typename S>

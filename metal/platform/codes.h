@@ -31,7 +31,7 @@ inline float load_codes(device const uint8_t* p, uint shift, uint mask, thread V
 template <uint N, uint ALIGN, typename V>
 inline void load_signed(device const uint8_t* p, thread V* q) {
   fields<N> bytes = load_fields<N, ALIGN>(p, 0, 255);
-  for (uint i = 0; i < (N + 3) / 4; ++i) set_word(bytes, i, word_at(bytes, i) ^ 0x80808080);
+  for (uint i = 0; i < (N + 3) / 4; ++i) bytes.words[i] ^= 0x80808080;
   to_numbers<N>(bytes, 128, q);
 }
 

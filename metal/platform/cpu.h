@@ -78,17 +78,6 @@ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   return result;
 }
 
-// Fields 4*i to 4*i + 3 as a word.
-template <uint N>
-inline uint word_at(fields<N> codes, uint i) {
-  return codes.words[i];
-}
-
-template <uint N>
-inline void set_word(fields<N>& codes, uint i, uint word) {
-  codes.words[i] = word;
-}
-
 // low | high << up, field by field.
 template <uint N>
 inline fields<N> join(fields<N> low, fields<N> high, uint up) {

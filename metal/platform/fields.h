@@ -31,14 +31,3 @@ inline fields<N> spread_pairs(uint bits) {
   }
   return result;
 }
-
-// Fields 4*i to 4*i + 3 as a word.
-template <uint N>
-inline uint word_at(fields<N> codes, uint i) {
-  return codes.words[i];
-}
-
-template <uint N>
-inline void set_word(thread fields<N>& codes, uint i, uint word) {
-  codes.words[i] = word;
-}

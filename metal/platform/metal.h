@@ -15,6 +15,11 @@ inline float f16_of(uint bits) { return float(as_type<half>(ushort(bits))); }
 // A float16 at a 2-byte aligned address.
 inline float load_f16(device const uint8_t* p) { return float(*(device const half*)p); }
 
+// A little-endian 32-bit word at a 2-byte aligned address.
+inline uint load_u32(device const uint8_t* p) {
+  return uint(((device const ushort*)p)[0]) | uint(((device const ushort*)p)[1]) << 16;
+}
+
 #include "fields.h"
 
 // (byte >> shift) & mask for each byte; mask << shift fits a byte.
@@ -26,15 +31,14 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
     return result;
   }
   for (uint i = 0; i < N / 4; ++i) {
-    device const uint8_t* from = p + 4 * i;
     uint word;
     if (ALIGN % 4 == 0) {
-      word = *(device const uint*)from;
+      word = ((device const uint*)p)[i];
     } else if (ALIGN % 2 == 0) {
-      word =
-          as_type<uint>(ushort2(((device const ushort*)from)[0], ((device const ushort*)from)[1]));
+      word = load_u32(p + 4 * i);
     } else {
-      word = as_type<uint>(uchar4(from[0], from[1], from[2], from[3]));
+      word =
+          p[4 * i] | uint(p[4 * i + 1]) << 8 | uint(p[4 * i + 2]) << 16 | uint(p[4 * i + 3]) << 24;
     }
     result.words[i] = word >> shift & mask * 0x01010101;
   }
@@ -46,9 +50,8 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
 inline float low_bits(ushort bits) { return float(as_type<half>(bits)); }
 inline float byte_unit() { return 16777216.0f; }
 
-// q - zero point. Both are integers below 2^22, and as_zero_point makes the zero point.
+// A zero point, an integer below 2^22, in the form that field_subtract_zero takes.
 inline float as_zero_point(uint number) { return float(int(number)); }
-inline float subtract_zero(uint q, float zero) { return float(int(q)) - zero; }
 
 // (word >> shift & mask) - zero point. Where the shift is a constant, fields within bytes are masked
 // where they lie in 16 bits.
@@ -124,11 +127,6 @@ inline void look_up(device const uint8_t* p, uint shift, constant int8_t* table,
         ALIGN % 2 == 0 && N % 2 == 0 ? ((device const ushort*)p)[i / 2] : p[i] << (i % 2 * 8);
     q[i] = float(table[pair >> (i % 2 * 8 + shift) & 15]);
   }
-}
-
-// A little-endian 32-bit word at a 2-byte aligned address.
-inline uint load_u32(device const uint8_t* p) {
-  return uint(((device const ushort*)p)[0]) | uint(((device const ushort*)p)[1]) << 16;
 }
 
 // q[i] = word >> Shift::shift(first + i) & mask.

@@ -123,6 +123,7 @@ inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uin
   if (F::has_g_idx) {
     load_words<count>((device const uint*)loader.g_idx + column, group);
   } else {
+    // No group ends within 32 inputs, so parts of them look up one group.
     group[0] = group_of(column / 32 * 32, loader.groups);
   }
   for (uint i = 0; i < count; ++i) zeros[i] = zero_bits<F, R>(loader, group[i], row);

@@ -14,7 +14,7 @@ struct bf16 {
     } else {
       fields<2 * N> pairs = load_fields<2 * N, 2>(block, 0, 255);
       for (uint i = 0; i < N; ++i) {
-        q[i] = as_type<float>(word_at(pairs, i / 2) << (16 - i % 2 * 16) & 0xffff0000);
+        q[i] = as_type<float>(pairs.words[i / 2] << (16 - i % 2 * 16) & 0xffff0000);
       }
     }
     return 1.0f;

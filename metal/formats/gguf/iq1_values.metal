@@ -6,6 +6,6 @@
 template <uint N, typename V>
 inline void iq1_values(uint index, uint first, bool minus, thread V* q) {
   fields<N> eights = spread_pairs<N>(lut(iq1_grid, index) >> 2 * first);
-  for (uint i = 0; i < (N + 3) / 4; ++i) set_word(eights, i, word_at(eights, i) << 3);
+  for (uint i = 0; i < (N + 3) / 4; ++i) eights.words[i] <<= 3;
   to_numbers<N>(eights, minus ? 9 : 7, q);
 }

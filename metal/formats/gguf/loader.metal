@@ -45,7 +45,7 @@ inline scaling codes(thread const gguf_loader& loader, uint row, uint column, th
   return scaled_by(F::template codes<N>(block, column % F::weights, q));
 }
 
-// See qmv.metal.
+// A row consists of whole blocks (the default is in qmv.metal).
 template <typename F, uint N>
 inline bool whole_columns(thread const gguf_loader&) {
   return F::weights % N == 0;

@@ -15,7 +15,7 @@ struct q1_0 {
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint bits = load_u32(block + 2 + first / 32 * 4);
     fields<N> twice = spread<N>(bits >> first % 32);
-    for (uint i = 0; i < (N + 3) / 4; ++i) set_word(twice, i, word_at(twice, i) << 1);
+    for (uint i = 0; i < (N + 3) / 4; ++i) twice.words[i] <<= 1;
     to_numbers<N>(twice, 1, q);
     return load_f16(block);
   }

@@ -27,14 +27,12 @@ struct tq1_0 {
     if (first < 240) {
       uint k = first < 160 ? first / 32 : (first - 160) / 16;
       ternary = load_fields<N, 2>(block + (first < 160 ? first % 32 : 32 + first % 16), 0, 255);
-      for (uint i = 0; i < (N + 3) / 4; ++i) {
-        set_word(ternary, i, digits(word_at(ternary, i), k));
-      }
+      for (uint i = 0; i < (N + 3) / 4; ++i) ternary.words[i] = digits(ternary.words[i], k);
     } else {
       const uint count = N < 4 ? N : 4;
       fields<count> four = load_fields<count, 2>(block + 48 + (N < 4 ? first % 4 : 0), 0, 255);
       for (uint i = 0; i < (N + 3) / 4; ++i) {
-        set_word(ternary, i, digits(word_at(four, 0), (first - 240) / 4 + i));
+        ternary.words[i] = digits(four.words[0], (first - 240) / 4 + i);
       }
     }
     to_numbers<N>(ternary, 1, q);
