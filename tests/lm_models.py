@@ -38,6 +38,11 @@ LLAMA3 = {
 }
 
 
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest one, as a share of the largest logit."""
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
 def rope(theta: float, **scaling: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **scaling}}
 

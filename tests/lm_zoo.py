@@ -233,8 +233,3 @@ def dense(path: Path, theirs: Any, target: Path) -> Any:
         weights |= mx.load(str(file))
     model.load_weights(list(model.sanitize(weights).items()))
     return model
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest, as a share of the largest logit."""
-    return float(np.abs(found - expected).max() / np.abs(expected).max())

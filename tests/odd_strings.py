@@ -106,3 +106,12 @@ def _trained(built: Any, trainer: Any) -> tuple[list[str], list[str]]:
     built.train_from_iterator([text for text in ODD if "<" not in text] * 3, trainer)
     model = json.loads(built.to_str())["model"]
     return sorted(model["vocab"], key=model["vocab"].get), model["merges"]
+
+
+def streamed(wrapped, ids) -> str:
+    """The text of tokens that come one by one."""
+    detokenizer = wrapped.detokenizer
+    for id in ids:
+        detokenizer.add_token(id)
+    detokenizer.finalize()
+    return detokenizer.text

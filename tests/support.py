@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import weakref
 from contextlib import contextmanager
 from functools import cache
@@ -126,3 +127,22 @@ def freed_at_once(matrix):
         assert gone() is None
     finally:
         gc.enable()
+
+
+def in_four_threads(work) -> None:
+    """Calls `work` in four threads at once; what one raises fails the test."""
+    failures = []
+
+    def run():
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    started = [threading.Thread(target=run) for _ in range(4)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join(100)
+    assert failures == []
+    assert not any(thread.is_alive() for thread in started)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
-from ..backends.host.compiler import cache_folder, private_folder, refuse_others
+from ..backends.host.compiler import cache_folder, private_folder, refuse_others, replace_file
 from ..log import logger
 
 LARGEST = 32 << 20  # bytes of an entry; Gemma's is 4 MB
@@ -48,11 +47,7 @@ def write(kind: str, key: str, content: bytes) -> None:
         return
     try:
         folder = _folder()
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            part = Path(work) / "part"
-            part.touch(mode=0o600)
-            part.write_bytes(content + hashlib.sha256(content).digest())
-            part.replace(folder / f"{kind}-{key}")
+        replace_file(folder / f"{kind}-{key}", content + hashlib.sha256(content).digest())
         _forget(folder)
     except OSError as error:
         logger.warning("%s: not kept in the cache: %s", kind, error)

@@ -10,7 +10,7 @@ import time
 import mlx.core as mx
 import numpy as np
 import pytest
-from support import DTYPES, assert_same, bits
+from support import DTYPES, assert_same, bits, in_four_threads
 
 import mlx_dequant as mxd
 from mlx_dequant.backends.host import driver, library, memory, threads
@@ -125,22 +125,13 @@ def test_python_threads_at_once(thread_count):
     weights = [large(), large(100)]
     with mxd.use_backend("reference"):
         expected = [bits(weight.dequantize(mx.float32)) for weight in weights]
-    failures = []
 
     def dequantize():
-        try:
-            with mxd.use_backend("host"):
-                for weight, want in zip(weights * 3, expected * 3, strict=True):
-                    assert_same(weight.dequantize(mx.float32), want)
-        except BaseException as error:
-            failures.append(error)
+        with mxd.use_backend("host"):
+            for weight, want in zip(weights * 3, expected * 3, strict=True):
+                assert_same(weight.dequantize(mx.float32), want)
 
-    started = [threading.Thread(target=dequantize) for _ in range(4)]
-    for thread in started:
-        thread.start()
-    for thread in started:
-        thread.join(100)
-    assert failures == []
+    in_four_threads(dequantize)
 
 
 def test_the_gil_is_released():

@@ -4,12 +4,11 @@ import gc
 import os
 import subprocess
 import sys
-import threading
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from support import bits
+from support import bits, in_four_threads
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
@@ -102,22 +101,14 @@ def test_threads_of_python(layer):
     """Each builds and evaluates graphs of its own, on a stream of its own."""
     x = mx.random.normal((30, 256))
     mx.eval(x)
-    expected, failures = at_once(layer.linear, x), []
+    expected = at_once(layer.linear, x)
 
     def work():
-        try:
-            with mxd.use_backend("host"), mx.stream(mx.new_stream(mx.cpu)):
-                for _ in range(20):
-                    assert np.array_equal(bits(layer.linear(x)), expected)
-        except BaseException as error:
-            failures.append(error)
+        with mxd.use_backend("host"), mx.stream(mx.new_stream(mx.cpu)):
+            for _ in range(20):
+                assert np.array_equal(bits(layer.linear(x)), expected)
 
-    started = [threading.Thread(target=work) for _ in range(4)]
-    for thread in started:
-        thread.start()
-    for thread in started:
-        thread.join(100)
-    assert failures == []
+    in_four_threads(work)
 
 
 def test_what_is_exported_has_the_dequantized_weight(layer, tmp_path):

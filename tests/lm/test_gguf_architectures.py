@@ -14,16 +14,11 @@ pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from lm_gguf import FILES, table, transformers_model, write_gguf  # noqa: E402
-from lm_models import VOCABULARY  # noqa: E402
+from lm_models import VOCABULARY, difference  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 40))
 # One with joined layers, a window and factors of wavelengths; one with norms a head and half a head that turns.
 QUICK = ("phi3, longrope", "stablelm2-12b")
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest one, as a share of the largest logit."""
-    return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

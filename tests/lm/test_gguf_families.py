@@ -13,15 +13,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from lm_gguf_families import FILES  # noqa: E402
 from lm_gguf_parts import model_of, write_family  # noqa: E402
-from lm_models import VOCABULARY  # noqa: E402
+from lm_models import VOCABULARY, difference  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 40))
 QUICK = ("qwen35",)
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest one, as a share of the largest logit."""
-    return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mlx_dequant.loading import GGUFFile
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 transformers = pytest.importorskip("transformers")
 
-from odd_strings import CONTROL, ODD, byte_pairs, pieces  # noqa: E402
+from odd_strings import CONTROL, ODD, byte_pairs, pieces, streamed  # noqa: E402
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 
 from mlx_dequant.lm.gguf_tokenizer import tokenizer  # noqa: E402
@@ -54,14 +54,6 @@ def opened(path, model, tokens, types, **keys):
 def assert_same(ours, expected) -> None:
     wrong = [text for text in ODD if ours.encode(text, add_special_tokens=False) != expected(text)]
     assert not wrong
-
-
-def streamed(wrapped, ids) -> str:
-    detokenizer = wrapped.detokenizer
-    for id in ids:
-        detokenizer.add_token(id)
-    detokenizer.finalize()
-    return detokenizer.text
 
 
 def test_there_are_sixty():

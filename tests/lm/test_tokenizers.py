@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 from lm_models import write_vocabulary  # noqa: E402
 from lm_smollm2 import TEXT, model_file  # noqa: E402
+from odd_strings import streamed  # noqa: E402
 
 from mlx_dequant.lm.gguf_tokenizer import tokenizer  # noqa: E402
 
@@ -39,14 +40,6 @@ def assert_same(ours, expected, texts=TEXTS) -> None:
         ids = ours.encode(text)
         assert ids == expected.encode(text), text
         assert ours.decode(ids) == expected.decode(ids)
-
-
-def streamed(wrapped, ids) -> str:
-    detokenizer = wrapped.detokenizer
-    for id in ids:
-        detokenizer.add_token(id)
-    detokenizer.finalize()
-    return detokenizer.text
 
 
 def test_smollm2s():

@@ -13,7 +13,8 @@ import mlx_dequant as mxd
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from lm_zoo import VOCABULARY, ZOO, dense, difference, opened, write  # noqa: E402
+from lm_models import difference  # noqa: E402
+from lm_zoo import VOCABULARY, ZOO, dense, opened, write  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 40))
 REFUSED = {

@@ -155,6 +155,15 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file of this user's in the cache, whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        part = Path(work) / "part"
+        part.touch(mode=0o600)
+        part.write_bytes(content)
+        part.replace(path)
+
+
 def refuse_others(path: Path) -> None:
     status = path.stat(follow_symlinks=False)
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or stat.S_ISLNK(status.st_mode):

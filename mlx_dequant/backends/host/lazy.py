@@ -106,10 +106,7 @@ def _tried(path: Path) -> Path:
                 raise RuntimeError(failure)
             return path
     failure = _trial(path)
-    temporary = record.with_suffix(f".{os.getpid()}")
-    temporary.touch(mode=0o600)
-    temporary.write_text(f"{checksum}\n{failure}")
-    temporary.replace(record)
+    compiler.replace_file(record, f"{checksum}\n{failure}".encode())
     if failure:
         raise RuntimeError(failure)
     return path
