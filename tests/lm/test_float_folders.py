@@ -12,8 +12,8 @@ pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from folders import write_tensors  # noqa: E402
-from lm_models import transformers_model  # noqa: E402
-from lm_zoo import difference, opened  # noqa: E402
+from lm_models import difference, transformers_model  # noqa: E402
+from lm_zoo import opened  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 288, (2, 24))
 SIZES = {"hidden_size": 256, "intermediate_size": 192}

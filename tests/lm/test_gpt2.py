@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from lm_zoo import difference, opened, write  # noqa: E402
+from lm_models import difference  # noqa: E402
+from lm_zoo import opened, write  # noqa: E402
 
 from mlx_dequant.nn import PackedLinear  # noqa: E402
 

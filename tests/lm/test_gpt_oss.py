@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import gguf  # noqa: E402
 from lm_experts import mixture  # noqa: E402
-from lm_models import rope  # noqa: E402
-from lm_zoo import difference, opened  # noqa: E402
+from lm_models import difference, rope  # noqa: E402
+from lm_zoo import opened  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 288, (2, 24))
 MXFP4 = gguf.GGMLQuantizationType.MXFP4

@@ -17,8 +17,8 @@ pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from lm_folders import write_folder  # noqa: E402
-from lm_models import transformers_model, write_gguf  # noqa: E402
-from lm_zoo import difference, opened  # noqa: E402
+from lm_models import difference, transformers_model, write_gguf  # noqa: E402
+from lm_zoo import opened  # noqa: E402
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 288, (2, 24))
