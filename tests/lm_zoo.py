@@ -59,6 +59,8 @@ LONG = {
 }
 HALF = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
 GRANITE = {"attention_multiplier": 0.1, "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 3.0}
+# Scores are not divided by sqrt(head_dim) unless told. With larger weights any float32 rounding changes the choices.
+CALM = {"initializer_range": 0.08}
 LATENT = {
     "num_key_value_heads": 4,
     "kv_lora_rank": 32,
@@ -99,9 +101,9 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo3", WINDOW),
     "olmoe": ("olmoe", EXPERTS),
     "granite": ("granite", GRANITE),
-    "granite plain": ("granite", {}),
+    "granite plain": ("granite", CALM),
     "granitemoe": ("granitemoe", {**EXPERTS, **GRANITE}),
-    "granitemoe plain": ("granitemoe", EXPERTS),
+    "granitemoe plain": ("granitemoe", {**EXPERTS, **CALM}),
     "glm": ("glm", {"head_dim": 32, **HALF}),
     "glm4": ("glm4", {"head_dim": 32, **HALF}),
     "gpt2": ("gpt2", GPT),
@@ -221,15 +223,4 @@ def opened(path: Path) -> Any:
     folder.untie(config, checkpoint)
     model = folder.empty_model(config)
     build(model, folder.weights(checkpoint, model), mx.float32)
-    return model
-
-
-def dense(path: Path, theirs: Any, target: Path) -> Any:
-    """mlx-lm's own model, not quantized, of a folder's config and of the weights of transformers' model."""
-    theirs.save_pretrained(target)
-    model = folder.empty_model(folder.config(path))
-    weights: dict[str, mx.array] = {}
-    for file in target.glob("*.safetensors"):
-        weights |= mx.load(str(file))
-    model.load_weights(list(model.sanitize(weights).items()))
     return model
