@@ -19,6 +19,7 @@ from mlx_dequant.tuning import Device
 FORMATS = mxd.formats()
 DEVICES = {
     "metal": Device("metal"),
+    "metal17": Device("metal", 17),
     "cuda75": Device("cuda", 75),
     "cuda80": Device("cuda", 80),
     "cuda90": Device("cuda", 90),
@@ -55,6 +56,9 @@ ROUTES = {
     ("metal", "q4_k", "float16"): {1: "gemv", 17: FUSED, 385: DENSE},
     ("metal", "gptq4", "bfloat16"): {1: "gemv", 17: FUSED, 385: DENSE},
     ("metal", "q4_k", "float32"): {1: "gemv", 129: DENSE},
+    ("metal17", "q4_k", "float16"): {1: "gemv", 17: FUSED, 96: DENSE},
+    ("metal17", "awq4", "bfloat16"): {1: "gemv", 17: FUSED, 96: DENSE},
+    ("metal17", "q4_k", "float32"): {1: "gemv", 129: DENSE},
     ("cuda75", "q4_k", "float16"): {1: "gemv", 129: DENSE},
     ("cuda80", "awq4", "float16"): {1: "gemv", 17: FUSED, 385: DENSE},
     ("cuda90", "q4_k", "float16"): {1: "gemv", 17: FUSED, 256: DENSE},
@@ -65,6 +69,7 @@ ROUTES = {
 # The same of matrices with a g_idx that could not be sorted.
 LOOKED_UP = {
     ("metal", "gptq4"): {1: "gemv", 17: FUSED, 257: DENSE},
+    ("metal17", "gptq4"): {1: "gemv", 17: FUSED, 96: DENSE},
     ("cuda75", "gptq4"): {1: "gemv", 129: DENSE},
     ("cuda90", "gptq4"): {1: "gemv", 17: FUSED, 769: DENSE},
     ("cuda90", "ct4"): {1: "gemv", 17: FUSED, 257: DENSE},

@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="here",
         metavar="DEVICE",
-        help="print which kernels run, and examine nothing: for the GPU here, or for metal, cuda, cuda:80 ...",
+        help="print which kernels run, and examine nothing: for the GPU here, or metal, metal:17, cuda:90 ...",
     )
     add_json(parser)
 

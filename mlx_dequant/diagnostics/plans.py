@@ -25,7 +25,9 @@ def sample(form: Format, has_g_idx: bool = False) -> EncodedMatrix:
 
 
 def devices(asked: str) -> list[Device]:
-    """The devices that "here", "metal", "cuda" or "cuda:90" means. Without a GPU, "here" means all that have a column.
+    """The devices that "here", "metal", "metal:17", "cuda" or "cuda:90" means.
+
+    Without a GPU, "here" means all that have a column.
 
     Raises:
         FormatError: there is no such device.
@@ -35,12 +37,12 @@ def devices(asked: str) -> list[Device]:
         from ..backends.gpu.launch import device
 
         found = [device(name) for name in available_backends() if name in GPUS]
-        return found or [Device("metal"), Device("cuda", 80), Device("cuda", 90)]
+        return found or [Device("metal"), Device("metal", 17), Device("cuda", 80), Device("cuda", 90)]
     known = {"metal": Device("metal"), "cuda": Device("cuda", 90)}
-    match = re.fullmatch(r"cuda:(\d+)", asked)
+    match = re.fullmatch(r"(metal|cuda):(\d+)", asked)
     if match is None and asked not in known:
-        raise FormatError(f"plans: found {asked!r}, expected metal, cuda, or cuda:GENERATION such as cuda:90")
-    return [Device("cuda", int(match[1])) if match else known[asked]]
+        raise FormatError(f"plans: found {asked!r}, expected metal, cuda, metal:17 or cuda:90")
+    return [Device(match[1], int(match[2])) if match else known[asked]]
 
 
 def title(device: Device) -> str:

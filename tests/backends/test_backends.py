@@ -12,6 +12,7 @@ from support import assert_same, bits, gguf_fixture
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
+from mlx_dequant.backends.gpu.launch import apple_generation
 
 NAMES = ["metal", "cuda", "host", "reference"]
 OTHER = mxd.available_backends()[0]
@@ -133,3 +134,19 @@ def test_a_backend_that_does_not_work_here(name):
     with pytest.raises(ValueError, match=said), mxd.use_backend(name):
         pass
     assert mxd.current_backend() == mxd.available_backends()[0]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "macos", "generation"),
+    [
+        ("applegpu_g13g", "26.2", 13),
+        ("applegpu_g16s", "27.0.1", 16),
+        ("applegpu_g17g", "26.2", 17),
+        ("applegpu_g17s", "26.1.3", 16),
+        ("applegpu_g17s", "", 16),
+        ("", "26.2", 0),
+        ("some other gpu 17", "26.2", 0),
+    ],
+)
+def test_the_generation_of_a_mac(architecture, macos, generation):
+    assert apple_generation(architecture, macos) == generation

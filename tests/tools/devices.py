@@ -15,7 +15,7 @@ from mlx_dequant.backends.gpu import dequantize, gather, gather_matmul, launch, 
 from mlx_dequant.encoded import EncodedMatrix
 from mlx_dequant.tuning import Device, Route
 
-COLUMNS = ("METAL", "CUDA", "HOPPER", "OLD_CUDA")
+COLUMNS = ("METAL", "M5", "CUDA", "HOPPER", "OLD_CUDA")
 OPERATIONS = ("dequantize", "matmul", "gather", "gather_matmul")
 
 
@@ -54,7 +54,7 @@ def anew() -> Generator[None]:
 
 @contextmanager
 def generation(known: int) -> Generator[None]:
-    """Every GPU is of a generation: CUDA's compute capability times ten."""
+    """Every GPU is of a generation, as `tuning.Device` has it."""
 
     def device(platform: str) -> Device:
         return Device(platform, known)
