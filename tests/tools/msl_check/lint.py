@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from clang.cindex import Cursor, TranslationUnit, Type, TypeKind
+from clang import cindex
+from clang.cindex import Cursor, TranslationUnit, Type, TypeKind, conf
 from clang.cindex import CursorKind as Kind
 
 from .front_end import metal_functions
 
+_CONTINUE, _RECURSE = 1, 2  # clang's answers of a visitor
 UNQUALIFIED = (0, 5)  # no address space, and OpenCL's generic one
 
 _FORBIDDEN = {
@@ -31,29 +33,35 @@ _FORBIDDEN = {
     Kind.ASM_STMT: "asm",
     Kind.CXX_BASE_SPECIFIER: "a derived class",
 }
-_TYPED = (
-    Kind.VAR_DECL,
-    Kind.PARM_DECL,
-    Kind.FIELD_DECL,
-    Kind.TYPEDEF_DECL,
-    Kind.TYPE_ALIAS_DECL,
-    Kind.CSTYLE_CAST_EXPR,
-    Kind.CXX_FUNCTIONAL_CAST_EXPR,
-    Kind.CXX_STATIC_CAST_EXPR,
-    Kind.CXX_REINTERPRET_CAST_EXPR,
-    Kind.CXX_CONST_CAST_EXPR,
+_TYPED = frozenset(
+    (
+        Kind.VAR_DECL,
+        Kind.PARM_DECL,
+        Kind.FIELD_DECL,
+        Kind.TYPEDEF_DECL,
+        Kind.TYPE_ALIAS_DECL,
+        Kind.CSTYLE_CAST_EXPR,
+        Kind.CXX_FUNCTIONAL_CAST_EXPR,
+        Kind.CXX_STATIC_CAST_EXPR,
+        Kind.CXX_REINTERPRET_CAST_EXPR,
+        Kind.CXX_CONST_CAST_EXPR,
+    )
 )
-_FUNCTIONS = (Kind.FUNCTION_DECL, Kind.FUNCTION_TEMPLATE, Kind.CXX_METHOD, Kind.CONSTRUCTOR)
+_FUNCTIONS = frozenset((Kind.FUNCTION_DECL, Kind.FUNCTION_TEMPLATE, Kind.CXX_METHOD, Kind.CONSTRUCTOR))
 _SPACES = {"device", "constant", "threadgroup", "thread"}
 _POINTERS = (TypeKind.POINTER, TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
 _ARRAYS = (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY, TypeKind.DEPENDENTSIZEDARRAY)
-_NAMED = (Kind.VAR_DECL, Kind.PARM_DECL, Kind.FIELD_DECL, Kind.STRUCT_DECL, Kind.CLASS_TEMPLATE, *_FUNCTIONS)
-_LEAVES = (Kind.INTEGER_LITERAL, Kind.FLOATING_LITERAL, Kind.TYPE_REF, Kind.NAMESPACE_REF, Kind.DECL_REF_EXPR)
+_STRUCTS = frozenset((Kind.STRUCT_DECL, Kind.CLASS_DECL, Kind.CLASS_TEMPLATE))
+_NAMED = frozenset((Kind.VAR_DECL, Kind.PARM_DECL, Kind.FIELD_DECL, Kind.STRUCT_DECL, Kind.CLASS_TEMPLATE)) | _FUNCTIONS
+_LEAVES = frozenset(
+    (Kind.INTEGER_LITERAL, Kind.FLOATING_LITERAL, Kind.TYPE_REF, Kind.NAMESPACE_REF, Kind.DECL_REF_EXPR)
+)
+# The kinds that `_faults` finds something in.
+_EXAMINED = frozenset(_FORBIDDEN) | _TYPED | _NAMED | {Kind.DECL_REF_EXPR}
 _RESERVED = {"vertex", "fragment", "sampler", "visible", "object", "mesh", "stitchable", "intersection"}
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A place in a program's own part of the tree, and the function around it."""
 
     cursor: Cursor
@@ -65,15 +73,27 @@ class Node:
 def nodes(unit: TranslationUnit) -> list[Node]:
     """Our part of the tree; without the entries of tables, and the shim's templates that our calls made."""
     found: list[Node] = []
-    waiting = [Node(c, c.kind, "", True) for c in unit.cursor.get_children() if c.location.file.name == unit.spelling]
-    while waiting:
-        node = waiting.pop()
-        found.append(node)
-        function = node.cursor.get_usr() if node.kind in _FUNCTIONS else node.function
-        if node.kind == Kind.VAR_DECL and not function:
+
+    def add_below(cursor: Cursor, function: str) -> None:
+        # clang walks the tree itself: a list of children for each node takes several times as long.
+        def visit(child: Cursor, _parent: Cursor, _data: object) -> int:
+            child._tu = unit
+            kind = child.kind
+            found.append(Node(child, kind, function))
+            if kind in _FUNCTIONS:
+                add_below(child, child.get_usr())
+                return _CONTINUE
+            is_table = kind == Kind.VAR_DECL and not function
+            return _CONTINUE if is_table or kind in _LEAVES else _RECURSE
+
+        conf.lib.clang_visitChildren(cursor, cindex.callbacks["cursor_visit"](visit), None)
+
+    for cursor in unit.cursor.get_children():
+        if cursor.location.file.name != unit.spelling:
             continue
-        if node.kind not in _LEAVES:
-            waiting += [Node(child, child.kind, function) for child in node.cursor.get_children()]
+        found.append(Node(cursor, cursor.kind, "", True))
+        if cursor.kind != Kind.VAR_DECL:
+            add_below(cursor, cursor.get_usr() if cursor.kind in _FUNCTIONS else "")
     return found
 
 
@@ -82,8 +102,9 @@ def lint(tree: list[Node], unit: TranslationUnit) -> Iterator[tuple[int, str]]:
     calls: dict[str, set[str]] = {}
     functions: dict[str, Cursor] = {}
     for node in tree:
-        for fault in _faults(node.cursor, node.kind):
-            yield node.cursor.location.line, fault
+        if node.kind in _EXAMINED:
+            for fault in _faults(node.cursor, node.kind):
+                yield node.cursor.location.line, fault
         if node.outermost and node.cursor.semantic_parent == unit.cursor and not _may_be_global(node):
             name = node.cursor.spelling or node.kind.name
             yield node.cursor.location.line, f"{name} is outside namespace mlx_dequant"
@@ -114,11 +135,7 @@ def _faults(cursor: Cursor, kind: Kind) -> Iterator[str]:
     if kind in _FUNCTIONS and kind != Kind.CONSTRUCTOR:
         if _loose(cursor.result_type):
             yield f"{cursor.spelling}: its result {cursor.result_type.spelling} has no address space"
-        method = cursor.semantic_parent and cursor.semantic_parent.kind in (
-            Kind.STRUCT_DECL,
-            Kind.CLASS_DECL,
-            Kind.CLASS_TEMPLATE,
-        )
+        method = cursor.semantic_parent and cursor.semantic_parent.kind in _STRUCTS
         if method and not cursor.is_static_method() and cursor.type.spelling.endswith("__generic"):
             yield f"{cursor.spelling}: the method's own address space is missing"
         if cursor.is_virtual_method():
