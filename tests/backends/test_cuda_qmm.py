@@ -53,7 +53,8 @@ def test_products(name, rows, instruction):
         check_products(weight(name, MANY), DTYPES[1 + rows % 2], rows)
 
 
-@pytest.mark.parametrize("name", mostly_full(("q6_k", "mxfp4", "ct3", "awq4", "gptq3"), fast="awq4"))
+@full
+@pytest.mark.parametrize("name", ["q6_k", "mxfp4", "ct3", "awq4", "gptq3"])
 def test_blocks_and_steps_cut_short(name):
     with qmm("wgmma", order="ahead"):
         check_products(weight(name, LONG), mx.bfloat16 if name == "ct3" else mx.float16, 200)

@@ -108,7 +108,7 @@ def metal(monkeypatch):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", ["q4_0", "gptq4"])
+@pytest.mark.parametrize("name", ["q4_0", pytest.param("gptq4", marks=pytest.mark.full)])
 def test_right_kernels_are_found_right(name, metal, capsys):
     results = list(checks.checks(FORMATS[name]))
     assert results and not [check for check in results if check.problem]
