@@ -71,7 +71,9 @@ def test_two_requests_at_once(server):
 def test_a_prompt_that_begins_as_another_is_cached(server):
     body = {"prompt": TEXT, "max_tokens": 4, "temperature": 0.0}
     first = json.loads(post(server, "completions", body))
-    again = json.loads(post(server, "completions", body | {"prompt": TEXT + first["choices"][0]["text"]}))
+    # mlx-lm 0.32.2's server ends on a prompt that is cached whole, so this one has a word more.
+    longer = TEXT + first["choices"][0]["text"] + " Then"
+    again = json.loads(post(server, "completions", body | {"prompt": longer}))
     cached = again["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert cached > 0.9 * first["usage"]["prompt_tokens"]
 
