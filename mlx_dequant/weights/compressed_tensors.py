@@ -73,7 +73,8 @@ class CompressedTensorsWeight(QuantizedWeight):
         if weight_g_idx is not None:
             index = check.array("weight_g_idx", weight_g_idx)
             # Some exporters write -1 throughout when there is no act-order.
-            if index.size and bool(mx.any(index != -1)):
+            signed = index.dtype in (mx.int32, mx.int64)
+            if index.size and not (signed and bool(mx.all(index == -1))):
                 groups = scales.shape[1]
                 g_idx = check.groups_of("weight_g_idx", index, inputs, groups, size)
         check.shape("weight_scale", scales, (outputs, groups), why)

@@ -48,7 +48,10 @@ def test_act_order(width, backend):
     assert_same(weight.dequantize(mx.float32), bits(formula(q, z, scales, group)))
 
 
-@pytest.mark.parametrize("index", [None, np.full(50, -1, np.int32), np.arange(50, dtype=np.int32) // 32])
+@pytest.mark.parametrize(
+    "index",
+    [None, np.full(50, -1, np.int32), np.arange(50, dtype=np.int32) // 32, np.arange(50, dtype=np.uint32) // 32],
+)
 def test_an_index_that_says_nothing_new(index, backend):
     q, z, scales = stored(4, 5, 50, 2)
     weight = mxd.CompressedTensorsWeight(along(1, q, 4), scales, (5, 50), along(0, z, 4), index, group_size=32)

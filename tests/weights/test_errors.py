@@ -128,6 +128,8 @@ CT = [
         "0 to 3",
     ),
     (lambda: ct(weight_g_idx=index(0)), "weight_g_idx", "(128,)", "(100,)"),
+    (lambda: ct(weight_g_idx=np.full(100, 4, np.uint32)), "weight_g_idx", "groups 4 to 4", "0 to 3"),
+    (lambda: ct(weight_g_idx=np.full(100, 255, np.uint8)), "weight_g_idx", "uint8", "int32"),
 ]
 
 DTYPE = [
