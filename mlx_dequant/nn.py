@@ -18,7 +18,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from . import dtypes
+from . import dtypes, fusing
 from .errors import FormatError
 from .ops.transforms import has_value
 from .weights import QuantizedWeight, stored
@@ -277,7 +277,11 @@ def rows(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
 
 
 def pack_model(
-    model: nn.Module, weights: Mapping[str, QuantizedWeight], strict: bool = True, dtype: mx.Dtype | None = None
+    model: nn.Module,
+    weights: Mapping[str, QuantizedWeight],
+    strict: bool = True,
+    dtype: mx.Dtype | None = None,
+    fuse: bool = False,
 ) -> nn.Module:
     """Replaces a model's linear layers and embeddings by layers with quantized weights.
 
@@ -288,6 +292,10 @@ def pack_model(
         weights: by the dotted names of layers, "model.layers.0.mlp.up_proj".
         strict: whether every linear layer and embedding must have a weight; otherwise those without one stay.
         dtype: type of the rows that embeddings return; each weight's own by default.
+        fuse: whether layers that mlx-lm's models call with the same x (q_proj, k_proj and v_proj; gate_proj and up_proj;
+            `mlx_dequant.fusing.SIBLINGS` has all names) share one product where their formats are equal. Their arrays
+            are copied into one, of which each layer then has views. Such an x may not be changed in place between the
+            calls of these layers.
 
     Returns:
         The model.
@@ -314,7 +322,14 @@ def pack_model(
             packed = (PackedLinear if len(shape) == 2 else PackedSwitchLinear)(weight, layer.get("bias"))
         replacements.append((name, packed))
     model.update_modules(tree_unflatten(replacements))
+    if fuse:
+        fuse_layers(model)
     return model
+
+
+def fuse_layers(model: nn.Module) -> None:
+    """What `pack_model` does with `fuse`, to a model that has its packed layers."""
+    fusing.fuse_layers(model, PackedLinear)
 
 
 def packable(model: nn.Module) -> dict[str, nn.Module]:

@@ -25,7 +25,7 @@ LAYERS = (
     ("backends",),
     ("ops",),
     ("weights",),
-    ("nn", "functions"),
+    ("nn", "fusing", "functions"),
     ("loading",),
     ("lm",),
     ("diagnostics",),

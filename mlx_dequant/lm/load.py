@@ -16,6 +16,7 @@ from ..errors import FormatError
 from ..loading import GGUFFile
 from ..loading import load as load_checkpoint
 from ..loading.stored import METHOD
+from ..nn import fuse_layers
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
 from .dense import teach_mlx_lm
@@ -34,6 +35,7 @@ def load(
     dtype: mx.Dtype | None = None,
     ignore: Collection[str] = (),
     group: mx.distributed.Group | None = None,
+    fuse: bool = False,
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """A quantized checkpoint as mlx-lm's own model, whose weights stay quantized, and its tokenizer.
 
@@ -48,6 +50,8 @@ def load(
             are values that mlx-lm's model would ignore.
         group: processes that share the model, `mx.distributed.init()`. Each calls this, and reads and holds only its
             part of every layer; embeddings and the output layer are whole in each. The parts may differ in size.
+        fuse: whether layers that take the same x share one product, as for `pack_model`. Not with a group of several
+            processes.
 
     Returns:
         The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer.
@@ -59,7 +63,7 @@ def load(
     """
     check_dtype(dtype)
     source = opened(only_gguf(Path(path)))
-    model, config = load_model(source, dtype, ignore=ignore, group=group)
+    model, config = load_model(source, dtype, ignore=ignore, group=group, fuse=fuse)
     return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"), ignore=ignore)
 
 
@@ -80,6 +84,7 @@ def load_model(
     changes: Mapping[str, Any] | None = None,
     ignore: Collection[str] = (),
     group: mx.distributed.Group | None = None,
+    fuse: bool = False,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model, and its config.json for mlx-lm, with which a saved model can be loaded again.
 
@@ -89,7 +94,11 @@ def load_model(
         changes: what the config has instead, or besides.
         ignore: as for `load`.
         group: as for `load`.
+        fuse: as for `load`.
     """
+    parted = group is not None and group.size() > 1
+    if fuse and parted:
+        raise FormatError(f"fuse: found True with a group of {group.size()} processes, expected False: layers are cut")
     config = _config(source, ignore) | dict(changes or {})
     for key in ("quantize_activations", "model_file"):
         if config.get(key):
@@ -97,17 +106,20 @@ def load_model(
     found: Plan | None = None
     if isinstance(source, GGUFFile):
         model = folder.empty_model(config)
-        if group is not None and group.size() > 1:
+        if parted:
             found = _cut(model, config, group, partial(gguf_tensors.units, source, config))
         weights = gguf_tensors.weights(source, config, model, found.cut if found else None)
     else:
         checkpoint = load_checkpoint(source)
         folder.untie(config, checkpoint)
         model = folder.empty_model(config)
-        if group is not None and group.size() > 1:
+        if parted:
             found = _cut(model, config, group, folder.units(checkpoint))
         weights = folder.weights(checkpoint, model, found.cut if found else None)
     build(model, fit(weights, found) if found else weights, dtype or _default(config))
+    del weights
+    if fuse:
+        fuse_layers(model)
     if found and group:
         distribute(model, found, group)
     teach_mlx_lm()

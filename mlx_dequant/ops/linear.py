@@ -18,6 +18,7 @@ from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_matrix, check_x
 from .replay import key_of, replayed, traced_once
+from .shared import SHARED, Share
 from .transforms import has_value, is_exporting, is_traced, only
 
 
@@ -41,13 +42,10 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     Raises:
         FormatError: x or bias does not fit the weight.
     """
-    matrix = weight.matrix
-    transpose = matrix.layout == "NK"
-    y = replayed(matrix, key_of(x, transpose), x)
+    share: Share | None = weight.matrix.cache.get(SHARED)
+    y = None if share is None else share.outputs(x)
     if y is None:
-        check_matrix(weight)
-        check_x(x, weight)
-        y = matmul(matrix, x, transpose)
+        y = _product(x, weight)
     if bias is None:
         return y
     if bias.shape != (weight.out_features,):
@@ -55,6 +53,17 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     if not dtypes.is_float(bias.dtype):
         raise FormatError(f"bias: found {bias.dtype}, expected float16, bfloat16 or float32")
     return y + bias.astype(x.dtype)
+
+
+def _product(x: mx.array, weight: Weight) -> mx.array:
+    matrix = weight.matrix
+    transpose = matrix.layout == "NK"
+    y = replayed(matrix, key_of(x, transpose), x)
+    if y is None:
+        check_matrix(weight)
+        check_x(x, weight)
+        y = matmul(matrix, x, transpose)
+    return y
 
 
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:

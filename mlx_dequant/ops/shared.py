@@ -1,0 +1,83 @@
+"""One product for matrices that multiply the same x: queries, keys and values; gate and up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+
+import mlx.core as mx
+
+from ..backends import current_backend
+from ..log import logger
+
+SHARED = "shared product"  # in the cache of a member's matrix: its share
+
+
+class Joint(Protocol):
+    """A weight whose outputs are those of all members, one after the other."""
+
+    def linear(self, x: mx.array) -> mx.array: ...
+
+
+class SharedProduct:
+    """A product whose outputs belong to several members.
+
+    The first member that is called with an x multiplies it for all. The others take their outputs when they are
+    called with the same object, in any order, in the same thread and on the same backend. The x and the outputs are
+    kept until each was taken, and no longer. A member that is called in between with another x, or twice, ends
+    the sharing for good: each member then multiplies by itself. That is never wrong, and costs time at most.
+
+    It knows an x by its identity. So nobody may change it in place (`x += 1`, `x[0] = 1`) between the calls of two
+    members.
+
+    Args:
+        joint: the weight of all; None once the sharing has ended.
+        sizes: how many outputs each member has.
+        largest: numbers in x, with more of which members multiply by themselves.
+        title: of the members, for the log.
+    """
+
+    def __init__(self, joint: Joint, sizes: Sequence[int], largest: int, title: str):
+        self.joint: Any = joint
+        self._ends = list(accumulate(sizes))[:-1]
+        self._largest = largest
+        self._title = title
+        self._threads: Any = threading.local()
+
+    def outputs(self, member: int, x: mx.array) -> mx.array | None:
+        """A member's outputs; None if it has to multiply by itself."""
+        joint, here = self.joint, self._threads
+        if joint is None or x.size > self._largest:
+            return None
+        kept = getattr(here, "kept", None)
+        if kept is None:
+            parts = dict(enumerate(mx.split(joint.linear(x), self._ends, axis=-1)))
+            here.kept = x, current_backend(), parts
+            return parts.pop(member)
+        known, backend, parts = kept
+        y = parts.pop(member, None) if known is x and backend == current_backend() else None
+        if y is None:
+            self._end()
+        elif not parts:
+            del here.kept
+        return y
+
+    def _end(self) -> None:
+        self.joint, self._threads = None, threading.local()
+        logger.info(
+            "%s: a product each from now on: one was called twice or with another x before all had their outputs",
+            self._title,
+        )
+
+
+class Share(NamedTuple):
+    """A member's share of a product."""
+
+    product: SharedProduct
+    member: int
+
+    def outputs(self, x: mx.array) -> mx.array | None:
+        """Its outputs; None if it has to multiply by itself."""
+        return self.product.outputs(self.member, x)
