@@ -6,6 +6,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -18,7 +19,7 @@ from mlx_dequant.errors import FormatError
 from .. import dtypes
 from ..backends import GPUS
 from . import file_models, models, report, results
-from .cases import ACT_ORDER, DTYPES
+from .cases import ACT_ORDER, DTYPES, FUSED
 from .cases.decode import PROMPTS, Candidate, Plan, Row, measure
 from .models import CONFIGS, HEADS, MLX_BITS, Kind
 from .runners import MLXModel, Runner
@@ -37,7 +38,10 @@ def add(parser: argparse.ArgumentParser) -> None:
                       help=f"a shape, with random weights ({', '.join(CONFIGS)}), or a GGUF file")  # fmt: skip
     what.add_argument("--layers", type=count, metavar="N", help="of the shape (as many as the model has)")
     what.add_argument("--formats", nargs="+", metavar="FORMAT",
-                      help=f"({' '.join((*MLX, *OURS))}); NAME{ACT_ORDER} has act-order")  # fmt: skip
+                      help=f"({' '.join((*MLX, *OURS))}); NAME{ACT_ORDER} has act-order, NAME{FUSED} is as with "
+                      "--fuse")  # fmt: skip
+    what.add_argument("--fuse", action="store_true",
+                      help="measure mlx-dequant's models also with one product for q, k, v and one for gate, up")  # fmt: skip
     what.add_argument("--providers", nargs="+", choices=PROVIDERS, default=PROVIDERS, metavar="NAME",
                       help=f"of {', '.join(PROVIDERS)} (all that are here)")  # fmt: skip
     what.add_argument("--head", choices=HEADS,
@@ -111,7 +115,7 @@ def _in_torch(kind: Kind) -> bool:
 def _shape(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind, Candidate], dict[str, str]]:
     """Random models of a named shape."""
     settings = models.config(options.model, options.layers)
-    chosen, absent = kinds(options.formats, options.providers, settings, options.head)
+    chosen, absent = kinds(options.formats, options.providers, settings, options.head, options.fuse)
     beside_torch = any(map(_in_torch, chosen))
     head = options.head or ("dense" if beside_torch else "mlx-6")
     ends = models.shared(settings, head, dtype)
@@ -129,7 +133,11 @@ def _shape(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind
 
 
 def kinds(
-    formats: Sequence[str] | None, providers: Sequence[str], settings: dict[str, Any], head: str | None = None
+    formats: Sequence[str] | None,
+    providers: Sequence[str],
+    settings: dict[str, Any],
+    head: str | None = None,
+    fuse: bool = False,
 ) -> tuple[list[Kind], dict[str, str]]:
     """The kinds of models that arguments choose and a shape can have, and why others have no row.
 
@@ -141,7 +149,9 @@ def kinds(
     if unknown:
         raise FormatError(f"--formats: found {', '.join(unknown)}, expected some of {', '.join(known)}")
     wanted = [known[name] for name in dict.fromkeys(formats or (*MLX, *OURS))]
-    wanted = [kind for kind in wanted if kind.provider in providers]
+    if fuse:
+        wanted = [each for kind in wanted for each in (kind, replace(kind, fused=kind.provider == "mlx-dequant"))]
+    wanted = [kind for kind in dict.fromkeys(wanted) if kind.provider in providers]
     absent: dict[str, str] = {}
     mixture = "experts are not measured from torch" if "num_experts" in settings else ""
     if "torch" in providers and (why := mixture or _no_torch(head)):
@@ -162,7 +172,8 @@ def kinds(
 def _ours() -> list[Kind]:
     found = [Kind("mlx-dequant", name) for name in mxd.formats()]
     ordered = [name for name, form in mxd.formats().items() if form.family not in ("gguf", "awq")]
-    return [*found, *(Kind("mlx-dequant", name, has_g_idx=True) for name in ordered)]
+    found += [Kind("mlx-dequant", name, has_g_idx=True) for name in ordered]
+    return [*found, *(replace(kind, fused=True) for kind in found)]
 
 
 def _no_torch(head: str | None) -> str:

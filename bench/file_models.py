@@ -17,12 +17,14 @@ from .. import dtypes
 from ..backends import GPUS
 from ..errors import FormatError
 from ..loading import GGUFFile
+from .cases import FUSED
 from .cases.decode import Candidate, Row
 from .models import CONFIGS, Kind
 from .processes import Process
 from .runners import MLXModel, Runner
 
 LLAMA = "llama-cpp-python"
+OURS = "mlx-dequant"
 WITH_OPENBLAS = "mlx with OpenBLAS"  # MLX's wheel for Linux has the reference BLAS, which is many times as slow
 
 
@@ -45,10 +47,12 @@ def found(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind,
         made, absent = _here(path, dtype, settings["vocab_size"]), {}
     else:
         made, absent = _processes(path, dtypes.name(dtype))
+    if not options.fuse:
+        del made[f"{OURS}{FUSED}"]
     made = {
         provider: make
         for provider, make in made.items()
-        if provider.removesuffix(" with OpenBLAS") in options.providers
+        if provider.removesuffix(" with OpenBLAS").removesuffix(FUSED) in options.providers
     }
     if not made:
         raise FormatError(
@@ -56,9 +60,11 @@ def found(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind,
         )
     dense_ones = ("mlx", WITH_OPENBLAS)
     candidates = {
-        Kind(provider, "dense" if provider in dense_ones else name): Candidate(
-            make, dense if provider in dense_ones else size
-        )
+        Kind(
+            provider.removesuffix(FUSED),
+            "dense" if provider in dense_ones else name,
+            fused=provider.endswith(FUSED),
+        ): Candidate(make, dense if provider in dense_ones else size)
         for provider, make in made.items()
     }
     return {"model": path.name, "layers": settings["num_hidden_layers"]}, candidates, absent
@@ -69,7 +75,8 @@ def _here(path: Path, dtype: mx.Dtype, vocabulary: int) -> dict[str, Callable[[]
     from .cases import generation
 
     return {
-        "mlx-dequant": lambda: MLXModel(mxd.lm.load(path, dtype)[0], vocabulary, dtype),
+        OURS: lambda: MLXModel(mxd.lm.load(path, dtype)[0], vocabulary, dtype),
+        f"{OURS}{FUSED}": lambda: MLXModel(mxd.lm.load(path, dtype, fuse=True)[0], vocabulary, dtype),
         "mlx": lambda: MLXModel(generation.dense_model(path, dtype), vocabulary, dtype),
     }
 
@@ -77,7 +84,9 @@ def _here(path: Path, dtype: mx.Dtype, vocabulary: int) -> dict[str, Callable[[]
 def _processes(path: Path, dtype: str) -> tuple[dict[str, Callable[[], Runner]], dict[str, str]]:
     """On a CPU each model has a process of its own, because a process has one BLAS."""
     library = openblas()
-    made: dict[str, Callable[[], Runner]] = {name: _process(name, path, dtype) for name in ("mlx-dequant", "mlx")}
+    made: dict[str, Callable[[], Runner]] = {
+        name: _process(name, path, dtype) for name in (OURS, f"{OURS}{FUSED}", "mlx")
+    }
     absent = {}
     if library:
         made[WITH_OPENBLAS] = _process("mlx", path, dtype, library)

@@ -13,8 +13,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 import mlx_dequant as mxd
 
 from ..nn import PackedLinear, pack_model
+from ..weights.fused import joint
 from . import random_layers
-from .cases import ACT_ORDER
+from .cases import ACT_ORDER, FUSED
 
 _LLAMA = {"model_type": "llama", "rms_norm_eps": 1e-5}
 
@@ -53,11 +54,13 @@ class Kind:
         provider: who multiplies.
         format: a registry name, a key of `MLX_BITS`, or "dense".
         has_g_idx: whether the weights have act-order.
+        fused: whether layers that take the same x share one product.
     """
 
     provider: str
     format: str
     has_g_idx: bool = False
+    fused: bool = False
 
     @property
     def title(self) -> str:
@@ -67,7 +70,7 @@ class Kind:
     @property
     def name(self) -> str:
         """The format as an argument names it."""
-        return self.format + (ACT_ORDER if self.has_g_idx else "")
+        return self.format + ACT_ORDER * self.has_g_idx + FUSED * self.fused
 
 
 def config(name: str, layers: int | None = None) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def model(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype, ends: dict[str,
             ]
             packed[name] = mxd.stack(each) if experts else each[0]
     made.update_modules(tree_unflatten(others))
-    pack_model(made, packed, strict=False, dtype=dtype)
+    pack_model(made, packed, strict=False, dtype=dtype, fuse=kind.fused)
     arrays: Any = tree_flatten(made.parameters())
     norms = [(name, array) for name, array in arrays if name.endswith("norm.weight")]
     made.load_weights([(name, mx.full(array.shape, _scale(name), dtype)) for name, array in norms], strict=False)
@@ -175,13 +178,14 @@ def experts(made: Any) -> dict[str, Any]:
 
 
 def products(made: Any) -> list[tuple[Any, int]]:
-    """Each kind of linear layer in a model's blocks once, in any format, and its inputs."""
+    """Each kind of product of a model's blocks once, as a layer of any format, and its inputs."""
     found: dict[Any, tuple[Any, int]] = {}
     for block in made.layers:
         for _, layer in block.named_modules():
             if isinstance(layer, PackedLinear):
-                weight = layer.weight
-                found.setdefault((weight.format, weight.shape, weight.matrix.has_g_idx), (layer, weight.in_features))
+                weight = joint(layer.weight)
+                alone = layer if weight is layer.weight else PackedLinear(weight)
+                found.setdefault((weight.format, weight.shape, weight.matrix.has_g_idx), (alone, weight.in_features))
             elif isinstance(layer, (nn.Linear, nn.QuantizedLinear)):
                 bits = layer.bits if isinstance(layer, nn.QuantizedLinear) else 0
                 length = layer.weight.shape[1] * 32 // bits if bits else layer.weight.shape[1]

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import dtypes
+from .cases import FUSED
 from .runners import LlamaModel, MLXModel, Runner
 
 
@@ -85,11 +87,11 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _quantized(path: Path, dtype: str) -> Runner:
+def _quantized(path: Path, dtype: str, fuse: bool = False) -> Runner:
     from ..lm import load
 
     kind = dtypes.of(dtype)
-    model = load(path, kind)[0]
+    model = load(path, kind, fuse=fuse)[0]
     return MLXModel(model, _vocabulary(path), kind)
 
 
@@ -112,6 +114,7 @@ def _vocabulary(path: Path) -> int:
 
 MAKERS: dict[str, Callable[[Path, str], Runner]] = {
     "mlx-dequant": _quantized,
+    f"mlx-dequant{FUSED}": partial(_quantized, fuse=True),
     "mlx": _dense,
     "llama-cpp-python": _llama,
 }

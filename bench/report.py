@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from .cases import ACT_ORDER, Case
+from .cases import ACT_ORDER, FUSED, Case
 from .results import is_ours, of_operations
 
 Row = dict[str, Any]
@@ -123,7 +123,7 @@ def _number(value: float | None) -> str:
 
 
 def _format(row: Row) -> str:
-    return f"{row['format']}{ACT_ORDER if row.get('has_g_idx') else ''}"
+    return row["format"] + ACT_ORDER * row.get("has_g_idx", False) + FUSED * row.get("fused", False)
 
 
 def _rate(tokens: float | None) -> str:

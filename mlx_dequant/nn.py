@@ -292,10 +292,10 @@ def pack_model(
         weights: by the dotted names of layers, "model.layers.0.mlp.up_proj".
         strict: whether every linear layer and embedding must have a weight; otherwise those without one stay.
         dtype: type of the rows that embeddings return; each weight's own by default.
-        fuse: whether layers that mlx-lm's models call with the same x (q_proj, k_proj and v_proj; gate_proj and up_proj;
-            `mlx_dequant.fusing.SIBLINGS` has all names) share one product where their formats are equal. Their arrays
-            are copied into one, of which each layer then has views. Such an x may not be changed in place between the
-            calls of these layers.
+        fuse: whether layers that mlx-lm's models call with the same x share one product where their formats are equal:
+            q_proj, k_proj and v_proj; gate_proj and up_proj; `mlx_dequant.fusing.SIBLINGS` has all names. Their
+            arrays are copied into one, of which each layer has views. Results are those of separate layers. Nobody may
+            change such an x in place (`x += 1`) between the calls of these layers, which know it by its identity.
 
     Returns:
         The model.

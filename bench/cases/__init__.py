@@ -36,6 +36,7 @@ FILES = {
 OPERATIONS = tuple(FILES)
 FORMATS = ("q4_0", "q4_k", "q6_k", "q8_0", "mxfp4", "awq4", "gptq4", "ct4")
 ACT_ORDER = "-act"  # after a format's name: with g_idx
+FUSED = "-fused"  # after a format's name, of whole models: layers that take the same x share a product
 ROWS = (1, 8, 32, 512)
 DTYPES = ("float16", "bfloat16", "float32")
 CROSSINGS = (1, 64)  # MB

@@ -1,6 +1,6 @@
 """Tokens a second of whole models: ours, MLX's own and torch's, in rounds in which all take turns.
 
-A row has "case" ("decode"), "model", "layers", "provider", "format", "has_g_idx" (only where true),
+A row has "case" ("decode"), "model", "layers", "provider", "format", "has_g_idx" and "fused" (only where true),
 "decode_tokens_per_second", "prompt_tokens_per_second" (by tokens of the prompt), "device", and of the products with one
 row of x: "build_us", the microseconds in which MLX's graph is built, on average, and the most "launches" and
 "text_bytes" of custom kernels that one has. A mixture of experts has "experts": see `experts.measure`. What was not
@@ -192,7 +192,7 @@ def rows(plan: Plan, found: Mapping[Kind, Measured]) -> list[Row]:
             **{name: plan.facts[name] for name in ("model", "layers")},
             "provider": kind.provider,
             "format": kind.format,
-            **({"has_g_idx": True} if kind.has_g_idx else {}),
+            **{name: True for name in ("has_g_idx", "fused") if getattr(kind, name)},
             "decode_tokens_per_second": _speed(plan, "decode", measured),
             "prompt_tokens_per_second": {str(count): _speed(plan, str(count), measured) for count in plan.prompts},
             **{name: measured.costs.get(name) for name in ("build_us", "launches", "text_bytes")},

@@ -96,8 +96,8 @@ def load_model(
         group: as for `load`.
         fuse: as for `load`.
     """
-    parted = group is not None and group.size() > 1
-    if fuse and parted:
+    group = group if group is not None and group.size() > 1 else None
+    if fuse and group is not None:
         raise FormatError(f"fuse: found True with a group of {group.size()} processes, expected False: layers are cut")
     config = _config(source, ignore) | dict(changes or {})
     for key in ("quantize_activations", "model_file"):
@@ -106,14 +106,14 @@ def load_model(
     found: Plan | None = None
     if isinstance(source, GGUFFile):
         model = folder.empty_model(config)
-        if parted:
+        if group is not None:
             found = _cut(model, config, group, partial(gguf_tensors.units, source, config))
         weights = gguf_tensors.weights(source, config, model, found.cut if found else None)
     else:
         checkpoint = load_checkpoint(source)
         folder.untie(config, checkpoint)
         model = folder.empty_model(config)
-        if parted:
+        if group is not None:
             found = _cut(model, config, group, folder.units(checkpoint))
         weights = folder.weights(checkpoint, model, found.cut if found else None)
     build(model, fit(weights, found) if found else weights, dtype or _default(config))

@@ -17,13 +17,16 @@ from mlx_dequant.bench.cases import experts
 from mlx_dequant.bench.cases.decode import Candidate, Plan
 from mlx_dequant.bench.models import Kind
 from mlx_dequant.cli import main
+from mlx_dequant.diagnostics.graph import Cost
 from mlx_dequant.nn import PackedLinear, PackedSwitchLinear
+from mlx_dequant.weights.fused import joint
 
 SMALL = models.CONFIGS["smollm2-135m"] | {"vocab_size": 320}
 FIELDS = {
     "case", "model", "layers", "provider", "format", "decode_tokens_per_second", "prompt_tokens_per_second", "build_us",
     "launches", "text_bytes", "device",
 }  # fmt: skip
+PROVIDERS = ("mlx-dequant", "mlx")
 FEW = ["--prompts", "3", "5", "--tokens", "2", "--rounds", "1"]
 
 
@@ -66,6 +69,26 @@ def test_formats_and_providers_are_chosen(command):
     status, result, _ = command("--formats", "ct4", "mlx-4", "gptq4-act", "--providers", "mlx-dequant")
     assert status == 0
     assert [(row["format"], row.get("has_g_idx")) for row in result["rows"]] == [("ct4", None), ("gptq4", True)]
+
+
+def test_fused_models_take_their_turns_beside_the_others(command, monkeypatch):
+    made = []
+    stock = models.model
+    monkeypatch.setattr(models, "model", lambda *arguments: made.append(stock(*arguments)) or made[-1])
+    # What a product costs is measured, as on a GPU. The host's graphs cannot be exported.
+    monkeypatch.setattr(case, "on_gpu", lambda: True)
+    monkeypatch.setattr(case, "cost", lambda call: call() is None or Cost((), 0))
+    status, result, out = command("--formats", "mlx-4", "q4_0", "gptq4-act-fused", "--fuse", "--providers", *PROVIDERS)
+    assert status == 0
+    rows = [[row["format"], row.get("has_g_idx"), row.get("fused")] for row in result["rows"]]
+    assert rows == [["mlx-4", None, None], ["q4_0", None, None], ["q4_0", None, True], ["gptq4", True, True]]
+    assert "gptq4-act-fused" in out
+    packed = [[layer for _, layer in each.named_modules() if isinstance(layer, PackedLinear)] for each in made]
+    assert all(row["build_us"] > 0 for row in result["rows"])
+    # Measuring that has not ended the sharing.
+    assert [sum(joint(layer.weight) is not layer.weight for layer in layers) for layers in packed] == [0, 0, 5, 5]
+    shapes = [sorted(layer.weight.out_features for layer, _ in models.products(each)) for each in made[2:]]
+    assert shapes == [[576, 576, 960, 3072]] * 2
 
 
 def test_a_mixture_has_its_experts_products_measured(command, monkeypatch):

@@ -58,9 +58,9 @@ def made(monkeypatch):
     return asked
 
 
-def options(path, *providers):
+def options(path, *providers, fuse=False):
     providers = providers or ("mlx-dequant", "mlx", "torch", "llama-cpp-python")
-    return SimpleNamespace(model=str(path), providers=providers, layers=None, formats=None, head=None)
+    return SimpleNamespace(model=str(path), providers=providers, layers=None, formats=None, head=None, fuse=fuse)
 
 
 def test_each_model_has_a_process(path, made, tmp_path, capsys):
@@ -93,6 +93,15 @@ def test_who_is_not_here_is_named(path, made, monkeypatch):
         "mlx with OpenBLAS": "found no libopenblas with cblas_sgemm (Debian: libopenblas0-pthread)",
         "llama-cpp-python": "not installed",
     }
+
+
+def test_fused_models_stand_beside_the_others(path, made, monkeypatch):
+    for backend in ("host", "metal"):
+        monkeypatch.setattr(mxd, "current_backend", lambda backend=backend: backend, raising=False)
+        _, candidates, _ = file_models.found(options(path, "mlx-dequant", fuse=True), mx.float32)
+        assert [*candidates] == [Kind("mlx-dequant", "q8_0"), Kind("mlx-dequant", "q8_0", fused=True)]
+        assert all(candidate.make() for candidate in candidates.values())
+    assert [provider for provider, *_ in made] == ["mlx-dequant", "mlx-dequant-fused"]
 
 
 def test_providers_are_chosen(path, made):

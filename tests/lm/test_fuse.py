@@ -13,17 +13,17 @@ import mlx_dequant as mxd
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 pytest.importorskip("torch", reason="torch is not installed")
 
-from lm_folders import write_folder  # noqa: E402
-from lm_models import transformers_model, write_gguf  # noqa: E402
-from lm_ranks import Rank, over_threads  # noqa: E402
-from mlx_lm import utils  # noqa: E402
-from mlx_lm.generate import generate_step  # noqa: E402
-from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
+from lm_folders import write_folder
+from lm_models import transformers_model, write_gguf
+from lm_ranks import Rank, over_threads
+from mlx_lm import utils
+from mlx_lm.generate import generate_step
+from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from mlx_dequant.bench import models, random_layers  # noqa: E402
-from mlx_dequant.lm.load import load_model, opened  # noqa: E402
-from mlx_dequant.nn import PackedLinear, fuse_layers  # noqa: E402
-from mlx_dequant.weights.fused import joint  # noqa: E402
+from mlx_dequant.bench import models, random_layers
+from mlx_dequant.lm.load import load_model, opened
+from mlx_dequant.nn import PackedLinear, fuse_layers
+from mlx_dequant.weights.fused import joint
 
 IDS = mx.array(np.random.default_rng(0).integers(0, 288, (2, 24)))
 SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 320}
