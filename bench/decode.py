@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
                       help=f"({' '.join((*MLX, *OURS))}); NAME{ACT_ORDER} has act-order, NAME{FUSED} is as with "
                       "--fuse")  # fmt: skip
     what.add_argument("--fuse", action="store_true",
-                      help="measure mlx-dequant's models also with one product for q, k, v and one for gate, up")  # fmt: skip
+                      help="measure mlx-dequant's models also with one product for q, k and v")  # fmt: skip
     what.add_argument("--providers", nargs="+", choices=PROVIDERS, default=PROVIDERS, metavar="NAME",
                       help=f"of {', '.join(PROVIDERS)} (all that are here)")  # fmt: skip
     what.add_argument("--head", choices=HEADS,
