@@ -134,6 +134,31 @@ def h200_routes() -> str:
     return _markdown(["format", "rows of x", "MLX dense, us", *compared], lines)
 
 
+def h200_decode() -> str:
+    """A line for each model: tokens a second, beside MLX's 4 bits and MLX's dense model."""
+    rows = json.loads((RESULTS / "h200-decode.json").read_text())["rows"]
+    by_name = {row["format"]: row for row in rows if row["provider"] == "mlx"}
+    answer = by_name["mlx-4"]["decode_tokens_per_second"]
+    dense = by_name["dense"]["prompt_tokens_per_second"]
+    lines: list[list[str]] = []
+    for row in rows:
+        form = formats().get(row["format"])
+        name = (
+            form.title
+            if form
+            else f"MLX {row['format'].removeprefix('mlx-')}" + "-bit" * row["format"].startswith("mlx-")
+        )
+        name += ", act-order" * row.get("has_g_idx", False) + ", fused" * row.get("fused", False)
+        speed, prompts = row["decode_tokens_per_second"], row["prompt_tokens_per_second"]
+        cells = [f"{speed:.0f}", f"{speed / answer:.2f}"]
+        for length in ("512", "2048"):
+            cells += [f"{prompts[length]:,.0f}", f"{prompts[length] / dense[length]:.2f}"]
+        lines.append([name, *cells, f"{row['build_us']:.1f}", str(row["launches"]), f"{row['text_bytes'] / 1000:.1f}"])
+    heads = ["model", "answer, tokens/s", "of MLX's 4 bits", "prompt of 512, tokens/s", "of dense"]
+    heads += ["prompt of 2048, tokens/s", "of dense", "us to build a product", "launches of one", "KB of its text"]
+    return _markdown(heads, lines)
+
+
 # Apple's GPUs: cores, lanes' instructions a second in billions, bandwidth in GB/s.
 APPLE = {"M1": (8 * 128 * 1.278, 68), "M4 Pro": (20 * 128 * 1.578, 273), "M3 Ultra": (80 * 128 * 1.38, 819)}
 
@@ -238,7 +263,17 @@ def _us(seconds: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
-    for made in (h100_dequantize, h100_decode, h100_prefill, h200_routes, agx, cpu_dequantize, cpu_linear, torch_tasks)
+    for made in (
+        h100_dequantize,
+        h100_decode,
+        h100_prefill,
+        h200_routes,
+        h200_decode,
+        agx,
+        cpu_dequantize,
+        cpu_linear,
+        torch_tasks,
+    )
 }
 
 
