@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_dequant import backends
 from mlx_dequant.bench import random_layers
 from mlx_dequant.diagnostics.graph import cost
-from mlx_dequant.nn import PackedLinear, pack_model
+from mlx_dequant.nn import PackedLinear, fuse_layers, pack_model
 from mlx_dequant.weights.fused import joint
 
 WIDTH, WIDE = 256, 512
@@ -258,11 +258,10 @@ def test_memory_of_a_model(name, host):
     mx.eval(block.parameters())
     separate = mx.get_active_memory() - before
     mx.reset_peak_memory()
-    from mlx_dequant.nn import fuse_layers
-
     fuse_layers(block)
     largest = 2 * block.gate_proj.weight.nbytes
     assert groups(block) == BOTH
+    assert mx.get_cache_memory() < 0.03 * size
     assert mx.get_peak_memory() - before < separate + 1.2 * largest
     assert abs(mx.get_active_memory() - before - separate) < 0.03 * size
     assert sum(array.nbytes for _, array in tree_flatten(block.parameters())) < 1.1 * size
