@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from ..backends import current_backend
+from .. import backends
 from ..log import logger
 
 SHARED = "shared product"  # in the cache of a member's matrix: its share
@@ -54,10 +54,10 @@ class SharedProduct:
         kept = getattr(here, "kept", None)
         if kept is None:
             parts = dict(enumerate(mx.split(joint.linear(x), self._ends, axis=-1)))
-            here.kept = x, current_backend(), parts
+            here.kept = x, backends.current_backend(), parts
             return parts.pop(member)
         known, backend, parts = kept
-        y = parts.pop(member, None) if known is x and backend == current_backend() else None
+        y = parts.pop(member, None) if known is x and backend == backends.current_backend() else None
         if y is None:
             self._end()
         elif not parts:

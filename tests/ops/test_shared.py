@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import mlx_dequant as mxd
+from mlx_dequant import backends
+from mlx_dequant.backends.gpu import metal
 from mlx_dequant.bench import random_layers
 from mlx_dequant.weights.fused import MOST_ROWS, alike, fuse, joint
 
@@ -82,14 +84,36 @@ def test_every_backend_multiplies_fused_weights(backend):
 @pytest.mark.parametrize(("name", "rows", "products"), [("q4_0", 16, 1), ("q4_0", 17, 3), ("awq4", 64, 1)])
 def test_few_rows_are_one_product(name, rows, products, host, monkeypatch):
     """In layout KN many rows too: there each weight's own arrays lie apart."""
-    from mlx_dequant import backends
-
     made, count = fused(separate(name)), []
     stock = backends.matmul
     monkeypatch.setattr(backends, "matmul", lambda *args: count.append(1) or stock(*args))
     through(made, x_of(rows))
     assert len(count) == products
     assert shares(made)
+
+
+def test_a_gpu_traces_the_product_once(monkeypatch):
+    """MLX's own operations stand in for the launches."""
+    values = [mx.random.normal((rows, K), key=mx.random.key(rows)) for rows in SIZES]
+    made = fused([mxd.GGUFWeight(each.view(mx.uint8), "F32") for each in values])
+    built = []
+
+    def matmul(matrix, x, transpose):
+        built.append(matrix.rows)
+        dense = matrix.arrays["blocks"].view(mx.float32).reshape(matrix.rows, matrix.columns)
+        return x @ (dense.T if transpose else dense)
+
+    monkeypatch.setattr(backends, "current_backend", lambda: "metal")
+    monkeypatch.setattr(metal, "matmul", matmul)
+    monkeypatch.setattr(metal, "is_replayable", lambda matrix, x, transpose: True)
+    for seed in range(3):
+        x = x_of(seed=seed)
+        for found, value in zip(through(made, x), values, strict=True):
+            assert mx.allclose(found, x @ value.T, rtol=1e-4, atol=1e-4)
+    assert built == [sum(SIZES)]
+    gradient = mx.grad(lambda x: sum(y.sum() for y in through(made, x)))(x)
+    assert mx.allclose(gradient, sum(value.sum(axis=0) for value in values), rtol=1e-4, atol=1e-4)
+    assert shares(made) and set(built) == {sum(SIZES)}
 
 
 def test_any_order_and_a_bias(q4_0):
