@@ -19,6 +19,7 @@ from lm_ranks import Rank, over_threads
 from mlx_lm import utils
 from mlx_lm.generate import generate_step
 from mlx_lm.tuner.utils import linear_to_lora_layers
+from support import each_with_one
 
 from mlx_dequant.bench import models, random_layers
 from mlx_dequant.lm.load import load_model, opened
@@ -57,9 +58,8 @@ def loaded(path, **options):
     return load_model(opened(path), mx.float32, **options)[0]
 
 
-@pytest.mark.parametrize("shape", ["smollm2-135m", "qwen3-4b"])
-@pytest.mark.parametrize("name", ["q4_k", "gptq4-act", "awq4"])
-def test_a_model_gives_the_same_bits(shape, name, host):
+@pytest.mark.parametrize(("name", "shape"), each_with_one(["q4_k", "gptq4-act", "awq4"], ["smollm2-135m", "qwen3-4b"]))
+def test_a_model_gives_the_same_bits(name, shape, host):
     settings = models.CONFIGS[shape] | SMALL
     kind = models.Kind("mlx-dequant", name.removesuffix("-act"), name.endswith("-act"))
     ends = models.shared(settings, "dense", mx.float32)
@@ -121,7 +121,14 @@ def test_parts_of_a_model_are_not_fused(llama, monkeypatch, host):
         assert fused == 0
 
 
-@pytest.mark.parametrize("keys", [["self_attn.q_proj"], ["self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj"]])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["self_attn.q_proj"],
+        pytest.param(["self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj"], marks=pytest.mark.full),
+    ],
+    ids=["q", "q, gate, up"],
+)
 def test_adapters_are_trained(keys, llama, host):
     found = []
     for fuse in (True, False):
