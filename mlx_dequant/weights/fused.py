@@ -34,6 +34,9 @@ def alike(weight: QuantizedWeight) -> Hashable:
 def fuse(weights: Sequence[QuantizedWeight], title: str) -> list[QuantizedWeight] | None:
     """The same weights, on arrays that lie in one, with one product for all (`SharedProduct`).
 
+    Views of layout KN are strided: what else uses such a weight alone, as `dequantize` and a product after the sharing
+    has ended, makes a contiguous copy of its arrays once, and keeps it with the weight.
+
     Args:
         weights: matrices that are `alike`.
         title: of them, for the log.
