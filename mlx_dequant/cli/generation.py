@@ -71,9 +71,12 @@ def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]
     import mlx.core as mx
 
     from .. import lm
+    from ..backends import on_gpu
 
     dtype = getattr(mx, options.dtype) if options.dtype else None
-    model, tokenizer = lm.load(options.model, dtype=dtype, group=group)
+    # Fewer products take a GPU less time; a CPU gains nothing.
+    fuse = on_gpu() and (group is None or group.size() == 1)
+    model, tokenizer = lm.load(options.model, dtype=dtype, group=group, fuse=fuse)
     if options.adapter_path is not None:
         from mlx_lm.utils import load_adapters
 
@@ -82,7 +85,7 @@ def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]
         tokenizer.add_eos_token(token)
     if options.draft_model is None:
         return model, tokenizer, None
-    draft, other = lm.load(options.draft_model, dtype=dtype)
+    draft, other = lm.load(options.draft_model, dtype=dtype, fuse=on_gpu())
     if other.vocab_size != tokenizer.vocab_size:
         raise FormatError(f"--draft-model: found {other.vocab_size} tokens, expected {tokenizer.vocab_size}")
     return model, tokenizer, draft

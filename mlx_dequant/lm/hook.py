@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,16 @@ Group = mx.distributed.Group | None
 _replaced: dict[str, tuple[Any, Any]] = {}
 
 
-def install(dtype: mx.Dtype | None = None, group: mx.distributed.Group | None = None) -> None:
+@dataclass(frozen=True)
+class _Options:
+    """How models are loaded: arguments of `mlx_dequant.lm.load`."""
+
+    dtype: mx.Dtype | None
+    group: Group
+    fuse: bool
+
+
+def install(dtype: mx.Dtype | None = None, group: mx.distributed.Group | None = None, fuse: bool = False) -> None:
     """Makes `mlx_lm.load` open GGUF files and quantized folders, with their weights packed; `uninstall` undoes it.
 
     mlx_lm.load(path), mlx_lm.server, chat, generate, lora, fuse, benchmark, perplexity and the rest of mlx-lm then
@@ -40,6 +50,8 @@ def install(dtype: mx.Dtype | None = None, group: mx.distributed.Group | None = 
         dtype: type of activations and of dense weights, as for `mlx_dequant.lm.load`.
         group: processes that share each model, as for `mlx_dequant.lm.load`. mlx-lm's server, chat and benchmark
             share one over all processes without it.
+        fuse: whether layers that take the same x share one product, as for `mlx_dequant.lm.load`. Models that mlx-lm
+            shares over processes have a product for each.
 
     Raises:
         FormatError: this release of mlx-lm has other functions.
@@ -47,6 +59,7 @@ def install(dtype: mx.Dtype | None = None, group: mx.distributed.Group | None = 
     from mlx_lm import utils
 
     check_dtype(dtype)
+    options = _Options(dtype, group, fuse)
     uninstall()
     missing = [name for name in _WRAPPERS if not callable(getattr(utils, name, None))]
     if missing:
@@ -54,7 +67,7 @@ def install(dtype: mx.Dtype | None = None, group: mx.distributed.Group | None = 
     teach_mlx_lm()
     for name, wrapper in _WRAPPERS.items():
         stock = getattr(utils, name)
-        ours = wraps(stock)(wrapper(stock, dtype, group))
+        ours = wraps(stock)(wrapper(stock, options))
         _replaced[name] = (stock, ours)
         rebind(stock, ours)
 
@@ -71,7 +84,7 @@ def installed() -> bool:
     return bool(_replaced)
 
 
-def _download(stock: Callable[..., Path], dtype: mx.Dtype | None, group: Group) -> Callable[..., Path]:
+def _download(stock: Callable[..., Path], chosen: _Options) -> Callable[..., Path]:
     def find(
         path_or_hf_repo: str | Path, revision: str | None = None, allow_patterns: Sequence[str] | None = None
     ) -> Path:
@@ -83,17 +96,15 @@ def _download(stock: Callable[..., Path], dtype: mx.Dtype | None, group: Group) 
     return find
 
 
-def _hf_repo_to_path(stock: Callable[..., Path], dtype: mx.Dtype | None, group: Group) -> Callable[..., Path]:
+def _hf_repo_to_path(stock: Callable[..., Path], chosen: _Options) -> Callable[..., Path]:
     return lambda hf_repo: stock(source.split(hf_repo)[0])
 
 
-def _create_model_card(stock: Callable[..., None], dtype: mx.Dtype | None, group: Group) -> Callable[..., None]:
+def _create_model_card(stock: Callable[..., None], chosen: _Options) -> Callable[..., None]:
     return lambda path, hf_path: stock(path, hf_path and source.split(str(hf_path))[0])
 
 
-def _load_model(
-    stock: Callable[..., Any], dtype: mx.Dtype | None, group: Group
-) -> Callable[..., tuple[nn.Module, dict[str, Any]]]:
+def _load_model(stock: Callable[..., Any], chosen: _Options) -> Callable[..., tuple[nn.Module, dict[str, Any]]]:
     def load(
         model_path: Path,
         lazy: bool = False,
@@ -106,12 +117,12 @@ def _load_model(
             return stock(model_path, lazy=lazy, strict=strict, model_config=model_config, **options)
         if "get_model_classes" in options:
             raise FormatError(f"{path.name}: get_model_classes: found one, expected none with packed weights")
-        return load_model(opened(path), dtype, model_config, group=group)
+        return load_model(opened(path), chosen.dtype, model_config, group=chosen.group, fuse=chosen.fuse)
 
     return load
 
 
-def _load_tokenizer(stock: Callable[..., Any], dtype: mx.Dtype | None, group: Group) -> Callable[..., Any]:
+def _load_tokenizer(stock: Callable[..., Any], chosen: _Options) -> Callable[..., Any]:
     def load(model_path: Any, tokenizer_config_extra: Any = None, eos_token_ids: Any = None) -> Any:
         from mlx_lm import utils
 
@@ -125,7 +136,7 @@ def _load_tokenizer(stock: Callable[..., Any], dtype: mx.Dtype | None, group: Gr
     return load
 
 
-def _sharded_load(stock: Callable[..., Any], dtype: mx.Dtype | None, group: Group) -> Callable[..., Any]:
+def _sharded_load(stock: Callable[..., Any], chosen: _Options) -> Callable[..., Any]:
     def load(
         repo: str | Path,
         pipeline_group: Group = None,
@@ -147,7 +158,7 @@ def _sharded_load(stock: Callable[..., Any], dtype: mx.Dtype | None, group: Grou
             raise FormatError("pipeline_group: found one, expected a tensor_group: packed layers are cut")
         path = utils._download(name)
         whole = tensor_group or mx.distributed.init()
-        model, config = load_model(opened(path), dtype, group=whole)
+        model, config = load_model(opened(path), chosen.dtype, group=whole)
         tokenizer = utils.load_tokenizer(path, tokenizer_config, eos_token_ids=config.get("eos_token_id"))
         # Others may read for longer than a first message may take.
         mx.eval(mx.distributed.all_sum(mx.array(1.0), group=whole, stream=mx.cpu))

@@ -11,8 +11,9 @@ import mlx.nn as nn
 import pytest
 
 import mlx_dequant as mxd
-from mlx_dequant.lm import source
+from mlx_dequant.lm import commands, source
 from mlx_dequant.nn import PackedLinear
+from mlx_dequant.ops.shared import SHARED
 
 mlx_lm = pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 pytest.importorskip("torch", reason="torch is not installed")
@@ -173,3 +174,17 @@ def test_a_quantize_config_beside(tmp_path):
 def test_names_of_the_hub():
     assert source.split("a/b") == ("a/b", None)
     assert source.split("a/b:c/d.Q4_K.GGUF") == ("a/b", "c/d.Q4_K.GGUF")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("command", ["perplexity", "lora"])
+def test_commands_that_only_ask_share_products_on_a_gpu(command, gpu, models, monkeypatch):
+    def main():
+        model, _ = mlx_lm.load(str(models / "gptq"))
+        asked.append(SHARED in model.layers[0].mlp.up_proj.weight.matrix.cache)
+
+    asked = []
+    monkeypatch.setattr(commands, "on_gpu", lambda: gpu)
+    monkeypatch.setattr("mlx_lm.cli.main", main)
+    commands.run(command, [])
+    assert asked == [gpu and command == "perplexity"]
