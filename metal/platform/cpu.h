@@ -73,7 +73,13 @@ struct fields {
 template <uint N, uint ALIGN>
 inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   fields<N> result = {};
-  memcpy(&result, p, N);
+  if constexpr (N % 4 == 0) {
+    // g++ would copy 32 bytes through memory, half by half, and wait to load them as one.
+    typedef typename fields<N>::vector unaligned __attribute__((aligned(1), may_alias));
+    result.words = *(const unaligned*)p;
+  } else {
+    memcpy(&result, p, N);
+  }
   result.words = result.words >> shift & mask * 0x01010101;
   return result;
 }
@@ -144,29 +150,52 @@ inline void bytes_to_floats(const int8_t* bytes, float* q) {
 
 // q[i] = field i - number, which fits a signed byte.
 template <uint N>
-inline void to_numbers(fields<N> codes, uint number, float* q) {
+inline void to_numbers(fields<N> codes, uint number, int8_t* q) {
   typedef uint8_t vector __attribute__((vector_size((N + 3) / 4 * 4)));
   const vector bytes = vector(codes.words) - uint8_t(number);
-  bytes_to_floats<N>((const int8_t*)&bytes, q);
+  memcpy(q, &bytes, N);
+}
+
+template <uint N>
+inline void to_numbers(fields<N> codes, uint number, float* q) {
+  int8_t bytes[N];
+  to_numbers<N>(codes, number, bytes);
+  bytes_to_floats<N>(bytes, q);
 }
 
 #include "codes.h"
 
 // q[i] = the table's value for field i, of 4 bits.
 template <uint N>
-inline void look_up(fields<N> codes, const int8_t* table, float* q) {
-  int8_t values[N];
-  memcpy(values, &codes, N);
+inline void look_up(fields<N> codes, const int8_t* table, int8_t* q) {
+  memcpy(q, &codes, N);
   uint i = 0;
 #ifdef __SSSE3__
   for (; i + 16 <= N; i += 16) {
     const __m128i looked_up = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table),
-                                               _mm_loadu_si128((const __m128i*)(values + i)));
-    _mm_storeu_si128((__m128i*)(values + i), looked_up);
+                                               _mm_loadu_si128((const __m128i*)(q + i)));
+    _mm_storeu_si128((__m128i*)(q + i), looked_up);
   }
 #endif
-  for (; i < N; ++i) values[i] = table[values[i]];
+  for (; i < N; ++i) q[i] = table[q[i]];
+}
+
+template <uint N>
+inline void look_up(fields<N> codes, const int8_t* table, float* q) {
+  int8_t values[N];
+  look_up<N>(codes, table, values);
   bytes_to_floats<N>(values, q);
+}
+
+// Codes that are signed bytes take no scale.
+template <uint N>
+inline float nested_scale(float first, float second, int8_t*) {
+  return first * second;
+}
+
+template <uint N>
+inline float pow2_scale(float first, float second, int8_t*) {
+  return first * second;
 }
 
 inline uint load_u32(const uint8_t* p) {
