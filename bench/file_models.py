@@ -25,7 +25,8 @@ from .runners import MLXModel, Runner
 
 LLAMA = "llama-cpp-python"
 OURS = "mlx-dequant"
-WITH_OPENBLAS = "mlx with OpenBLAS"  # MLX's wheel for Linux has the reference BLAS, which is many times as slow
+OPENBLAS = " with OpenBLAS"  # MLX's wheel for Linux has the reference BLAS, which is many times as slow
+INT8 = " int8"
 
 
 def found(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind, Candidate], dict[str, str]]:
@@ -46,19 +47,19 @@ def found(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind,
     if mxd.current_backend() in GPUS:
         made, absent = _here(path, dtype, settings["vocab_size"]), {}
     else:
-        made, absent = _processes(path, dtypes.name(dtype))
+        made, absent = _processes(path, dtypes.name(dtype), name)
     if not options.fuse:
         del made[f"{OURS}{FUSED}"]
     made = {
         provider: make
         for provider, make in made.items()
-        if provider.removesuffix(" with OpenBLAS").removesuffix(FUSED) in options.providers
+        if provider.partition(" ")[0].removesuffix(FUSED) in options.providers
     }
     if not made:
         raise FormatError(
             f"--providers: found {', '.join(options.providers)}, expected mlx-dequant, mlx or {LLAMA} beside a file"
         )
-    dense_ones = ("mlx", WITH_OPENBLAS)
+    dense_ones = ("mlx", "mlx" + OPENBLAS)
     candidates = {
         Kind(
             provider.removesuffix(FUSED),
@@ -81,17 +82,19 @@ def _here(path: Path, dtype: mx.Dtype, vocabulary: int) -> dict[str, Callable[[]
     }
 
 
-def _processes(path: Path, dtype: str) -> tuple[dict[str, Callable[[], Runner]], dict[str, str]]:
+def _processes(path: Path, dtype: str, form: str) -> tuple[dict[str, Callable[[], Runner]], dict[str, str]]:
     """On a CPU each model has a process of its own, because a process has one BLAS."""
     library = openblas()
-    made: dict[str, Callable[[], Runner]] = {
-        name: _process(name, path, dtype) for name in (OURS, f"{OURS}{FUSED}", "mlx")
-    }
+    made: dict[str, Callable[[], Runner]] = {name: _process(name, path, dtype) for name in (OURS, f"{OURS}{FUSED}")}
+    if form in mxd.formats() and "int8_codes" in mxd.formats()[form].traits:
+        made[OURS + INT8] = _process(OURS, path, dtype, precision="int8")
+    made["mlx"] = _process("mlx", path, dtype)
     absent = {}
-    if library:
-        made[WITH_OPENBLAS] = _process("mlx", path, dtype, library)
-    else:
-        absent[WITH_OPENBLAS] = "found no libopenblas with cblas_sgemm (Debian: libopenblas0-pthread)"
+    for name in (OURS, "mlx"):
+        if library:
+            made[name + OPENBLAS] = _process(name, path, dtype, library)
+        else:
+            absent[name + OPENBLAS] = "found no libopenblas with cblas_sgemm (Debian: libopenblas0-pthread)"
     if find_spec("llama_cpp"):
         made[LLAMA] = _process(LLAMA, path, dtype)
     else:
@@ -99,8 +102,10 @@ def _processes(path: Path, dtype: str) -> tuple[dict[str, Callable[[], Runner]],
     return made, absent
 
 
-def _process(provider: str, path: Path, dtype: str, preload: str = "") -> Callable[[], Runner]:
-    return lambda: Process(provider, path, dtype, preload)
+def _process(
+    provider: str, path: Path, dtype: str, preload: str = "", precision: str = "float32"
+) -> Callable[[], Runner]:
+    return lambda: Process(provider, path, dtype, preload, precision)
 
 
 def openblas() -> str:

@@ -29,12 +29,13 @@ class Process:
         path: the GGUF file.
         dtype: the name of the type of activations and dense weights.
         preload: a library to load first, in place of others that have its functions.
+        precision: of the host backend's products.
 
     Raises:
         RuntimeError: the process could not make its model; the message is its own.
     """
 
-    def __init__(self, provider: str, path: Path, dtype: str, preload: str = ""):
+    def __init__(self, provider: str, path: Path, dtype: str, preload: str = "", precision: str = "float32"):
         before = os.environ.get("LD_PRELOAD", "")
         loaded = {"LD_PRELOAD": f"{preload}:{before}" if before else preload} if preload else {}
         self._process = subprocess.Popen(
@@ -42,7 +43,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | loaded,
+            env=os.environ | loaded | {"MLX_DEQUANT_PRECISION": precision},
         )
         weakref.finalize(self, _end, self._process)
         self.blas = str(self._ask("blas"))

@@ -43,7 +43,7 @@ class Ours:
         work, dtype = operation(case, data), getattr(mx, case.dtype)
 
         def call(i: int) -> mx.array:
-            with mxd.use_backend(self.backend):
+            with mxd.use_backend(self.backend, "float32"):
                 return work(i)
 
         rounds = case.case == "linear" and rounds_weights(self.backend, case.M)

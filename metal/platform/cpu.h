@@ -13,8 +13,15 @@
 #ifdef __AVX512F__
 #include <avx512fintrin.h>
 #endif
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#include <avx512vnnivlintrin.h>
+#elif defined(__AVXVNNI__)
+#include <avxvnniintrin.h>
+#endif
 #elif defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #define device

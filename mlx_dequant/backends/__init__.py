@@ -63,15 +63,31 @@ def _best() -> str:
 
 
 @contextmanager
-def use_backend(name: str) -> Generator[None]:
+def use_backend(name: str, precision: str | None = None) -> Generator[None]:
     """Runs everything inside the `with` on one backend, in this thread or task.
 
+    Args:
+        name: of a backend.
+        precision: of the host's products x @ W.T, "float32" or "int8"; MLX_DEQUANT_PRECISION if None, and "float32"
+            without that. "int8" rounds x to 8 bits, 32 inputs by their largest magnitude, where a product has at most
+            4 rows of x and the weight is in a GGUF format of whole-number codes: all but F32, F16, BF16 and the
+            codebooks IQ1, IQ2 and IQ3. So a result may be off by up to 1/254 of that magnitude times the sum of the
+            32 weights' magnitudes, added up over the inputs. All else stays float32: other formats, more rows,
+            gradients, look-ups, dequantized weights, and rows of x with NaN or infinities.
+
     Raises:
-        ValueError: there is no such backend, or it does not work here.
+        ValueError: there is no such backend, or it does not work here; the precision is neither, or is "int8" for
+            another backend than the host.
     """
-    token = _chosen.set(_checked(name))
+    chosen = _checked(name)
+    if precision is not None:
+        host.precision.checked(precision, "precision")
+        if precision != "float32" and name != "host":
+            raise ValueError(f"precision: found {precision!r} for backend {name!r}, expected backend 'host'")
+    token = _chosen.set(chosen)
     try:
-        yield
+        with host.precision.set_to(precision):
+            yield
     finally:
         _chosen.reset(token)
 

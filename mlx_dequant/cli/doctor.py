@@ -124,7 +124,7 @@ def _examined(backend: str, names: list[str]) -> tuple[list[Check], list[Times]]
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     results: list[Check] = []
     with (
-        use_backend(backend),
+        use_backend(backend, "float32"),
         Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress,
     ):
         if not screen.is_terminal:

@@ -26,14 +26,19 @@ class Allowance:
         weight: of each weight, as a share of the largest.
         x: of each element of x, as a share of the largest.
         why: what is rounded.
+        x_run: of each element of x, as a share of the largest of its `RUN`.
     """
 
     weight: float = 0.0
     x: float = 0.0
     why: str = ""
+    x_run: float = 0.0
 
 
+RUN = 32
 EXACT = Allowance()
+# Half a step of 127, and what float32 adds to it.
+INT8 = Allowance(why="x rounded to 8 bits", x_run=(1 + 2.0**-15) / 254)
 
 
 def matmul_bound(
@@ -61,6 +66,9 @@ def matmul_bound(
         summed += allowance.weight * np.abs(dense).max() * np.abs(x).sum(axis=1, keepdims=True)
     if allowance.x:
         summed += allowance.x * np.abs(x).max() * np.abs(dense).sum(axis=0)
+    if allowance.x_run:
+        largest = np.abs(x).reshape(len(x), -1, RUN).max(axis=2)
+        summed += allowance.x_run * largest @ np.abs(dense).reshape(-1, RUN, dense.shape[1]).sum(axis=1)
     bound = _rounded(expected, summed, UNIT[dtype], TINY[dtype])
     if bias is None:
         return expected, bound

@@ -15,7 +15,7 @@ from .. import backends
 from ..registry import FAMILIES, Format
 from ..weights import QuantizedWeight
 from . import sample_weights
-from .bounds import matmul_bound, rounds_weights
+from .bounds import EXACT, INT8, Allowance, matmul_bound, rounds_weights
 from .compare import F32, Comparison, as_float32, as_stored, is_in_out, rounded, same_bits, within
 from .timing import Call, interleaved
 
@@ -84,6 +84,9 @@ def _checks(form: Format) -> Iterator[tuple[str, Callable[[], Comparison]]]:
                     kind = "matmul" if transpose else "matmul without transpose"
                     check = partial(_multiplied, weight, exact, M, dtype, transpose)
                     yield f"{kind} of {M} in {dtype}, {weight}", check
+    if backends.current_backend() == "host" and "int8_codes" in form.traits:
+        weight = _stored(form, HEIGHTS[0], "")
+        yield f"matmul of 1 in int8, {weight}", partial(_rounded_to_int8, weight, as_stored(weight).astype(np.float64))
 
 
 def _stored(form: Format, rows: int, g_idx: str) -> QuantizedWeight:
@@ -110,13 +113,23 @@ def _taken(weight: QuantizedWeight, exact: F32) -> Comparison:
 
 
 def _multiplied(
-    weight: QuantizedWeight, exact: NDArray[np.float64], M: int, dtype: mx.Dtype, transpose: bool
+    weight: QuantizedWeight,
+    exact: NDArray[np.float64],
+    M: int,
+    dtype: mx.Dtype,
+    transpose: bool,
+    allowance: Allowance = EXACT,
 ) -> Comparison:
     dense = exact.T if transpose else exact
     x = mx.array(np.random.default_rng(2).normal(size=(M, len(dense))).astype(np.float32)).astype(dtype)
     rounds = rounds_weights(backends.current_backend(), M)
-    expected, bound = matmul_bound(as_float32(x).astype(np.float64), dense, dtype, rounds)
+    expected, bound = matmul_bound(as_float32(x).astype(np.float64), dense, dtype, rounds, allowance)
     return within(as_float32(backends.matmul(weight.matrix, x, transpose)), expected, bound)
+
+
+def _rounded_to_int8(weight: QuantizedWeight, exact: NDArray[np.float64]) -> Comparison:
+    with backends.use_backend("host", "int8"):
+        return _multiplied(weight, exact, 1, mx.float32, True, INT8)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ PACKAGES = ("mlx", "numpy", "gguf", "torch", "vllm", "mlx-lm", "llama-cpp-python
 SETTINGS = (
     "MLX_DEQUANT_BACKEND",
     "MLX_DEQUANT_THREADS",
+    "MLX_DEQUANT_PRECISION",
     "MLX_DEQUANT_CACHE",
     "MLX_DEQUANT_READABLE",
     "MLX_DEQUANT_TORCH",

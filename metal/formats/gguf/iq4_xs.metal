@@ -12,7 +12,14 @@
 #include "../tables/iq4.metal"
 
 struct iq4_xs {
-  enum { weights = 256, bytes = 136, scale_block = 16, exact_block = 32, exact_bits = 8 };
+  enum {
+    weights = 256,
+    bytes = 136,
+    scale_block = 16,
+    exact_block = 32,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

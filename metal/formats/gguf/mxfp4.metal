@@ -14,7 +14,7 @@
 #include "e2m1.metal"
 
 struct mxfp4 {
-  enum { weights = 32, bytes = 17, scale_block = 16 };
+  enum { weights = 32, bytes = 17, scale_block = 16, int8_codes = 1 };
 
   // 2^(x - 64)
   static inline float power(uint x) { return as_type<float>((x + 63) << 23); }

@@ -9,7 +9,14 @@
 //   w = bit ? d : -d
 
 struct q1_0 {
-  enum { weights = 128, bytes = 18, scale_block = 32, exact_block = 128, exact_bits = 8 };
+  enum {
+    weights = 128,
+    bytes = 18,
+    scale_block = 32,
+    exact_block = 128,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

@@ -9,7 +9,14 @@
 //   w = d*(q - 1)
 
 struct q2_0 {
-  enum { weights = 64, bytes = 18, scale_block = 16, exact_block = 64, exact_bits = 8 };
+  enum {
+    weights = 64,
+    bytes = 18,
+    scale_block = 16,
+    exact_block = 64,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

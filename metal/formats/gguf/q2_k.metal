@@ -10,10 +10,10 @@
 //   w = d*s*q - dmin*m
 
 struct q2_k {
-  enum { weights = 256, bytes = 84, scale_block = 16 };
+  enum { weights = 256, bytes = 84, scale_block = 16, int8_codes = 1 };
 
-  template <uint N>
-  static inline scaling codes(device const uint8_t* block, uint first, thread float* q) {
+  template <uint N, typename V>
+  static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
     uint sm = block[first / 16];
     float scale = load_f16(block + 80) * float(sm & 15);
     float min = load_f16(block + 82) * float(sm >> 4);

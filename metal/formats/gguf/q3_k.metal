@@ -12,7 +12,14 @@
 //   w = d*(s - 32)*(q + 4*bit - 4)
 
 struct q3_k {
-  enum { weights = 256, bytes = 110, scale_block = 16, exact_block = 256, exact_bits = 8 };
+  enum {
+    weights = 256,
+    bytes = 110,
+    scale_block = 16,
+    exact_block = 256,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

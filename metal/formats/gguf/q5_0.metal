@@ -10,7 +10,14 @@
 //   w = d*(q - 16)
 
 struct q5_0 {
-  enum { weights = 32, bytes = 22, scale_block = 16, exact_block = 32, exact_bits = 8 };
+  enum {
+    weights = 32,
+    bytes = 22,
+    scale_block = 16,
+    exact_block = 32,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

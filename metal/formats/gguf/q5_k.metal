@@ -13,7 +13,14 @@
 #include "k_scales.metal"
 
 struct q5_k {
-  enum { weights = 256, bytes = 176, scale_block = 32, exact_block = 32, exact_bits = 8 };
+  enum {
+    weights = 256,
+    bytes = 176,
+    scale_block = 32,
+    exact_block = 32,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   template <uint N, typename V>
   static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {

@@ -11,7 +11,7 @@
 //   w = d*s*(low + 16*high - 32)
 
 struct q6_k {
-  enum { weights = 256, bytes = 210, scale_block = 16, zero = 32 };
+  enum { weights = 256, bytes = 210, scale_block = 16, zero = 32, int8_codes = 1 };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

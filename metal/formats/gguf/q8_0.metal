@@ -7,7 +7,14 @@
 //   w = d*q
 
 struct q8_0 {
-  enum { weights = 32, bytes = 34, scale_block = 32, exact_block = 32, exact_bits = 8 };
+  enum {
+    weights = 32,
+    bytes = 34,
+    scale_block = 32,
+    exact_block = 32,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

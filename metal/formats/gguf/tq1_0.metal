@@ -12,7 +12,14 @@
 TABLE uint8_t tq1_0_powers[5] = {1, 3, 9, 27, 81};
 
 struct tq1_0 {
-  enum { weights = 256, bytes = 54, scale_block = 16, exact_block = 256, exact_bits = 8 };
+  enum {
+    weights = 256,
+    bytes = 54,
+    scale_block = 16,
+    exact_block = 256,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   // Digit k of each byte of a word, two bytes at a time.
   static inline uint digits(uint word, uint k) {

@@ -9,7 +9,14 @@
 //   w = d*(q - 1)
 
 struct tq2_0 {
-  enum { weights = 256, bytes = 66, scale_block = 32, exact_block = 256, exact_bits = 8 };
+  enum {
+    weights = 256,
+    bytes = 66,
+    scale_block = 32,
+    exact_block = 256,
+    exact_bits = 8,
+    int8_codes = 1
+  };
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {

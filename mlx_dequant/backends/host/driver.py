@@ -13,7 +13,7 @@ import numpy as np
 
 from ...encoded import PARAMS, EncodedMatrix
 from ...kernel_source import inline
-from . import memory, threads
+from . import memory, precision, threads
 from .compiler import compiled, warn_of_slowness
 from .library import Loop, library
 
@@ -34,6 +34,7 @@ class Operand(ctypes.Structure):
         ("experts", ctypes.c_size_t),
         ("one", ctypes.POINTER(Loop)),
         ("many", ctypes.POINTER(Loop)),
+        ("int8", ctypes.POINTER(Loop)),
     )
 
     @property
@@ -78,15 +79,16 @@ def operand(matrix: EncodedMatrix, transpose: bool, rows: int) -> Operand | None
     Args:
         rows: of x; other numbers are multiplied too, but more slowly. 0 if it is not known.
     """
-    kinds = (rows <= 1, rows != 1)
+    rounds = transpose and precision.current() == "int8" and "int8_codes" in matrix.format.traits
+    kinds = (rows <= 1 or rounds, rows != 1, rounds)
     kept = matrix.cache.setdefault("host products", {})
     if (transpose, kinds) not in kept:
-        names = ("qmv", "qmm_t") if transpose else ("qvm", "qmm")
+        names = ("qmv", "qmm_t", "qmv_int8") if transpose else ("qvm", "qmm", "")
         loops = [library(matrix, name) if wanted else None for name, wanted in zip(names, kinds, strict=True)]
         found = None
         if driver() is not None and [loop is not None for loop in loops] == list(kinds):
             found = _operand(matrix, transpose)
-            found.one, found.many = (None if loop is None else ctypes.pointer(loop) for loop in loops)
+            found.one, found.many, found.int8 = (None if loop is None else ctypes.pointer(loop) for loop in loops)
         kept[transpose, kinds] = found
     return kept[transpose, kinds]
 

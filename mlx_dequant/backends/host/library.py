@@ -16,7 +16,7 @@ from .compiler import compiled, warn_of_slowness
 
 FOLDER = Path(__file__).parent / "loops"
 
-# The element types of each loop's inputs between the matrix and `out`. Products are float32 throughout.
+# The element types of each loop's inputs between the matrix and `out`.
 LOOPS: dict[str, tuple[str, ...]] = {
     "dequantize": (),
     "gather_rows": ("int",),
@@ -25,10 +25,11 @@ LOOPS: dict[str, tuple[str, ...]] = {
     "qvm": ("float",),
     "qmm_t": ("float",),
     "qmm": ("float",),
+    "qmv_int8": ("Rounded",),
 }
 
 # Loops that may fuse multiplications and additions: their results are bounded, not fixed to the bit.
-MATMULS = ("qmv", "qvm", "qmm_t", "qmm")
+MATMULS = ("qmv", "qvm", "qmm_t", "qmm", "qmv_int8")
 
 
 class Loop(ctypes.Structure):

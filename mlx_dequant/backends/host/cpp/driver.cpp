@@ -10,10 +10,15 @@
 namespace mlx_dequant {
 
 #include "../../../metal/launch_params.metal"
+#include "../loops/int8.h"
 #include "threads.h"
 
 enum Type { FLOAT32, FLOAT16, BFLOAT16 };
-enum { ARRAYS = 8, ROWS = 256 };  // rows of x at a time, so that what is in float32 stays small
+enum {
+  ARRAYS = 8,
+  ROWS = 256,    // rows of x at a time, so that what is in float32 stays small
+  INT8_ROWS = 4  // more are as fast in float32
+};
 
 // A matrix and its loops. Python keeps it, with the same fields. For a stack of experts, the arrays
 // are the first expert's.
@@ -26,6 +31,7 @@ struct Operand {
   size_t experts;          // 0 for a single matrix
   Loop* one;               // qmv or qvm: a row of x
   Loop* many;              // qmm_t or qmm; one of the two may be absent
+  Loop* int8;              // qmv_int8: a row of x rounded to 8 bits; absent where x is not rounded
 };
 
 static size_t inputs(const Operand& w) { return w.transpose ? w.params.columns : w.params.rows; }
@@ -60,9 +66,37 @@ static void round_to(Type type, const float* from, size_t count, void* to) {
   if (type == BFLOAT16) round_to<bfloat16_t>(from, count, to);
 }
 
-// out[M, outputs] = x[M, inputs] times a matrix, or an expert of a stack.
+// Rounds a row of x, 32 elements by their largest magnitude. Returns whether all are finite.
+static bool round_row(const float* x, size_t count, Rounded* out) {
+  for (size_t i = 0; i < count; i += 32, ++out) {
+    uint top = 0;
+    for (uint j = 0; j < 32; ++j) {
+      const uint magnitude = as_type<uint>(x[i + j]) & 0x7fffffff;
+      top = magnitude > top ? magnitude : top;
+    }
+    if (top >= 0x7f800000) return false;
+    out->scale = as_type<float>(top) / 127;
+    const float scale = out->scale > 0 ? out->scale : 1;
+    for (uint j = 0; j < 32; ++j) {
+      float value = x[i + j] / scale;
+      // Where the scale is subnormal, it is rounded, and they may be beyond.
+      value = value > 127 ? 127 : value < -127 ? -127 : value;
+      // The sum has the nearest integer in its low bits.
+      out->q[j] = int8_t(as_type<uint>(value + 12582912.0f));
+    }
+    for (uint half = 0; half < 2; ++half) {
+      int total = 0;
+      for (uint j = 0; j < 16; ++j) total += out->q[16 * half + j];
+      out->total[half] = float(total);
+    }
+  }
+  return true;
+}
+
+// out[M, outputs] = x[M, inputs] times a matrix, or an expert of a stack. `rounded` has room for a
+// row of x.
 static void multiply(const Operand& w, size_t expert, const float* x, size_t M, float* out,
-                     uint threads) {
+                     Rounded* rounded, uint threads) {
   void* arrays[ARRAYS + 2];
   for (uint i = 0; i < w.count; ++i) {
     arrays[i] = (void*)((const char*)w.arrays[i] + expert * w.strides[i]);
@@ -73,11 +107,15 @@ static void multiply(const Operand& w, size_t expert, const float* x, size_t M, 
   params.M = uint(M);
   const double weights = double(inputs(w)) * double(outputs(w));
   const size_t steps = w.transpose ? outputs(w) : (outputs(w) + 31) / 32;
-  if (!w.many || (M == 1 && w.one)) {
+  const bool rounds = w.int8 && M <= INT8_ROWS;
+  if (!w.many || (M == 1 && w.one) || rounds) {
     for (size_t m = 0; m < M; ++m) {
-      arrays[w.count] = (void*)(x + m * inputs(w));
+      const float* row = x + m * inputs(w);
+      // A row with NaN or infinities gives what it gives in float32.
+      const bool int8 = rounds && round_row(row, inputs(w), rounded);
+      arrays[w.count] = int8 ? (void*)rounded : (void*)row;
       arrays[w.count + 1] = out + m * outputs(w);
-      share(w.one, arrays, params, steps, 1, weights, threads);
+      share(int8 ? w.int8 : w.one, arrays, params, steps, 1, weights, threads);
     }
     return;
   }
@@ -86,11 +124,12 @@ static void multiply(const Operand& w, size_t expert, const float* x, size_t M, 
   share(w.many, arrays, params, steps, w.transpose ? 12 : 1, weights * double(M + 8), threads);
 }
 
-// Memory for float32 values, kept until the end of the scope.
-struct Floats {
-  float* values;
-  explicit Floats(size_t count) : values((float*)malloc((count ? count : 1) * sizeof(float))) {}
-  ~Floats() { free(values); }
+// Memory for values, kept until the end of the scope.
+template <typename T>
+struct Memory {
+  T* values;
+  explicit Memory(size_t count) : values((T*)malloc((count ? count : 1) * sizeof(T))) {}
+  ~Memory() { free(values); }
 };
 
 // out[M, outputs] = x[M, inputs] times a matrix. Returns 0, or 1 if there is no memory.
@@ -99,18 +138,19 @@ extern "C" int product(const Operand* w, int type, const void* x, size_t M, void
   const size_t K = inputs(*w), N = outputs(*w), width = size_of(Type(type));
   const size_t step = M < ROWS ? M : size_t(ROWS);
   const bool exact = type == FLOAT32;
-  Floats from(exact ? 0 : step * K), to(exact ? 0 : step * N);
-  if (!from.values || !to.values) return 1;
+  Memory<float> from(exact ? 0 : step * K), to(exact ? 0 : step * N);
+  Memory<Rounded> rounded(w->int8 ? K / 32 : 0);
+  if (!from.values || !to.values || !rounded.values) return 1;
   for (size_t row = 0; row < M; row += step) {
     const size_t rows = M - row < step ? M - row : step;
     const char* source = (const char*)x + row * K * width;
     char* target = (char*)out + row * N * width;
     if (exact) {
-      multiply(*w, 0, (const float*)source, rows, (float*)target, threads);
+      multiply(*w, 0, (const float*)source, rows, (float*)target, rounded.values, threads);
       continue;
     }
     widen(Type(type), source, rows * K, from.values);
-    multiply(*w, 0, from.values, rows, to.values, threads);
+    multiply(*w, 0, from.values, rows, to.values, rounded.values, threads);
     round_to(Type(type), to.values, rows * N, target);
   }
   return 0;
@@ -121,10 +161,11 @@ extern "C" int product(const Operand* w, int type, const void* x, size_t M, void
 extern "C" int expert_product(const Operand* w, int type, const void* x, const int* ids,
                               size_t pairs, size_t choices, void* out, uint threads) {
   const size_t K = inputs(*w), N = outputs(*w), width = size_of(Type(type));
-  Floats from(ROWS * K), to(ROWS * N);
+  Memory<float> from(ROWS * K), to(ROWS * N);
+  Memory<Rounded> rounded(w->int8 ? K / 32 : 0);
   size_t* order = (size_t*)malloc((pairs + 1) * sizeof(size_t));
   size_t* first = (size_t*)calloc(w->experts + 2, sizeof(size_t));
-  const bool room = from.values && to.values && order && first;
+  const bool room = from.values && to.values && rounded.values && order && first;
   if (room) {
     // Pairs by expert, those out of range last.
     const auto place = [&](size_t i) {
@@ -142,7 +183,9 @@ extern "C" int expert_product(const Operand* w, int type, const void* x, const i
           const char* source = (const char*)x + order[at + i] / choices * K * width;
           widen(Type(type), source, K, from.values + i * K);
         }
-        if (e < w->experts) multiply(*w, e, from.values, rows, to.values, threads);
+        if (e < w->experts) {
+          multiply(*w, e, from.values, rows, to.values, rounded.values, threads);
+        }
         for (size_t i = 0; e == w->experts && i < rows * N; ++i) to.values[i] = __builtin_nanf("");
         for (size_t i = 0; i < rows; ++i) {
           round_to(Type(type), to.values + i * N, N, (char*)out + order[at + i] * N * width);
