@@ -20,8 +20,6 @@
 #endif
 #elif defined(__x86_64__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
-#include <arm_neon.h>
 #endif
 
 #define device
@@ -182,6 +180,11 @@ inline void look_up(fields<N> codes, const int8_t* table, int8_t* q) {
     const __m128i looked_up = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table),
                                                _mm_loadu_si128((const __m128i*)(q + i)));
     _mm_storeu_si128((__m128i*)(q + i), looked_up);
+  }
+  for (; i + 8 <= N; i += 8) {
+    const __m128i looked_up = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table),
+                                               _mm_loadl_epi64((const __m128i*)(q + i)));
+    _mm_storel_epi64((__m128i*)(q + i), looked_up);
   }
 #endif
   for (; i < N; ++i) q[i] = table[q[i]];

@@ -70,10 +70,10 @@ def use_backend(name: str, precision: str | None = None) -> Generator[None]:
         name: of a backend.
         precision: of the host's products x @ W.T, "float32" or "int8"; MLX_DEQUANT_PRECISION if None, and "float32"
             without that. "int8" rounds x to 8 bits, 32 inputs by their largest magnitude, where a product has at most
-            4 rows of x and the weight is in a GGUF format of whole-number codes: all but F32, F16, BF16 and the
-            codebooks IQ1, IQ2 and IQ3. So a result may be off by up to 1/254 of that magnitude times the sum of the
-            32 weights' magnitudes, added up over the inputs. All else stays float32: other formats, more rows,
-            gradients, look-ups, dequantized weights, and rows of x with NaN or infinities.
+            4 rows of x and the weight is in a GGUF format of whole-number codes: all but F32, F16, BF16, NVFP4 and the
+            codebooks IQ1, IQ2 and IQ3. Each 32 inputs may move a result by 1/254 of that magnitude, times the sum of
+            their weights' magnitudes. All else stays float32: other formats, more rows, gradients, look-ups, and rows
+            of x with NaN or infinities. A graph keeps the precision that it was made with.
 
     Raises:
         ValueError: there is no such backend, or it does not work here; the precision is neither, or is "int8" for

@@ -1,4 +1,4 @@
-"""The host's products with x rounded to 8 bits: exact for whole numbers, within their bound for others, and no default."""
+"""The host's products with x rounded to 8 bits: exact for whole numbers, within their bound for others."""
 
 import mlx.core as mx
 import numpy as np
@@ -13,8 +13,8 @@ from mlx_dequant.backends.host import lazy, library, threads
 from mlx_dequant.diagnostics import bounds, compare
 
 NAMES = [name for name, form in FORMATS.items() if "int8_codes" in form.traits]
-# Scales of 32, 16 and 8 weights; mins; codes of all 8 bits.
-names = pytest.mark.parametrize("name", by_traits(NAMES, ("q4_k", "q6_k", "q8_0", "nvfp4")))
+# Scales of 32 and of 16 weights, without mins and with one each; codes of all 8 bits.
+names = pytest.mark.parametrize("name", by_traits(NAMES, ("q2_k", "q4_k", "q6_k", "q8_0")))
 # Outputs and inputs, rounded up to what formats can have: a run or a block, eight runs and more, several blocks.
 SIZES = ((3, 32), (37, 520), (130, 2048))
 INT8_ROWS = 4
@@ -28,7 +28,7 @@ def rounded(work, *inputs):
 
 
 def whole_numbers(rng, rows, inputs):
-    """x that rounding changes nothing of: whole numbers up to 127, which each 32 have, times a power of two for each."""
+    """x that rounding leaves as it is: each 32 are whole numbers up to 127, which they have, times a power of two."""
     x = rng.integers(-127, 128, (rows, inputs // 32, 32)).astype(np.float32)
     x[:, :, ::8] = rng.choice([-127, 127], (rows, inputs // 32, 4))
     return mx.array((x * 2.0 ** rng.integers(-8, 8, (rows, inputs // 32, 1))).reshape(rows, inputs))
@@ -49,7 +49,7 @@ def is_rounded(packed, x):
 
 
 def test_which_formats_have_it():
-    others = {"f32", "f16", "bf16", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"}
+    others = {"nvfp4", "f32", "f16", "bf16", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"}
     assert {name for name, form in FORMATS.items() if form.family == "gguf"} - set(NAMES) == others
     assert all(FORMATS[name].family == "gguf" for name in NAMES)
 

@@ -57,7 +57,7 @@ def test_another_precision_is_refused(asked, name):
 
 def test_other_backends_are_refused():
     with (
-        pytest.raises(ValueError, match="^precision: found 'int8' for backend 'reference', expected backend 'host'$"),
+        pytest.raises(ValueError, match=r"^precision: found 'int8' for backend 'reference', expected backend 'host'$"),
         mxd.use_backend("reference", precision="int8"),
     ):
         pass

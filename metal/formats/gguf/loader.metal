@@ -12,7 +12,8 @@
 //                        `first`. A format of plain floats gives the floats, with scale 1.
 //   exact_block,         optional: weights whose codes, nested scales included, are integers of at
 //   exact_bits           most exact_bits bits, times one scale
-//   int8_codes           optional: codes are whole numbers of -128 to 127, and q may be of int8_t
+//   int8_codes           optional: codes are whole numbers of -128 to 127, of which 16 or more share
+//                        a scale, and q may be of int8_t
 //   lut_words            optional: words of 32 bits of the table that lut() reads, NAME_grid in
 //                        tables/NAME.metal
 //

@@ -12,7 +12,7 @@
 #include "e2m1.metal"
 
 struct nvfp4 {
-  enum { weights = 64, bytes = 36, scale_block = 8, int8_codes = 1 };
+  enum { weights = 64, bytes = 36, scale_block = 8 };
 
   // Half of a scale. As a float16, its bits have an exponent that is 8 too small.
   static inline float half_ue4m3(uint s) {

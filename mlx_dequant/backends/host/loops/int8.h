@@ -34,7 +34,14 @@ inline floats dot(const int8_t* w, const int8_t* x) {
   ints sums = {};
 #ifdef __ARM_FEATURE_DOTPROD
   for (uint i = 0; i < 2; ++i) {
-    const int32x4_t four = vdotq_s32(vdupq_n_s32(0), vld1q_s8(w + 16 * i), vld1q_s8(x + 16 * i));
+    // arm_neon.h has a float16_t of its own.
+    typedef int8_t bytes __attribute__((vector_size(16)));
+    typedef int words __attribute__((vector_size(16)));
+    bytes left, right;
+    words four = {};
+    memcpy(&left, w + 16 * i, 16);
+    memcpy(&right, x + 16 * i, 16);
+    asm("sdot %0.4s, %1.16b, %2.16b" : "+w"(four) : "w"(left), "w"(right));
     memcpy((char*)&sums + 16 * i, &four, 16);
   }
 #else

@@ -10,7 +10,7 @@ template <typename F, typename S>
 static inline void add_run(const S& loader, uint row, uint column, const Rounded& x, floats& sum,
                            float& less) {
   const uint block = F::scale_block < RUN ? F::scale_block : uint(RUN);
-  static_assert(F::weights % RUN == 0 && (block >= 16 || !has_min<F>::value), "totals of x");
+  static_assert(F::weights % RUN == 0 && block >= 16, "halves of a run share a scale");
   const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7};
   int8_t q[RUN];
   floats scale = {};
@@ -19,7 +19,7 @@ static inline void add_run(const S& loader, uint row, uint column, const Rounded
   for (uint i = 0; i < RUN; i += block) {
     // With |, unlike with +, g++ sees that all runs of a block share its head.
     const scaling by = scaled_by(codes<F, block>(loader, row, column | i, q + i));
-    scale = lanes < int(i / 4) ? scale : floats{} + by.scale;
+    scale = lanes < int(i / 4) ? scale : floats{} + by.scale;  // from lane i / 4 on
     if (has_min<F>::value) {
       mins += by.min * (block < RUN ? x.total[i / 16] : x.total[0] + x.total[1]);
     }
