@@ -88,9 +88,9 @@ def _processes(path: Path, dtype: str, form: str) -> tuple[dict[str, Callable[[]
     made: dict[str, Callable[[], Runner]] = {name: _process(name, path, dtype) for name in (OURS, f"{OURS}{FUSED}")}
     if form in mxd.formats() and "int8_codes" in mxd.formats()[form].traits:
         made[OURS + INT8] = _process(OURS, path, dtype, precision="int8")
-    made["mlx"] = _process("mlx", path, dtype)
     absent = {}
     for name in (OURS, "mlx"):
+        made.setdefault(name, _process(name, path, dtype))
         if library:
             made[name + OPENBLAS] = _process(name, path, dtype, library)
         else:

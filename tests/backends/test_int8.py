@@ -10,7 +10,7 @@ from support import DTYPES, bits, in_four_threads
 import mlx_dequant as mxd
 from mlx_dequant import backends
 from mlx_dequant.backends.host import lazy, library, threads
-from mlx_dequant.diagnostics import bounds, compare
+from mlx_dequant.diagnostics import bounds, checks, compare
 
 NAMES = [name for name, form in FORMATS.items() if "int8_codes" in form.traits]
 # Scales of 32 and of 16 weights, without mins and with one each; codes of all 8 bits.
@@ -107,6 +107,15 @@ def test_numbers_of_any_size(name):
         check(packed, mx.array(given.reshape(4, -1)))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_scale_that_is_rounded(sign):
+    """Of 190 of the smallest floats, it is one of them in place of 1.5, so 127 are left."""
+    block = np.frombuffer(np.float16(60000).tobytes() + bytes([127] * 32), np.uint8)
+    x = mx.full((1, 32), sign * 190 * 2.0**-149)
+    found = rounded(mxd.GGUFWeight(block[None], "Q8_0").linear, x).item()
+    np.testing.assert_allclose(found, sign * 127 * 2.0**-149 * 60000 * 127 * 32, rtol=1e-3)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["q4_1", "q6_k"])
 def test_a_row_that_is_not_finite_is_not_rounded(name, value):
@@ -189,12 +198,20 @@ def test_graphs_keep_the_precision_they_were_made_with():
     made = rounded(packed.linear, x)
     with mxd.use_backend("host"):
         assert np.array_equal(bits(made), expected)
+
+
+def test_transformations():
+    if lazy.primitive() is None:
+        pytest.skip("the log says why: MLX_DEQUANT_LOG=warning")
+    packed = weight("q6_k", SIZES[1])
+    x = mx.random.normal((3, packed.in_features))
+    expected = bits(rounded(packed.linear, x))
     assert np.array_equal(bits(rounded(mx.compile(packed.linear), x)), expected)
     mapped = rounded(mx.vmap(packed.linear), x[:, None])
     assert np.array_equal(bits(mapped)[:, 0], expected)
-    if lazy.primitive() is not None:
-        any_rows = rounded(mx.compile(lambda x: backends.matmul(packed.matrix, x, True), shapeless=True), x)
-        assert np.array_equal(bits(any_rows), expected)
+    any_rows = mx.compile(lambda x: backends.matmul(packed.matrix, x, True), shapeless=True)
+    for rows in (1, 3):
+        assert np.array_equal(bits(rounded(any_rows, x[:rows])), expected[:rows])
 
 
 @names
@@ -212,3 +229,13 @@ def test_experts(name):
                 near = bounds.matmul_bound(wide(x[row : row + 1]), dense[expert].T, x.dtype, allowance=allowance)
                 assert not compare.within(wide(found[row : row + 1, k]), *near).wrong
     assert not np.array_equal(bits(found), bits(packed.gather_linear(x, mx.array(ids))))
+
+
+@pytest.mark.parametrize(("name", "count"), [("q8_0", 1), ("iq2_xs", 0), ("gptq4", 0)])
+def test_doctor_checks_it(name, count, monkeypatch):
+    found = [check for what, check in checks._checks(FORMATS[name]) if "int8" in what]
+    assert len(found) == count
+    for check in found:
+        assert not check().wrong
+        monkeypatch.setattr(checks, "INT8", bounds.EXACT)
+        assert check().wrong

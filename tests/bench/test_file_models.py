@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 from lm_models import transformers_model, write_gguf
 
 import mlx_dequant as mxd
-from mlx_dequant.bench import file_models
+from mlx_dequant.bench import file_models, processes
 from mlx_dequant.bench.models import Kind
 from mlx_dequant.bench.processes import Process
 from mlx_dequant.bench.runners import LlamaModel
@@ -70,6 +70,8 @@ def test_each_model_has_a_process(path, made, tmp_path, capsys):
     rows = json.loads(result.read_text())["rows"]
     assert [(row["provider"], row["format"], row["blas"]) for row in rows] == [
         ("mlx-dequant", "q8_0", "a library"),
+        ("mlx-dequant int8", "q8_0", "a library"),
+        ("mlx-dequant with OpenBLAS", "q8_0", "a library"),
         ("mlx", "dense", "a library"),
         ("mlx with OpenBLAS", "dense", "a library"),
         ("llama-cpp-python", "q8_0", "a library"),
@@ -77,10 +79,12 @@ def test_each_model_has_a_process(path, made, tmp_path, capsys):
     assert all(row["decode_tokens_per_second"] > 0 and row["prompt_tokens_per_second"]["3"] > 0 for row in rows)
     started = [one for one in made if one != 3]
     assert [(provider, *rest) for provider, file, *rest in started] == [
-        ("mlx-dequant", "float32", ""),
-        ("mlx", "float32", ""),
-        ("mlx", "float32", "libopenblas.so.0"),
-        ("llama-cpp-python", "float32", ""),
+        ("mlx-dequant", "float32", "", "float32"),
+        ("mlx-dequant", "float32", "", "int8"),
+        ("mlx-dequant", "float32", "libopenblas.so.0", "float32"),
+        ("mlx", "float32", "", "float32"),
+        ("mlx", "float32", "libopenblas.so.0", "float32"),
+        ("llama-cpp-python", "float32", "", "float32"),
     ]
 
 
@@ -88,8 +92,9 @@ def test_who_is_not_here_is_named(path, made, monkeypatch):
     monkeypatch.setattr(file_models, "openblas", lambda: "")
     monkeypatch.setattr(file_models, "find_spec", lambda name: None)
     _, candidates, absent = file_models.found(options(path), mx.float32)
-    assert [*candidates] == [Kind("mlx-dequant", "q8_0"), Kind("mlx", "dense")]
+    assert [*candidates] == [Kind("mlx-dequant", "q8_0"), Kind("mlx-dequant int8", "q8_0"), Kind("mlx", "dense")]
     assert absent == {
+        "mlx-dequant with OpenBLAS": "found no libopenblas with cblas_sgemm (Debian: libopenblas0-pthread)",
         "mlx with OpenBLAS": "found no libopenblas with cblas_sgemm (Debian: libopenblas0-pthread)",
         "llama-cpp-python": "not installed",
     }
@@ -99,9 +104,29 @@ def test_fused_models_stand_beside_the_others(path, made, monkeypatch):
     for backend in ("host", "metal"):
         monkeypatch.setattr(mxd, "current_backend", lambda backend=backend: backend, raising=False)
         _, candidates, _ = file_models.found(options(path, "mlx-dequant", fuse=True), mx.float32)
-        assert [*candidates] == [Kind("mlx-dequant", "q8_0"), Kind("mlx-dequant", "q8_0", fused=True)]
-        assert all(candidate.make() for candidate in candidates.values())
+        assert [*candidates][:2] == [Kind("mlx-dequant", "q8_0"), Kind("mlx-dequant", "q8_0", fused=True)]
+        assert all(candidate.make() for candidate in [*candidates.values()][:2])
     assert [provider for provider, *_ in made] == ["mlx-dequant", "mlx-dequant-fused"]
+
+
+def test_a_format_that_x_is_not_rounded_for(path, made, monkeypatch):
+    monkeypatch.setattr(file_models, "_main_format", lambda file: "iq2_xs")
+    _, candidates, _ = file_models.found(options(path, "mlx-dequant"), mx.float32)
+    assert [kind.provider for kind in candidates] == ["mlx-dequant", "mlx-dequant with OpenBLAS"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_process_is_told_its_precision(monkeypatch, precision):
+    told = []
+
+    def start(command, *, env, **options):
+        told.append(env["MLX_DEQUANT_PRECISION"])
+        raise OSError("not started")
+
+    monkeypatch.setattr(processes.subprocess, "Popen", start)
+    with pytest.raises(OSError, match="not started"):
+        Process("mlx-dequant", "small.gguf", "float32", precision=precision)
+    assert told == [precision]
 
 
 def test_providers_are_chosen(path, made):

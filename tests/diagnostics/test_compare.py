@@ -70,6 +70,21 @@ def test_rounded_weights_need_a_wider_bound(dtype):
     assert not within(found, *bounds.matmul_bound(x, dense, dtype, rounds=True)).wrong
 
 
+def test_x_in_8_bits_needs_a_wider_bound():
+    rng = np.random.default_rng(0)
+    dense, step = rng.normal(size=(64, 5)), np.repeat([1.0, 8.0], 32)
+    moved = 0.499 * np.sign(dense[:, 0])
+    x = rng.integers(-100, 100, 64) + moved
+    x[::32], moved[::32] = 127, 0
+    for share, wrong in ((1, 0), (1.1, 1)):
+        found = (step * (x - share * moved))[None] @ dense
+        assert (
+            within(found, *bounds.matmul_bound((step * x)[None], dense, mx.float32, allowance=bounds.INT8)).wrong
+            == wrong
+        )
+    assert within(found, *bounds.matmul_bound((step * x)[None], dense, mx.float32)).wrong
+
+
 def test_only_gpus_round_weights_and_only_for_many_rows():
     found = {M: bounds.rounds_weights("cuda", M) for M in (1, 16, 17, 512)}
     assert found == {1: False, 16: False, 17: True, 512: True}

@@ -76,10 +76,9 @@ static bool round_row(const float* x, size_t count, Rounded* out) {
     }
     if (top >= 0x7f800000) return false;
     out->scale = as_type<float>(top) / 127;
-    const float scale = out->scale > 0 ? out->scale : 1;
     for (uint j = 0; j < 32; ++j) {
-      float value = x[i + j] / scale;
-      // Where the scale is subnormal, it is rounded, and they may be beyond.
+      float value = x[i + j] / out->scale;  // with a scale of 0, anything will do
+      // A subnormal scale is rounded, perhaps to a much smaller one.
       value = value > 127 ? 127 : value < -127 ? -127 : value;
       // The sum has the nearest integer in its low bits.
       out->q[j] = int8_t(as_type<uint>(value + 12582912.0f));
