@@ -66,6 +66,8 @@ static void round_to(Type type, const float* from, size_t count, void* to) {
   if (type == BFLOAT16) round_to<bfloat16_t>(from, count, to);
 }
 
+typedef int8_t narrow __attribute__((vector_size(LANES)));
+
 // Rounds a row of x, 32 elements by their largest magnitude. Returns whether all are finite.
 static bool round_row(const float* x, size_t count, Rounded* out) {
   for (size_t i = 0; i < count; i += 32, ++out) {
@@ -76,17 +78,25 @@ static bool round_row(const float* x, size_t count, Rounded* out) {
     }
     if (top >= 0x7f800000) return false;
     out->scale = as_type<float>(top) / 127;
-    for (uint j = 0; j < 32; ++j) {
-      float value = x[i + j] / out->scale;  // with a scale of 0, anything will do
-      // A subnormal scale is rounded, perhaps to a much smaller one.
-      value = value > 127 ? 127 : value < -127 ? -127 : value;
-      // The sum has the nearest integer in its low bits.
-      out->q[j] = int8_t(as_type<uint>(value + 12582912.0f));
-    }
+    const float step = out->scale > 0 ? out->scale : 1;
     for (uint half = 0; half < 2; ++half) {
-      int total = 0;
-      for (uint j = 0; j < 16; ++j) total += out->q[16 * half + j];
-      out->total[half] = float(total);
+      ints total = {};
+      for (uint j = 16 * half; j < 16 * half + 16; j += LANES) {
+        floats value;
+        memcpy(&value, x + i + j, sizeof value);
+        value /= step;
+        // A subnormal scale is rounded, perhaps to a much smaller one.
+        value = value > 127 ? floats{} + 127 : value;
+        value = value < -127 ? floats{} - 127 : value;
+        // 1.5 * 2^23, whose low bits are those of the nearest integer that is added.
+        const ints nearest = ints(value + 12582912.0f) - 0x4b400000;
+        const narrow codes = __builtin_convertvector(nearest, narrow);
+        memcpy(out->q + j, &codes, sizeof codes);
+        total += nearest;
+      }
+      int sum = 0;
+      for (uint j = 0; j < LANES; ++j) sum += total[j];
+      out->total[half] = float(sum);
     }
   }
   return true;
