@@ -96,11 +96,22 @@ inline fields<N> join(fields<N> low, fields<N> high, uint up) {
   return low;
 }
 
+// bits >> STEP * i as word i: compilers do a loop over a vector's elements one by one.
+template <uint N, uint STEP>
+inline fields<N> shifted(uint bits) {
+  uint shifts[(N + 3) / 4];
+  for (uint i = 0; i < (N + 3) / 4; ++i) shifts[i] = STEP * i;
+  typename fields<N>::vector by;
+  memcpy(&by, shifts, sizeof by);
+  fields<N> result;
+  result.words = (typename fields<N>::vector{} + bits) >> by;
+  return result;
+}
+
 // Bit i of `bits` as field i.
 template <uint N>
 inline fields<N> spread(uint bits) {
-  fields<N> result;
-  for (uint i = 0; i < (N + 3) / 4; ++i) result.words[i] = bits >> (4 * i);
+  fields<N> result = shifted<N, 4>(bits);
   result.words = (result.words & 15) * 0x00204081 & 0x01010101;
   return result;
 }
@@ -108,8 +119,7 @@ inline fields<N> spread(uint bits) {
 // Bits 2*i and 2*i + 1 of `bits` as field i.
 template <uint N>
 inline fields<N> spread_pairs(uint bits) {
-  fields<N> result;
-  for (uint i = 0; i < (N + 3) / 4; ++i) result.words[i] = bits >> (8 * i);
+  fields<N> result = shifted<N, 8>(bits);
   result.words = (result.words & 255) * 0x1001 & 0x000f000f;
   result.words = result.words * 0x41 & 0x03030303;
   return result;
