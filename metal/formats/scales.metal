@@ -43,8 +43,8 @@ inline float nested_scale(float first, float second, thread float*) {
 }
 
 // The same for powers of two. Their product may be subnormal, and GPUs flush subnormals to zero.
-template <uint N>
-inline float pow2_scale(float first, float second, thread float* q) {
+template <uint N, typename V>
+inline float pow2_scale(float first, float second, thread V* q) {
   for (uint i = 0; i < N; ++i) q[i] *= first;
   return second;
 }

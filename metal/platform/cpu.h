@@ -218,6 +218,12 @@ inline float pow2_scale(float first, float second, int8_t*) {
   return first * second;
 }
 
+// Nothing is flushed here, and g++ would multiply codes in memory.
+template <uint N>
+inline float pow2_scale(float first, float second, float*) {
+  return first * second;
+}
+
 inline uint load_u32(const uint8_t* p) {
   uint word;
   memcpy(&word, p, 4);
