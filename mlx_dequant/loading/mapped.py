@@ -18,8 +18,9 @@ LARGEST_JSON = 100_000_000  # bytes; safetensors' own limit on a header
 # Values in a JSON text, each of which takes some 60 bytes of memory. A file of 80,000 tensors has as many.
 MOST_VALUES = 850_000
 
-
 LONGEST = 2**31 - 1  # MLX counts an axis in 32 bits
+# Bytes, a multiple of every page's: Linux maps so many at once where one is read.
+WINDOW = 1 << 16
 
 _bytes_read = 0
 
@@ -113,11 +114,10 @@ def copy(data: FileMap, values: NDArray[Any], offset: int, nbytes: int | None = 
     global _bytes_read
     result = to_mlx(values)
     _bytes_read += values.nbytes
-    page = mmap.PAGESIZE
     end = offset + (values.nbytes if nbytes is None else nbytes)
-    first, last = -(-offset // page) * page, end // page * page
-    if last > first:
-        data.madvise(mmap.MADV_DONTNEED, first, last - first)
+    first = offset // WINDOW * WINDOW
+    if end > offset:
+        data.madvise(mmap.MADV_DONTNEED, first, -(-end // WINDOW) * WINDOW - first)
     return result
 
 
