@@ -53,11 +53,10 @@ def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any], cut: Cut | No
     joined = f"{layer}.{JOINED.get(part)}.{kind}"
     if joined not in file.tensors:
         raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
+    whole = part in QUERIES_KEYS_VALUES
+    found = file.weight(joined, None if whole else _half(file, joined, part))
     try:
-        if part in QUERIES_KEYS_VALUES:
-            found = _rows(file.weight(joined), part, config)
-        else:
-            found = file.weight(joined, _half(file.tensors[joined].shape, part))
+        found = _rows(found, part, config) if whole else found
         return found if cut is None else found.cut(cut), joined
     except FormatError as error:
         raise FormatError(f"{file.path.name}: tensor {joined!r}: {error}") from None
@@ -86,9 +85,10 @@ def _rows(whole: GGUFWeight, part: str, config: Mapping[str, Any]) -> GGUFWeight
     return GGUFWeight(rows if len(whole.shape) > 1 else rows.reshape(-1), whole.format.title)
 
 
-def _half(shape: tuple[int, ...], part: str) -> Cut:
+def _half(file: GGUFFile, joined: str, part: str) -> Cut:
     """The gates or the ups of each expert."""
+    shape = file.tensors[joined].shape
     if len(shape) != 3 or shape[1] % 2:
-        raise FormatError(f"found {shape}, expected [experts, 2 rows, in]")
+        raise FormatError(f"{file.path.name}: tensor {joined!r}: found {shape}, expected [experts, 2 rows, in]")
     half, first = shape[1] // 2, GATES_UPS.index(part)
     return Cut(ROWS, shape[1], ((half * first, half * (first + 1)),))
