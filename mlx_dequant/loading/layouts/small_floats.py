@@ -9,6 +9,7 @@ every value exactly as float8 times scale gives it in float32.
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -100,7 +101,7 @@ def mxfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
     return GGUFWeight(blocks, "mxfp4")
 
 
-def _blocks(codes: NDArray[np.uint8], powers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _blocks(codes: NDArray[np.uint8], powers: NDArray[np.uint8]) -> NDArray[Any]:
     """GGUF's blocks of a matrix."""
     pairs = codes.reshape(powers.size, 16)
     nibbles = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1, 2, 16)
