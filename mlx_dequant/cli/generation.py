@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from ..diagnostics.output import count
+from ..diagnostics.output import count, size
 from ..errors import FormatError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -69,6 +75,7 @@ def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]
     A group's processes share the model; each has all of the one that guesses.
     """
     import mlx.core as mx
+    from rich.console import Console
 
     from .. import lm
     from ..backends import on_gpu
@@ -76,7 +83,8 @@ def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]
     dtype = getattr(mx, options.dtype) if options.dtype else None
     # Fewer products take a GPU less time; a CPU gains nothing.
     fuse = on_gpu() and (group is None or group.size() == 1)
-    model, tokenizer = lm.load(options.model, dtype=dtype, group=group, fuse=fuse)
+    with reading(Console(stderr=True, quiet=group is not None and group.rank() > 0)):
+        model, tokenizer = lm.load(options.model, dtype=dtype, group=group, fuse=fuse)
     if options.adapter_path is not None:
         from mlx_lm.utils import load_adapters
 
@@ -89,6 +97,25 @@ def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]
     if other.vocab_size != tokenizer.vocab_size:
         raise FormatError(f"--draft-model: found {other.vocab_size} tokens, expected {tokenizer.vocab_size}")
     return model, tokenizer, draft
+
+
+@contextmanager
+def reading(screen: Console) -> Generator[None]:
+    """Shows on a terminal how many bytes of tensors have been read so far."""
+    from rich.progress import Progress, ProgressColumn, SpinnerColumn
+    from rich.text import Text
+
+    from ..loading.mapped import bytes_read
+
+    before = bytes_read()
+
+    class Read(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"reading the model: {size(bytes_read() - before)}")
+
+    with Progress(SpinnerColumn(), Read(), console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        progress.add_task("", total=None)
+        yield
 
 
 def prompt(tokenizer: Any, options: argparse.Namespace) -> Any:

@@ -17,8 +17,9 @@ from ..errors import FormatError
 from ..loading import Checkpoint
 from ..loading.mapped import read_json
 from ..nn import rows
-from ..weights import QuantizedWeight, stack
+from ..weights import QuantizedWeight
 from ..weights.cut import Cut
+from ..weights.stack import stack_of
 from . import gpt2, gpt_oss, numbers, rotary, settings, variants
 from .build import Weight
 from .settings_table import NESTED, ROWS, TEXTS, Row
@@ -195,8 +196,8 @@ def units(checkpoint: Checkpoint) -> Callable[[str, int], tuple[int, int]]:
 def weights(checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None] | None = None) -> dict[str, Weight]:
     """The model's weights by the names of its parameters, after the model's own renaming.
 
-    Matrices for which `cuts` has a cut are read in part. Experts are read when their stack is made, so that no more
-    than one stack exists twice.
+    Matrices for which `cuts` has a cut are read in part. Experts are read one by one while their stack is filled, so
+    that none but one exists twice.
 
     Raises:
         FormatError: the model joins, splits or changes a quantized layer.
@@ -257,7 +258,7 @@ def _experts(
     if not stacked:
         return read(names[0])
     try:
-        return stack([read(name) for name in names])
+        return stack_of(len(names), map(read, names))
     except FormatError as error:
         raise FormatError(f"{checkpoint.path.name}: {parameter}: {error}; weights[0] is {names[0]}") from None
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 from ..loading import GGUFFile
 from ..weights import GGUFWeight
-from ..weights.cut import Cut
+from ..weights.cut import ROWS, Cut
 
 # In the order of their rows.
 QUERIES_KEYS_VALUES = ("attn_q", "attn_k", "attn_v")
@@ -53,9 +53,10 @@ def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any], cut: Cut | No
     joined = f"{layer}.{JOINED.get(part)}.{kind}"
     if joined not in file.tensors:
         raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
-    whole = file.weight(joined)
+    whole = part in QUERIES_KEYS_VALUES
+    found = file.weight(joined, None if whole else _half(file, joined, part))
     try:
-        found = _rows(whole, part, config) if part in QUERIES_KEYS_VALUES else _half(whole, part)
+        found = _rows(found, part, config) if whole else found
         return found if cut is None else found.cut(cut), joined
     except FormatError as error:
         raise FormatError(f"{file.path.name}: tensor {joined!r}: {error}") from None
@@ -84,11 +85,10 @@ def _rows(whole: GGUFWeight, part: str, config: Mapping[str, Any]) -> GGUFWeight
     return GGUFWeight(rows if len(whole.shape) > 1 else rows.reshape(-1), whole.format.title)
 
 
-def _half(whole: GGUFWeight, part: str) -> GGUFWeight:
+def _half(file: GGUFFile, joined: str, part: str) -> Cut:
     """The gates or the ups of each expert."""
-    if len(whole.shape) != 3 or whole.shape[1] % 2:
-        raise FormatError(f"found {whole.shape}, expected [experts, 2 rows, in]")
-    experts, rows, columns = whole.shape
-    blocks: Any = whole.arrays["blocks"]
-    half = blocks[:, : rows // 2] if part == GATES_UPS[0] else blocks[:, rows // 2 :]
-    return GGUFWeight(mx.contiguous(half), whole.format.title, (experts, rows // 2, columns))
+    shape = file.tensors[joined].shape
+    if len(shape) != 3 or shape[1] % 2:
+        raise FormatError(f"{file.path.name}: tensor {joined!r}: found {shape}, expected [experts, 2 rows, in]")
+    half, first = shape[1] // 2, GATES_UPS.index(part)
+    return Cut(ROWS, shape[1], ((half * first, half * (first + 1)),))

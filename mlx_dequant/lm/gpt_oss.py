@@ -14,12 +14,15 @@ GATE_UP = ".experts.gate_up_proj"
 def separate(weights: dict[str, Weight]) -> dict[str, Weight]:
     """The same weights by module or tensor, where each expert's gate and up are matrices of their own.
 
+    They are taken out of `weights` one by one, so that no more than one stack exists twice.
+
     The source is OpenAI's gpt-oss: row 2 i of `gate_up_proj` is the gate's row i, row 2 i + 1 the up's.
     """
     if not any(name.endswith(f"{GATE_UP}_bias") for name in weights):
         return weights
     result: dict[str, Weight] = {}
-    for name, weight in weights.items():
+    for name in list(weights):
+        weight = weights.pop(name)
         if name.endswith((GATE_UP, f"{GATE_UP}_bias")):
             for first, part in enumerate(("gate_proj", "up_proj")):
                 own = name.replace("gate_up_proj_bias", f"{part}.bias").replace("gate_up_proj", part)

@@ -18,8 +18,10 @@ LARGEST_JSON = 100_000_000  # bytes; safetensors' own limit on a header
 # Values in a JSON text, each of which takes some 60 bytes of memory. A file of 80,000 tensors has as many.
 MOST_VALUES = 850_000
 
-
 LONGEST = 2**31 - 1  # MLX counts an axis in 32 bits
+# Bytes, a multiple of every page's: Linux maps so many at once where one is read.
+WINDOW = 1 << 16
+PIECE = 8 << 20  # bytes of a tensor that are copied at a time
 
 _bytes_read = 0
 
@@ -108,17 +110,31 @@ def to_mlx(values: NDArray[Any], dtype: mx.Dtype | None = None) -> mx.array:
 def copy(data: FileMap, values: NDArray[Any], offset: int, nbytes: int | None = None) -> mx.array:
     """`values`, some of `nbytes` bytes of the map from `offset` on, in MLX's memory; the file's pages are released.
 
-    By default they are all of these bytes.
+    By default they are all of these bytes. Large ones go in pieces, so that few pages are in memory beside them.
     """
     global _bytes_read
-    result = to_mlx(values)
-    _bytes_read += values.nbytes
-    page = mmap.PAGESIZE
     end = offset + (values.nbytes if nbytes is None else nbytes)
-    first, last = -(-offset // page) * page, end // page * page
-    if last > first:
-        data.madvise(mmap.MADV_DONTNEED, first, last - first)
-    return result
+    _bytes_read += values.nbytes
+    if values.nbytes <= PIECE:
+        result = to_mlx(values)
+        _release(data, offset, end)
+        return result
+    np.empty(values.nbytes, np.uint8)
+    rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 and values.flags.c_contiguous else values
+    step = max(len(rows) * PIECE // values.nbytes, 1)
+    result = mx.zeros(rows.shape, to_mlx(rows[:1]).dtype, stream=mx.cpu)
+    own = np.asarray(result)  # a view
+    for at in range(0, len(rows), step):
+        own[at : at + step] = rows[at : at + step]
+        _release(data, offset, end)
+    return result.reshape(values.shape)
+
+
+def _release(data: FileMap, offset: int, end: int) -> None:
+    """Lets the system take back the pages from `offset` to `end`."""
+    first = offset // WINDOW * WINDOW
+    if end > offset:
+        data.madvise(mmap.MADV_DONTNEED, first, -(-end // WINDOW) * WINDOW - first)
 
 
 def parse_json(text: bytes, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -58,6 +58,13 @@ class Parts:
         if given is not None:
             return given
         return self._folder.tensors[name].read(name, raw=True, places=self._places(part) if self._places else None)
+
+    def each(self, part: str) -> Iterator[NDArray[Any]]:
+        """The matrices of a stack, read one by one."""
+        name, shape = self._names[part], self.shape(part)
+        for at in range(shape[0]):
+            places = Places(part, -len(shape), shape[0], [(at, at + 1)])
+            yield np.asarray(self._folder.tensors[name].read(name, raw=True, places=places))[0]
 
     def cut(self, places: Callable[[str], Places | None], instead: Mapping[str, mx.array | None]) -> Parts:
         """The same tensors, of which only some places are read."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 
 import pytest
+from rich.console import Console
 
+import mlx_dequant as mxd
 from mlx_dequant.cli import main
+from mlx_dequant.cli.generation import reading
+from mlx_dequant.diagnostics.output import size
+from mlx_dequant.loading.mapped import bytes_read
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 pytest.importorskip("torch", reason="torch is not installed")
@@ -31,6 +37,30 @@ def test_it_prints_text_and_how_fast(model, capsys):
     assert answer.startswith("answer: 7 tokens, ")
     assert memory.startswith("loaded in ") and "peak memory: " in memory
     assert err == ""
+
+
+def test_loading_shows_how_much_is_read(tmp_path):
+    """Of a mixture too: its experts are read one by one."""
+    from lm_experts import as_folder, mixture
+    from lm_folders import write_folder
+
+    theirs = mixture("qwen3_moe", hidden_size=128)
+    write_folder(
+        tmp_path / "model",
+        "gptq",
+        json.loads(theirs.config.to_json_string()),
+        as_folder("qwen3_moe", theirs.state_dict()),
+    )
+    weights = mxd.load(tmp_path / "model").weights
+    out, before = io.StringIO(), bytes_read()
+    seen = []
+    with reading(Console(file=out, force_terminal=True, width=80)):
+        for name in weights:
+            weights[name]
+            seen.append(bytes_read() - before)
+    assert sum(name.count(".experts.") for name in weights) == 72
+    assert sorted(set(seen)) == seen  # it rises with each
+    assert f"reading the model: {size(seen[-1])}" in out.getvalue()
 
 
 def test_json_holds_the_text(model, capsys):

@@ -59,6 +59,17 @@ def test_choices(name, device):
                 check_experts(name, mx.float32, chosen(kind, 4, k), gradient=k == 3)
 
 
+@full
+@pytest.mark.parametrize("device", [emulator.metal, emulator.cuda])
+@pytest.mark.parametrize("name", ["q8_0", "gptq4", "awq4", "ct3"])
+def test_many_rows(name, device):
+    """In float32 no matrix unit takes them over."""
+    rows = {"from the end": (300, 1), "some missing": (40, 3), "sorted": (17, 8), "all equal": (33, 2)}
+    with device():
+        for kind, shape in rows.items():
+            check_experts(name, mx.float32, chosen(kind, *shape), (9, 77), gradient=kind == "all equal")
+
+
 @pytest.mark.parametrize("device", [emulator.metal, pytest.param(emulator.cuda, marks=full)])
 @pytest.mark.parametrize("name", ["q8_0", "awq4", pytest.param("ct3", marks=full)])
 def test_an_id_out_of_range_gives_nan(name, device):

@@ -75,6 +75,17 @@ def test_choices(where, kind, shape):
         check_experts("q8_0", mx.float16, chosen(kind, *shape), (37, 77), gradient=False)
 
 
+@full
+@pytest.mark.parametrize("where", UNITS)
+@pytest.mark.parametrize("name", ["q4_k", "gptq4", "gptq3", "awq4", "ct3"])
+def test_choices_in_other_formats(name, where):
+    """Both layouts, act-order, fields that straddle words; a gradient too, by the other layout's loop."""
+    rows = {"any": (40, 5), "some missing": (17, 2), "all equal": (33, 3), "sorted": (300, 1)}
+    with unit(where):
+        for at, (kind, shape) in enumerate(rows.items()):
+            check_experts(name, TYPES[at % 2], chosen(kind, *shape), SIZES[1], gradient=kind == "some missing")
+
+
 @pytest.mark.parametrize("where", ["metal", pytest.param("wgmma", marks=full)])
 @pytest.mark.parametrize("name", ["q8_0", pytest.param("gptq4", marks=full)])
 def test_an_id_out_of_range_gives_nan(name, where):

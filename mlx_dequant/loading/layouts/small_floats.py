@@ -9,6 +9,7 @@ every value exactly as float8 times scale gives it in float32.
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -87,12 +88,22 @@ def mxfp4(parts: Parts, settings: Settings) -> QuantizedWeight:
     name = next(part for part in ("blocks", "weight_packed", "weight") if part in parts)
     scale = "scales" if name == "blocks" else "weight_scale"
     _symmetric(parts)
-    codes, powers = np.asarray(parts.array(name)), np.asarray(parts.array(scale))
-    if codes.size != powers.size * 16 or codes.shape[: powers.ndim - 1] != powers.shape[:-1]:
-        raise FormatError(
-            f"{scale}: found shape {powers.shape}, expected one of 32 inputs each for {name} {codes.shape}"
-        )
-    pairs = codes.reshape(prod(powers.shape), 16)
+    shape, scaled = parts.shape(name), parts.shape(scale)
+    if prod(shape) != prod(scaled) * 16 or shape[: len(scaled) - 1] != scaled[:-1]:
+        raise FormatError(f"{scale}: found shape {scaled}, expected one of 32 inputs each for {name} {shape}")
+    blocks = mx.zeros((*scaled[:-1], scaled[-1] * 17), mx.uint8, stream=mx.cpu)
+    own = np.asarray(blocks)  # a view
+    if len(scaled) < 3:
+        own[:] = _blocks(np.asarray(parts.array(name)), np.asarray(parts.array(scale)))
+    else:
+        for at, (codes, powers) in enumerate(zip(parts.each(name), parts.each(scale), strict=True)):
+            own[at] = _blocks(codes, powers)
+    return GGUFWeight(blocks, "mxfp4")
+
+
+def _blocks(codes: NDArray[np.uint8], powers: NDArray[np.uint8]) -> NDArray[Any]:
+    """GGUF's blocks of a matrix."""
+    pairs = codes.reshape(powers.size, 16)
     nibbles = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1, 2, 16)
     blocks = np.concatenate([powers.reshape(-1, 1), nibbles[:, 0] | nibbles[:, 1] << 4], axis=1)
-    return GGUFWeight(blocks.reshape(*powers.shape[:-1], -1), "mxfp4")
+    return blocks.reshape(*powers.shape[:-1], -1)
