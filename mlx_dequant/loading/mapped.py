@@ -119,7 +119,7 @@ def copy(data: FileMap, values: NDArray[Any], offset: int, nbytes: int | None = 
         result = to_mlx(values)
         _release(data, offset, end)
         return result
-    np.empty(values.nbytes, np.uint8)
+    np.empty(values.nbytes, np.uint8)  # raises MemoryError, as in to_mlx
     rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 and values.flags.c_contiguous else values
     step = max(len(rows) * PIECE // values.nbytes, 1)
     result = mx.zeros(rows.shape, to_mlx(rows[:1]).dtype, stream=mx.cpu)
