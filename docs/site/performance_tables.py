@@ -134,6 +134,21 @@ def h200_routes() -> str:
     return _markdown(["format", "rows of x", "MLX dense, us", *compared], lines)
 
 
+def cpu_decode() -> str:
+    """A line for each way to run a GGUF file's model on a CPU."""
+    rows = json.loads((RESULTS / "cpu-decode.json").read_text())["rows"]
+    lines = [
+        [
+            row["provider"],
+            formats()[row["format"]].title if row["format"] in formats() else "dense float32",
+            f"{row['decode_tokens_per_second']:.1f}",
+            f"{row['prompt_tokens_per_second']['256']:.0f}",
+        ]
+        for row in rows
+    ]
+    return _markdown(["who", "weights", "answer, tokens/s", "prompt of 256, tokens/s"], lines)
+
+
 def h200_decode() -> str:
     """A line for each model: tokens a second, beside MLX's 4 bits and MLX's dense model."""
     rows = json.loads((RESULTS / "h200-decode.json").read_text())["rows"]
@@ -270,6 +285,7 @@ TABLES: dict[str, Callable[[], str]] = {
         h200_routes,
         h200_decode,
         agx,
+        cpu_decode,
         cpu_dequantize,
         cpu_linear,
         torch_tasks,

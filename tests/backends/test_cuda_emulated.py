@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cuda_programs import mostly_full, planted, some_full
 from emulated_kernels import needs_compiler
-from product_cases import SIZES, check_products, weight
+from product_cases import SIZES, by_traits, check_products, weight
 from support import DTYPES, GGUF_TYPES, assert_same, each_with_one, gguf_fixture, rounded
 
 import mlx_dequant as mxd
@@ -47,7 +47,7 @@ def ids(weight):
     return mx.array([0, -1, weight.out_features // 2])
 
 
-@pytest.mark.parametrize("name", GGUF_FORMATS)
+@pytest.mark.parametrize("name", by_traits(GGUF_FORMATS))
 def test_gguf(name):
     rng = np.random.default_rng(1)
     sizes = ((1, 1), (9, 257), (3, 520), *(((2, 7), (1, 263)) if name in ("f32", "f16", "bf16") else ()))

@@ -9,7 +9,7 @@ import pytest
 from cuda_programs import mostly_full, planted
 from devices import generation, tuned
 from emulated_kernels import needs_compiler
-from product_cases import LONG, MANY, SCALED, check_products, check_single_inputs, small_and_large, weight
+from product_cases import LONG, MANY, SCALED, by_traits, check_products, check_single_inputs, small_and_large, weight
 from support import DTYPES
 
 from mlx_dequant import dispatch
@@ -77,13 +77,12 @@ def test_threadgroups_share_inputs():
         check_products(packed, mx.float16, 17)
 
 
-# Formats that have an arithmetic like another's, but for their bits.
-ALIKE = {"q4_0", "q5_0", "q8_0", "q1_0", "q2_0", "tq1_0", "tq2_0", "nvfp4", "iq1_s", "iq2_xxs", "iq2_xs", "iq2_s"}
-ALIKE |= {"iq3_xxs", "gptq2", "gptq4", "gptq8", "ct2", "ct3", "ct8"}
+# One of each arithmetic that half numbers have.
+ARITHMETICS = ("q4_k", "q6_k", "mxfp4", "awq4", "gptq3")
 
 
 @pytest.mark.parametrize("dtype", mostly_full((mx.float16, mx.bfloat16), fast=mx.float16), ids=str)
-@pytest.mark.parametrize("name", [pytest.param(name, marks=full if name in ALIKE else ()) for name in SCALED])
+@pytest.mark.parametrize("name", by_traits(SCALED, ARITHMETICS))
 def test_weights_are_exact(name, dtype):
     """By half arithmetic too, which is exact for whole numbers times a scale."""
     with qmm("mma", compiled=("-O0",)):  # compiling takes longer than running

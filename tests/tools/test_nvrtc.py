@@ -5,7 +5,7 @@ import pytest
 from msl_check import nvrtc
 from msl_check.cuda import cuda_faults
 from msl_check.launches import record, typed
-from product_cases import TRAITS
+from product_cases import FAMILIES, TRAITS
 
 from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import formats
@@ -40,10 +40,11 @@ TYPED = typed(mx.float16, mx.float32)
 
 
 def cases(*generations):
-    """Every format on Hopper; in `make test` few on older GPUs, of whose programs most are the same."""
+    """In `make test` formats that have all that programs distinguish, and few of them on older GPUs."""
     for case in TYPED:
         for known in generations:
-            marks = () if known == 90 or case.values[0] in TRAITS else (full,)
+            quick = TRAITS if known == 90 else FAMILIES
+            marks = () if case.values[0] in quick else (full,)
             yield pytest.param(*case.values, known, id=f"{case.id}-{known}", marks=(*case.marks, *marks))
 
 
