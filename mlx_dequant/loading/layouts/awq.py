@@ -62,8 +62,9 @@ def awq_gemv_fast(parts: Parts, settings: Settings) -> QuantizedWeight:
     factor = np.asarray(scales.astype(mx.float32))
     if shifts.shape != (groups, outputs) or factor.shape != shifts.shape:
         raise FormatError(f"scales, {name}: found {factor.shape}, {shifts.shape}, expected ({groups}, {outputs})")
-    zeros = np.rint(np.divide(-shifts, factor, out=np.zeros_like(factor), where=factor != 0))
-    rounded = mx.array(-(factor * zeros)).astype(scales.dtype).astype(mx.float32)
+    with np.errstate(all="ignore"):  # infinities and NaN are told below
+        zeros = np.rint(np.divide(-shifts, factor, out=np.zeros_like(factor), where=factor != 0))
+        rounded = mx.array(-(factor * zeros)).astype(scales.dtype).astype(mx.float32)
     if zeros.min(initial=0) < 0 or zeros.max(initial=0) > 15 or not np.array_equal(np.asarray(rounded), shifts):
         raise FormatError(f"{name}: found values that are not -scale times a zero point of 0 to 15")
     return _awq(codes.T, scales, zeros.astype(np.uint8), settings.group_size)
