@@ -135,6 +135,7 @@ def empty_model(config: dict[str, Any]) -> nn.Module:
     given = config | {"rope_scaling": None} if _row(config).rope else config
     try:
         made: Any = model(arguments.from_dict(given))
+        mx.eval(mx.random.state)  # or each draw of numbers would stay behind it, unevaluated
         text = _text(made) if isinstance(config.get("text_config"), dict) else made
         inner = config.get("text_config") or config
         with numbers.checked():
