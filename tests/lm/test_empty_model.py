@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 
-from mlx_dequant.lm import folder  # noqa: E402
+from mlx_dequant.lm import folder
 
 CONFIG = {
     "model_type": "llama",
