@@ -36,7 +36,7 @@ GENERATIONS = {"metal": (0,), "cuda": (80, 90)}
 
 
 # Formats of which `make test` checks programs of every type: types are no matter of one format's.
-TYPED = ("q4_k", "gptq3", "ct4")
+TYPED = ("f16", "q4_k", "gptq3", "ct4")
 
 
 def typed(*types: mx.Dtype) -> list[Any]:
