@@ -41,7 +41,7 @@ def fuse_layers(model: nn.Module, kind: type[nn.Module]) -> None:
                 for layer, weight in zip(layers, fused, strict=True):
                     layer.hold(weight)
                 mx.eval([layer.parameters() for layer in layers])
-        mx.clear_cache()  # of the separate arrays
+                mx.clear_cache()  # of the separate arrays
 
 
 def _shared(module: Any, kind: type[nn.Module]) -> Iterator[list[str]]:

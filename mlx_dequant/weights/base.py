@@ -138,11 +138,15 @@ class QuantizedWeight(ABC):
         number = check.integer("expert", expert)
         if not -self.experts <= number < self.experts:
             raise IndexError(f"expert: found {number}, expected {-self.experts} to {self.experts - 1}")
-        matrix = self.matrix.expert(number % self.experts)
-        shape = (matrix.K, matrix.N) if matrix.layout == "KN" else (matrix.N, matrix.K)
-        one = object.__new__(type(self))
-        one._set(matrix, shape, self.dtype)
-        return one
+        return self._with(self.matrix.expert(number % self.experts))
+
+    def _with(self, matrix: EncodedMatrix, shape: tuple[int, ...] | None = None, dtype: mx.Dtype | None = None) -> Self:
+        """A weight of the same class with another matrix; of that matrix's shape and of the same type by default."""
+        if shape is None:
+            shape = (matrix.K, matrix.N) if matrix.layout == "KN" else (matrix.N, matrix.K)
+        made = object.__new__(type(self))
+        made._set(matrix, shape, dtype or self.dtype)
+        return made
 
     def __iter__(self) -> Iterator[Self]:
         """The experts' weights."""
@@ -188,9 +192,7 @@ class QuantizedWeight(ABC):
         shape = cut.shape(whole)
         if len(shape) == 2 and self.matrix.layout == "KN":
             shape = shape[::-1]
-        part = object.__new__(type(self))
-        part._set(cut_matrix(self.matrix, cut), shape, self.dtype)
-        return part
+        return self._with(cut_matrix(self.matrix, cut), shape)
 
     def replace(self, **arrays: mx.array) -> Self:
         """A copy of this weight with some of its arrays replaced.
@@ -215,9 +217,8 @@ class QuantizedWeight(ABC):
         scales = changed.get("scales")
         dtype = self.dtype if scales is None else scales.dtype
         scale_dtype = self.matrix.scale_dtype if scales is None else dtypes.name(dtype)
-        copy = object.__new__(type(self))
-        copy._set(replace(self.matrix, arrays={**self.arrays, **changed}, scale_dtype=scale_dtype), self.shape, dtype)
-        return copy
+        matrix = replace(self.matrix, arrays={**self.arrays, **changed}, scale_dtype=scale_dtype)
+        return self._with(matrix, self.shape, dtype)
 
     def __repr__(self) -> str:
         size = f"{self.bits_per_weight:.3g} bits a weight"

@@ -65,10 +65,10 @@ def fuse(weights: Sequence[QuantizedWeight], title: str) -> list[QuantizedWeight
         arrays[name] = together
         for part, view in zip(parts, views, strict=True):
             part[name] = view
-    whole = _like(weights[0], _resized(matrix, arrays, edges[-1]))
+    whole = weights[0]._with(_resized(matrix, arrays, edges[-1]))
     most = MOST_ROWS * matrix.K if matrix.layout == "NK" else sys.maxsize
     product = SharedProduct(whole, sizes, most, title)
-    made = [_like(weight, replace(weight.matrix, arrays=part)) for weight, part in zip(weights, parts, strict=True)]
+    made = [weight._with(replace(weight.matrix, arrays=part)) for weight, part in zip(weights, parts, strict=True)]
     for member, weight in enumerate(made):
         weight.matrix.cache[SHARED] = Share(product, member)
     return made
@@ -84,11 +84,3 @@ def _resized(matrix: EncodedMatrix, arrays: dict[str, Any], outputs: int) -> Enc
     if matrix.layout == "KN":
         return replace(matrix, arrays=arrays, columns=outputs)
     return replace(matrix, arrays=arrays, rows=outputs)
-
-
-def _like(weight: QuantizedWeight, matrix: EncodedMatrix) -> QuantizedWeight:
-    """A weight of the same class and type with another matrix."""
-    made = object.__new__(type(weight))
-    shape = (matrix.K, matrix.N) if matrix.layout == "KN" else (matrix.N, matrix.K)
-    made._set(matrix, shape, weight.dtype)
-    return made

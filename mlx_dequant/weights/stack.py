@@ -51,9 +51,7 @@ def stack_of(count: int, weights: Iterable[Any]) -> QuantizedWeight:
         has_g_idx=act_order,
         experts=count,
     )
-    made = object.__new__(type(first))
-    made._set(matrix, (count, first.out_features, first.in_features), first.dtype)
-    return made
+    return first._with(matrix, (count, first.out_features, first.in_features))
 
 
 def _check_matrix(weight: Any, number: int) -> None:
