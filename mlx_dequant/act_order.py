@@ -88,5 +88,4 @@ def _sorted(
         perm=from_numpy(perm.astype(np.int32)),
         inv_perm=from_numpy(np.argsort(perm).astype(np.int32)),
         cache={},
-        replays=None,
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import count
 from types import MappingProxyType
 from typing import Any
 
+from .kept import Kept
 from .registry import FAMILIES, Family, Format
 
 
@@ -67,7 +70,10 @@ class LaunchParams:
 PARAMS = tuple(param.name for param in fields(LaunchParams))
 
 
-MAX_PRODUCTS = 64  # prompts come in many lengths
+MAX_PRODUCTS = 64  # of a matrix and a kind of product
+
+_kinds: dict[Hashable, int] = {}
+_numbers = count()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +92,6 @@ class EncodedMatrix:
         perm: int32 [K] or None. For a matrix sorted by group: input i of it was input perm[i].
         inv_perm: int32 [K] or None: input i moved to inv_perm[i].
         cache: what backends derive from the matrix; it goes with the matrix.
-        replays: products of this matrix that MLX has traced; None where none may be kept.
     """
 
     arrays: Mapping[str, Any]
@@ -100,7 +105,6 @@ class EncodedMatrix:
     perm: Any = None
     inv_perm: Any = None
     cache: dict[Any, Any] = field(default_factory=lambda: {}, repr=False)
-    replays: dict[Any, Any] | None = field(default_factory=lambda: {}, repr=False)
 
     @property
     def family(self) -> Family:
@@ -136,15 +140,19 @@ class EncodedMatrix:
         """The region of all rows and columns."""
         return Region(0, self.rows, 0, self.columns)
 
+    @cached_property
+    def kind(self) -> int:
+        """A number that matrices share for which launches are the same: only the values of their arrays differ."""
+        arrays = tuple(
+            (name, None if array is None else (tuple(array.shape), array.dtype)) for name, array in self.arrays.items()
+        )
+        numbers = tuple(self.loader_params.items())
+        facts = (self.format, self.rows, self.columns, self.scale_dtype, self.has_g_idx, self.experts)
+        return _kinds.setdefault((*facts, self.perm is None, numbers, arrays), next(_numbers))
+
     def kept(self, kind: str, key: Hashable, make: Callable[[], Any]) -> Any:
         """A product of this matrix, made once and kept with it; `MAX_PRODUCTS` of a kind are."""
-        products = self.cache.setdefault(kind, {})
-        found = products.get(key)
-        if found is None:
-            if len(products) >= MAX_PRODUCTS:
-                products.clear()
-            found = products[key] = make()
-        return found
+        return self.cache.setdefault(kind, Kept(MAX_PRODUCTS)).of(key, make)
 
     def kernel_arrays(self) -> list[Any]:
         """The arrays in the loader's order, None for an absent one; of a sorted matrix, perm in the place of g_idx."""
@@ -154,7 +162,7 @@ class EncodedMatrix:
     def expert(self, number: int) -> EncodedMatrix:
         """A matrix of a stack, whose arrays are slices of the stack's."""
         arrays = {name: None if array is None else array[number] for name, array in self.arrays.items()}
-        return replace(self, arrays=arrays, rows=self.rows // self.experts, experts=0, cache={}, replays={})
+        return replace(self, arrays=arrays, rows=self.rows // self.experts, experts=0, cache={})
 
     def params(self, region: Region | None = None, **launch: int) -> LaunchParams:
         """The parameters of a launch over a region of this matrix, by default all of it."""

@@ -232,7 +232,7 @@ def row_sums(weight):
     platform = backends.current_backend()
     plan = dispatch.plan(device(platform), weight.matrix, 0, "float32", "row_sums")
     (launch,) = plan.launches
-    return bind(platform, weight.matrix, launch)()
+    return bind(platform, weight.matrix, launch)(weight.matrix)
 '''
 
 

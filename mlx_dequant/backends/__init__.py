@@ -155,7 +155,12 @@ def is_replayable(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> bool:
     name = current_backend()
     if name not in GPUS:
         return False
-    return matrix.size == 0 or x.size == 0 or _BACKENDS[name].is_replayable(matrix, x, transpose)
+    return bool(matrix.size and x.size) and _BACKENDS[name].is_replayable(matrix, x, transpose)
+
+
+def dense_bytes(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> int:
+    """Bytes of the dense matrix that a product which is replayable makes for a while; 0 without."""
+    return _BACKENDS[current_backend()].dense_bytes(matrix, x, transpose)
 
 
 def is_lazy() -> bool:

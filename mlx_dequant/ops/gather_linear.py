@@ -6,7 +6,6 @@ As in linear.py, backends that need values multiply by the dequantized stack whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -18,7 +17,7 @@ from ..backends.arrays import clamped_int32
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_ids, check_stack, check_x
-from .replay import key_of, replayed, traced_once
+from .replay import replayed, traced_once
 from .transforms import has_value, is_exporting, is_traced
 
 
@@ -45,8 +44,8 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
             and so it is on the host where ids have no values yet, and inside `mx.compile`.
     """
     matrix = weight.matrix
-    key = key_of(x, ids.shape, ids.dtype, sorted)
-    y = replayed(matrix, key, x, ids)
+    how = (ids.shape, ids.dtype, sorted)
+    y = replayed(matrix, how, x, ids)
     if y is not None:
         return y
     check_stack(weight)
@@ -58,10 +57,10 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
     if ids.ndim == 0 or x.shape[:-1] != leading:
         raise FormatError(f"ids: found shape {ids.shape} beside x {x.shape}, expected {_expected(x)}")
     transpose = matrix.layout == "NK"
-    if matrix.replays is not None and backends.is_replayable(matrix, x, transpose):
+    if backends.is_replayable(matrix, x, transpose):
         product = partial(_shaped, backends.gather_matmul, transpose=transpose, sorted=sorted)
         with_rules = partial(_shaped, _with_rules, transpose=transpose, sorted=sorted)
-        return traced_once(matrix, key, product, with_rules, x, ids)
+        return traced_once(matrix, how, product, with_rules, 0, x, ids)
     return _shaped(gather_matmul, matrix, x, ids, transpose, sorted)
 
 
@@ -96,7 +95,6 @@ def _with_rules(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bo
     """The product with its rules for MLX's transformations."""
     if not backends.on_gpu() and is_exporting():
         return _by_dense(matrix, x, ids, transpose)
-    matrix = replace(matrix, replays=None)  # as in linear.py
 
     def forward(x: mx.array, ids: mx.array) -> mx.array:
         if backends.is_lazy():

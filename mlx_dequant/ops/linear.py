@@ -7,7 +7,6 @@ the host where it computes at once, do: there the graph multiplies by the dequan
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from .. import backends, dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_matrix, check_x
-from .replay import key_of, replayed, traced_once
+from .replay import replayed, traced_once
 from .shared import SHARED, Share
 from .transforms import has_value, is_exporting, is_traced, only
 
@@ -58,7 +57,7 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
 def _product(x: mx.array, weight: Weight) -> mx.array:
     matrix = weight.matrix
     transpose = matrix.layout == "NK"
-    y = replayed(matrix, key_of(x, transpose), x)
+    y = replayed(matrix, (transpose,), x)
     if y is None:
         check_matrix(weight)
         check_x(x, weight)
@@ -71,13 +70,13 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
 
     The gradient of one is the other, so no rule needs the dequantized matrix.
     """
-    key = key_of(x, transpose)
-    y = replayed(matrix, key, x)
+    y = replayed(matrix, (transpose,), x)
     if y is not None:
         return y
-    if matrix.replays is not None and backends.is_replayable(matrix, x, transpose):
+    if backends.is_replayable(matrix, x, transpose):
         product, with_rules = (partial(each, transpose=transpose) for each in (backends.matmul, _with_rules))
-        return traced_once(matrix, key, product, with_rules, x)
+        dense_bytes = backends.dense_bytes(matrix, x, transpose)
+        return traced_once(matrix, (transpose,), product, with_rules, dense_bytes, x)
     if not is_traced(x):
         # Making a custom function costs time, and the wake-up of a thread where values are needed at once.
         return backends.matmul(matrix, x, transpose)
@@ -88,8 +87,6 @@ def _with_rules(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array
     """The product with its rules for MLX's transformations."""
     if not backends.on_gpu() and is_exporting():
         return _by_dense(matrix, x, transpose)
-    # MLX may drop the rules while it holds the lock of its traces, which a dropped replay would take again.
-    matrix = replace(matrix, replays=None)
 
     def forward(x: mx.array) -> mx.array:
         if backends.is_lazy():

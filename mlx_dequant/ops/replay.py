@@ -1,66 +1,89 @@
-"""Products that MLX traces once and replays: nothing is decided again, and no program text is copied."""
+"""Products that MLX traces once and replays: nothing is decided again, and no program text is copied.
+
+A trace takes the matrix's arrays as arguments, so that all matrices of a kind share it: a model's layers have a few
+kinds, and each prompt of another length is traced once for each of them.
+"""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Hashable
+from functools import partial
 from threading import get_ident
 
 import mlx.core as mx
 
 from .. import backends
+from ..backends.gpu.operands import OPERANDS, Operands, operands_of
+from ..backends.gpu.queue import queued
 from ..encoded import EncodedMatrix
+from ..kept import Kept
 
-MAX_REPLAYS = 64  # limit of replays of a matrix: prompts come in many lengths, and threads come and go
+MAX_TRACES = 1024  # threads come and go, too
 
-Replay = Callable[..., mx.array]
-Operation = Callable[..., mx.array]  # of a matrix and arrays
+How = tuple[Hashable, ...]  # what decides besides the matrix and x
+Traced = Callable[..., mx.array]
+Operation = Callable[..., mx.array]  # of a matrix, x and other arrays
+
+# MLX keeps what it has traced by thread, by stream and by the address of the Python function. It erases only the entry
+# of the thread that called last, so each thread and stream has a function of its own.
+_traces: Kept[Traced] = Kept(MAX_TRACES)
+_streams: list[mx.Stream] = []  # MLX compares streams and does not number them
 
 
-def key_of(x: mx.array, *how: Hashable) -> Hashable:
-    """What products that are traced alike have in common: the type and shape of x, `how` they are made, the thread."""
-    return (backends.current_backend(), x.shape, x.dtype, *how, get_ident())
-
-
-def replayed(matrix: EncodedMatrix, key: Hashable, *arrays: mx.array) -> mx.array | None:
-    """The product, if one of that key was traced before; else None."""
-    kept = matrix.replays.get(key) if matrix.replays else None
-    if kept:
-        stream = mx.default_stream(mx.default_device())
-        for used, product in kept:
-            if used == stream:
-                return product(*arrays)
-    return None
+def replayed(matrix: EncodedMatrix, how: How, x: mx.array, *others: mx.array) -> mx.array | None:
+    """The product, if one like it was traced for a matrix of this kind and this matrix has its operands; else None."""
+    operands = matrix.cache.get(OPERANDS)
+    if operands is None:
+        return None
+    traced = _traces.get(_key(operands, how, x))
+    return None if traced is None else traced(*operands.arrays, x, *others)
 
 
 def traced_once(
-    matrix: EncodedMatrix, key: Hashable, operation: Operation, with_rules: Operation, *arrays: mx.array
+    matrix: EncodedMatrix,
+    how: How,
+    operation: Operation,
+    with_rules: Operation,
+    dense_bytes: int,
+    x: mx.array,
+    *others: mx.array,
 ) -> mx.array:
-    """The product, traced as a function of the arrays and kept with the matrix.
-
-    MLX keeps what it has traced by thread, by stream and by the address of the Python function. It erases only
-    the entry of the thread that called last, so each thread and stream has a function of its own.
+    """The product, traced as a function of the matrix's arrays, x and the others.
 
     Args:
         operation: the product.
         with_rules: the product inside a transformation of MLX.
+        dense_bytes: bytes of a dense matrix that it makes for a while; 0 without.
     """
-    # The matrix holds the function. Without a reference back, the memory of a dropped weight is freed at once.
-    held = weakref.ref(matrix)
+    operands = operands_of(matrix)
 
-    def product(*arrays: mx.array) -> mx.array:
-        alive = held()
-        assert alive is not None
-        return operation(alive, *arrays)
+    def traced() -> Traced:
+        made = _traced(operands, operation, with_rules, x, *others)
+        return partial(queued, dense_bytes, made) if dense_bytes else made
+
+    return _traces.of(_key(operands, how, x), traced)(*operands.arrays, x, *others)
+
+
+def _key(operands: Operands, how: How, x: mx.array) -> Hashable:
+    return (operands.kind, how, x.shape, x.dtype, backends.current_backend(), get_ident(), _stream())
+
+
+def _stream() -> int:
+    """The number of the stream in use."""
+    stream = mx.default_stream(mx.default_device())
+    if stream not in _streams:
+        _streams.append(stream)
+    return _streams.index(stream)
+
+
+def _traced(operands: Operands, operation: Operation, with_rules: Operation, *arrays: mx.array) -> Traced:
+    like, count = operands.like, len(operands.arrays)
+
+    def product(*given: mx.array) -> mx.array:
+        return operation(like(given[:count]), *given[count:])
 
     # MLX calls a compiled function's Python code to trace it, and again for each x that another transformation traces.
-    compiled: Replay = mx.compile(product)
-    compiled(*(mx.zeros(array.shape, array.dtype) for array in arrays))
+    traced: Traced = mx.compile(product)
+    traced(*operands.arrays, *(mx.zeros(array.shape, array.dtype) for array in arrays))
     operation = with_rules
-
-    replays = matrix.replays
-    assert replays is not None
-    if sum(map(len, replays.values())) >= MAX_REPLAYS:
-        replays.clear()
-    replays[key] = (*replays.get(key, ()), (mx.default_stream(mx.default_device()), compiled))
-    return compiled(*arrays)
+    return traced

@@ -45,7 +45,7 @@ class QuantizedWeight(ABC):
     dtype: mx.Dtype
 
     def _set(self, matrix: EncodedMatrix, shape: tuple[int, ...], dtype: mx.Dtype) -> None:
-        matrix = replace(matrix, arrays=MappingProxyType(dict(matrix.arrays)), cache={}, replays={})
+        matrix = replace(matrix, arrays=MappingProxyType(dict(matrix.arrays)), cache={})
         values: dict[str, Any] = {
             "matrix": matrix,
             "shape": shape,
@@ -73,7 +73,7 @@ class QuantizedWeight(ABC):
         matrix = self.matrix
         plain: dict[str, Any] = {field.name: getattr(matrix, field.name) for field in fields(matrix)}
         plain |= {"arrays": dict(matrix.arrays), "loader_params": dict(matrix.loader_params)}
-        plain |= {"format": matrix.format.name, "cache": {}, "replays": None}
+        plain |= {"format": matrix.format.name, "cache": {}}
         return _unpickled, (type(self), plain, self.shape, dtypes.name(self.dtype))
 
     @property

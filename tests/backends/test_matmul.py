@@ -1,4 +1,4 @@
-"""Products on a GPU are decided once for a matrix, a number of rows of x and a type, and kept with the matrix."""
+"""Products on a GPU are decided once for a kind of matrix, a number of rows of x and a type."""
 
 from contextlib import contextmanager
 from functools import partial
@@ -13,8 +13,8 @@ from product_cases import check_near, exact, numbers, shuffled
 from support import freed_at_once
 
 import mlx_dequant as mxd
-from mlx_dequant import backends, dispatch, encoded
-from mlx_dequant.backends.gpu import dequantize, matmul
+from mlx_dequant import backends, dispatch
+from mlx_dequant.backends.gpu import dequantize, launch, matmul
 
 pytestmark = needs_compiler
 
@@ -35,6 +35,7 @@ def kept():
         plans.append((M, dtype, operation))
         return plan(device, matrix, M, dtype, operation)
 
+    launch.bound.clear()
     with (
         emulator.metal(),
         patch.object(backends.metal, "matmul", partial(matmul.matmul, "metal")),
@@ -42,6 +43,7 @@ def kept():
         patch.object(dispatch, "plan", asked),
     ):
         yield plans
+    launch.bound.clear()
 
 
 def check(packed, M, dtype):
@@ -61,6 +63,15 @@ def test_a_product_is_decided_once(make):
     assert plans == [(M, "float16", operation) for M in (1, 9, 17)] + [(1, "bfloat16", operation)]
 
 
+def test_matrices_of_a_kind_share_a_decision():
+    with kept() as plans:
+        for packed in (q8_0(), q8_0()):
+            check(packed, 1, mx.float16)
+        check(shuffled("gptq4"), 1, mx.float16)
+        check(shuffled("gptq4"), 1, mx.float16)
+    assert len(plans) == 2
+
+
 def test_both_directions_are_kept_apart():
     packed = q8_0()
     x, cotangent = mx.ones((2, 64)), mx.ones((2, 40))
@@ -73,10 +84,10 @@ def test_both_directions_are_kept_apart():
 
 def test_a_bounded_number_is_kept():
     packed = q8_0()
-    with kept(), patch.object(encoded, "MAX_PRODUCTS", 3):
+    with kept(), patch.object(launch.bound, "limit", 3):
         for M in (1, 2, 3, 4, 1, 5):
             check(packed, M, mx.float32)
-            assert len(packed.matrix.cache["metal"]) <= 3
+            assert 1 <= len(launch.bound) <= 3
 
 
 def test_what_is_kept_does_not_keep_the_weight():

@@ -13,6 +13,7 @@ from support import freed_at_once
 import mlx_dequant as mxd
 from mlx_dequant import backends
 from mlx_dequant.backends.gpu import metal
+from mlx_dequant.kept import Kept
 from mlx_dequant.ops import replay
 
 
@@ -42,6 +43,8 @@ def gpu():
         patch.object(metal, "matmul", graphs.matmul),
         patch.object(metal, "gather_matmul", graphs.gather_matmul),
         patch.object(metal, "is_replayable", lambda matrix, x, transpose: len(x) < 100),
+        patch.object(metal, "dense_bytes", lambda *product: 0),
+        patch.object(replay, "_traces", Kept(100)),
     ):
         yield graphs
 
@@ -66,6 +69,17 @@ def test_a_product_is_built_once_for_a_shape_and_type(gpu):
             x = x_of().reshape(shape)
             assert close(packed.linear(x), x @ dense.T)
     assert gpu.built == 2
+
+
+def test_weights_of_a_kind_share_what_was_traced(gpu):
+    for seed in range(3):
+        packed, dense = weight(seed)
+        assert close(packed.linear(x_of()), x_of() @ dense.T)
+        assert close(mx.grad(lambda x, packed=packed: packed.linear(x).sum())(x_of()), mx.ones((2, 6)) @ dense)
+    assert len(replay._traces) == 2  # one is the gradient's
+    other = mxd.GGUFWeight(np.zeros((3, 32), np.uint8), "F32")
+    assert other.linear(x_of()).shape == (2, 3)
+    assert len(replay._traces) == 3
 
 
 def test_a_product_with_experts_is_built_once(gpu):
@@ -97,7 +111,7 @@ def test_what_is_more_than_a_graph_is_not_replayed(gpu):
     for _ in range(3):
         assert close(packed.linear(x_of(100)), x_of(100) @ dense.T)
     assert gpu.built >= 3
-    assert packed.matrix.replays == {}
+    assert replay._traces == {}
 
 
 def test_transformations_of_a_replayed_product(gpu):
@@ -170,7 +184,7 @@ def matmul(matrix, x, transpose):
     return x @ (values.T if transpose else values)
 
 backends.current_backend = lambda: "metal"
-metal.matmul, metal.is_replayable = matmul, lambda *_: True
+metal.matmul, metal.is_replayable, metal.dense_bytes = matmul, lambda *_: True, lambda *_: 0
 blocks, x = np.zeros((8, 32), np.uint8), mx.ones((2, 8))
 step = mx.compile(lambda x: mxd.GGUFWeight(blocks, "F32").linear(x))
 mx.eval(step(x))
@@ -181,10 +195,10 @@ del step
 
 def test_a_bounded_number_is_kept(gpu):
     packed, _ = weight()
-    with patch.object(replay, "MAX_REPLAYS", 3):
+    with patch.object(replay, "_traces", Kept(3)) as traces:
         for rows in (1, 2, 3, 4, 5):
             packed.linear(x_of(rows))
-            assert len(packed.matrix.replays) <= 3
+            assert len(traces) <= 3
 
 
 def test_a_dropped_weight_frees_its_memory(gpu):

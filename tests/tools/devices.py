@@ -19,27 +19,17 @@ COLUMNS = ("METAL", "M5", "CUDA", "HOPPER", "OLD_CUDA")
 OPERATIONS = ("dequantize", "matmul", "gather", "gather_matmul")
 
 
-def _forget(matrix: EncodedMatrix) -> None:
-    """Drops the launches that the GPU backends keep with a matrix."""
-    for key in ("metal", "cuda", "dequantize", "metal experts", "cuda experts"):
-        matrix.cache.pop(key, None)
-    if matrix.replays:
-        matrix.replays.clear()
-    if matrix.cache.get("sorted") is not None:
-        _forget(matrix.cache["sorted"])
-
-
 @contextmanager
 def anew() -> Generator[None]:
     """The GPU backends decide each call anew: what they kept was for another device, or for other kernels."""
 
     def each_time(operation: Callable[..., mx.array]) -> Callable[..., mx.array]:
         def call(matrix: EncodedMatrix, *rest: Any) -> mx.array:
-            _forget(matrix)
+            launch.bound.clear()
             try:
                 return operation(matrix, *rest)
             finally:
-                _forget(matrix)
+                launch.bound.clear()
 
         return call
 
@@ -85,4 +75,4 @@ def routed(name: str) -> Generator[None]:
 def permuted(platform: str, x: mx.array, perm: mx.array, known: int = 0) -> mx.array:
     """x [M, columns] with its columns in the order of `perm`, by the kernel of a device."""
     call = launches.permutation(Device(platform, known), *x.shape, dtypes.name(x.dtype))
-    return launch.bind(platform, None, call)(x, perm)
+    return launch.bind(platform, None, call)(None, x, perm)

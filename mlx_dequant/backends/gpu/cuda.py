@@ -20,5 +20,6 @@ def available() -> bool:
 dequantize = partial(weights.dequantize, "cuda")
 matmul = partial(products.matmul, "cuda")
 is_replayable = partial(products.is_replayable, "cuda")
+dense_bytes = partial(products.dense_bytes, "cuda")
 gather = partial(rows.gather, "cuda")
 gather_matmul = partial(experts.gather_matmul, "cuda")

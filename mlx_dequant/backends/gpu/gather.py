@@ -18,4 +18,4 @@ def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype,
     operation = "gather_columns" if axis else "gather_rows"
     plan = dispatch.plan(device(platform), matrix, ids.size, dtypes.name(dtype), operation)
     (launch,) = plan.launches
-    return bind(platform, matrix, launch, "int32")(clamped_int32(ids))
+    return bind(platform, matrix, launch, "int32")(matrix, clamped_int32(ids))

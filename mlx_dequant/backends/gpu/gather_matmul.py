@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import mlx.core as mx
 
@@ -11,9 +12,9 @@ from ...encoded import EncodedMatrix
 from ...kernels import THREADS
 from ...launches import MAX_THREADS
 from ..arrays import clamped_int32
-from .launch import bind, device
+from .launch import bind, bound, device
 
-Product = Callable[[mx.array, mx.array], mx.array]
+Product = Callable[[EncodedMatrix, mx.array, mx.array], mx.array]
 
 
 def gather_matmul(
@@ -27,14 +28,21 @@ def gather_matmul(
         return mx.concatenate([gather_matmul(platform, matrix, *part, transpose, sorted) for part in parts])
     ids = ids if ids.dtype == mx.uint32 else clamped_int32(ids)  # as they are: a cast is a launch
     key = (M, k, x.dtype, ids.dtype, transpose, sorted)
-    product: Product = matrix.kept(f"{platform} experts", key, lambda: _product(platform, matrix, *key))
-    return product(x, ids.reshape(-1)).reshape(M, k, -1)
+    product: Product = bound.of(("experts", platform, matrix.kind, *key), lambda: _product(platform, matrix, *key))
+    return product(matrix, x, ids.reshape(-1))
 
 
 def _pairs(matrix: EncodedMatrix) -> int:
     """Pairs of a row of x and an expert in a launch: a threadgroup of each makes 8 results or more."""
     outputs = max(matrix.rows // matrix.experts, matrix.columns)
     return MAX_THREADS // THREADS // -(-outputs // 8)
+
+
+@lru_cache(maxsize=64)
+def _numbers(count: int) -> mx.array:
+    numbers = mx.arange(count, dtype=mx.uint32)
+    mx.eval(numbers)  # other threads could not
+    return numbers
 
 
 def _product(
@@ -48,17 +56,18 @@ def _product(
     sorted: bool,
 ) -> Product:
     name, types = dtypes.name(dtype), f"{dtypes.name(dtype)}, {ids_dtype}"
-    many = launches.gather_many(device(platform), matrix, M, k, name, transpose)
+    facts = (device(platform), matrix, M, k, name, transpose)
+    many = launches.gather_many(*facts)
+    launch = many or launches.gather_few(*facts)
+    run = bind(platform, matrix, launch, types, (M, k, launch.shape[-1]))
     if many is None:
-        return bind(platform, matrix, launches.gather_few(device(platform), matrix, M, k, name, transpose), types)
-    run = bind(platform, matrix, many, types)
+        return run
     if sorted:
-        as_they_are = mx.arange(M * k, dtype=mx.uint32)
-        mx.eval(as_they_are)  # other threads could not
-        return lambda x, ids: run(x, ids, as_they_are)
+        as_they_are = _numbers(M * k)
+        return lambda matrix, x, ids: run(matrix, x, ids, as_they_are)
 
-    def product(x: mx.array, ids: mx.array) -> mx.array:
+    def product(matrix: EncodedMatrix, x: mx.array, ids: mx.array) -> mx.array:
         order = mx.argsort(ids)
-        return run(x, ids[order], order)
+        return run(matrix, x, ids[order], order)
 
     return product

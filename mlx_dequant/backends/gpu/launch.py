@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from ... import dtypes
 from ...encoded import EncodedMatrix
+from ...kept import Kept
 from ...kernel_source import kernel_source
 from ...kernels import THREADS, KernelSpec
 from ...launches import EXPERT_BYTES, Launch
@@ -20,6 +21,9 @@ from ...registry import FAMILIES, Format
 from ...tuning import Device
 
 Kernel = Callable[..., list[mx.array]]
+
+# Operations that were planned and bound, by platform, kind of matrix and what else decides.
+bound: Kept[Any] = Kept(4096)
 
 
 @cache
@@ -102,26 +106,35 @@ def _params(words: tuple[int, ...]) -> mx.array:
     return mx.array(words, mx.uint32)
 
 
-def bind(platform: str, matrix: EncodedMatrix | None, launch: Launch, input_dtype: str = "") -> Callable[..., mx.array]:
-    """A launch as a function of the arrays that it takes besides the matrix's. The rest is prepared here, once.
+def bind(
+    platform: str,
+    matrix: EncodedMatrix | None,
+    launch: Launch,
+    input_dtype: str = "",
+    shape: tuple[int, ...] | None = None,
+) -> Callable[..., mx.array]:
+    """A launch as a function of a matrix of the same kind and of the arrays that it takes besides the matrix's.
+
+    The rest is prepared here, once, and holds no matrix.
 
     Args:
         matrix: None for a kernel that reads no matrix.
-        input_dtype: types of these arrays, as far as they may differ; "" without any.
+        input_dtype: types of the other arrays, as far as they may differ; "" without any.
+        shape: of the output, with as many elements as the launch's; None for the launch's own.
     """
-    arrays: list[mx.array] = []
-    if launch.spec.needs_matrix:
+    needs_matrix = launch.spec.needs_matrix
+    if needs_matrix:
         assert matrix is not None
-        arrays = device_arrays(matrix)
         types = (launch.dtype, matrix.scale_dtype, matrix.has_g_idx, input_dtype)
         call = kernel(platform, matrix.format, launch.spec, *types)
     else:
         call = kernel(platform, None, launch.spec, launch.dtype)
     params = _params(launch.params.words)
-    output_shapes, output_dtypes = [launch.shape], [dtypes.of(launch.dtype)]
+    output_shapes, output_dtypes = [shape or launch.shape], [dtypes.of(launch.dtype)]
     grid, threadgroup = (launch.threads, 1, 1), (THREADS, 1, 1)
 
-    def run(*inputs: mx.array) -> mx.array:
+    def run(matrix: EncodedMatrix | None, *inputs: mx.array) -> mx.array:
+        arrays = device_arrays(matrix) if needs_matrix and matrix else []
         (out,) = call(
             inputs=[*arrays, *[_padded(array) for array in inputs], params],
             output_shapes=output_shapes,

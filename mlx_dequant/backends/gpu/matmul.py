@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from ...launches import Launch
 from ..arrays import stored
 from .act_order import sort_by_group
 from .dequantize import region
-from .launch import bind, device
+from .launch import bind, bound, device
+from .queue import queued
 
 PATIENCE = 500  # polls of the memory in use, a third of a microsecond each
 ROUNDING = 1 << 20  # bytes that MLX may allocate beyond the size of arrays
 
-# A product of a matrix and x. It is cached with the matrix and must not hold a reference to it: memory of a dropped
-# weight is freed at once.
+# A product of a matrix of some kind and x. It holds no matrix: memory of a dropped weight is freed at once.
 Product = Callable[[EncodedMatrix, mx.array], mx.array]
 
 
@@ -33,45 +32,64 @@ def matmul(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -
     A matrix with act-order is sorted by group at its first product, if its groups allow it.
     """
     matrix = sort_by_group(matrix) or matrix
-    return _product_for(platform, matrix, x, transpose).run(matrix, x)
+    product = _product_for(platform, matrix, x, transpose)
+    if product.dense_bytes:
+        return queued(product.dense_bytes, product.run, matrix, x)
+    return product.run(matrix, x)
 
 
 def is_replayable(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> bool:
-    """Whether the product is only a graph: dequantizing a whole matrix waits for earlier products.
+    """Whether the product is a graph: one that dequantizes a matrix in parts waits for them. A stack's always is."""
+    return matrix.experts > 0 or _product_for(platform, sort_by_group(matrix) or matrix, x, transpose).is_graph
 
-    Products with a stack always are.
-    """
+
+def dense_bytes(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> int:
+    """Bytes of a whole dequantized matrix that the product makes for a while, with which it has to be `queued`; 0."""
     if matrix.experts:
-        return True
-    return _product_for(platform, sort_by_group(matrix) or matrix, x, transpose).is_graph
+        return 0
+    return _product_for(platform, sort_by_group(matrix) or matrix, x, transpose).dense_bytes
 
 
 @dataclass(frozen=True)
 class BoundProduct:
-    """A planned product as a function of matrix and x, and whether that function only builds a graph."""
+    """A planned product as a function of matrix and x.
+
+    Attributes:
+        is_graph: whether the function only builds a graph.
+        dense_bytes: of a matrix that it dequantizes whole; 0 without.
+    """
 
     run: Product
-    is_graph: bool
+    is_graph: bool = True
+    dense_bytes: int = 0
 
 
 def _product_for(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> BoundProduct:
     key = (x.shape, x.dtype, transpose)
-    return matrix.kept(platform, key, lambda: bound_product(platform, matrix, *key))
+    return bound.of(("matmul", platform, matrix.kind, *key), lambda: bound_product(platform, matrix, *key))
 
 
 def bound_product(
     platform: str, matrix: EncodedMatrix, shape: tuple[int, ...], dtype: mx.Dtype, transpose: bool
 ) -> BoundProduct:
-    """The product with x of that shape and type."""
+    """The product with x of that shape and type, for matrices of this one's kind."""
     operation = MATMUL_T if transpose else MATMUL
     *leading, inputs = shape
     plan = dispatch.plan(device(platform), matrix, prod(leading), dtypes.name(dtype), operation)
-    steps = [_permutation(platform, matrix, plan.before), _product(platform, matrix, plan, dtype, transpose)]
-    steps.append(_permutation(platform, matrix, plan.after))
-    outputs = matrix.rows if transpose else matrix.columns
+    made = (*leading, matrix.rows if transpose else matrix.columns)
+    if plan.launches:
+        launched = [launch for launch in (plan.before, *plan.launches, plan.after) if launch]
+        # Kernels know no leading axes, so that the last one may give its output any shape.
+        shapes = [None] * (len(launched) - 1) + [made]
+        steps = [_step(platform, matrix, *each, dtype) for each in zip(launched, shapes, strict=True)]
+        return BoundProduct(_in_turn(steps))
+    steps = [_step(platform, matrix, launch, None, dtype) for launch in (plan.before, plan.after) if launch]
+    steps.insert(1 if plan.before else 0, _dense_product(platform, plan, transpose))
     if len(leading) != 1:
-        steps = [lambda _, x: x.reshape(-1, inputs), *steps, lambda _, x: x.reshape(*leading, outputs)]
-    return BoundProduct(_in_turn([step for step in steps if step]), plan.route != "dequantize_then_gemm")
+        steps = [lambda _, x: x.reshape(-1, inputs), *steps, lambda _, x: x.reshape(made)]
+    if len(plan.regions) == 1:
+        return BoundProduct(_in_turn(steps), dense_bytes=matrix.size * dtype.size)
+    return BoundProduct(_in_turn(steps), is_graph=not plan.regions)
 
 
 def _in_turn(steps: list[Product]) -> Product:
@@ -86,23 +104,21 @@ def _in_turn(steps: list[Product]) -> Product:
     return run
 
 
-def _permutation(platform: str, matrix: EncodedMatrix, launch: Launch | None) -> Product | None:
-    if launch is None:
-        return None
-    permute, order = bind(platform, None, launch), getattr(matrix, launch.operand)
-    return lambda _, x: permute(x, order)
+def _step(
+    platform: str, matrix: EncodedMatrix, launch: Launch, shape: tuple[int, ...] | None, dtype: mx.Dtype
+) -> Product:
+    if not launch.operand:
+        return bind(platform, matrix, launch, dtypes.name(dtype), shape)
+    permute = bind(platform, None, launch, shape=shape)
+    return lambda matrix, x: permute(None, x, getattr(matrix, launch.operand))
 
 
-def _product(platform: str, matrix: EncodedMatrix, plan: Plan, dtype: mx.Dtype, transpose: bool) -> Product:
+def _dense_product(platform: str, plan: Plan, transpose: bool) -> Product:
     if plan.route == "dense":
         return lambda matrix, x: _times(x, stored(matrix, x.dtype), transpose)
-    if plan.route == "dequantize_then_gemm":
-        return lambda matrix, x: dequantized_product(platform, matrix, plan, x, transpose)
-    return _in_turn([_step(bind(platform, matrix, launch, dtypes.name(dtype))) for launch in plan.launches])
-
-
-def _step(run: Callable[..., mx.array]) -> Product:
-    return lambda _, x: run(x)
+    if len(plan.regions) == 1:
+        return lambda matrix, x: _times(x, region(platform, matrix, x.dtype, plan.regions[0]), transpose)
+    return lambda matrix, x: dequantized_product(platform, matrix, plan, x, transpose)
 
 
 def _times(x: mx.array, dense: mx.array | None, transpose: bool) -> mx.array:
@@ -112,10 +128,6 @@ def _times(x: mx.array, dense: mx.array | None, transpose: bool) -> mx.array:
 
 def dequantized_product(platform: str, matrix: EncodedMatrix, plan: Plan, x: mx.array, transpose: bool) -> mx.array:
     """Dequantizes one bounded region of the matrix at a time, in x's type, for MLX's own product."""
-    if len(plan.regions) == 1:
-        with suppress(ValueError):
-            mx.eval(_in_flight()[:-1])
-        return _submitted(_times(x, region(platform, matrix, x.dtype, plan.regions[0]), transpose))
     parts: list[mx.array] = []
     with suppress(ValueError):
         mx.eval(x)  # so that its memory is not counted as a region's
@@ -125,28 +137,6 @@ def dequantized_product(platform: str, matrix: EncodedMatrix, plan: Plan, x: mx.
         limit += parts[-1].nbytes
         _wait(parts, limit)
     return mx.concatenate(parts, axis=-1)
-
-
-_submissions = threading.local()
-
-
-def _in_flight() -> list[mx.array]:
-    """Markers of this thread's last two products by dequantized matrices, which have their values when those do."""
-    if not hasattr(_submissions, "markers"):
-        _submissions.markers = []
-    return _submissions.markers
-
-
-def _submitted(product: mx.array) -> mx.array:
-    """Begins to compute a product. The next but one waits for it: dequantized matrices of two exist at a time.
-
-    Without this, MLX would dequantize a whole prompt's layers ahead. Its marker keeps no memory of the product.
-    """
-    with suppress(ValueError):
-        marker = product[:1, :1] + 0
-        mx.async_eval(product, marker)
-        _submissions.markers = [*_in_flight()[-1:], marker]
-    return product
 
 
 def _wait(parts: list[mx.array], limit: int) -> None:

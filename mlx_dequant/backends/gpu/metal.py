@@ -20,5 +20,6 @@ def available() -> bool:
 dequantize = partial(weights.dequantize, "metal")
 matmul = partial(products.matmul, "metal")
 is_replayable = partial(products.is_replayable, "metal")
+dense_bytes = partial(products.dense_bytes, "metal")
 gather = partial(rows.gather, "metal")
 gather_matmul = partial(experts.gather_matmul, "metal")

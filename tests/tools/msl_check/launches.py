@@ -184,7 +184,7 @@ def _use(
 
 def _permute(platform: str, device: Device, M: int, columns: int, dtype: mx.Dtype) -> None:
     launch = launches.permutation(device, M, columns, dtypes.name(dtype))
-    gpu.bind(platform, None, launch)(mx.zeros((M, columns), dtype), mx.zeros(columns, mx.int32))
+    gpu.bind(platform, None, launch)(None, mx.zeros((M, columns), dtype), mx.zeros(columns, mx.int32))
 
 
 def _weights_and_types(
