@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import mlx.core as mx
 
 from .. import backends
+from ..backends.host import precision
 from ..log import logger
 
 SHARED = "shared product"  # in the cache of a member's matrix: its share
@@ -25,7 +26,7 @@ class SharedProduct:
     """A product whose outputs belong to several members.
 
     The first member that is called with an x multiplies it for all. The others take their outputs when they are
-    called with the same object, in any order, in the same thread and on the same backend. The x and the outputs are
+    called with the same object, in any order, in the same thread, on the same backend and with the same precision. The x and the outputs are
     kept until each was taken, and no longer. A member that is called in between with another x, or twice, ends
     the sharing for good: each member then multiplies by itself. That is never wrong, and costs time at most.
 
@@ -54,10 +55,10 @@ class SharedProduct:
         kept = getattr(here, "kept", None)
         if kept is None:
             parts = dict(enumerate(mx.split(joint.linear(x), self._ends, axis=-1)))
-            here.kept = x, backends.current_backend(), parts
+            here.kept = x, _setting(), parts
             return parts.pop(member)
-        known, backend, parts = kept
-        y = parts.pop(member, None) if known is x and backend == backends.current_backend() else None
+        known, setting, parts = kept
+        y = parts.pop(member, None) if known is x and setting == _setting() else None
         if y is None:
             self._end()
         elif not parts:
@@ -70,6 +71,11 @@ class SharedProduct:
             "%s: a product each from now on: one was called twice or with another x before all had their outputs",
             self._title,
         )
+
+
+def _setting() -> tuple[str, str]:
+    """What decides about a product besides x."""
+    return backends.current_backend(), precision.current()
 
 
 class Share(NamedTuple):

@@ -179,6 +179,18 @@ def test_outputs_of_one_backend_are_not_another_ones(q4_0):
     assert not shares(made)
 
 
+def test_outputs_of_one_precision_are_not_another_ones(q4_0):
+    _, made = q4_0
+    x = x_of()
+    with mxd.use_backend("host", "int8"):
+        rounded = separate_product(made[1], x)
+        made[0].linear(x)
+    with mxd.use_backend("host"):
+        expected = separate_product(made[1], x)
+        assert mx.array_equal(made[1].linear(x), expected)
+    assert not mx.array_equal(rounded, expected)
+
+
 def separate_product(weight, x):
     return weight.replace().linear(x)
 
