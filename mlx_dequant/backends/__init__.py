@@ -121,7 +121,8 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
 def gather_matmul(matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False) -> mx.array:
     """Row m of x [M, inputs] times the experts ids[m] of a stack, for ids [M, k]: [M, k, outputs].
 
-    With W the stored matrix of an expert, that is x @ W.T (`transpose`) or x @ W. `sorted` ids never fall.
+    With W the stored matrix of an expert, that is x @ W.T (`transpose`) or x @ W. `sorted` ids never fall. GPUs take x
+    and ids with any leading axes.
     """
     outputs = matrix.rows // max(matrix.experts, 1) if transpose else matrix.columns
     if matrix.size == 0 or x.size == 0 or ids.size == 0:

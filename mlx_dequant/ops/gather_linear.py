@@ -58,7 +58,7 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
         raise FormatError(f"ids: found shape {ids.shape} beside x {x.shape}, expected {_expected(x)}")
     transpose = matrix.layout == "NK"
     if backends.is_replayable(matrix, x, transpose):
-        product = partial(_shaped, backends.gather_matmul, transpose=transpose, sorted=sorted)
+        product = partial(backends.gather_matmul, transpose=transpose, sorted=sorted)
         with_rules = partial(_shaped, _with_rules, transpose=transpose, sorted=sorted)
         return traced_once(matrix, how, product, with_rules, 0, x, ids)
     return _shaped(gather_matmul, matrix, x, ids, transpose, sorted)

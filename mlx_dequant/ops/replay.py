@@ -71,9 +71,11 @@ def _key(operands: Operands, how: How, x: mx.array) -> Hashable:
 def _stream() -> int:
     """The number of the stream in use."""
     stream = mx.default_stream(mx.default_device())
-    if stream not in _streams:
+    try:
+        return _streams.index(stream)
+    except ValueError:
         _streams.append(stream)
-    return _streams.index(stream)
+        return _streams.index(stream)
 
 
 def _traced(operands: Operands, operation: Operation, with_rules: Operation, *arrays: mx.array) -> Traced:

@@ -26,9 +26,10 @@ class SharedProduct:
     """A product whose outputs belong to several members.
 
     The first member that is called with an x multiplies it for all. The others take their outputs when they are
-    called with the same object, in any order, in the same thread, on the same backend and with the same precision. The x and the outputs are
-    kept until each was taken, and no longer. A member that is called in between with another x, or twice, ends
-    the sharing for good: each member then multiplies by itself. That is never wrong, and costs time at most.
+    called with the same object, in any order, in the same thread, on the same backend and with the same precision.
+    The x and the outputs are kept until each was taken, and no longer. A member that is called in between with another
+    x, or twice, ends the sharing for good: each member then multiplies by itself. That is never wrong, and costs time
+    at most.
 
     It knows an x by its identity. So nobody may change it in place (`x += 1`, `x[0] = 1`) between the calls of two
     members.

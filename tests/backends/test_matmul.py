@@ -72,6 +72,20 @@ def test_matrices_of_a_kind_share_a_decision():
     assert len(plans) == 2
 
 
+@pytest.mark.parametrize("rows", [2, 20, 400])
+@pytest.mark.parametrize("make", [q8_0, lambda: shuffled("gptq4")], ids=["q8_0", "act-order"])
+def test_axes_in_front_are_kept(make, rows):
+    packed = make()
+    x = numbers(np.random.default_rng(rows), (rows, packed.in_features), mx.float16)
+    with kept():
+        flat = packed.linear(x)
+        found = packed.linear(x.reshape(2, -1, 1, packed.in_features))
+        vector = packed.linear(x[0])
+    assert found.shape == (2, rows // 2, 1, packed.out_features)
+    assert mx.array_equal(found.reshape(flat.shape), flat)
+    assert vector.shape == (packed.out_features,)
+
+
 def test_both_directions_are_kept_apart():
     packed = q8_0()
     x, cotangent = mx.ones((2, 64)), mx.ones((2, 40))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from devices import tuned
 from expert_cases import CHOICES, EXPERTS, check_experts, chosen, experts
-from product_cases import FORMATS, SIZES, TRAITS
-from support import DTYPES
+from product_cases import FORMATS, SIZES, TRAITS, numbers
+from support import DTYPES, assert_same, bits
 
 import mlx_dequant as mxd
-from mlx_dequant import kernels, launches, tuning
+from mlx_dequant import backends, kernels, launches, tuning
 from mlx_dequant.backends.host.compiler import compiler
 from mlx_dequant.tuning import Device
 
@@ -101,6 +101,19 @@ def test_ids_without_a_sign(rows):
         found, expected = (np.array(packed.gather_linear(x, mx.array(each))) for each in (outside, ids))
     assert np.isnan(found[0, :2]).all()
     assert np.array_equal(found[0, 2:], expected[0, 2:]) and np.array_equal(found[1:], expected[1:])
+
+
+@pytest.mark.parametrize(("rows", "sorted"), [(2, False), (30, False), (30, True)])
+def test_axes_in_front_are_kept(rows, sorted):
+    packed, _ = experts("q8_0")
+    matrix = packed.matrix
+    x = numbers(np.random.default_rng(rows), (rows, packed.in_features), mx.float16)
+    ids = mx.array(chosen("sorted" if sorted else "any", rows, 3))
+    with emulator.metal():
+        flat = backends.gather_matmul(matrix, x, ids, True, sorted)
+        found = backends.gather_matmul(matrix, x.reshape(2, -1, 1, x.shape[1]), ids.reshape(2, -1, 1, 3), True, sorted)
+    assert found.shape == (2, rows // 2, 1, 3, packed.out_features)
+    assert_same(found.reshape(flat.shape), bits(flat), "axes")
 
 
 def test_pairs_are_split_where_a_grid_ends(monkeypatch):

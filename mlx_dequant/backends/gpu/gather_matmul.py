@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from math import prod
 
 import mlx.core as mx
 
@@ -20,16 +21,22 @@ Product = Callable[[EncodedMatrix, mx.array, mx.array], mx.array]
 def gather_matmul(
     platform: str, matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool, sorted: bool = False
 ) -> mx.array:
-    """[M, k, outputs]: row m of x [M, inputs] times the experts ids[m] of ids [M, k]. An id out of range gives NaN."""
-    M, k = ids.shape
+    """[*ids.shape, outputs]: each row of x [..., inputs] times its experts. An id out of range gives NaN.
+
+    A row has ids.size / rows experts, which follow each other in ids. Kernels know no other axes.
+    """
+    M = prod(x.shape[:-1])
+    k = ids.size // M
     step = max(_pairs(matrix) // k, 1)
     if step < M:
-        parts = [(x[at : at + step], ids[at : at + step]) for at in range(0, M, step)]
-        return mx.concatenate([gather_matmul(platform, matrix, *part, transpose, sorted) for part in parts])
+        rows, choices = x.reshape(M, -1), ids.reshape(M, k)
+        parts = [(rows[at : at + step], choices[at : at + step]) for at in range(0, M, step)]
+        made = [gather_matmul(platform, matrix, *part, transpose, sorted) for part in parts]
+        return mx.concatenate(made).reshape(*ids.shape, -1)
     ids = ids if ids.dtype == mx.uint32 else clamped_int32(ids)  # as they are: a cast is a launch
-    key = (M, k, x.dtype, ids.dtype, transpose, sorted)
+    key = (M, ids.shape, x.dtype, ids.dtype, transpose, sorted)
     product: Product = bound.of(("experts", platform, matrix.kind, *key), lambda: _product(platform, matrix, *key))
-    return product(matrix, x, ids.reshape(-1))
+    return product(matrix, x, ids)
 
 
 def _pairs(matrix: EncodedMatrix) -> int:
@@ -49,24 +56,26 @@ def _product(
     platform: str,
     matrix: EncodedMatrix,
     M: int,
-    k: int,
+    shape: tuple[int, ...],
     dtype: mx.Dtype,
     ids_dtype: mx.Dtype,
     transpose: bool,
     sorted: bool,
 ) -> Product:
     name, types = dtypes.name(dtype), f"{dtypes.name(dtype)}, {ids_dtype}"
-    facts = (device(platform), matrix, M, k, name, transpose)
+    count = prod(shape)
+    facts = (device(platform), matrix, M, count // M, name, transpose)
     many = launches.gather_many(*facts)
     launch = many or launches.gather_few(*facts)
-    run = bind(platform, matrix, launch, types, (M, k, launch.shape[-1]))
+    run = bind(platform, matrix, launch, types, (*shape, launch.shape[-1]))
     if many is None:
         return run
     if sorted:
-        as_they_are = _numbers(M * k)
+        as_they_are = _numbers(count)
         return lambda matrix, x, ids: run(matrix, x, ids, as_they_are)
 
     def product(matrix: EncodedMatrix, x: mx.array, ids: mx.array) -> mx.array:
+        ids = ids.reshape(-1)
         order = mx.argsort(ids)
         return run(matrix, x, ids[order], order)
 
