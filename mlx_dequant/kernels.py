@@ -71,7 +71,7 @@ def qvm(bm: int, lanes: int, permuted: bool = False) -> KernelSpec:
     """x @ W for a stored W, BM rows of x at a time.
 
     Args:
-        bm: 1, 2, 4 or 8; 16 for any number of rows.
+        bm: 1, 2, 4 or 8; 8 + n for any number of rows, n in a pass.
         lanes: lanes of a threadgroup that lie side by side along a row of W; the others share its rows.
         permuted: as in `KernelSpec`.
     """
@@ -102,29 +102,33 @@ def qmv_mma(bm: int, bn: int, tk: int, permuted: bool = False) -> KernelSpec:
     return KernelSpec("qmv_mma", ("x",), template, scratch, "cuda", "half2", True, resident=2, permuted=permuted)
 
 
-def qmm(kn: bool, bm: int, tk: int) -> KernelSpec:
+def qmm(kn: bool, bm: int, tk: int, pipelined: bool = True) -> KernelSpec:
     """A product with many rows of x, packed by `pack_activations`: blocks of BM rows and 128 outputs.
 
     Args:
         kn: whether the stored rows are the product's inputs.
         bm: rows of x in a block.
         tk: inputs of a lane in a step; four lanes share an output.
+        pipelined: as the platform says; otherwise weights lie in threadgroup memory.
     """
-    return KernelSpec("qmm", ("x",), (int(kn), bm, tk), _block_scratch(bm, tk), unit="qmm", lut_in_shared=True)
+    scratch = _block_scratch(bm, tk, pipelined)
+    return KernelSpec("qmm", ("x",), (int(kn), bm, tk), scratch, unit="qmm", lut_in_shared=True)
 
 
-def _block_scratch(bm: int, tk: int) -> int:
-    # Two-byte elements: two tiles of x, the barriers, and 512 for each of 8 simdgroups to exchange weights.
-    return (2 * bm * 4 * tk + 64 + 8 * 512) // 2
+def _block_scratch(bm: int, tk: int, pipelined: bool) -> int:
+    # Two-byte elements: two tiles of x, the barriers, and 512 for each of 8 simdgroups to exchange weights; or a tile,
+    # and the weights of 8 simdgroups.
+    tile = bm * 4 * tk
+    return (2 * tile + 64 + 8 * 512 if pipelined else tile + BLOCK_OUTPUTS * 4 * tk) // 2
 
 
-def gather_qmm(kn: bool, bm: int, tk: int) -> KernelSpec:
+def gather_qmm(kn: bool, bm: int, tk: int, pipelined: bool = True) -> KernelSpec:
     """A product with a stack, for many pairs of a row of x and an expert, sorted by expert; arguments as for `qmm`."""
     return KernelSpec(
         "gather_qmm",
         ("x", "ids", "order"),
         (int(kn), bm, tk),
-        _block_scratch(bm, tk),
+        _block_scratch(bm, tk, pipelined),
         unit="qmm",
         lut_in_shared=True,
         resident=2 if bm <= 64 else 0,

@@ -85,9 +85,8 @@ def few_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpos
         spec, threadgroups = _qmv_mma(matrix, M, tk, permuted)
     else:
         spec, threadgroups = (_qmv if transpose else _qvm)(device, matrix, M, permuted)
-    passes = -(-M // PASS_ROWS[-1])
     outputs = matrix.rows if transpose else matrix.columns
-    return (Launch(spec, matrix.params(M=M), threadgroups * passes, (M, outputs), dtype),)
+    return (Launch(spec, matrix.params(M=M), threadgroups, (M, outputs), dtype),)
 
 
 def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple[KernelSpec, int]:
@@ -96,7 +95,8 @@ def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple
     bm = _pass_rows(M)
     bn, values = column.qmv_shape[min(bm, PASS_ROWS[-1])]
     simdgroups = _simdgroups(column, matrix.rows, matrix.columns if M == 1 else 0)
-    return kernels.qmv(bm, simdgroups, bn, values, permuted), -(-matrix.rows * simdgroups // (8 * bn))
+    tiles = -(-matrix.rows * simdgroups // (8 * bn))
+    return kernels.qmv(bm, simdgroups, bn, values, permuted), tiles * -(-M // PASS_ROWS[-1])
 
 
 def _simdgroups(column: Tuning, rows: int, length: int) -> int:
@@ -108,7 +108,9 @@ def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple
     """x @ W: the rows of the stored matrix are added up."""
     column = tuning(device)
     columns = matrix.family.traits["qvm_columns"] if M <= 2 else 8
-    return kernels.qvm(_pass_rows(M), column.qvm_lanes, permuted), -(-matrix.columns // (column.qvm_lanes * columns))
+    tiles = -(-matrix.columns // (column.qvm_lanes * columns))
+    bm = _pass_rows(M, column.qvm_rows)
+    return kernels.qvm(bm, column.qvm_lanes, permuted), tiles * -(-M // column.qvm_rows)
 
 
 def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str, transpose: bool) -> Launch:
@@ -140,9 +142,7 @@ def gather_many(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: st
     # No expert may be missing, and each may have a tile that is not full. Ids may count from both ends.
     tiles = (pairs - 1) // block.bm + 2 * matrix.experts + 2
     params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, across=across, **expert_strides(matrix))
-    return Launch(
-        kernels.gather_qmm(not transpose, block.bm, block.tk), params, tiles * across, (pairs, outputs), dtype
-    )
+    return Launch(kernels.gather_qmm(not transpose, *block.shape), params, tiles * across, (pairs, outputs), dtype)
 
 
 MAX_STRIDE = 2**32 - 1
@@ -207,7 +207,7 @@ def _mma_outputs(form: Format) -> int:
 
 def _qmv_mma(matrix: EncodedMatrix, M: int, tk: int, permuted: bool) -> tuple[KernelSpec, int]:
     bn = _mma_outputs(matrix.format)
-    return kernels.qmv_mma(1 if M == 1 else 8, bn, tk, permuted), -(-matrix.N // (8 * bn))
+    return kernels.qmv_mma(1 if M == 1 else 8, bn, tk, permuted), -(-matrix.N // (8 * bn)) * -(-M // 8)
 
 
 def many_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpose: bool) -> tuple[Launch, ...]:
@@ -230,7 +230,7 @@ def many_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpo
     tiles = down * -(-outputs // BLOCK_OUTPUTS)
     split_k = _splits(tiles, inputs // 256, column.qmm_threadgroups[block.bm])
     split_k = -(-steps // -(-steps // split_k)) if steps else 1  # every threadgroup has a step
-    spec = kernels.qmm(not transpose, block.bm, block.tk)
+    spec = kernels.qmm(not transpose, *block.shape)
     return (pack, *_split(spec, matrix, tiles, split_k, (M, outputs), dtype))
 
 
@@ -268,28 +268,30 @@ def permutation(device: Device, M: int, columns: int, dtype: str, operand: str =
     return Launch(spec, LaunchParams(columns=columns, M=M), threadgroups, (M, columns), dtype, operand)
 
 
-MANY_ROWS = 16  # the BM of kernels that take any number of rows of x, 8 in a pass
+ANY_ROWS = 8  # and the rows of a pass together are the BM of kernels that take any number of rows of x
 
 
-def _pass_rows(M: int) -> int:
-    return next((count for count in PASS_ROWS if count >= M), MANY_ROWS)
+def _pass_rows(M: int, most: int = PASS_ROWS[-1]) -> int:
+    return next((count for count in PASS_ROWS if M <= count <= most), ANY_ROWS + most)
 
 
 def every_spec(platform: str, form: Format) -> set[KernelSpec]:
     """Every kernel that a platform may launch for a format."""
     specs = {kernels.DEQUANTIZE, kernels.GATHER_ROWS, kernels.GATHER_COLUMNS, kernels.SPLIT_K_REDUCE}
+    most = PASS_ROWS[-1]
     for column in columns(platform):
-        for bm, (bn, values) in [*column.qmv_shape.items(), (MANY_ROWS, column.qmv_shape[PASS_ROWS[-1]])]:
+        for bm, (bn, values) in [*column.qmv_shape.items(), (ANY_ROWS + most, column.qmv_shape[most])]:
             specs |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
-            specs.add(kernels.qvm(bm, column.qvm_lanes))
+        rows = [count for count in PASS_ROWS if count <= column.qvm_rows]
+        specs |= {kernels.qvm(bm, column.qvm_lanes) for bm in (*rows, ANY_ROWS + column.qvm_rows)}
         bn, values = column.qmv_shape[1]
         specs |= {kernels.gather_qmv(shared, bn, values) for shared in (1, 4, 8)}
         specs.add(kernels.gather_qvm(column.qvm_lanes))
         for layout, blocks in column.expert_blocks.items():
-            specs |= {kernels.gather_qmm(layout == "KN", block.bm, block.tk) for block in blocks}
+            specs |= {kernels.gather_qmm(layout == "KN", *block.shape) for block in blocks}
         specs |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
         for layout, blocks in column.blocks.items():
-            specs |= {kernels.qmm(layout == "KN", block.bm, block.tk) for block in blocks}
+            specs |= {kernels.qmm(layout == "KN", *block.shape) for block in blocks}
             specs |= {kernels.pack_activations(block.bm, block.tk) for block in blocks}
         if column.matrix_units_few and has_view(form):
             specs |= _mma_specs(form)

@@ -36,10 +36,20 @@ class Route:
 
 @dataclass(frozen=True)
 class Block:
-    """The block of a threadgroup of qmm: BM rows of x, and TK inputs for each of four lanes."""
+    """The block of a threadgroup of qmm: BM rows of x, and TK inputs for each of four lanes.
+
+    Attributes:
+        pipelined: whether the platform's products run while the next weights are decoded.
+    """
 
     bm: int
     tk: int
+    pipelined: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int, bool]:
+        """What the kernel is made for."""
+        return self.bm, self.tk, self.pipelined
 
     @property
     def bk(self) -> int:
@@ -59,6 +69,7 @@ class Tuning:
         long_rows: for one row of x, four simdgroups share a row of at least this length.
         qvm_lanes: lanes of qvm that lie side by side along a row of the matrix, where they read at least 4 bytes each.
             Fewer lanes give more threadgroups.
+        qvm_rows: the most rows of x in a pass of qvm.
         blocks: blocks of qmm by the layout in which it reads the matrix, smallest first.
         qmm_threadgroups: threadgroups that run at the same time, by rows of x in a block.
         expert_blocks: blocks of gather_qmm, as those of qmm; empty where it does not exist.
@@ -74,6 +85,7 @@ class Tuning:
     few_rows: int
     long_rows: int
     qvm_lanes: int
+    qvm_rows: int
     blocks: Mapping[str, tuple[Block, ...]]
     qmm_threadgroups: Mapping[int, int]
     expert_blocks: Mapping[str, tuple[Block, ...]]
@@ -125,7 +137,7 @@ _HOPPER_ROUTES = (
 )
 
 # 32 KB of threadgroup memory on Metal, 99 KB of shared memory or more on CUDA.
-_METAL_BLOCKS = (Block(32, 16), Block(64, 16))
+_METAL_BLOCKS = (Block(32, 16, pipelined=False), Block(64, 16, pipelined=False))
 _CUDA_BLOCKS = (Block(32, 32), Block(64, 32), Block(128, 32))
 _EXPERT_BLOCKS = (Block(32, 16), Block(64, 16), Block(128, 16))
 _HOPPER_KN = (Block(32, 16), Block(64, 16), Block(128, 32))
@@ -136,9 +148,12 @@ METAL = Tuning(
     few_rows=2048,
     long_rows=4096,
     qvm_lanes=16,
+    # Computed by Mesa's compiler: two passes over 4 rows take less instructions than one over 8, which has to spill.
+    qvm_rows=4,
     blocks={"NK": _METAL_BLOCKS, "KN": _METAL_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264},
-    expert_blocks={"NK": _METAL_BLOCKS, "KN": _METAL_BLOCKS},
+    # A block of 64 rows, whose places have to be kept, would have more than the registers.
+    expert_blocks={"NK": _METAL_BLOCKS[:1], "KN": _METAL_BLOCKS[:1]},
     expert_pairs=2,
     permute_whole_rows=64,
     permute_kilobytes=(8, 16, 28),
@@ -155,6 +170,7 @@ CUDA = Tuning(
     long_rows=4096,
     # A sector of L2 has 32 bytes.
     qvm_lanes=8,
+    qvm_rows=8,
     blocks={"NK": _CUDA_BLOCKS, "KN": _CUDA_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264, 128: 132},
     expert_blocks={"NK": _EXPERT_BLOCKS, "KN": _EXPERT_BLOCKS},

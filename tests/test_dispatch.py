@@ -123,7 +123,7 @@ def test_a_plan_is_a_pure_function(device, operation):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["q4_k", "gptq4", "awq4", "ct4"])
 def test_few_rows_are_one_launch(device, name):
-    """Threadgroups take eight rows of x each, and a sorted matrix's kernel permutes x as it reads it."""
+    """Threadgroups take eight rows of x each, or four of Metal's qvm; a sorted matrix's kernel permutes x itself."""
     for of in (matrix(name), replace(matrix(name), perm=object(), inv_perm=object())):
         forward = MATMUL_T if of.layout == "NK" else MATMUL
         if of.perm is not None and not of.group_size:
@@ -131,7 +131,8 @@ def test_few_rows_are_one_launch(device, name):
         (one,) = plan(DEVICES[device], of, 8, "float16", forward).launches
         (two,) = plan(DEVICES[device], of, 16, "float16", forward).launches
         assert (one.params.M, two.params.M) == (8, 16)
-        many = one.spec.template if one.spec.name == "qmv_mma" else (16, *one.spec.template[1:])
+        many = {"qmv_mma": one.spec.template[0], "qvm": 8 + tuning.tuning(DEVICES[device]).qvm_rows}
+        many = (many.get(one.spec.name, 16), *one.spec.template[1:])
         assert two.spec == replace(one.spec, template=many)
         assert two.threadgroups == 2 * one.threadgroups
         assert two.shape == (16, of.N)
@@ -152,8 +153,8 @@ def test_gemv_kernels(M, bm):
     assert launch.spec == kernels.qmv(bm, 8, bn, values)
     assert launch.threadgroups == 64 // bn
     (across,) = plan(metal, matrix("q4_k", N=64, K=8192), M, "float16", MATMUL).launches
-    assert across.spec == kernels.qvm(bm, 16)
-    assert across.threadgroups == 8192 // (8 * 16)
+    assert across.spec == kernels.qvm(bm if bm <= 4 else 12, 16)
+    assert across.threadgroups == 8192 // (8 * 16) * (1 if bm <= 4 else 2)
     assert (across.shape, across.dtype) == ((M, 8192), "float16")
 
 
@@ -220,7 +221,7 @@ def test_fused_gemm(device, M, block):
     packed, product, *added = found.launches
     down = -(-M // bm)
     assert (packed.spec, packed.shape) == (kernels.pack_activations(bm, tk), (down * bm, 4096))
-    assert product.spec == kernels.qmm(False, bm, tk)
+    assert product.spec == kernels.qmm(False, bm, tk, pipelined=device != "metal")
     split_k = product.params.split_k
     assert product.threadgroups == down * 32 * split_k
     assert [launch.spec.name for launch in added] == (["split_k_reduce"] if split_k > 1 else [])

@@ -4,6 +4,9 @@
 
 namespace mlx_dequant {
 
+// Products run while the next weights are decoded.
+enum { pipelined = 1 };
+
 // A fragment of the weight, of type T: 16 outputs x 4 * TK inputs, spread over a warp. Lane i holds
 // outputs 2 * (i / 4) and 2 * (i / 4) + 1, and the TK inputs from TK * (i % 4) on. Both
 // instructions, mma.sync and wgmma, take 16 inputs: two pairs of each of an output's four lanes.
@@ -15,13 +18,32 @@ struct weight_fragment {
 };
 
 // Rounds N of a lane's inputs, from `first` on, to T.
-template <uint N, typename V, typename T, uint TK>
-__device__ inline void round_to(const V* w, uint output, uint first,
+template <uint N, typename W, typename V, typename T, uint TK>
+__device__ inline void round_to(const W&, const V* w, uint output, uint first,
                                 weight_fragment<T, TK>& weights) {
 #pragma unroll
   for (uint i = 0; i < N / 2; ++i) {
     weights.pairs[output][first / 2 + i] = rounded_pair(w + 2 * i, T());
   }
+}
+
+// Rounds 16 outputs of a lane's input: of its four lanes' eight inputs from `first` on, the one that
+// lane / 4 says. Lanes exchange them.
+template <uint N, typename W, typename T, uint TK>
+__device__ inline void round_columns(const W& space, const float* outputs, uint, uint first,
+                                     weight_fragment<T, TK>& weights) {
+  static_assert(N == 16, "all outputs of a warp");
+  uint index = space.lane / 4;
+  T* block = space.exchange + space.lane % 4 * 8 * 16;
+  for (uint k = 0; k < 16; ++k) block[index * 16 + k] = T(outputs[k]);
+  __syncwarp();
+  float w[2][8];
+  for (uint k = 0; k < 8; ++k) {
+    for (uint n = 0; n < 2; ++n) w[n][k] = float(block[k * 16 + index * 2 + n]);
+  }
+  __syncwarp();
+#pragma unroll
+  for (uint n = 0; n < 2; ++n) round_to<8>(space, w[n], n, first, weights);
 }
 
 // Eight neighbouring inputs of a row of x, in registers.

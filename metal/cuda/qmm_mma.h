@@ -34,7 +34,7 @@ struct workspace {
   uint lane;
 };
 
-template <typename T>
+template <uint, typename T>
 __device__ inline void start(workspace<T>& space, T* memory, uint thread_index) {
   space.exchange = memory + thread_index / 32 * 512;
   space.lane = thread_index % 32;

@@ -39,7 +39,7 @@ struct workspace {
 
 enum { released = 2, barrier_bytes = 8 };
 
-template <typename T>
+template <uint, typename T>
 __device__ inline void start(workspace<T>& space, T* memory, uint thread_index) {
   space.exchange = memory + 64 + thread_index / 32 * 512;
   space.lane = thread_index % 32;

@@ -1,8 +1,8 @@
 // What qmm and gather_qmm share: a block of BM rows of x times 128 outputs, in steps of BK = 4 * TK
 // inputs
 //
-// Each of a threadgroup's 8 simdgroups decodes 16 outputs into registers, rounded to x's type. It
-// multiplies them by all BM rows, which lie in threadgroup memory, and accumulates in float32.
+// Each of a threadgroup's 8 simdgroups decodes 16 outputs, rounded to x's type. It multiplies them by
+// all BM rows, which lie in threadgroup memory, and accumulates in float32.
 // Where the rows come from is the kernel's matter. Its source x gives, for tiles in turn:
 //
 //   fetch_tile(x, space, tile, buffer)  begins to bring the next tile to one of two buffers
@@ -16,13 +16,17 @@
 //
 //   weight_fragment<X, TK>      a lane's weights: 2 outputs, TK inputs
 //   compute_type<X, S>          the type that they are computed in, by a format's scale_traits
-//   round_to<N>(w, output, first, fragment)
+//   round_to<N>(space, w, output, first, fragment)
 //                               puts N of a lane's weights there, rounded to X
+//   round_columns<N>(space, w, output, first, fragment)
+//                               puts N of the 16 outputs there, of one input: of the eight from
+//                               `first` on that four lanes have the one that lane / 4 says
+//   pipelined                   whether products run while the next weights are decoded
 //   accumulator<BM>, clear, store_sums(sum, eighth, to)
 //                               16 outputs x BM sums of a simdgroup; eight rows of them, [8, 16]
 //   swizzle_width, swizzled_offset<BM, TK>(row, input), store_swizzled
 //                               how a tile of x lies in memory (pack_activations)
-//   workspace<X>, start         what lanes share; `exchange` has 512 elements a simdgroup
+//   workspace<X>, start<TK>     what lanes share
 //   copy_tile<COUNT>(space, from, to, buffer), wait_for_tile(space, buffer)
 //                               begins to copy a tile to one of two buffers; returns when it is there
 //   release_tile(space, buffer) this simdgroup is done with the tile, so that it may be overwritten
@@ -34,21 +38,25 @@
 
 enum : uint { no_row = 0xffffffffu };
 
-// Adds `steps` steps of whole blocks, from input `begin` on. While one step is multiplied, the
-// weights of the next are decoded and its x is fetched. A step runs in two halves, because a
-// simdgroup can stall where it starts products: it decodes in between.
-template <typename F, bool KN, uint BM, uint TK, typename X, typename A, typename S>
-inline void add_steps(thread const S& loader, thread A& x, uint outputs, uint inputs, uint output,
-                      uint begin, uint steps, threadgroup X* tiles, thread workspace<X>& space,
-                      thread accumulator<BM>& sum) {
+// Whether a step's products run while the next weights are decoded.
+template <bool PIPELINED>
+struct schedule {};
+
+// Adds `steps` steps from input `begin` on. Without WHOLE, the edge of the matrix may cut them short.
+// While one step is multiplied, the weights of the next are decoded and its x is fetched. A step runs
+// in two halves, because a simdgroup can stall where it starts products: it decodes in between.
+template <typename F, bool WHOLE, bool KN, uint BM, uint TK, typename X, typename A, typename S>
+inline void add_steps(schedule<true>, thread const S& loader, thread A& x, uint outputs,
+                      uint inputs, uint output, uint begin, uint steps, threadgroup X* tiles,
+                      thread workspace<X>& space, thread accumulator<BM>& sum) {
   const uint BK = 4 * TK;
   const uint size = BM * BK;
   const direction<KN, S::layout_kn> along;
   // Fragments and tiles are double-buffered: products read one while the other is filled.
   weight_fragment<X, TK> even, odd;
   fetch_tile(x, space, tiles, 0);
-  load_weights<F, true, 0>(along, loader, outputs, inputs, output, begin, space, even);
-  load_weights<F, true, 1>(along, loader, outputs, inputs, output, begin, space, even);
+  load_weights<F, WHOLE, 0>(along, loader, outputs, inputs, output, begin, space, even);
+  load_weights<F, WHOLE, 1>(along, loader, outputs, inputs, output, begin, space, even);
   put_tile(x, tiles);
   for (uint i = 0; i < steps; i += 2) {
 #pragma unroll
@@ -65,9 +73,9 @@ inline void add_steps(thread const S& loader, thread A& x, uint outputs, uint in
       // The last step decodes its weights again. With a branch instead, decoding would not overlap
       // with the products.
       uint input = begin + min(i + k + 1, steps - 1) * BK;
-      load_weights<F, true, 0>(along, loader, outputs, inputs, output, input, space, next);
+      load_weights<F, WHOLE, 0>(along, loader, outputs, inputs, output, input, space, next);
       multiply_add<1>(space, sum, weights, tile);
-      load_weights<F, true, 1>(along, loader, outputs, inputs, output, input, space, next);
+      load_weights<F, WHOLE, 1>(along, loader, outputs, inputs, output, input, space, next);
       if (i + k + 1 < steps) put_tile(x, other);
     }
   }
@@ -76,19 +84,19 @@ inline void add_steps(thread const S& loader, thread A& x, uint outputs, uint in
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
-// The same where the edge of the matrix cuts a block or a step short.
-template <typename F, bool KN, uint BM, uint TK, typename X, typename A, typename S>
-inline void add_edges(thread const S& loader, thread A& x, uint outputs, uint inputs, uint output,
-                      uint begin, uint steps, threadgroup X* tiles, thread workspace<X>& space,
-                      thread accumulator<BM>& sum) {
+// The same with one step after the other.
+template <typename F, bool WHOLE, bool KN, uint BM, uint TK, typename X, typename A, typename S>
+inline void add_steps(schedule<false>, thread const S& loader, thread A& x, uint outputs,
+                      uint inputs, uint output, uint begin, uint steps, threadgroup X* tiles,
+                      thread workspace<X>& space, thread accumulator<BM>& sum) {
   const uint BK = 4 * TK;
   const direction<KN, S::layout_kn> along;
   weight_fragment<X, TK> weights;
   for (uint i = 0; i < steps; ++i) {
     uint input = begin + i * BK;
     fetch_tile(x, space, tiles, 0);
-    load_weights<F, false, 0>(along, loader, outputs, inputs, output, input, space, weights);
-    load_weights<F, false, 1>(along, loader, outputs, inputs, output, input, space, weights);
+    load_weights<F, WHOLE, 0>(along, loader, outputs, inputs, output, input, space, weights);
+    load_weights<F, WHOLE, 1>(along, loader, outputs, inputs, output, input, space, weights);
     put_tile(x, tiles);
     wait_for_tile(x, space, 0);
     multiply_add<0>(space, sum, weights, tiles);
@@ -110,7 +118,7 @@ inline void multiply_block(thread const S& loader, thread A& x, device T* out, u
   clear(sum);
   threadgroup X* tiles = (threadgroup X*)scratch;
   workspace<X> space;
-  start(space, tiles + 2 * BM * BK, thread_index);
+  start<TK>(space, tiles + (pipelined ? 2 : 1) * BM * BK, thread_index);
   bool even = !KN || has_g_idx<F>(loader) || share_group<F, TK>(loader);
   // A block that the edge would cut short starts at an earlier output, where weights can be read
   // from there.
@@ -121,11 +129,11 @@ inline void multiply_block(thread const S& loader, thread A& x, device T* out, u
   uint lane_output = output + thread_index / 4 * lane_outputs;
   uint lane_input = thread_index % 4 * TK;
   if (first < edge) {
-    add_steps<F, KN, BM, TK>(loader, x, outputs, inputs, lane_output, first * BK + lane_input,
-                             edge - first, tiles, space, sum);
+    add_steps<F, true, KN, BM, TK>(schedule<pipelined>(), loader, x, outputs, inputs, lane_output,
+                                   first * BK + lane_input, edge - first, tiles, space, sum);
   }
-  add_edges<F, KN, BM, TK>(loader, x, outputs, inputs, lane_output, lane_input + edge * BK,
-                           end - edge, tiles, space, sum);
+  add_steps<F, false, KN, BM, TK>(schedule<false>(), loader, x, outputs, inputs, lane_output,
+                                  lane_input + edge * BK, end - edge, tiles, space, sum);
 
   threadgroup float* block = scratch + thread_index / 32 * 128;
   uint column = output + thread_index / 32 * 16 + thread_index % 16;

@@ -4,55 +4,56 @@
 // 2 * (i / 4) on, for the TK inputs from TK * (i % 4) on. HALF selects half of these weights: one
 // of the two outputs where stored rows are outputs, TK / 2 of the inputs where stored columns are.
 
-enum { block_outputs = 128, lane_outputs = 2 };
+#include "edges.metal"
 
-// TK weights of a row, with zeros past the edge of the matrix.
-template <typename F, uint TK, typename S>
-inline void decode_edge(thread const S& loader, uint rows, uint columns, uint row, uint column,
-                        thread float* w) {
-#pragma unroll
-  for (uint i = 0; i < TK; ++i) w[i] = 0.0f;
-  if (row >= rows) return;
-#pragma unroll 1
-  for (uint k = 0; k < TK && column + k < columns; ++k) {
-    float value[1];
-    decode<F, 1>(loader, row, column + k, value);
-    // An index that is not constant would put all of w in memory.
-#pragma unroll
-    for (uint i = 0; i < TK; ++i) w[i] = i == k ? value[0] : w[i];
-  }
-}
+enum { block_outputs = 128, lane_outputs = 2 };
 
 // How qmm reads a matrix. KN: the stored rows are the product's inputs. STORED_KN: the format's own
 // layout is KN.
 template <bool KN, bool STORED_KN>
 struct direction {};
 
+// Weights that a lane decodes at once. Where registers are few, those without a scale in common are
+// decoded in turn.
+template <typename F, uint N>
+struct decoded {
+  enum : uint {
+    at_once = decoded_at_once,
+    count = F::scale_block <= at_once && at_once < N ? at_once : N
+  };
+};
+
 // Stored rows are outputs.
 template <typename F, bool WHOLE, uint HALF, uint TK, bool STORED_KN, typename X, typename S>
 inline void load_weights(direction<false, STORED_KN>, thread const S& loader, uint outputs,
-                         uint inputs, uint output, uint input, thread workspace<X>&,
+                         uint inputs, uint output, uint input, thread workspace<X>& space,
                          thread weight_fragment<X, TK>& weights) {
-  if (WHOLE) {
-    typename compute_type<X, typename scale_traits<F, S>::type>::type w[TK];
-    decode<F, TK>(loader, output + HALF, input, w);
-    round_to<TK>(w, HALF, 0, weights);
-    return;
+  typedef typename compute_type<X, typename scale_traits<F, S>::type>::type V;
+  const uint N = decoded<F, TK>::count;
+  output += HALF;
+#pragma unroll 1
+  for (uint i = 0; i < TK; i += N) {
+    if (WHOLE) {
+      V w[N];
+      decode<F, N>(loader, output, input + i, w);
+      round_to<N>(space, w, HALF, i, weights);
+      continue;
+    }
+    float w[N];
+    if (output < outputs && input + i + N <= inputs) {
+      decode<F, N>(loader, output, input + i, w);
+    } else {
+      decode_edge<F, N>(loader, outputs, inputs, output, input + i, w);
+    }
+    round_to<N>(space, w, HALF, i, weights);
   }
-  float w[TK];
-  if (output + HALF < outputs && input + TK <= inputs) {
-    decode<F, TK>(loader, output + HALF, input, w);
-  } else {
-    decode_edge<F, TK>(loader, outputs, inputs, output + HALF, input, w);
-  }
-  round_to<TK>(w, HALF, 0, weights);
 }
 
 // Stored columns are outputs, an even number of them, and the format has layout KN. WHOLE: the
 // inputs are of one group, or each looks up its group.
 template <typename F, bool WHOLE, uint HALF, uint TK, typename X, typename S>
 inline void load_weights(direction<true, true>, thread const S& loader, uint outputs, uint inputs,
-                         uint output, uint input, thread workspace<X>&,
+                         uint output, uint input, thread workspace<X>& space,
                          thread weight_fragment<X, TK>& weights) {
   const uint N = lane_outputs;
   const uint R = TK / 2;
@@ -71,7 +72,7 @@ inline void load_weights(direction<true, true>, thread const S& loader, uint out
       for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
     }
 #pragma unroll
-    for (uint k = 0; k < N; ++k) round_to<R>(w[k], k, HALF * R, weights);
+    for (uint k = 0; k < N; ++k) round_to<R>(space, w[k], k, HALF * R, weights);
     return;
   }
   float w[N][R];
@@ -89,38 +90,30 @@ inline void load_weights(direction<true, true>, thread const S& loader, uint out
     }
   }
 #pragma unroll
-  for (uint k = 0; k < N; ++k) round_to<R>(w[k], k, HALF * R, weights);
+  for (uint k = 0; k < N; ++k) round_to<R>(space, w[k], k, HALF * R, weights);
 }
 
 // Stored columns are outputs, and the format has layout NK: it decodes neighbours in a row. A lane
-// decodes the simdgroup's 16 outputs of one input. Then lanes exchange weights, eight inputs of
-// each at a time.
+// decodes the simdgroup's 16 outputs of one input, eight inputs of each four lanes at a time.
 template <typename F, bool WHOLE, uint HALF, uint TK, typename X, typename S>
 inline void load_weights(direction<true, false>, thread const S& loader, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>& space,
                          thread weight_fragment<X, TK>& weights) {
-  const uint N = lane_outputs;
-  const uint R = TK / 2;
-  uint index = space.lane / 4;
-  threadgroup X* block = space.exchange + space.lane % 4 * 8 * 16;
-  output -= index * N;
-  input += HALF * R;
-  float w[N][R];
+  const uint N = decoded<F, 16>::count;
+  const uint first = HALF * TK / 2;
+  output -= space.lane / 4 * lane_outputs;
+  input += first + space.lane / 4;
 #pragma unroll
-  for (uint i = 0; i < R; i += 8) {
-    float values[16];
-    if (WHOLE || (input + i + index < inputs && output + 16 <= outputs)) {
-      decode<F, 16>(loader, input + i + index, output, values);
-    } else {
-      decode_edge<F, 16>(loader, inputs, outputs, input + i + index, output, values);
+  for (uint i = 0; i < TK / 2; i += 8) {
+#pragma unroll 1
+    for (uint k = 0; k < 16; k += N) {
+      float w[N];
+      if (WHOLE || (input + i < inputs && output + k + N <= outputs)) {
+        decode<F, N>(loader, input + i, output + k, w);
+      } else {
+        decode_edge<F, N>(loader, inputs, outputs, input + i, output + k, w);
+      }
+      round_columns<N>(space, w, k, first + i, weights);
     }
-    for (uint k = 0; k < 16; ++k) block[index * 16 + k] = X(values[k]);
-    simdgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint k = 0; k < 8; ++k) {
-      for (uint n = 0; n < N; ++n) w[n][i + k] = float(block[k * 16 + index * N + n]);
-    }
-    simdgroup_barrier(mem_flags::mem_threadgroup);
   }
-#pragma unroll
-  for (uint n = 0; n < N; ++n) round_to<R>(w[n], n, HALF * R, weights);
 }

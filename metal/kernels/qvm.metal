@@ -5,9 +5,10 @@
 // lie side by side along a row. The 256 / LANES groups of lanes take turns with chunks of W's rows,
 // and their sums are added up in threadgroup memory. A chunk has the loader's qvm_rows rows, or
 // fewer with more rows of x, for want of registers. With one or two rows of x, the codes of a chunk
-// are added up before they are scaled. With a BM of 16, neighbouring threadgroups multiply 8 rows of
-// x each, so that x may have any number of rows.
+// are added up before they are scaled. With a BM of 8 + n, neighbouring threadgroups multiply n rows
+// of x each, so that x may have any number of rows.
 
+#include "edges.metal"
 #include "x_rows.metal"
 
 // sum[m][i] += w[i]*v[m]
@@ -108,15 +109,15 @@ template <typename F, typename T, uint BM, uint LANES, typename X, typename S>
 inline void qvm(thread const S& loader, device const X* x, device T* out,
                 thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
-  const uint ROWS = BM > 8 ? 8 : BM;  // of x, in a pass
+  const uint ROWS = BM > 8 ? BM - 8 : BM;  // of x, in a pass
   const uint VALUES = ROWS <= 2 ? uint(S::qvm_columns) : 8;
   const uint CHUNK = ROWS > 4 ? 1 : ROWS > 2 ? 8 : uint(S::qvm_rows);
   const uint deep = 256 / LANES;
   const uint across = LANES * VALUES;
   uint rows = p.rows;
   uint columns = p.columns;
-  uint passes = BM > 8 ? (p.M + 7) / 8 : 1;
-  uint first_x = threadgroup_index % passes * 8;
+  uint passes = BM > 8 ? (p.M + ROWS - 1) / ROWS : 1;
+  uint first_x = threadgroup_index % passes * ROWS;
   uint M = p.M - first_x;
   x += size_t(first_x) * rows;
   out += size_t(first_x) * columns;
@@ -139,17 +140,11 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
   } else if (column < columns) {
     for (uint at = begin; at < rows; at += stride) {
       for (uint row = at; row < min(at + CHUNK, rows); ++row) {
-#pragma unroll
-        for (uint i = 0; i < VALUES; ++i) {
-          if (column + i >= columns) continue;
-          float w[1];
-          decode<F, 1>(loader, row, column + i, w);
-#pragma unroll
-          for (uint m = 0; m < ROWS; ++m) {
-            device const X* from = x + size_t(min(m, M - 1)) * rows;
-            sum[m][i] += w[0] * float(from[x_rows<F>::place(loader, row)]);
-          }
-        }
+        float v[1][ROWS];
+        load_chunk<F, ROWS, 1, false>(loader, x, row, rows, M, v);
+        float w[VALUES];
+        decode_edge<F, VALUES>(loader, rows, columns, row, column, w);
+        add_products<ROWS, VALUES>(w, v[0], sum);
       }
     }
   }

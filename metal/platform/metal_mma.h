@@ -4,13 +4,29 @@
 
 namespace mlx_dequant {
 
-// A fragment of the weight, of type T: 16 outputs x 4 * TK inputs, spread over a simdgroup. Lane i
-// holds outputs 2 * (i / 4) and 2 * (i / 4) + 1, and the TK inputs from TK * (i % 4) on. A k-slice
-// is 16 inputs, four from each of an output's four lanes. The order of the summation is free.
+// Steps follow each other in turn: other threadgroups run in the meantime.
+enum { pipelined = 0 };
+
+// A fragment of the weight, of type T: 16 outputs x 4 * TK inputs, in threadgroup memory, so that it
+// takes no registers. It lies there as k-slices of 16 inputs, four of each of an output's four lanes,
+// and a k-slice as four 8 x 8 matrices. Lane i gives outputs 2 * (i / 4) and 2 * (i / 4) + 1, and the
+// TK inputs from TK * (i % 4) on. The order of the summation is free.
 template <typename T, uint TK>
-struct weight_fragment {
-  vec<T, 4> k_slices[2][TK / 4];
+struct weight_fragment {};
+
+// What a thread knows of its simdgroup, and where that has its fragment.
+template <typename T>
+struct workspace {
+  threadgroup T* weights;
+  uint thread_index, lane;
 };
+
+template <uint TK, typename T>
+inline void start(thread workspace<T>& space, threadgroup T* memory, uint thread_index) {
+  space.weights = memory + thread_index / 32 * 64 * TK;
+  space.thread_index = thread_index;
+  space.lane = thread_index % 32;
+}
 
 // The type in which weights for fragments of X are computed, where scale_traits say S.
 template <typename X, typename S>
@@ -18,15 +34,34 @@ struct compute_type {
   typedef float type;
 };
 
+// The place of an output and a lane's input in the fragment; four inputs are contiguous.
+template <typename T>
+inline threadgroup T* place(thread const workspace<T>& space, uint output, uint input) {
+  uint inner = space.lane % 4 * 4 + input % 4;
+  return space.weights + output / 8 * 128 + inner / 8 * 64 + output % 8 * 8 + inner % 8 +
+         input / 4 * 256;
+}
+
 // Rounds N of a lane's inputs, from `first` on, to T.
 template <uint N, typename T, uint TK>
-inline void round_to(thread const float* w, uint output, uint first,
-                     thread weight_fragment<T, TK>& weights) {
+inline void round_to(thread const workspace<T>& space, thread const float* w, uint output,
+                     uint first, thread weight_fragment<T, TK>&) {
+  threadgroup T* to = place(space, space.lane / 4 * 2, 0) + output * 8 + first / 4 * 256;
 #pragma unroll
   for (uint i = 0; i < N / 4; ++i) {
-    weights.k_slices[output][first / 4 + i] =
+    *(threadgroup vec<T, 4>*)(to + i * 256) =
         vec<T, 4>(T(w[4 * i]), T(w[4 * i + 1]), T(w[4 * i + 2]), T(w[4 * i + 3]));
   }
+}
+
+// Rounds N of the 16 outputs, from `output` on, of a lane's input: of its four lanes' eight inputs
+// from `first` on, the one that lane / 4 says.
+template <uint N, typename T, uint TK>
+inline void round_columns(thread const workspace<T>& space, thread const float* w, uint output,
+                          uint first, thread weight_fragment<T, TK>&) {
+  threadgroup T* to = place(space, output, space.lane / 4) + first / 4 * 256;
+#pragma unroll
+  for (uint k = 0; k < N; ++k) to[k / 8 * 128 + k % 8 * 8] = T(w[k]);
 }
 
 // The accumulator of 16 outputs x BM rows of x, spread over a simdgroup.
@@ -102,20 +137,6 @@ inline void store_swizzled(thread const octet<T>& v, uint first, threadgroup T* 
 
 inline void publish_tile() {}
 
-// Threadgroup memory in which the lanes of a simdgroup exchange weights.
-template <typename T>
-struct workspace {
-  threadgroup T* exchange;
-  uint thread_index, lane;
-};
-
-template <typename T>
-inline void start(thread workspace<T>& space, threadgroup T* memory, uint thread_index) {
-  space.exchange = memory + thread_index / 32 * 512;
-  space.thread_index = thread_index;
-  space.lane = thread_index % 32;
-}
-
 template <uint COUNT, typename T>
 inline void copy_tile(thread workspace<T>& space, device const T* from, threadgroup T* to, uint) {
   for (uint at = space.thread_index * 4; at < COUNT; at += 1024) {
@@ -135,38 +156,29 @@ inline void release_tile(thread workspace<T>&, uint) {}
 // sum += weights * tile over half of the k-slices.
 template <uint HALF, uint BM, uint TK, typename T>
 inline void multiply_add(thread workspace<T>& space, thread accumulator<BM>& sum,
-                         thread const weight_fragment<T, TK>& weights, threadgroup const T* tile) {
-  uint output = space.lane / 4 * 2;
-  uint input = space.lane % 4 * 4;
-  threadgroup T* lane_weights =
-      space.exchange + output / 8 * 128 + input / 8 * 64 + output % 8 * 8 + input % 8;
-  tile += HALF * TK / 8 * BM * 16;
+                         thread const weight_fragment<T, TK>&, threadgroup const T* tile) {
 #pragma unroll
   for (uint k_slice = HALF * TK / 8; k_slice < (HALF + 1) * TK / 8; ++k_slice) {
-#pragma unroll
-    for (uint i = 0; i < 2; ++i)
-      *(threadgroup vec<T, 4>*)(lane_weights + i * 8) = weights.k_slices[i][k_slice];
-    simdgroup_barrier(mem_flags::mem_threadgroup);
     simdgroup_matrix<T, 8, 8> w[2][2];
 #pragma unroll
     for (uint i = 0; i < 2; ++i) {
 #pragma unroll
-      for (uint k = 0; k < 2; ++k) simdgroup_load(w[i][k], space.exchange + i * 128 + k * 64, 8);
+      for (uint k = 0; k < 2; ++k) {
+        simdgroup_load(w[i][k], space.weights + k_slice * 256 + i * 128 + k * 64, 8);
+      }
     }
-    simdgroup_barrier(mem_flags::mem_threadgroup);
 #pragma unroll
     for (uint eighth = 0; eighth < BM / 8; ++eighth) {
 #pragma unroll
       for (uint k = 0; k < 2; ++k) {
         simdgroup_matrix<T, 8, 8> x;
-        simdgroup_load(x, tile + eighth * 128 + k * 64, 8, ulong2(0, 0), true);
+        simdgroup_load(x, tile + (k_slice * BM / 8 + eighth) * 128 + k * 64, 8, ulong2(0, 0), true);
 #pragma unroll
         for (uint i = 0; i < 2; ++i) {
           simdgroup_multiply_accumulate(sum.part[i][eighth], w[i][k], x, sum.part[i][eighth]);
         }
       }
     }
-    tile += BM * 16;
   }
 }
 

@@ -129,7 +129,7 @@ def check_found(mutation, instruction, packed, rows):
 
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
-EXCHANGE = "simdgroup_barrier(mem_flags::mem_threadgroup);\n    for (uint k = 0; k < 8; ++k) {"
+EXCHANGE = "__syncwarp();\n  float w[2][8];"
 PAIRS = '"r"(weights.pairs[0][2 * k_slice]), "r"(weights.pairs[1][2 * k_slice])'
 TURNED = '"r"(weights.pairs[1][2 * k_slice]), "r"(weights.pairs[0][2 * k_slice])'
 FENCE = 'asm volatile("wgmma.fence.sync.aligned;" : : : "memory");'

@@ -123,8 +123,8 @@ def test_launches():
 
     assert launch(16, 8) is None and launch(300, 8, "float32") is None
     assert launch(300, 8, device=Device("cuda", 75)) is None
-    assert launch(17, 1).spec == kernels.gather_qmm(False, *(32, 16))
-    assert launch(300, 8).spec == kernels.gather_qmm(False, *(64, 16))
+    assert launch(17, 1).spec == launch(300, 8).spec == kernels.gather_qmm(False, 32, 16, pipelined=False)
+    assert launch(26, 8, device=Device("cuda", 90)).spec == kernels.gather_qmm(False, 64, 16)
     assert launch(300, 1, device=Device("cuda", 90)).spec == kernels.gather_qmm(False, 128, 16)
     many = launch(300, 8)
     assert (many.shape, many.dtype, many.params.M, many.params.choices) == ((2400, 37), "float16", 2400, 8)

@@ -32,8 +32,8 @@ struct iq1_m {
     uint s = (scales[j / 4 * 2] | uint(scales[j / 4 * 2 + 1]) << 8) >> (j % 4 * 3) & 7;
 
     uint k = first / 8;
-    uint high = block[32 + k / 2] >> (k % 2 * 4) & 15;
-    uint index = block[k] | (high & 7) << 8;
+    uint high = (block + 32 + k / 4 * 2)[k % 4 / 2] >> (k % 2 * 4) & 15;
+    uint index = (block + k / 4 * 4)[k % 4] | (high & 7) << 8;
     iq1_values<N>(index, N == 8 ? 0 : first % 8, high & 8, q);
     return nested_scale<N>(f16_of(d), float(2 * s + 1) * 0.125f, q);
   }

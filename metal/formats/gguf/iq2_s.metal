@@ -26,10 +26,11 @@ struct iq2_s {
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
-    uint index = block[2 + k] | (block[66 + k / 4] >> (k % 4 * 2) & 3) << 8;
+    device const uint8_t* codes = block + 2 + k / 4 * 4;
+    uint index = codes[k % 4] | (block[66 + k / 4] >> (k % 4 * 2) & 3) << 8;
     uint s = block[74 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = (0.5f + float(s)) * 0.25f;
-    uint signs = uint(block[34 + k]) >> at;
+    uint signs = uint(codes[32 + k % 4]) >> at;
     uint low = lut(iq2_s_grid, 2 * index);
     uint high = lut(iq2_s_grid, 2 * index + 1);
     scale *= signed_lut<N>(low, high, at, signs, q);

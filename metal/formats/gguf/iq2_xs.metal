@@ -25,7 +25,7 @@ struct iq2_xs {
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
-    device const uint8_t* code = block + 2 + first / 8 * 2;
+    device const uint8_t* code = block + 2 + first / 32 * 8 + first % 32 / 8 * 2;
     uint index = code[0] | (code[1] & 1) << 8;
     uint s = block[66 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = (0.5f + float(s)) * 0.25f;

@@ -26,12 +26,13 @@ struct iq3_s {
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
+    device const uint8_t* index = block + 2 + k / 4 * 8 + k % 4 * 2;
     uint high_bits = block[66 + k / 4] >> (k % 4 * 2);
     uint s = block[106 + first / 64] >> (first / 32 % 2 * 4) & 15;
     float scale = float(2 * s + 1);
-    uint signs = uint(block[74 + k]) >> at;
-    uint low = lut(iq3_s_grid, block[2 + 2 * k] | (high_bits & 1) << 8);
-    uint high = lut(iq3_s_grid, block[3 + 2 * k] | (high_bits >> 1 & 1) << 8);
+    uint signs = uint((block + 74 + k / 4 * 4)[k % 4]) >> at;
+    uint low = lut(iq3_s_grid, index[0] | (high_bits & 1) << 8);
+    uint high = lut(iq3_s_grid, index[1] | (high_bits >> 1 & 1) << 8);
     scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }

@@ -28,11 +28,12 @@ struct iq3_xxs {
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
+    device const uint8_t* index = block + 2 + k / 4 * 8 + k % 4 * 2;
     uint tail = load_u32(block + 66 + k / 4 * 4);
     float scale = (0.5f + float(tail >> 28)) * 0.5f;
     uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
-    uint low = lut(iq3_xxs_grid, block[2 + 2 * k]);
-    uint high = lut(iq3_xxs_grid, block[3 + 2 * k]);
+    uint low = lut(iq3_xxs_grid, index[0]);
+    uint high = lut(iq3_xxs_grid, index[1]);
     scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }

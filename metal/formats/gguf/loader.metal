@@ -17,6 +17,9 @@
 //   lut_words            optional: words of 32 bits of the table that lut() reads, NAME_grid in
 //                        tables/NAME.metal
 //
+// Addresses take the run of 32 weights first and then what is left of `first`, which is often known
+// and then part of the load.
+//
 // has_min and scale_traits are specialised after the struct where the defaults do not fit. Where
 // scale_traits allows it, q may have another type than float. The registry reads the numbers.
 

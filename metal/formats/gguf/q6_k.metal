@@ -15,9 +15,10 @@ struct q6_k {
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
-    float scale = load_f16(block + 208) * float(int8_t(block[192 + first / 16]));
-    fields<N> low =
-        load_fields<N, 2>(block + first / 128 * 64 + first % 64, first / 64 % 2 * 4, 15);
+    device const uint8_t* scales = block + 192 + first / 32 * 2;
+    float scale = load_f16(block + 208) * float(int8_t(scales[first % 32 / 16]));
+    device const uint8_t* bytes = block + (first / 128 * 64 + first % 64 / 32 * 32);
+    fields<N> low = load_fields<N, 2>(bytes + first % 32, first / 64 % 2 * 4, 15);
     fields<N> high =
         load_fields<N, 2>(block + 128 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
     to_numbers<N>(join<N>(low, high, 4), zero, q);

@@ -33,7 +33,8 @@ def row(program: Program, keep: Path | None = None) -> dict[str, Any]:
     per_weight = memory = None
     if program.weights:
         # A multiply-add for each weight and row of x; of a matrix product a lane has a sixteenth, and two there.
-        least = program.weights * (program.M / 8 if program.kernel.endswith("qmm") else min(program.M, 8))
+        in_pass = min(program.M, 4 if "qvm" in program.kernel else 8)
+        least = program.weights * (program.M / 8 if program.kernel.endswith("qmm") else in_pass)
         loops = [loop for loop in machine.loops if loop.multiply_adds >= least]
         if not loops:
             raise AgxError(f"{program.name}: found no loop with {least:.0f} multiply-adds: {machine.loops}")

@@ -26,7 +26,8 @@ class Program:
 
     Attributes:
         format: the registry's name, "mlx-4" for MLX's own, "" for a kernel that reads no matrix.
-        M: rows of x that one pass multiplies, 16 for any number, 8 in a pass; 0 for a kernel that multiplies none.
+        M: rows of x that one pass multiplies, 16 for any number, 8 in a pass, or 4 of qvm; 0 for a kernel that
+            multiplies none.
         weights: weights that a thread handles in an iteration of the loop over K; 0 without such a loop.
     """
 
@@ -57,11 +58,12 @@ def title(spec: KernelSpec) -> str:
 
 
 def rows(spec: KernelSpec) -> int:
-    """Rows of x in one pass of a kernel; 16 for one that takes any number, 8 in a pass."""
+    """Rows of x in one pass of a kernel; 16 for one that takes any number."""
     if spec.stacked and not spec.tile:
         return 1
     at = {"qmv": 0, "qvm": 0, "qmm": 1, "gather_qmm": 1}.get(spec.name)
-    return 0 if at is None else spec.template[at]
+    found = 0 if at is None else spec.template[at]
+    return 16 if spec.name == "qvm" and found > 8 else found
 
 
 def weights(spec: KernelSpec, form: Format | None, looked_up: bool = False) -> int:
@@ -81,9 +83,9 @@ def weights(spec: KernelSpec, form: Format | None, looked_up: bool = False) -> i
     if kernel == "qvm":
         bm = rows(spec)
         columns = traits["qvm_columns"] if bm <= 2 else 8
-        chunk = 1 if bm > 4 else 8 if bm > 2 else traits["qvm_rows"]
+        chunk = traits["qvm_rows"] if bm <= 2 else 8
         return columns * (min(chunk, 8) if looked_up else chunk)
-    return 2 * 2 * spec.template[2]  # two outputs, two steps
+    return 2 * spec.template[2]  # two outputs
 
 
 def ours(
