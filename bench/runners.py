@@ -14,6 +14,11 @@ from ..backends.host import threads
 PROMPT = 64  # tokens in front of those that are timed
 
 
+def prompt_ids(count: int, vocabulary: int) -> list[int]:
+    """So many tokens, the same for every model."""
+    return np.random.default_rng(count).integers(0, vocabulary, count).tolist()
+
+
 class Runner(Protocol):
     """A model to be timed."""
 
@@ -71,7 +76,7 @@ class MLXModel:
         )
 
     def _ids(self, count: int) -> mx.array:
-        return mx.random.randint(0, self.vocabulary, (count,), key=mx.random.key(count))
+        return mx.array(prompt_ids(count, self.vocabulary))
 
 
 class LlamaModel:
@@ -95,8 +100,12 @@ class LlamaModel:
         """Its calls return when everything is computed."""
 
     def is_finite(self) -> bool:
+        from llama_cpp import llama_get_logits_ith  # pyright: ignore[reportMissingImports]
+
         self.prompt(PROMPT)
-        return bool(np.isfinite(self.model.scores[PROMPT - 1]).all())
+        # Without logits_all its `scores` are never written.
+        scores = np.ctypeslib.as_array(llama_get_logits_ith(self.model.ctx, -1), (self.vocabulary,))
+        return bool(np.isfinite(scores).all() and scores.any())
 
     def _ids(self, count: int) -> list[int]:
-        return np.random.default_rng(count).integers(0, self.vocabulary, count).tolist()
+        return prompt_ids(count, self.vocabulary)

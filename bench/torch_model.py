@@ -102,8 +102,7 @@ class TorchModel:
         return x * cos + torch.cat([-right, left], -1) * sin
 
     def _ids(self, count: int) -> torch.Tensor:
-        made = torch.randint(0, self.vocabulary, (count,), generator=torch.Generator().manual_seed(count))
-        return made.to(self.device)
+        return torch.tensor(runners.prompt_ids(count, self.vocabulary), device=self.device)
 
     def tokens(self) -> Iterator[int]:
         cache = self._cache()

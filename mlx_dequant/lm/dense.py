@@ -49,5 +49,4 @@ def teach_mlx_lm() -> None:
             )
         adapt(model, num_layers, config, use_dora)
 
-    rebind(stock, dequantize_model)
-    rebind(adapt, linear_to_lora_layers)
+    rebind((stock, dequantize_model), (adapt, linear_to_lora_layers))

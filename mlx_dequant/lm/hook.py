@@ -69,14 +69,14 @@ def install(dtype: mx.Dtype | None = None, group: mx.distributed.Group | None = 
         stock = getattr(utils, name)
         ours = wraps(stock)(wrapper(stock, options))
         _replaced[name] = (stock, ours)
-        rebind(stock, ours)
+        rebind((stock, ours))
 
 
 def uninstall() -> None:
     """Undoes `install`; nothing without it."""
     while _replaced:
         stock, ours = _replaced.popitem()[1]
-        rebind(ours, stock)
+        rebind((ours, stock))
 
 
 def installed() -> bool:

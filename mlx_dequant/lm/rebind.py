@@ -6,9 +6,11 @@ import sys
 from typing import Any
 
 
-def rebind(old: Any, new: Any) -> None:
-    """Puts `new` in the place of `old` in every module, also in those that did `from mlx_lm.utils import ...`."""
+def rebind(*pairs: tuple[Any, Any]) -> None:
+    """Puts the second of each pair in the place of the first in every module, also in those that did
+    `from mlx_lm.utils import ...`."""
+    replaced = {id(old): new for old, new in pairs}
     for module in list(sys.modules.values()):
-        names = [name for name, value in list(getattr(module, "__dict__", {}).items()) if value is old]
-        for name in names:
-            setattr(module, name, new)
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in replaced:
+                setattr(module, name, replaced[id(value)])

@@ -108,8 +108,7 @@ def teach_mlx() -> None:
             module["bias"] = of_vector(module["bias"], cut)
         become(module, Part, group)
 
-    rebind(linear, shard_linear)
-    rebind(inplace, shard_inplace)
+    rebind((linear, shard_linear), (inplace, shard_inplace))
 
 
 def _cut(layer: PackedLayer, sharding: Any, segments: Any, group: mx.distributed.Group) -> Cut:

@@ -190,8 +190,9 @@ def test_a_library_without_cblas_is_none(monkeypatch, name):
 
 def test_llama_cpp(path):
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    runner = LlamaModel(path, 300, context=256)
+    count = processes._vocabulary(path)
+    runner = LlamaModel(path, count, context=256)
     answer = runner.tokens()
-    assert all(0 <= next(answer) < 300 for _ in range(3))
+    assert all(0 <= next(answer) < count for _ in range(3))
     runner.prompt(100)
     assert runner.is_finite()
