@@ -42,10 +42,11 @@ inline float nested_scale(float first, float second, thread float*) {
   return first * second;
 }
 
-// The same for powers of two. Their product may be subnormal, and GPUs flush subnormals to zero.
+// The same for powers of two. Their product may be subnormal, and GPUs flush subnormals to zero. A
+// code of -0 becomes 0.
 template <uint N, typename V>
 inline float pow2_scale(float first, float second, thread V* q) {
-  for (uint i = 0; i < N; ++i) q[i] *= first;
+  for (uint i = 0; i < N; ++i) q[i] = q[i] * first + V(0.0f);
   return second;
 }
 

@@ -40,3 +40,11 @@ template <uint N, uint ALIGN, typename V>
 inline void look_up(device const uint8_t* p, uint shift, const int8_t* table, thread V* q) {
   look_up<N>(load_fields<N, ALIGN>(p, shift, 15), table, q);
 }
+
+// q[i] * the returned unit = twice the e2m1 float in byte i >> shift & 15, of which `table` has the
+// values.
+template <uint N, uint ALIGN, typename V>
+inline float load_e2m1(device const uint8_t* p, uint shift, const int8_t* table, thread V* q) {
+  look_up<N, ALIGN>(p, shift, table, q);
+  return 1.0f;
+}

@@ -129,6 +129,24 @@ inline void look_up(device const uint8_t* p, uint shift, constant int8_t* table,
   }
 }
 
+// q[i] * the returned unit = twice the e2m1 float in byte i >> shift & 15, of which `table` has the
+// values: shift is 0 or 4. In the upper bits of a half it is that float times 2^-14. A code of -0
+// gives -0.
+template <uint N, uint ALIGN>
+inline float load_e2m1(device const uint8_t* p, uint shift, constant int8_t*, thread float* q) {
+  fields<N> bytes = load_fields<N, ALIGN>(p, 0, 255);
+  for (uint i = 0; i < (N + 3) / 4; ++i) {
+    uint word = bytes.words[i] >> shift;
+    // The bytes 0 and 2, 1 and 3, each as a half.
+    uint halves[2] = {(word << 9 & 0x0e000e00) | (word << 12 & 0x80008000),
+                      (word << 1 & 0x0e000e00) | (word << 4 & 0x80008000)};
+    for (uint k = 0; k < 4 && 4 * i + k < N; ++k) {
+      q[4 * i + k] = low_bits(ushort(halves[k % 2] >> (k / 2 * 16)));
+    }
+  }
+  return 32768.0f;
+}
+
 // q[i] = word >> Shift::shift(first + i) & mask.
 template <uint N, typename Shift>
 inline void split(uint word, uint mask, uint first, thread uint* q) {

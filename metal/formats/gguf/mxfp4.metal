@@ -22,8 +22,8 @@ struct mxfp4 {
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
     uint e = block[0];
-    look_up<N, 1>(block + 1 + first % 16, first / 16 * 4, twice_e2m1, q);
-    return pow2_scale<N>(power(e / 2), power(e - e / 2), q);
+    float unit = load_e2m1<N, 1>(block + 1 + first % 16, first / 16 * 4, twice_e2m1, q);
+    return pow2_scale<N>(unit * power(e / 2), power(e - e / 2), q);
   }
 };
 
