@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import kept
+from . import tokenizer_cache
 
 KIND = "merges-1"  # of entries in the cache; another number where other merges are derived
 MANY = 1 << 14  # tokens: fewer are derived as quickly as they are read
@@ -38,7 +38,7 @@ def merges(vocabulary: Mapping[str, int], scores: Any = None) -> list[tuple[str,
     if pairs is None:
         pairs = _derived(vocabulary, ranks)
         if count >= MANY:
-            kept.write(KIND, key, pairs.tobytes())
+            tokenizer_cache.write(KIND, key, pairs.tobytes())
     left, right = pairs.T.tolist()
     return list(zip(map(texts.__getitem__, left), map(texts.__getitem__, right), strict=True))
 
@@ -63,7 +63,7 @@ def _key(texts: Mapping[int, str], lengths: np.ndarray, ranks: np.ndarray) -> st
 
 def _read(key: str, texts: Mapping[int, str], count: int) -> np.ndarray | None:
     """Pairs of tokens from the cache, uint32 [n, 2]."""
-    content = kept.read(KIND, key)
+    content = tokenizer_cache.read(KIND, key)
     if content is None or len(content) % 8:
         return None
     pairs = np.frombuffer(content, np.uint32).reshape(-1, 2)

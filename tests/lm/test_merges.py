@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlx_dequant.lm import kept, merges
+from mlx_dequant.lm import merges, tokenizer_cache
 
 VOCABULARY = {token: number for number, token in enumerate(("the", "t", "h", "e", "th", "he", "éh", "é", "thé", ""))}
 EXPECTED = [("t", "he"), ("th", "e"), ("t", "h"), ("h", "e"), ("é", "h"), ("th", "é")]
@@ -48,7 +48,7 @@ def test_the_key_is_all_that_they_depend_on(folder):
 
 @pytest.mark.parametrize("content", [b"\0" * 4, np.array([1, 99], np.uint32).tobytes(), b"\1" * 8])
 def test_what_are_no_tokens_is_derived_again(folder, content, monkeypatch):
-    monkeypatch.setattr(kept, "read", lambda kind, key: content)
+    monkeypatch.setattr(tokenizer_cache, "read", lambda kind, key: content)
     assert merges.merges(VOCABULARY) == EXPECTED
 
 

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from mlx_dequant.lm import kept
+from mlx_dequant.lm import tokenizer_cache
 
 
 @pytest.fixture
@@ -15,10 +15,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_an_entry_comes_back(folder):
-    assert kept.read("merges", "a") is None
-    kept.write("merges", "a", b"content")
-    assert kept.read("merges", "a") == b"content"
-    assert [kept.read("merges", "b"), kept.read("others", "a")] == [None, None]
+    assert tokenizer_cache.read("merges", "a") is None
+    tokenizer_cache.write("merges", "a", b"content")
+    assert tokenizer_cache.read("merges", "a") == b"content"
+    assert [tokenizer_cache.read("merges", "b"), tokenizer_cache.read("others", "a")] == [None, None]
     assert [path.name for path in folder.iterdir()] == ["merges-a"]
     for path, mode in ((folder.parent, 0o700), (folder, 0o700), (folder / "merges-a", 0o600)):
         assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -60,58 +60,58 @@ def open_the_cache(path):
 
 def grow(path):
     with path.open("ab") as file:
-        file.truncate(kept.LARGEST + 1)
+        file.truncate(tokenizer_cache.LARGEST + 1)
 
 
 @pytest.mark.parametrize(
     "harm", [cut, change, empty, open_to_others, link, pipe, open_the_folder, open_the_cache, grow]
 )
 def test_what_is_harmed_is_none(folder, harm):
-    kept.write("merges", "a", b"content")
+    tokenizer_cache.write("merges", "a", b"content")
     harm(folder / "merges-a")
-    assert kept.read("merges", "a") is None
+    assert tokenizer_cache.read("merges", "a") is None
 
 
 @pytest.mark.parametrize("harm", [cut, open_to_others, link, pipe])
 def test_it_is_written_anew(folder, harm):
-    kept.write("merges", "a", b"content")
+    tokenizer_cache.write("merges", "a", b"content")
     harm(folder / "merges-a")
-    kept.write("merges", "a", b"content")
-    assert kept.read("merges", "a") == b"content"
+    tokenizer_cache.write("merges", "a", b"content")
+    assert tokenizer_cache.read("merges", "a") == b"content"
 
 
 @pytest.mark.parametrize("harm", [open_the_folder, open_the_cache])
 def test_nothing_is_written_where_others_can_write(folder, harm):
-    kept.write("merges", "a", b"content")
+    tokenizer_cache.write("merges", "a", b"content")
     harm(folder / "merges-a")
-    kept.write("merges", "b", b"content")
+    tokenizer_cache.write("merges", "b", b"content")
     assert [path.name for path in folder.iterdir()] == ["merges-a"]
 
 
 def test_no_entry_is_half_written(folder, monkeypatch):
-    kept.write("merges", "a", b"content")
+    tokenizer_cache.write("merges", "a", b"content")
 
     def full(self, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
-    kept.write("merges", "a", b"another")
-    kept.write("merges", "b", b"content")
+    tokenizer_cache.write("merges", "a", b"another")
+    tokenizer_cache.write("merges", "b", b"content")
     assert [path.name for path in folder.iterdir()] == ["merges-a"]
-    assert kept.read("merges", "a") == b"content"
+    assert tokenizer_cache.read("merges", "a") == b"content"
 
 
 def test_the_least_used_go_first(folder, monkeypatch):
-    monkeypatch.setattr(kept, "TOGETHER", 3 * (100 + 32))
+    monkeypatch.setattr(tokenizer_cache, "TOGETHER", 3 * (100 + 32))
     for at, key in enumerate("abc"):
-        kept.write("merges", key, bytes(100))
+        tokenizer_cache.write("merges", key, bytes(100))
         os.utime(folder / f"merges-{key}", (at, at))
-    kept.read("merges", "a")
-    kept.write("merges", "d", bytes(100))
+    tokenizer_cache.read("merges", "a")
+    tokenizer_cache.write("merges", "d", bytes(100))
     assert {path.name for path in folder.iterdir()} == {"merges-a", "merges-c", "merges-d"}
 
 
 def test_what_is_too_large_is_not_kept(folder, monkeypatch):
-    monkeypatch.setattr(kept, "LARGEST", 100)
-    kept.write("merges", "a", bytes(100))
-    assert kept.read("merges", "a") is None
+    monkeypatch.setattr(tokenizer_cache, "LARGEST", 100)
+    tokenizer_cache.write("merges", "a", bytes(100))
+    assert tokenizer_cache.read("merges", "a") is None
