@@ -160,7 +160,7 @@ def is_replayable(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> bool:
 
 
 def dense_bytes(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> int:
-    """Bytes of the dense matrix that a product which is replayable makes for a while; 0 without."""
+    """Bytes of the dense matrix that a replayable product makes for a while; 0 without."""
     return _BACKENDS[current_backend()].dense_bytes(matrix, x, transpose)
 
 

@@ -46,8 +46,11 @@ def operands_of(matrix: EncodedMatrix) -> Operands:
 def _with(empty: EncodedMatrix, present: list[str], arrays: Sequence[mx.array]) -> EncodedMatrix:
     names = [name for name, _ in empty.family.arrays]
     given = dict(zip(names, arrays, strict=False))
-    cache = {"gpu": list(arrays[: len(names)]), "sorted": None}
-    made = replace(empty, arrays={**empty.arrays, **{name: given[name] for name in present}}, cache=cache)
-    if len(arrays) == len(names):
-        return made
-    return replace(made, perm=given["g_idx"], inv_perm=arrays[-1], cache=cache)
+    is_sorted = len(arrays) > len(names)
+    return replace(
+        empty,
+        arrays={**empty.arrays, **{name: given[name] for name in present}},
+        perm=given["g_idx"] if is_sorted else None,
+        inv_perm=arrays[-1] if is_sorted else None,
+        cache={"gpu": list(arrays[: len(names)]), "sorted": None},
+    )
