@@ -20,6 +20,7 @@ from mlx.utils import tree_unflatten
 
 from . import dtypes, fusing
 from .errors import FormatError
+from .feed_forward import replay_feed_forward
 from .ops.transforms import has_value
 from .weights import QuantizedWeight, stored
 
@@ -330,6 +331,7 @@ def pack_model(
 def fuse_layers(model: nn.Module) -> None:
     """What `pack_model` does with `fuse`, to a model that has its packed layers."""
     fusing.fuse_layers(model, PackedLinear)
+    replay_feed_forward(model, PackedLayer)
 
 
 def packable(model: nn.Module) -> dict[str, nn.Module]:

@@ -25,7 +25,7 @@ LAYERS = (
     ("backends",),
     ("ops",),
     ("weights",),
-    ("nn", "fusing", "functions"),
+    ("nn", "fusing", "feed_forward", "functions"),
     ("loading",),
     ("lm",),
     ("diagnostics",),

@@ -17,7 +17,7 @@ from ..backends.arrays import clamped_int32
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_ids, check_stack, check_x
-from .replay import replayed, traced_once
+from .replay import in_trace, replayed, traced_once
 from .transforms import has_value, is_exporting, is_traced
 
 
@@ -57,6 +57,7 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
     if ids.ndim == 0 or x.shape[:-1] != leading:
         raise FormatError(f"ids: found shape {ids.shape} beside x {x.shape}, expected {_expected(x)}")
     transpose = matrix.layout == "NK"
+    matrix = in_trace(matrix)
     if backends.is_replayable(matrix, x, transpose):
         product = partial(backends.gather_matmul, transpose=transpose, sorted=sorted)
         with_rules = partial(_shaped, _with_rules, transpose=transpose, sorted=sorted)

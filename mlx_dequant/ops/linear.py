@@ -16,7 +16,7 @@ from .. import backends, dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 from .operand import Weight, check_matrix, check_x
-from .replay import replayed, traced_once
+from .replay import in_trace, replayed, traced_once
 from .shared import SHARED, Share
 from .transforms import has_value, is_exporting, is_traced, only
 
@@ -73,6 +73,7 @@ def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
     y = replayed(matrix, (transpose,), x)
     if y is not None:
         return y
+    matrix = in_trace(matrix)
     if backends.is_replayable(matrix, x, transpose):
         product, with_rules = (partial(each, transpose=transpose) for each in (backends.matmul, _with_rules))
         dense_bytes = backends.dense_bytes(matrix, x, transpose)

@@ -6,9 +6,10 @@ kinds, and each prompt of another length is traced once for each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
+from contextlib import contextmanager
 from functools import partial
-from threading import get_ident
+from threading import get_ident, local
 
 import mlx.core as mx
 
@@ -30,10 +31,25 @@ _traces: Kept[Traced] = Kept(MAX_TRACES)
 _streams: list[mx.Stream] = []  # MLX compares streams and does not number them
 
 
+class _Around(local):
+    """The trace of several operations that this thread makes.
+
+    Attributes:
+        others: the trace's arguments by the id of the arrays whose places they take; None outside of such a trace.
+        is_transformed: whether products need their rules for MLX's transformations.
+    """
+
+    others: dict[int, mx.array] | None = None
+    is_transformed = False
+
+
+_around = _Around()
+
+
 def replayed(matrix: EncodedMatrix, how: How, x: mx.array, *others: mx.array) -> mx.array | None:
     """The product, if one like it was traced for a matrix of this kind and this matrix has its operands; else None."""
     operands = matrix.cache.get(OPERANDS)
-    if operands is None:
+    if operands is None or _around.others is not None:
         return None
     traced = _traces.get(_key(operands, how, x))
     return None if traced is None else traced(*operands.arrays, x, *others)
@@ -55,6 +71,8 @@ def traced_once(
         with_rules: the product inside a transformation of MLX.
         dense_bytes: bytes of a dense matrix that it makes for a while; 0 without.
     """
+    if _around.others is not None:
+        return (with_rules if _around.is_transformed else operation)(matrix, x, *others)
     operands = operands_of(matrix)
 
     def traced() -> Traced:
@@ -64,8 +82,57 @@ def traced_once(
     return _traces.of(_key(operands, how, x), traced)(*operands.arrays, x, *others)
 
 
+def in_trace(matrix: EncodedMatrix) -> EncodedMatrix:
+    """The matrix; inside a function that `call` traces, with the trace's arguments in the place of its arrays."""
+    if _around.others is None or OPERANDS not in matrix.cache:
+        return matrix
+    operands = operands_of(matrix)
+    return operands.like([_around.others.get(id(array), array) for array in operands.arrays])
+
+
+@contextmanager
+def operands_from(others: dict[int, mx.array]) -> Generator[None]:
+    """Lets `in_trace` put these arrays in the places of those with the ids."""
+    before, _around.others = _around.others, others
+    try:
+        yield
+    finally:
+        _around.others = before
+
+
+def call(key: How, function: Callable[..., mx.array], *arrays: mx.array) -> mx.array:
+    """A function of several operations, traced once for a key and for arrays of these shapes and types.
+
+    Args:
+        key: what decides besides the arrays.
+        function: of arrays, whose products are made in `operands_from`. It may be called again, in a later call.
+        arrays: its arguments, the last of which is x.
+    """
+
+    def traced() -> Traced:
+        is_transformed = False
+
+        def run(*given: mx.array) -> mx.array:
+            before, _around.is_transformed = _around.is_transformed, is_transformed
+            try:
+                return function(*given)
+            finally:
+                _around.is_transformed = before
+
+        made: Traced = mx.compile(run)
+        made(*(mx.zeros(array.shape, array.dtype) for array in arrays))
+        is_transformed = True
+        return made
+
+    return _traces.of(_place(key, arrays[-1]), traced)(*arrays)
+
+
 def _key(operands: Operands, how: How, x: mx.array) -> Hashable:
-    return (operands.kind, how, x.shape, x.dtype, backends.current_backend(), get_ident(), _stream())
+    return _place((operands.kind, how), x)
+
+
+def _place(key: How, x: mx.array) -> Hashable:
+    return (key, x.shape, x.dtype, backends.current_backend(), get_ident(), _stream())
 
 
 def _stream() -> int:

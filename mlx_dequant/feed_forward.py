@@ -1,0 +1,162 @@
+"""Feed-forward modules that MLX traces once for all layers that are alike, and then replays.
+
+Such a module is a function of x alone, so that its products, its activation and its choice of experts can be one
+trace. For a few rows of x, building them takes the CPU as long as computing them takes a GPU.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from functools import cache
+from math import prod
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from . import backends
+from .backends.gpu.operands import operands_of
+from .ops import replay
+from .weights.fused import joint
+
+# Names that mlx-lm's models give to feed-forward modules.
+NAMES = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp")
+
+MOST_ROWS = 16  # of x
+
+
+class _Now(threading.local):
+    """The module that this thread calls, for MLX to trace."""
+
+    module: Any = None
+
+
+_now = _Now()
+
+
+def replay_feed_forward(model: nn.Module, packed: type[nn.Module]) -> None:
+    """Gives a model's feed-forward modules a class whose calls are replayed, in place. All else about them stays.
+
+    A module's attributes, layers and arrays may change: each call looks at them. What its Python code does besides
+    computing a result is done when it is traced, and not again.
+
+    Args:
+        packed: the class of layers whose weights stay quantized.
+    """
+    for _, module in model.named_modules():
+        for name in NAMES:
+            part = module.get(name)
+            if isinstance(part, nn.Module) and _takes_x_alone(part) and _packed_layers(part, packed) > 1:
+                part.__class__ = _replaying(type(part), packed)
+
+
+def _takes_x_alone(module: Any) -> bool:
+    return not hasattr(module, "replayed_class") and len(inspect.signature(module).parameters) == 1
+
+
+def _packed_layers(module: nn.Module, packed: type[nn.Module]) -> int:
+    return sum(isinstance(each, packed) for _, each in module.named_modules())
+
+
+@cache
+def _replaying(kind: Any, packed: type[nn.Module]) -> Any:
+    """The class of modules of that kind whose calls are replayed."""
+
+    def call(self: Any, x: mx.array) -> mx.array:
+        if prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu():
+            return kind.__call__(self, x)
+        parts = _Parts(self, packed)
+        if not parts.complete:
+            return kind.__call__(self, x)
+        before, _now.module = _now.module, self
+        try:
+            return replay.call((kind, *parts.facts), traced, *parts.arrays, x)
+        finally:
+            _now.module = before
+
+    def traced(*given: mx.array) -> mx.array:
+        module = _now.module
+        own = _Parts(module, packed).arrays
+        others = {id(array): other for array, other in zip(own, given[:-1], strict=True)}
+        with replay.operands_from(others):
+            return kind.__call__(_copy(module, others), given[-1])
+
+    def reduce(self: Any) -> tuple[Any, ...]:
+        return _unpickled, (kind, packed, dict(vars(self)), dict(self))
+
+    members = {"__call__": call, "__reduce__": reduce, "__module__": kind.__module__, "replayed_class": kind}
+    return type(kind.__name__, (kind,), members)
+
+
+def _unpickled(kind: Any, packed: type[nn.Module], attributes: dict[str, Any], parts: dict[str, Any]) -> Any:
+    kind = _replaying(kind, packed)
+    module = kind.__new__(kind)
+    vars(module).update(attributes)
+    dict.update(module, parts)
+    return module
+
+
+class _Parts:
+    """What a module consists of now.
+
+    Attributes:
+        facts: what a trace of its call depends on, besides x.
+        arrays: that the trace takes as arguments.
+        complete: whether all parts are arrays and modules.
+    """
+
+    def __init__(self, module: nn.Module, packed: type[nn.Module]):
+        self.facts: list[Any] = []
+        self.arrays: list[mx.array] = []
+        self.complete = True
+        self._packed = packed
+        self._joint: list[Any] = []
+        self._add(module)
+
+    def _add(self, module: Any) -> None:
+        self.facts += (type(module), _state(module))
+        for part in module.values():
+            if isinstance(part, self._packed):
+                self._add_layer(part)
+            elif isinstance(part, mx.array):
+                self.arrays.append(part)
+            elif isinstance(part, nn.Module):
+                self._add(part)
+            else:
+                self.complete = False
+
+    def _add_layer(self, layer: Any) -> None:
+        weight, bias = layer.weight, layer.get("bias")
+        whole = joint(weight)
+        operands = operands_of(whole.matrix)
+        self.facts += (type(layer), operands.kind, whole is weight, bias is None)
+        if not any(whole is other for other in self._joint):
+            self._joint.append(whole)
+            self.arrays += operands.arrays
+        if bias is not None:
+            self.arrays.append(bias)
+
+
+# By class: names of parts, and attributes.
+_states: dict[type, list[tuple[tuple[str, ...], dict[str, Any]]]] = {}
+
+
+def _state(module: nn.Module) -> int:
+    """A number that modules of a class share whose parts have the same names and whose attributes are equal."""
+    state = (tuple(module), vars(module))
+    known = _states.setdefault(type(module), [])
+    if state not in known:
+        known.append((state[0], dict(state[1])))
+    return known.index(state)
+
+
+def _copy(module: Any, others: dict[int, mx.array]) -> Any:
+    """A module with other arrays, and with its class's own call. Its packed layers keep their weights."""
+    kind: Any = getattr(type(module), "replayed_class", type(module))
+    made = kind.__new__(kind)
+    vars(made).update(vars(module))
+    for name, part in module.items():
+        other = _copy(part, others) if isinstance(part, nn.Module) else others.get(id(part), part)
+        dict.__setitem__(made, name, other)
+    return made

@@ -1,0 +1,241 @@
+"""Feed-forward modules are traced once for all layers that are alike. MLX's own operations stand in for a GPU's."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from unittest.mock import patch
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.qwen3_moe import Qwen3MoeSparseMoeBlock
+from mlx_lm.models.switch_layers import SwitchGLU
+from support import freed_at_once
+
+import mlx_dequant as mxd
+from mlx_dequant import backends
+from mlx_dequant.backends.gpu import metal
+from mlx_dequant.kept import Kept
+from mlx_dequant.nn import PackedLinear, pack_model
+from mlx_dequant.ops import replay
+
+WIDTH, WIDE, EXPERTS = 32, 64, 4
+
+
+class Graphs:
+    """A GPU whose products are graphs of MLX's own operations. It counts how often one is built."""
+
+    def __init__(self):
+        self.built = 0
+
+    def values(self, matrix):
+        self.built += 1
+        return matrix.arrays["blocks"].view(mx.float32)
+
+    def matmul(self, matrix, x, transpose):
+        values = self.values(matrix).reshape(matrix.rows, matrix.columns)
+        return x @ (values.T if transpose else values)
+
+    def gather_matmul(self, matrix, x, ids, transpose, sorted):
+        values = self.values(matrix).reshape(matrix.experts, -1, matrix.columns)
+        values = values.swapaxes(1, 2) if transpose else values
+        rows = mx.broadcast_to(x if x.ndim > ids.ndim else x[..., None, :], (*ids.shape, x.shape[-1]))
+        return (rows[..., None, :] @ values[ids]).squeeze(-2)
+
+
+@pytest.fixture
+def gpu():
+    graphs = Graphs()
+    with (
+        patch.object(backends, "current_backend", lambda: "metal"),
+        patch.object(metal, "matmul", graphs.matmul),
+        patch.object(metal, "gather_matmul", graphs.gather_matmul),
+        patch.object(metal, "is_replayable", lambda *product: True),
+        patch.object(metal, "dense_bytes", lambda *product: 0),
+        patch.object(replay, "_traces", Kept(100)),
+    ):
+        yield graphs
+
+
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate_proj = nn.Linear(WIDTH, WIDE, bias=False)
+        self.up_proj = nn.Linear(WIDTH, WIDE, bias=False)
+        self.down_proj = nn.Linear(WIDE, WIDTH, bias=True)
+        self.scale = 1.0
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x)) * self.scale
+
+
+class MoE(nn.Module):
+    """As Qwen's: a dense router, experts, and a shared expert."""
+
+    __call__ = Qwen3MoeSparseMoeBlock.__call__
+
+    def __init__(self):
+        super().__init__()
+        self.top_k, self.norm_topk_prob, self.sharding_group = 2, True, None
+        self.gate = nn.Linear(WIDTH, EXPERTS, bias=False)
+        self.switch_mlp = SwitchGLU(WIDTH, WIDE, EXPERTS)
+
+
+class Layer(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.mlp = kind()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x + self.mlp(x)
+
+
+class Model(nn.Module):
+    def __init__(self, kind, layers: int = 3):
+        super().__init__()
+        self.layers = [Layer(kind) for _ in range(layers)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def packed(model: nn.Module, seed: int = 0) -> dict[str, mxd.GGUFWeight]:
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, module in model.named_modules():
+        if "weight" in module and not name.endswith("mlp.gate"):
+            values = rng.normal(size=module.weight.shape).astype(np.float32) / 8
+            found[name] = mxd.GGUFWeight(values.view(np.uint8), "F32")
+    return found
+
+
+def twins(kind) -> tuple[Model, Model]:
+    """A model whose feed-forward modules are replayed, and one of the same weights without."""
+    mx.random.seed(0)
+    model, plain = Model(kind), Model(kind)
+    plain.update(model.parameters())
+    weights = packed(model)
+    return pack_model(model, weights, strict=False, fuse=True), pack_model(plain, weights, strict=False)
+
+
+def x_of(*shape: int, seed: int = 0) -> mx.array:
+    return mx.random.normal((*shape, WIDTH), key=mx.random.key(seed))
+
+
+def near(found, expected) -> bool:
+    pairs = zip(tree_flatten(found), tree_flatten(expected), strict=True)
+    return all(bool(mx.allclose(one, other, rtol=1e-5, atol=1e-5)) for (_, one), (_, other) in pairs)
+
+
+KINDS = pytest.mark.parametrize("kind", [MLP, MoE])
+
+
+@KINDS
+def test_layers_that_are_alike_are_traced_once(kind, gpu):
+    model, plain = twins(kind)
+    before = gpu.built
+    found = [model(x_of(*shape)) for shape in ((1, 1), (2,), (1, 1), (2,), ())]
+    products = 2 if kind is MLP else 3  # gate and up share one
+    assert gpu.built - before == 3 * products
+    before = gpu.built
+    expected = [plain(x_of(*shape)) for shape in ((1, 1), (2,), (1, 1), (2,), ())]
+    assert near(found, expected) and gpu.built - before <= 9
+    assert near(model(x_of(1, 40)), plain(x_of(1, 40)))
+
+
+@KINDS
+def test_transformations(kind, gpu):
+    model, plain = twins(kind)
+    x = x_of(2)
+    for _ in range(2):  # before it was traced, and after
+        losses = [lambda x, call=call: (call(x) ** 2).sum() for call in (model, plain)]
+        assert near(*[mx.grad(loss)(x) for loss in losses])
+        assert near(*[mx.compile(call)(x) for call in (model, plain)])
+        assert near(*[mx.checkpoint(call)(x) for call in (model, plain)])
+        assert near(*[mx.jvp(call, [x], [x])[1] for call in (model, plain)])
+        assert near(model(x), plain(x))
+    if kind is MoE:  # whose routers are dense, and trained
+        losses = [nn.value_and_grad(each, lambda x, each=each: (each(x) ** 2).sum()) for each in (model, plain)]
+        gradients = [loss(x)[1] for loss in losses]
+        assert len(tree_flatten(gradients[0])) == 3 and near(*gradients)
+
+
+def test_a_module_may_change(gpu):
+    """An attribute, a weight, an array, a layer: each call looks at them."""
+    model, plain = twins(MLP)
+    x = x_of(1)
+    before = model(x)
+    for each in (model, plain):
+        each.layers[1].mlp.scale = 2.0
+        each.layers[0].mlp.down_proj["bias"] = mx.ones(WIDTH)
+    assert near(model(x), plain(x)) and not near(model(x), before)
+    for each in (model, plain):
+        each.layers[2].mlp.down_proj.hold(packed(Model(MLP), 1)["layers.2.mlp.down_proj"])
+        each.layers[0].mlp.update_modules({"down_proj": each.layers[1].mlp.down_proj.to_lora(scale=1.0)})
+        each.layers[0].mlp.down_proj.lora_b = mx.ones_like(each.layers[0].mlp.down_proj.lora_b)
+    model.layers[0].mlp.down_proj.lora_a = plain.layers[0].mlp.down_proj.lora_a
+    assert near(model(x), plain(x))
+    model, plain = twins(MoE)
+    for top_k in (2, 3):
+        for each in (model, plain):
+            each.layers[0].mlp.top_k = top_k
+        assert near(model(x), plain(x))
+
+
+@KINDS
+def test_all_else_about_a_module_is_as_before(kind, gpu):
+    model, plain = twins(kind)
+    x = x_of(1)
+    names = [{name for name, _ in tree_flatten(each.parameters())} for each in (model, plain)]
+    assert names[0] == names[1] and repr(model) == repr(plain)
+    mlp = model.layers[0].mlp
+    assert isinstance(mlp, kind) and type(mlp) is not kind
+    expected = plain(x)
+    for each in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), model):
+        assert near(each(x), expected) and type(each.layers[0].mlp) is type(mlp)
+    mlp.helper = [1, 2]  # no array and no module: such a module is called as it is
+    assert near(model(x), expected)
+
+
+def test_a_dropped_model_is_freed(gpu):
+    model, _ = twins(MLP)
+    mx.eval(model(x_of(1)))
+    with freed_at_once(model.layers[0].mlp.down_proj.weight.matrix):
+        del model, _
+
+
+def test_threads(gpu):
+    model, plain = twins(MLP)
+    expected = [plain(x_of(1, seed=seed)) for seed in range(4)]
+    mx.eval(expected, model.parameters())
+    found = {}
+
+    def run(seed):
+        with mx.stream(mx.new_stream(mx.cpu)):
+            found[seed] = [model(x_of(1, seed=seed)) for _ in range(20)]
+            mx.eval(found[seed])
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert all(near(found[seed], [expected[seed]] * 20) for seed in range(4))
+
+
+def test_modules_that_are_not_replayed():
+    class Other(MLP):
+        def __call__(self, x, mask):
+            return x
+
+    for kind in (Other, PackedLinear):
+        assert not hasattr(kind, "replayed_class")
+    model = Model(Other)
+    pack_model(model, packed(model), strict=False, fuse=True)
+    assert type(model.layers[0].mlp) is Other
