@@ -7,7 +7,9 @@ trace. For a few rows of x, building them takes the CPU as long as computing the
 from __future__ import annotations
 
 import inspect
+import operator
 import threading
+import weakref
 from functools import cache
 from math import prod
 from typing import Any
@@ -18,7 +20,7 @@ import mlx.nn as nn
 from . import backends
 from .backends.gpu.operands import operands_of
 from .ops import replay
-from .weights.fused import joint
+from .weights.fused import joint, shared_by
 
 # Names that mlx-lm's models give to feed-forward modules.
 NAMES = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp")
@@ -66,12 +68,14 @@ def _replaying(kind: Any, packed: type[nn.Module]) -> Any:
     def call(self: Any, x: mx.array) -> mx.array:
         if prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu():
             return kind.__call__(self, x)
-        parts = _Parts(self, packed)
+        parts = _found.get(id(self))
+        if parts is None or not parts.hold(self):
+            parts = _found_again(self, packed)
         if not parts.complete:
             return kind.__call__(self, x)
         before, _now.module = _now.module, self
         try:
-            return replay.call((kind, *parts.facts), traced, *parts.arrays, x)
+            return replay.call(parts.key, traced, parts.arrays, x)
         finally:
             _now.module = before
 
@@ -98,31 +102,41 @@ def _unpickled(kind: Any, packed: type[nn.Module], attributes: dict[str, Any], p
 
 
 class _Parts:
-    """What a module consists of now.
+    """What a module consists of. Does not keep the module.
 
     Attributes:
-        facts: what a trace of its call depends on, besides x.
+        key: what a trace of its call depends on, besides shapes and types.
         arrays: that the trace takes as arguments.
         complete: whether all parts are arrays and modules.
     """
 
     def __init__(self, module: nn.Module, packed: type[nn.Module]):
-        self.facts: list[Any] = []
+        self.key: tuple[Any, ...] = ()
         self.arrays: list[mx.array] = []
         self.complete = True
         self._packed = packed
-        self._joint: list[Any] = []
-        self._add(module)
+        self._own = _Contents(module)
+        self._inner: list[tuple[nn.Module, _Contents]] = []
+        self._places: list[tuple[dict[str, Any], str, Any]] = []
+        self._add(module, self._own)
 
-    def _add(self, module: Any) -> None:
-        self.facts += (type(module), _state(module))
-        for part in module.values():
+    def hold(self, module: nn.Module) -> bool:
+        """Whether the module still consists of them."""
+        for place, name, part in self._places:
+            if place.get(name) is not part:
+                return False
+        return self._own.hold(module) and all(contents.hold(inner) for inner, contents in self._inner)
+
+    def _add(self, module: nn.Module, contents: _Contents) -> None:
+        self.key += (type(module), _state(module))
+        for part in contents.parts:
             if isinstance(part, self._packed):
                 self._add_layer(part)
             elif isinstance(part, mx.array):
                 self.arrays.append(part)
             elif isinstance(part, nn.Module):
-                self._add(part)
+                self._inner.append((part, _Contents(part)))
+                self._add(*self._inner[-1])
             else:
                 self.complete = False
 
@@ -130,12 +144,39 @@ class _Parts:
         weight, bias = layer.weight, layer.get("bias")
         whole = joint(weight)
         operands = operands_of(whole.matrix)
-        self.facts += (type(layer), operands.kind, whole is weight, bias is None)
-        if not any(whole is other for other in self._joint):
-            self._joint.append(whole)
+        self.key += (type(layer), operands.kind, whole is weight, bias is None)
+        if whole is weight or not any(whole is part for _, _, part in self._places):
             self.arrays += operands.arrays
+        self._places += (vars(layer), "_weight", weight), (layer, "bias", bias)
+        if whole is not weight:
+            self._places.append((vars(shared_by(weight)), "joint", whole))
         if bias is not None:
             self.arrays.append(bias)
+
+
+class _Contents:
+    """A module's parts and attributes at some time."""
+
+    def __init__(self, module: nn.Module):
+        self.parts = list(module.values())
+        self._attributes = dict(vars(module))
+
+    def hold(self, module: nn.Module) -> bool:
+        """Whether they are still the same."""
+        now = module.values()
+        return (
+            len(now) == len(self.parts) and all(map(operator.is_, now, self.parts)) and vars(module) == self._attributes
+        )
+
+
+_found: dict[int, _Parts] = {}  # by the id of a module that lives
+
+
+def _found_again(module: Any, packed: type[nn.Module]) -> _Parts:
+    if id(module) not in _found:
+        weakref.finalize(module, _found.pop, id(module), None).atexit = False
+    parts = _found[id(module)] = _Parts(module, packed)
+    return parts
 
 
 # By class: names of parts, and attributes.

@@ -100,13 +100,12 @@ def operands_from(others: dict[int, mx.array]) -> Generator[None]:
         _around.others = before
 
 
-def call(key: How, function: Callable[..., mx.array], *arrays: mx.array) -> mx.array:
-    """A function of several operations, traced once for a key and for arrays of these shapes and types.
+def call(key: How, function: Callable[..., mx.array], arrays: list[mx.array], x: mx.array) -> mx.array:
+    """A function of several operations, traced once for a key and an x of this shape and type.
 
     Args:
-        key: what decides besides the arrays.
-        function: of arrays, whose products are made in `operands_from`. It may be called again, in a later call.
-        arrays: its arguments, the last of which is x.
+        key: what decides besides x.
+        function: of the arrays and x, whose products are made in `operands_from`. MLX may call it again, later.
     """
 
     def traced() -> Traced:
@@ -120,11 +119,11 @@ def call(key: How, function: Callable[..., mx.array], *arrays: mx.array) -> mx.a
                 _around.is_transformed = before
 
         made: Traced = mx.compile(run)
-        made(*(mx.zeros(array.shape, array.dtype) for array in arrays))
+        made(*(mx.zeros(array.shape, array.dtype) for array in (*arrays, x)))
         is_transformed = True
         return made
 
-    return _traces.of(_place(key, arrays[-1]), traced)(*arrays)
+    return _traces.of(_place(key, x), traced)(*arrays, x)
 
 
 def _key(operands: Operands, how: How, x: mx.array) -> Hashable:

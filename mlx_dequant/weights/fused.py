@@ -76,8 +76,14 @@ def fuse(weights: Sequence[QuantizedWeight], title: str) -> list[QuantizedWeight
 
 def joint(weight: QuantizedWeight) -> QuantizedWeight:
     """The weight that multiplies for this one and others; the weight itself if it is not fused."""
+    product = shared_by(weight)
+    return weight if product is None else product.joint or weight
+
+
+def shared_by(weight: QuantizedWeight) -> SharedProduct | None:
+    """The product that a fused weight shares with others."""
     share: Share | None = weight.matrix.cache.get(SHARED)
-    return weight if share is None else share.product.joint or weight
+    return None if share is None else share.product
 
 
 def _resized(matrix: EncodedMatrix, arrays: dict[str, Any], outputs: int) -> EncodedMatrix:
