@@ -40,7 +40,7 @@ _now = _Now()
 def replay_feed_forward(model: nn.Module, packed: type[nn.Module]) -> None:
     """Gives a model's feed-forward modules a class whose calls are replayed, in place. All else about them stays.
 
-    A module's attributes, layers and arrays may change: each call looks at them. What its Python code does besides
+    They are replayed in evaluation mode (`model.eval()`): training may draw random numbers. A module's attributes, layers and arrays may change: each call looks at them. What its Python code does besides
     computing a result is done when it is traced, and not again.
 
     Args:
@@ -66,7 +66,7 @@ def _replaying(kind: Any, packed: type[nn.Module]) -> Any:
     """The class of modules of that kind whose calls are replayed."""
 
     def call(self: Any, x: mx.array) -> mx.array:
-        if prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu():
+        if self.training or prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu():
             return kind.__call__(self, x)
         parts = _found.get(id(self))
         if parts is None or not parts.hold(self):

@@ -297,6 +297,7 @@ def pack_model(
             q_proj, k_proj and v_proj; gate_proj and up_proj; `mlx_dequant.fusing.SIBLINGS` has all names. Their
             arrays are copied into one, of which each layer has views. Results are those of separate layers. Nobody may
             change such an x in place (`x += 1`) between the calls of these layers, which know it by its identity.
+            On a GPU, feed-forward modules (`mlx_dequant.feed_forward.NAMES`) are traced whole for up to 16 rows of x.
 
     Returns:
         The model.

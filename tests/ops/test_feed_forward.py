@@ -121,7 +121,8 @@ def twins(kind) -> tuple[Model, Model]:
     model, plain = Model(kind), Model(kind)
     plain.update(model.parameters())
     weights = packed(model)
-    return pack_model(model, weights, strict=False, fuse=True), pack_model(plain, weights, strict=False)
+    model, plain = pack_model(model, weights, strict=False, fuse=True), pack_model(plain, weights, strict=False)
+    return model.eval(), plain.eval()
 
 
 def x_of(*shape: int, seed: int = 0) -> mx.array:
@@ -227,6 +228,18 @@ def test_threads(gpu):
     for each in threads:
         each.join()
     assert all(near(found[seed], [expected[seed]] * 20) for seed in range(4))
+
+
+def test_a_module_in_training_is_not_replayed(gpu):
+    model, _ = twins(MLP)
+    model.train()
+    model(x_of(1))
+    before = gpu.built
+    model(x_of(1))
+    assert gpu.built == before and not any("MLP" in str(key) for key in replay._traces)
+    model.eval()
+    model(x_of(1))
+    assert gpu.built > before and any("MLP" in str(key) for key in replay._traces)
 
 
 def test_modules_that_are_not_replayed():
