@@ -40,8 +40,9 @@ _now = _Now()
 def replay_feed_forward(model: nn.Module, packed: type[nn.Module]) -> None:
     """Gives a model's feed-forward modules a class whose calls are replayed, in place. All else about them stays.
 
-    They are replayed in evaluation mode (`model.eval()`): training may draw random numbers. A module's attributes, layers and arrays may change: each call looks at them. What its Python code does besides
-    computing a result is done when it is traced, and not again.
+    They are replayed in evaluation mode (`model.eval()`): training may draw random numbers. A module's attributes,
+    layers and arrays may change: each call looks at them. What its Python code does besides computing a result is done
+    when it is traced, and not again.
 
     Args:
         packed: the class of layers whose weights stay quantized.
