@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from ... import dispatch, dtypes
 from ...encoded import EncodedMatrix
 from ..arrays import clamped_int32
-from .launch import bind, device
+from .launch import bind, bound, device
 
 
 def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:
@@ -16,6 +18,11 @@ def gather(platform: str, matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype,
     An id out of range gives NaN, because a launch cannot read the ids and raise an error.
     """
     operation = "gather_columns" if axis else "gather_rows"
-    plan = dispatch.plan(device(platform), matrix, ids.size, dtypes.name(dtype), operation)
-    (launch,) = plan.launches
-    return bind(platform, matrix, launch, "int32")(matrix, clamped_int32(ids))
+
+    def look_up() -> Callable[..., mx.array]:
+        plan = dispatch.plan(device(platform), matrix, ids.size, dtypes.name(dtype), operation)
+        (launch,) = plan.launches
+        return bind(platform, matrix, launch, "int32")
+
+    run = bound.of((operation, platform, matrix.kind, ids.size, dtype), look_up)
+    return run(matrix, clamped_int32(ids))
