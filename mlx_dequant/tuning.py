@@ -100,11 +100,14 @@ def _route(M: int, name: str, when: str, reason: str) -> Route:
 
 
 # Conditions of a route; dispatch.py decides when they hold:
+#   long rows         a row of the matrix or of its transpose has 2^29 numbers or more
 #   float32 x         x is float32, which matrix units do not multiply
 #   looked up         the inputs of a lane of qmm may lie in several groups, so each looks up its group
 #   looked up by two  the same, where a look-up serves two outputs (act-order in layout KN)
 _GEMV = _route(1, "gemv", "", "one pass over the matrix multiplies 8 rows of x, with float32's error")
+_LONG_ROWS = _route(2, "dequantize_then_gemm", "long rows", "the kernels count the numbers of 8 rows of x in 32 bits")
 _NO_UNITS = (
+    _LONG_ROWS,
     _route(129, "dequantize_then_gemm", "float32 x", "MLX's product may use TF32, so only where it saves much time"),
     _route(1, "gemv", "float32 x", "matrix units multiply two-byte types"),
 )
@@ -144,7 +147,7 @@ _HOPPER_KN = (Block(32, 16), Block(64, 16), Block(128, 32))
 
 METAL = Tuning(
     routes=_UNMEASURED,
-    qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 8)},
+    qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 32), 8: (2, 16)},
     few_rows=2048,
     long_rows=4096,
     qvm_lanes=16,
@@ -191,6 +194,7 @@ HOPPER = replace(
 OLD_CUDA = replace(
     CUDA,
     routes=(
+        _LONG_ROWS,
         _route(129, "dequantize_then_gemm", "", "the kernels for matrix units need sm_80"),
         _GEMV,
     ),

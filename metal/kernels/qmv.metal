@@ -24,7 +24,7 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
     float v[VALUES], x_sum[VALUES / BLOCK];
 #pragma unroll
     for (uint i = 0; i < VALUES; i += 8) {
-      x_rows<F>::template load<8, ALIGNED>(loader, x, column, i, v + i);
+      x_rows<F>::template load<8, ALIGNED>(loader, x, 0, column, i, v + i);
     }
     if (has_min<F>::value) {
 #pragma unroll
@@ -77,12 +77,12 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
     }
 #pragma unroll
     for (uint m = 0; m < BM; ++m) {
-      device const X* from = x + size_t(min(m, M - 1)) * columns;
+      uint from = min(m, M - 1) * columns;
       float dot[BN];
 #pragma unroll
       for (uint i = 0; i < VALUES; i += 8) {
         float v[8];
-        x_rows<F>::template load<8, ALIGNED>(loader, from, column, i, v);
+        x_rows<F>::template load<8, ALIGNED>(loader, x, from, column, i, v);
 #pragma unroll
         for (uint r = 0; r < BN; ++r) {
           for (uint k = 0; k < 8; ++k) {
@@ -115,8 +115,8 @@ inline void add_columns(thread const S& loader, device const X* x, uint row,
     float w[1];
     decode<F, 1>(loader, min(row + r, last), rest, w);
     for (uint m = 0; m < BM; ++m) {
-      device const X* from = x + size_t(min(m, M - 1)) * columns;
-      sum[r * BM + m] += w[0] * float(from[x_rows<F>::place(loader, rest)]);
+      uint from = min(m, M - 1) * columns;
+      sum[r * BM + m] += w[0] * float(x[from + x_rows<F>::place(loader, rest)]);
     }
   }
 }

@@ -44,9 +44,8 @@ inline void load_chunk(thread const S& loader, device const X* x, uint at, uint 
                        thread float (*v)[BM]) {
 #pragma unroll
   for (uint m = 0; m < BM; ++m) {
-    device const X* from = x + size_t(min(m, M - 1)) * rows;
     float values[CHUNK];
-    x_rows<F>::template load<CHUNK, ALIGNED>(loader, from, at, 0, values);
+    x_rows<F>::template load<CHUNK, ALIGNED>(loader, x, min(m, M - 1) * rows, at, 0, values);
 #pragma unroll
     for (uint r = 0; r < CHUNK; ++r) v[r][m] = values[r];
   }

@@ -12,10 +12,15 @@ struct x_rows {
   static inline uint place(thread const S&, uint i) {
     return i;
   }
-  // v[0..N) = N inputs of the row x from at + i on, where i is a constant.
+  // v[0..N) = N inputs from at + i on, of the row that begins at x[row]; i is a constant.
   template <uint N, bool ALIGNED, typename X, typename S>
-  static inline void load(thread const S&, device const X* x, uint at, uint i, thread float* v) {
-    mlx_dequant::load<N, ALIGNED>(x + at + i, v);
+  static inline void load(thread const S&, device const X* x, uint row, uint at, uint i,
+                          thread float* v) {
+    const uint STEP = N < loaded_at_once ? N : uint(loaded_at_once);
+#pragma unroll
+    for (uint k = 0; k < N; k += STEP) {
+      mlx_dequant::load<STEP, ALIGNED>(x + (row + at + i + k), v + k);
+    }
   }
 };
 
@@ -26,11 +31,11 @@ struct x_rows<permuted<F>> {
     return uint(loader.g_idx[i]);
   }
   template <uint N, bool ALIGNED, typename X, typename S>
-  static inline void load(thread const S& loader, device const X* x, uint at, uint i,
+  static inline void load(thread const S& loader, device const X* x, uint row, uint at, uint i,
                           thread float* v) {
     uint places[N];
     load_words<N>((device const uint*)loader.g_idx + at + i, places);
 #pragma unroll
-    for (uint k = 0; k < N; ++k) v[k] = float(x[places[k]]);
+    for (uint k = 0; k < N; ++k) v[k] = float(x[row + places[k]]);
   }
 };

@@ -25,8 +25,8 @@ typedef __nv_bfloat16 bfloat16_t;
 namespace mlx_dequant {
 
 // Codes of a row that qmv decodes before it multiplies them, and chunks of rows whose loads overlap
-// in qvm. Many need few loads.
-enum { decoded_at_once = 32, chunks_at_once = 2 };
+// in qvm. Many need few loads. Loads of x have 16 bytes.
+enum { decoded_at_once = 32, chunks_at_once = 2, loaded_at_once = 8 };
 
 template <typename A, typename B>
 __device__ inline A as_type(B b) {
