@@ -51,14 +51,14 @@ inline void load_chunk(thread const S& loader, device const X* x, uint at, uint 
   }
 }
 
-// Adds VALUES columns of rows begin ... begin + CHUNK - 1, begin + stride ... to `sum`. TOGETHER:
-// the rows of a chunk are of one group, and x is aligned. With one or two rows of x, that loop has
-// no branches, so that the loads of two chunks overlap.
-template <typename F, uint BM, uint VALUES, uint CHUNK, bool TOGETHER, typename X, typename S>
-inline void add_columns(thread const S& loader, device const X* x, uint column, uint begin,
-                        uint stride, uint rows, uint M, thread float (*sum)[VALUES]) {
+// Adds VALUES columns of the rows begin ... begin + CHUNK - 1, begin + stride ... to `sum`, as far as
+// whole chunks go. Rows of a chunk are of one group, and x is aligned. With one or two rows of x, that
+// loop has no branches, so that the loads of two chunks overlap.
+template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
+inline void add_chunks(thread const S& loader, device const X* x, uint column, uint begin,
+                       uint stride, uint rows, uint M, thread float (*sum)[VALUES]) {
   typename S::template group_params<VALUES> shared;
-  if (TOGETHER && BM <= 2) {
+  if (BM <= 2) {
     float partial[BM][VALUES];
     for (uint m = 0; m < BM; ++m) {
       for (uint i = 0; i < VALUES; ++i) partial[m][i] = 0.0f;
@@ -66,7 +66,7 @@ inline void add_columns(thread const S& loader, device const X* x, uint column, 
 #pragma unroll chunks_at_once
     for (uint at = begin; at + CHUNK <= rows; at += stride) {
       float v[CHUNK][BM];
-      load_chunk<F, BM, CHUNK, TOGETHER>(loader, x, at, rows, M, v);
+      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, M, v);
       load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
       float q[CHUNK * VALUES];
       codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
@@ -78,29 +78,19 @@ inline void add_columns(thread const S& loader, device const X* x, uint column, 
     uint group = ~0u;
     for (uint at = begin; at + CHUNK <= rows; at += stride) {
       float v[CHUNK][BM];
-      load_chunk<F, BM, CHUNK, TOGETHER>(loader, x, at, rows, M, v);
-      if (TOGETHER && group_at<F>(loader, at) != group) {
+      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, M, v);
+      if (group_at<F>(loader, at) != group) {
         group = group_at<F>(loader, at);
         load_group_params<F, VALUES>(loader, group, column, shared);
       }
 #pragma unroll
       for (uint r = 0; r < CHUNK; ++r) {
         float w[VALUES];
-        if (!TOGETHER) {
-          load_group_params<F, VALUES>(loader, group_at<F>(loader, at + r), column, shared);
-        }
         codes<F, VALUES, 1>(loader, shared, at + r, column, w);
         apply_scale<VALUES>(shared, w, w);
         add_products<BM, VALUES>(w, v[r], sum);
       }
     }
-  }
-  for (uint row = rows / CHUNK * CHUNK + begin / CHUNK; row < rows; row += stride / CHUNK) {
-    float v[1][BM];
-    load_chunk<F, BM, 1, false>(loader, x, row, rows, M, v);
-    float w[VALUES];
-    decode<F, VALUES>(loader, row, column, w);
-    add_products<BM, VALUES>(w, v[0], sum);
   }
 }
 
@@ -129,23 +119,23 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
   }
   uint begin = thread_index / LANES * CHUNK;
   uint stride = deep * CHUNK;
-  bool aligned = is_aligned(x, rows);
-  if (column + VALUES <= columns && aligned && share_group<F, CHUNK>(loader)) {
-    add_columns<F, ROWS, VALUES, CHUNK, true>(loader, x, column, begin, stride, rows, M, sum);
-  } else if (column + VALUES <= columns) {
-    const uint FEW = CHUNK < 8 ? CHUNK : 8;
-    add_columns<F, ROWS, VALUES, FEW, false>(loader, x, column, thread_index / LANES * FEW,
-                                             deep * FEW, rows, M, sum);
-  } else if (column < columns) {
-    for (uint at = begin; at < rows; at += stride) {
-      for (uint row = at; row < min(at + CHUNK, rows); ++row) {
-        float v[1][ROWS];
-        load_chunk<F, ROWS, 1, false>(loader, x, row, rows, M, v);
-        float w[VALUES];
-        decode_edge<F, VALUES>(loader, rows, columns, row, column, w);
-        add_products<ROWS, VALUES>(w, v[0], sum);
-      }
+  uint done = 0;
+  if (column + VALUES <= columns && is_aligned(x, rows) && share_group<F, CHUNK>(loader)) {
+    add_chunks<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, M, sum);
+    done = rows / CHUNK * CHUNK;
+  }
+  // What is left, a row at a time.
+#pragma unroll 1
+  for (uint row = done + thread_index / LANES; row < rows && column < columns; row += deep) {
+    float v[1][ROWS];
+    load_chunk<F, ROWS, 1, false>(loader, x, row, rows, M, v);
+    float w[VALUES];
+    if (column + VALUES <= columns) {
+      decode<F, VALUES>(loader, row, column, w);
+    } else {
+      decode_edge<F, VALUES>(loader, rows, columns, row, column, w);
     }
+    add_products<ROWS, VALUES>(w, v[0], sum);
   }
 #pragma unroll
   for (uint m = 0; m < ROWS; ++m) {
