@@ -106,11 +106,11 @@ class EncodedMatrix:
     inv_perm: Any = None
     cache: dict[Any, Any] = field(default_factory=lambda: {}, repr=False)
 
-    @property
+    @cached_property
     def family(self) -> Family:
         return FAMILIES[self.format.family]
 
-    @property
+    @cached_property
     def layout(self) -> str:
         """ "KN" where a stored row is an input, "NK" where it is an output."""
         return self.family.layout

@@ -7,11 +7,11 @@ trace. For a few rows of x, building them takes the CPU as long as computing the
 from __future__ import annotations
 
 import inspect
-import operator
 import threading
 import weakref
 from functools import cache
 from math import prod
+from operator import is_
 from typing import Any
 
 import mlx.core as mx
@@ -116,28 +116,37 @@ class _Parts:
         self.arrays: list[mx.array] = []
         self.complete = True
         self._packed = packed
-        self._own = _Contents(module)
-        self._inner: list[tuple[nn.Module, _Contents]] = []
+        self._own = list(module.values())
+        self._inner: list[nn.Module] = []
         self._places: list[tuple[dict[str, Any], str, Any]] = []
-        self._add(module, self._own)
+        self._attributes: list[dict[str, Any]] = []
+        self._add(module)
+        self._sizes = list(map(len, self._inner))
+        self._dicts, self._names, self._parts = zip(*self._places, strict=True)
+        self._before = list(map(dict, self._attributes))
 
     def hold(self, module: nn.Module) -> bool:
         """Whether the module still consists of them."""
-        for place, name, part in self._places:
-            if place.get(name) is not part:
-                return False
-        return self._own.hold(module) and all(contents.hold(inner) for inner, contents in self._inner)
+        return (
+            len(module) == len(self._own)
+            and all(map(is_, module.values(), self._own))
+            and all(map(is_, map(dict.get, self._dicts, self._names), self._parts))
+            and list(map(len, self._inner)) == self._sizes
+            and self._attributes == self._before
+        )
 
-    def _add(self, module: nn.Module, contents: _Contents) -> None:
+    def _add(self, module: nn.Module) -> None:
         self.key += (type(module), _state(module))
-        for part in contents.parts:
+        self._attributes.append(vars(module))
+        for part in module.values():
             if isinstance(part, self._packed):
                 self._add_layer(part)
             elif isinstance(part, mx.array):
                 self.arrays.append(part)
             elif isinstance(part, nn.Module):
-                self._inner.append((part, _Contents(part)))
-                self._add(*self._inner[-1])
+                self._inner.append(part)
+                self._places += ((part, each, inner) for each, inner in part.items())
+                self._add(part)
             else:
                 self.complete = False
 
@@ -153,21 +162,6 @@ class _Parts:
             self._places.append((vars(shared_by(weight)), "joint", whole))
         if bias is not None:
             self.arrays.append(bias)
-
-
-class _Contents:
-    """A module's parts and attributes at some time."""
-
-    def __init__(self, module: nn.Module):
-        self.parts = list(module.values())
-        self._attributes = dict(vars(module))
-
-    def hold(self, module: nn.Module) -> bool:
-        """Whether they are still the same."""
-        now = module.values()
-        return (
-            len(now) == len(self.parts) and all(map(operator.is_, now, self.parts)) and vars(module) == self._attributes
-        )
 
 
 _found: dict[int, _Parts] = {}  # by the id of a module that lives

@@ -21,6 +21,7 @@ from mlx.utils import tree_unflatten
 from . import dtypes, fusing
 from .errors import FormatError
 from .feed_forward import replay_feed_forward
+from .ops import linear
 from .ops.transforms import has_value
 from .weights import QuantizedWeight, stored
 
@@ -131,7 +132,7 @@ class PackedLinear(PackedLayer):
 
     def __call__(self, x: mx.array) -> mx.array:
         """x [..., in] float16, bfloat16 or float32 to [..., out] in x's type."""
-        return self.weight.linear(x, self.get("bias"))
+        return linear(x, self.weight, self.get("bias"))
 
     def dense(self, dtype: mx.Dtype = mx.float32) -> nn.Linear:
         """This layer with dequantized weights."""

@@ -15,9 +15,8 @@ import mlx.core as mx
 from .. import backends, dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
-from .operand import Weight, check_matrix, check_x
+from .operand import SHARED, Weight, check_matrix, check_x
 from .replay import in_trace, replayed, traced_once
-from .shared import SHARED, Share
 from .transforms import has_value, is_exporting, is_traced, only
 
 
@@ -41,10 +40,15 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     Raises:
         FormatError: x or bias does not fit the weight.
     """
-    share: Share | None = weight.matrix.cache.get(SHARED)
+    matrix = weight.matrix
+    share: Any = matrix.cache.get(SHARED)
     y = None if share is None else share.outputs(x)
     if y is None:
-        y = _product(x, weight)
+        y = replayed(matrix, (matrix.layout == "NK",), x)
+    if y is None:
+        check_matrix(weight)
+        check_x(x, weight)
+        y = matmul(matrix, x, matrix.layout == "NK")
     if bias is None:
         return y
     if bias.shape != (weight.out_features,):
@@ -54,15 +58,25 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     return y + bias.astype(x.dtype)
 
 
-def _product(x: mx.array, weight: Weight) -> mx.array:
+def linear_parts(x: mx.array, weight: Weight, ends: tuple[int, ...]) -> list[mx.array]:
+    """The outputs of `linear`, cut in parts that end at `ends`; on a GPU in the same trace as the product."""
     matrix = weight.matrix
     transpose = matrix.layout == "NK"
-    y = replayed(matrix, (transpose,), x)
-    if y is None:
-        check_matrix(weight)
-        check_x(x, weight)
-        y = matmul(matrix, x, transpose)
-    return y
+    how = (transpose, ends)
+    parts: Any = replayed(matrix, how, x)
+    if parts is not None:
+        return parts
+    check_matrix(weight)
+    check_x(x, weight)
+    matrix = in_trace(matrix)
+    if not backends.is_replayable(matrix, x, transpose) or backends.dense_bytes(matrix, x, transpose):
+        return mx.split(matmul(matrix, x, transpose), ends, axis=-1)
+
+    def cut(product: Any, matrix: EncodedMatrix, x: mx.array) -> Any:
+        return mx.split(product(matrix, x, transpose), ends, axis=-1)
+
+    made: Any = traced_once(matrix, how, partial(cut, backends.matmul), partial(cut, _with_rules), 0, x)
+    return made
 
 
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:

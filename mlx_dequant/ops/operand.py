@@ -10,6 +10,7 @@ from .. import dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
 
+SHARED = "shared product"  # in the cache of a fused weight's matrix: its share
 INTEGERS = (mx.int32, mx.uint32, mx.int64, mx.uint64, mx.int16, mx.uint16, mx.int8, mx.uint8)
 
 

@@ -5,21 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from .. import backends
 from ..backends.host import precision
 from ..log import logger
-
-SHARED = "shared product"  # in the cache of a member's matrix: its share
-
-
-class Joint(Protocol):
-    """A weight whose outputs are those of all members, one after the other."""
-
-    def linear(self, x: mx.array) -> mx.array: ...
+from .linear import linear_parts
+from .operand import Weight
 
 
 class SharedProduct:
@@ -35,15 +29,15 @@ class SharedProduct:
     members.
 
     Args:
-        joint: the weight of all; None once the sharing has ended.
+        joint: the weight whose outputs are those of all members, in turn; None once the sharing has ended.
         sizes: how many outputs each member has.
         largest: numbers in x, with more of which members multiply by themselves.
         title: of the members, for the log.
     """
 
-    def __init__(self, joint: Joint, sizes: Sequence[int], largest: int, title: str):
+    def __init__(self, joint: Weight, sizes: Sequence[int], largest: int, title: str):
         self.joint: Any = joint
-        self._ends = list(accumulate(sizes))[:-1]
+        self._ends = tuple(accumulate(sizes))[:-1]
         self._largest = largest
         self._title = title
         self._threads: Any = threading.local()
@@ -55,7 +49,7 @@ class SharedProduct:
             return None
         kept = getattr(here, "kept", None)
         if kept is None:
-            parts = dict(enumerate(mx.split(joint.linear(x), self._ends, axis=-1)))
+            parts = dict(enumerate(linear_parts(x, joint, self._ends)))
             here.kept = x, _setting(), parts
             return parts.pop(member)
         known, setting, parts = kept

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..encoded import EncodedMatrix
 from ..launches import EXPERT_BYTES
-from ..ops.shared import SHARED, Share, SharedProduct
+from ..ops.operand import SHARED
+from ..ops.shared import Share, SharedProduct
 from .base import QuantizedWeight
 from .cut import ROWS, Cut, Packing
 
