@@ -69,14 +69,14 @@ def linear_parts(x: mx.array, weight: Weight, ends: tuple[int, ...]) -> list[mx.
     check_matrix(weight)
     check_x(x, weight)
     matrix = in_trace(matrix)
-    if not backends.is_replayable(matrix, x, transpose) or backends.dense_bytes(matrix, x, transpose):
-        return mx.split(matmul(matrix, x, transpose), ends, axis=-1)
 
     def cut(product: Any, matrix: EncodedMatrix, x: mx.array) -> Any:
         return mx.split(product(matrix, x, transpose), ends, axis=-1)
 
-    made: Any = traced_once(matrix, how, partial(cut, backends.matmul), partial(cut, _with_rules), 0, x)
-    return made
+    if not backends.is_replayable(matrix, x, transpose) or backends.dense_bytes(matrix, x, transpose):
+        return cut(matmul, matrix, x)
+    parts = traced_once(matrix, how, partial(cut, backends.matmul), partial(cut, _with_rules), 0, x)
+    return parts
 
 
 def matmul(matrix: EncodedMatrix, x: mx.array, transpose: bool) -> mx.array:
