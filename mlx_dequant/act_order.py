@@ -16,7 +16,8 @@ from .fast_divmod import grouping
 CHUNK_BYTES = 32 << 20  # of codes that are bit-unpacked at a time
 GROUP_MULTIPLE = 32  # groups must be multiples of this many inputs, which kernels assume to share a group
 
-# Codes, their bits, the order of the inputs, and whether the layout is KN: the codes in that order.
+# Codes, their bits, the order of the inputs (a stack's: of each expert's), and whether the layout is KN: the codes in
+# that order.
 Permute = Callable[[Any, int, np.ndarray, bool], Any]
 
 
@@ -50,12 +51,33 @@ def sort_by_group(
     to_numpy: Callable[[Any], np.ndarray],
     from_numpy: Callable[[np.ndarray], Any],
 ) -> EncodedMatrix | None:
-    """`matrix` with its inputs sorted by group, made once; None without a g_idx or if it cannot be sorted."""
+    """`matrix` with its inputs sorted by group, made once; None without a g_idx or if it cannot be sorted.
+
+    A stack is sorted if all its experts can be, to groups of one size.
+    """
     if not matrix.has_g_idx:
         return None
     if "sorted" not in matrix.cache:
         matrix.cache.setdefault("sorted", _sorted(matrix, permute, to_numpy, from_numpy))
     return matrix.cache["sorted"]
+
+
+def sorted_size(matrix: EncodedMatrix, group: np.ndarray) -> int | None:
+    """The size of the groups of a matrix once it is sorted, the last one's at most that; None if it cannot be sorted.
+
+    That is where groups have different sizes, or a size that 32 does not divide.
+
+    Args:
+        group: the matrix's g_idx [K], or [experts, K].
+    """
+    counts = np.stack([np.bincount(each, minlength=_groups(matrix)) for each in group.reshape(-1, matrix.K)])
+    size = int(counts[0, 0])
+    unequal = (counts[:, :-1] != size).any() or counts[:, -1].max() > size
+    return None if size == 0 or size % GROUP_MULTIPLE or unequal else size
+
+
+def _groups(matrix: EncodedMatrix) -> int:
+    return prod(matrix.arrays["scales"].shape) // (matrix.N * max(matrix.experts, 1))
 
 
 def _sorted(
@@ -64,18 +86,13 @@ def _sorted(
     to_numpy: Callable[[Any], np.ndarray],
     from_numpy: Callable[[np.ndarray], Any],
 ) -> EncodedMatrix | None:
-    """The sorted matrix. Codes are new; scales and zero points are shared.
-
-    None if the groups have different sizes, or a size that 32 does not divide.
-    """
+    """The sorted matrix, if it can be. Codes are new; scales and zero points are shared."""
     name = matrix.family.codes
-    groups = prod(matrix.arrays["scales"].shape) // matrix.N
     group = to_numpy(matrix.arrays["g_idx"])
-    counts = np.bincount(group, minlength=groups)
-    size = int(counts[0])
-    if size == 0 or size % GROUP_MULTIPLE or (counts[:-1] != size).any() or counts[-1] > size:
+    size = sorted_size(matrix, group)
+    if size is None:
         return None
-    perm = np.argsort(group, kind="stable")
+    perm = np.argsort(group, kind="stable").astype(np.int32)
     return replace(
         matrix,
         arrays={
@@ -83,9 +100,10 @@ def _sorted(
             name: permute(matrix.arrays[name], matrix.format.bits, perm, matrix.layout == "KN"),
             "g_idx": None,
         },
-        loader_params={**matrix.loader_params, **grouping(size, groups)},
+        loader_params={**matrix.loader_params, **grouping(size, _groups(matrix))},
         has_g_idx=False,
-        perm=from_numpy(perm.astype(np.int32)),
-        inv_perm=from_numpy(np.argsort(perm).astype(np.int32)),
+        perm=from_numpy(perm),
+        # Products with a stack find an output's place in perm.
+        inv_perm=None if matrix.experts else from_numpy(np.argsort(perm).astype(np.int32)),
         cache={},
     )

@@ -75,12 +75,11 @@ def route(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> Route:
 
 
 def _conditions(matrix: EncodedMatrix, dtype: str) -> frozenset[str]:
-    looked_up = matrix.has_g_idx or (matrix.layout == "KN" and matrix.group_size % 32 != 0)
     facts = {
         "long rows": max(matrix.K, matrix.N) >= 1 << 29,
         "float32 x": dtype == "float32",
-        "looked up": looked_up,
-        "looked up by two": matrix.has_g_idx and matrix.layout == "KN",
+        "looked up": matrix.layout == "KN" and matrix.group_size % 32 != 0,
+        "unsorted": matrix.has_g_idx,
     }
     return frozenset(name for name, holds in facts.items() if holds)
 

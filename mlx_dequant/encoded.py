@@ -89,8 +89,8 @@ class EncodedMatrix:
         loader_params: the fields of `LaunchParams` that the family's loader reads.
         has_g_idx: whether each input's group is looked up in g_idx (act-order).
         experts: number of matrices in a stack, 0 for a single matrix. A stack's arrays have a first axis of experts.
-        perm: int32 [K] or None. For a matrix sorted by group: input i of it was input perm[i].
-        inv_perm: int32 [K] or None: input i moved to inv_perm[i].
+        perm: int32 [K], a stack's [experts, K], or None. For a matrix sorted by group: input i of it was input perm[i].
+        inv_perm: int32 [K] or None: input i moved to inv_perm[i]. A stack has none.
         cache: what backends derive from the matrix; it goes with the matrix.
     """
 

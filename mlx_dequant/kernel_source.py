@@ -139,7 +139,7 @@ def kernel_source(
         form: the matrix's format, or None for a kernel that reads no matrix.
         dtype: type of the output, a key of `TYPES`.
         scale_dtype: type of the scales, a key of `TYPES`; ignored for GGUF.
-        has_g_idx: whether the matrix has act-order.
+        has_g_idx: whether each input's group is looked up, where the kernel multiplies nothing.
         input_dtype: types of the inputs after the matrix's arrays, which MLX writes into the kernel.
     """
     headers = [METAL / f"platform/{platform}.h"]
@@ -171,8 +171,8 @@ def kernel_source(
         arrays = ", ".join(names)
         decoder = f"mlx_dequant::{struct(form, has_g_idx)}"
         if spec.permuted:
-            name += "_permuted"
-            decoder = f"mlx_dequant::permuted<{decoder}>"
+            name += f"_permuted_{spec.permuted}"
+            decoder = f"mlx_dequant::permuted_{spec.permuted}<{decoder}>"
         lines.append(f"auto loader = mlx_dequant::{form.family}<{decoder}>({arrays}, p);")
         template.insert(0, decoder)
         arguments.insert(0, "loader")

@@ -27,7 +27,8 @@ class KernelSpec:
         lut_in_shared: whether a format's lookup table is copied to threadgroup memory first, where that is faster.
         resident: threadgroups that a multiprocessor of CUDA must have registers for; 0 leaves that to the compiler.
         needs_matrix: whether it reads a matrix.
-        permuted: whether it reads x in the order of a matrix that was sorted by group.
+        permuted: for a matrix that was sorted by group: "inputs" where it reads x in the order of the matrix's inputs,
+            "outputs" where it stores its results in that order; "" for any other.
         stacked: whether it reads a stack of matrices, by experts that the input `ids` names.
         tile: pairs of a row of x and an expert in a threadgroup of a stacked kernel whose ids are sorted; 0 where
             a threadgroup has one, and ids are in any order.
@@ -42,9 +43,14 @@ class KernelSpec:
     lut_in_shared: bool = False
     resident: int = 0
     needs_matrix: bool = True
-    permuted: bool = False
+    permuted: str = ""
     stacked: bool = False
     tile: int = 0
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it multiplies a matrix by x. Such a kernel looks up no group in g_idx."""
+        return self.needs_matrix and "x" in self.inputs
 
 
 DEQUANTIZE = KernelSpec("dequantize")
@@ -53,7 +59,7 @@ GATHER_COLUMNS = KernelSpec("gather_columns", ("ids",))
 SPLIT_K_REDUCE = KernelSpec("split_k_reduce", ("parts",), needs_matrix=False)
 
 
-def qmv(bm: int, simdgroups: int, bn: int, values: int, permuted: bool = False) -> KernelSpec:
+def qmv(bm: int, simdgroups: int, bn: int, values: int, permuted: str = "") -> KernelSpec:
     """x @ W.T for a stored W, BM rows of x at a time.
 
     Args:
@@ -67,7 +73,7 @@ def qmv(bm: int, simdgroups: int, bn: int, values: int, permuted: bool = False) 
     return KernelSpec("qmv", ("x",), template, 8 * bn * min(bm, 8), lut_in_shared=True, permuted=permuted)
 
 
-def qvm(bm: int, lanes: int, permuted: bool = False) -> KernelSpec:
+def qvm(bm: int, lanes: int, permuted: str = "") -> KernelSpec:
     """x @ W for a stored W, BM rows of x at a time.
 
     Args:
@@ -78,18 +84,18 @@ def qvm(bm: int, lanes: int, permuted: bool = False) -> KernelSpec:
     return KernelSpec("qvm", ("x",), (bm, lanes), 8 * THREADS, permuted=permuted)
 
 
-def gather_qmv(simdgroups: int, bn: int, values: int) -> KernelSpec:
+def gather_qmv(simdgroups: int, bn: int, values: int, permuted: str = "") -> KernelSpec:
     """x @ W.T for a stored W an expert, one row of x for each pair of a row and an expert; arguments as for `qmv`."""
     template = (simdgroups, bn, values)
-    return KernelSpec("gather_qmv", ("x", "ids"), template, 8 * bn, lut_in_shared=True, stacked=True)
+    return KernelSpec("gather_qmv", ("x", "ids"), template, 8 * bn, lut_in_shared=True, permuted=permuted, stacked=True)
 
 
-def gather_qvm(lanes: int) -> KernelSpec:
-    """x @ W for a stored W an expert, one row of x for each pair of a row and an expert; `lanes` as for `qvm`."""
-    return KernelSpec("gather_qvm", ("x", "ids"), (lanes,), 8 * THREADS, stacked=True)
+def gather_qvm(lanes: int, permuted: str = "") -> KernelSpec:
+    """x @ W for a stored W an expert, one row of x for each pair of a row and an expert; arguments as for `qvm`."""
+    return KernelSpec("gather_qvm", ("x", "ids"), (lanes,), 8 * THREADS, permuted=permuted, stacked=True)
 
 
-def qmv_mma(bm: int, bn: int, tk: int, permuted: bool = False) -> KernelSpec:
+def qmv_mma(bm: int, bn: int, tk: int, permuted: str = "") -> KernelSpec:
     """A linear layer's product with few rows of x, 8 at a time, by matrix units.
 
     Args:
@@ -122,8 +128,13 @@ def _block_scratch(bm: int, tk: int, pipelined: bool) -> int:
     return (2 * tile + 64 + 8 * 512 if pipelined else tile + BLOCK_OUTPUTS * 4 * tk) // 2
 
 
-def gather_qmm(kn: bool, bm: int, tk: int, pipelined: bool = True) -> KernelSpec:
-    """A product with a stack, for many pairs of a row of x and an expert, sorted by expert; arguments as for `qmm`."""
+def gather_qmm(kn: bool, bm: int, tk: int, pipelined: bool = True, permuted: str = "") -> KernelSpec:
+    """A product with a stack, for many pairs of a row of x and an expert, sorted by expert.
+
+    Args:
+        kn: this and the next three as for `qmm`.
+        permuted: as in `KernelSpec`.
+    """
     return KernelSpec(
         "gather_qmm",
         ("x", "ids", "order"),
@@ -132,6 +143,7 @@ def gather_qmm(kn: bool, bm: int, tk: int, pipelined: bool = True) -> KernelSpec
         unit="qmm",
         lut_in_shared=True,
         resident=2 if bm <= 64 else 0,
+        permuted=permuted,
         stacked=True,
         tile=bm,
     )

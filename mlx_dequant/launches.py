@@ -78,9 +78,9 @@ def few_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpos
 
     A linear layer's product reads x in the order of a matrix that was sorted by group.
     """
-    forward = transpose == (matrix.layout == "NK")
+    forward = _is_forward(matrix, transpose)
     tk = mma_inputs(device, matrix, M, dtype) if forward else 0
-    permuted = forward and matrix.perm is not None
+    permuted = _permuted(matrix, transpose) if forward else ""
     if tk:
         spec, threadgroups = _qmv_mma(matrix, M, tk, permuted)
     else:
@@ -89,7 +89,17 @@ def few_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpos
     return (Launch(spec, matrix.params(M=M), threadgroups, (M, outputs), dtype),)
 
 
-def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple[KernelSpec, int]:
+def _is_forward(matrix: EncodedMatrix, transpose: bool) -> bool:
+    """Whether a product is a linear layer's, not that of its gradient."""
+    return transpose == (matrix.layout == "NK")
+
+
+def _permuted(matrix: EncodedMatrix, transpose: bool) -> str:
+    """What a product with a sorted matrix permutes."""
+    return "" if matrix.perm is None else "inputs" if _is_forward(matrix, transpose) else "outputs"
+
+
+def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: str) -> tuple[KernelSpec, int]:
     """x @ W.T: each row of the stored matrix gives one element of the result."""
     column = tuning(device)
     bm = _pass_rows(M)
@@ -104,25 +114,32 @@ def _simdgroups(column: Tuning, rows: int, length: int) -> int:
     return 8 if rows < column.few_rows else 4 if length >= column.long_rows else 1
 
 
-def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: bool) -> tuple[KernelSpec, int]:
+def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: str) -> tuple[KernelSpec, int]:
     """x @ W: the rows of the stored matrix are added up."""
     column = tuning(device)
     columns = matrix.family.traits["qvm_columns"] if M <= 2 else 8
     tiles = -(-matrix.columns // (column.qvm_lanes * columns))
-    bm = _pass_rows(M, column.qvm_rows)
-    return kernels.qvm(bm, column.qvm_lanes, permuted), tiles * -(-M // column.qvm_rows)
+    if column.qvm_rows >= M:
+        return kernels.qvm(_pass_rows(M), column.qvm_lanes, permuted), tiles
+    rows = _qvm_pass(column, matrix.format)
+    return kernels.qvm(ANY_ROWS + rows, column.qvm_lanes, permuted), tiles * -(-M // rows)
+
+
+def _qvm_pass(column: Tuning, form: Format) -> int:
+    """Rows of x in a pass of qvm, where there are several."""
+    return column.qvm_straddling if form.bits and 32 % form.bits else column.qvm_rows
 
 
 def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str, transpose: bool) -> Launch:
     """Products of M rows of x with k matrices of a stack each: x @ W.T for the stored W (`transpose`), or x @ W."""
-    column, pairs = tuning(device), M * k
+    column, pairs, permuted = tuning(device), M * k, _permuted(matrix, transpose)
     one = replace(matrix, rows=matrix.rows // matrix.experts, experts=0)
     if transpose:
         bn, values = column.qmv_shape[1]
         simdgroups = _simdgroups(column, pairs * one.rows, one.columns)
-        spec, tiles = kernels.gather_qmv(simdgroups, bn, values), -(-one.rows * simdgroups // (8 * bn))
+        spec, tiles = kernels.gather_qmv(simdgroups, bn, values, permuted), -(-one.rows * simdgroups // (8 * bn))
     else:
-        spec = kernels.gather_qvm(column.qvm_lanes)
+        spec = kernels.gather_qvm(column.qvm_lanes, permuted)
         tiles = -(-one.columns // (column.qvm_lanes * matrix.family.traits["qvm_columns"]))
     params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, **expert_strides(matrix))
     return Launch(spec, params, pairs * tiles, (pairs, one.rows if transpose else one.columns), dtype)
@@ -142,7 +159,8 @@ def gather_many(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: st
     # No expert may be missing, and each may have a tile that is not full. Ids may count from both ends.
     tiles = (pairs - 1) // block.bm + 2 * matrix.experts + 2
     params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, across=across, **expert_strides(matrix))
-    return Launch(kernels.gather_qmm(not transpose, *block.shape), params, tiles * across, (pairs, outputs), dtype)
+    spec = kernels.gather_qmm(not transpose, *block.shape, permuted=_permuted(matrix, transpose))
+    return Launch(spec, params, tiles * across, (pairs, outputs), dtype)
 
 
 MAX_STRIDE = 2**32 - 1
@@ -152,8 +170,8 @@ EXPERT_BYTES = 16  # an expert's arrays begin at multiples of this many bytes, a
 def expert_strides(matrix: EncodedMatrix) -> dict[str, int]:
     """Elements from an expert to the next in each array of a stack, rounded up to `EXPERT_BYTES`; 0 if it is absent."""
     strides: dict[str, int] = {}
-    for at, (name, _) in enumerate(matrix.family.arrays):
-        array = matrix.arrays.get(name)
+    names = [name for name, _ in matrix.family.arrays]
+    for at, (name, array) in enumerate(zip(names, matrix.kernel_arrays(), strict=True)):
         if array is not None:
             whole = EXPERT_BYTES // array.dtype.size
             stride = -(-array.size // matrix.experts // whole) * whole
@@ -169,7 +187,7 @@ def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int
     The inputs of four lanes must share a scale, and codes must be exact in x's type.
     """
     form = matrix.format
-    if not tuning(device).matrix_units_few or matrix.has_g_idx or not has_view(form) or dtype == "float32":
+    if not tuning(device).matrix_units_few or not has_view(form) or dtype == "float32":
         return 0
     grouped = matrix.group_size > 0
     exact_block = matrix.group_size if grouped else form.traits.get("exact_block", 0)
@@ -205,7 +223,7 @@ def _mma_outputs(form: Format) -> int:
     return 4 if form.bits and FAMILIES[form.family].layout == "NK" else 8
 
 
-def _qmv_mma(matrix: EncodedMatrix, M: int, tk: int, permuted: bool) -> tuple[KernelSpec, int]:
+def _qmv_mma(matrix: EncodedMatrix, M: int, tk: int, permuted: str) -> tuple[KernelSpec, int]:
     bn = _mma_outputs(matrix.format)
     return kernels.qmv_mma(1 if M == 1 else 8, bn, tk, permuted), -(-matrix.N // (8 * bn)) * -(-M // 8)
 
@@ -271,8 +289,8 @@ def permutation(device: Device, M: int, columns: int, dtype: str, operand: str =
 ANY_ROWS = 8  # and the rows of a pass together are the BM of kernels that take any number of rows of x
 
 
-def _pass_rows(M: int, most: int = PASS_ROWS[-1]) -> int:
-    return next((count for count in PASS_ROWS if M <= count <= most), ANY_ROWS + most)
+def _pass_rows(M: int) -> int:
+    return next((count for count in PASS_ROWS if count >= M), ANY_ROWS + PASS_ROWS[-1])
 
 
 def every_spec(platform: str, form: Format) -> set[KernelSpec]:
@@ -283,7 +301,7 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
         for bm, (bn, values) in [*column.qmv_shape.items(), (ANY_ROWS + most, column.qmv_shape[most])]:
             specs |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
         rows = [count for count in PASS_ROWS if count <= column.qvm_rows]
-        specs |= {kernels.qvm(bm, column.qvm_lanes) for bm in (*rows, ANY_ROWS + column.qvm_rows)}
+        specs |= {kernels.qvm(bm, column.qvm_lanes) for bm in (*rows, ANY_ROWS + _qvm_pass(column, form))}
         bn, values = column.qmv_shape[1]
         specs |= {kernels.gather_qmv(shared, bn, values) for shared in (1, 4, 8)}
         specs.add(kernels.gather_qvm(column.qvm_lanes))
@@ -297,8 +315,18 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
             specs |= _mma_specs(form)
     if "g_idx" not in dict(FAMILIES[form.family].arrays):
         return specs
-    forward = "qvm" if FAMILIES[form.family].layout == "KN" else "qmv"
-    return specs | {replace(spec, permuted=True) for spec in specs if spec.name in (forward, "qmv_mma")}
+    layout = FAMILIES[form.family].layout
+    return specs | {replace(spec, permuted=order) for spec in specs if (order := _order(spec, layout))}
+
+
+def _order(spec: KernelSpec, layout: str) -> str:
+    """What a kernel permutes for a sorted matrix; "" where it is launched for none."""
+    if not spec.multiplies or spec.name == "qmm":
+        return ""
+    kn = spec.name.endswith("qvm") or (spec.name == "gather_qmm" and spec.template[0] == 1)
+    if spec.name == "qmv_mma" or kn == (layout == "KN"):
+        return "inputs"
+    return "outputs" if spec.stacked else ""
 
 
 def _mma_specs(form: Format) -> set[KernelSpec]:

@@ -70,6 +70,7 @@ class Tuning:
         qvm_lanes: lanes of qvm that lie side by side along a row of the matrix, where they read at least 4 bytes each.
             Fewer lanes give more threadgroups.
         qvm_rows: the most rows of x in a pass of qvm.
+        qvm_straddling: the same for formats whose codes straddle words, if there is more than one pass.
         blocks: blocks of qmm by the layout in which it reads the matrix, smallest first.
         qmm_threadgroups: threadgroups that run at the same time, by rows of x in a block.
         expert_blocks: blocks of gather_qmm, as those of qmm; empty where it does not exist.
@@ -86,6 +87,7 @@ class Tuning:
     long_rows: int
     qvm_lanes: int
     qvm_rows: int
+    qvm_straddling: int
     blocks: Mapping[str, tuple[Block, ...]]
     qmm_threadgroups: Mapping[int, int]
     expert_blocks: Mapping[str, tuple[Block, ...]]
@@ -103,10 +105,13 @@ def _route(M: int, name: str, when: str, reason: str) -> Route:
 #   long rows         a row of the matrix or of its transpose has 2^29 numbers or more
 #   float32 x         x is float32, which matrix units do not multiply
 #   looked up         the inputs of a lane of qmm may lie in several groups, so each looks up its group
-#   looked up by two  the same, where a look-up serves two outputs (act-order in layout KN)
+#   unsorted          act-order, and the inputs cannot be sorted by group
 _GEMV = _route(1, "gemv", "", "one pass over the matrix multiplies 8 rows of x, with float32's error")
 _LONG_ROWS = _route(2, "dequantize_then_gemm", "long rows", "the kernels count the numbers of 8 rows of x in 32 bits")
-_NO_UNITS = (
+# No checkpoint that we know has such a g_idx: groups of different sizes, or of sizes that 32 does not divide.
+_UNSORTED = _route(1, "dequantize_then_gemm", "unsorted", "no product looks up a group for each input")
+_FIRST = (
+    _UNSORTED,
     _LONG_ROWS,
     _route(129, "dequantize_then_gemm", "float32 x", "MLX's product may use TF32, so only where it saves much time"),
     _route(1, "gemv", "float32 x", "matrix units multiply two-byte types"),
@@ -116,7 +121,7 @@ _LOOKED_UP = (
     _route(17, "fused_gemm", "looked up", "matrix units, though each scale is looked up"),
 )
 _UNMEASURED = (
-    *_NO_UNITS,
+    *_FIRST,
     *_LOOKED_UP,
     _route(385, "dequantize_then_gemm", "", "not measured on this device: MLX's product should win by then"),
     _route(17, "fused_gemm", "", "matrix units: the matrix is read once a block and decoded in registers"),
@@ -125,14 +130,12 @@ _UNMEASURED = (
 # A buffer of float16 weights costs 4 bytes of memory traffic a weight. An M5 (153 GB/s, 4.2 TFLOP/s without neural
 # accelerators, 2.2 to 3.7 times as many with them) has that time back after 75 to 100 rows.
 _M5_ROUTES = (
-    *_NO_UNITS,
+    *_FIRST,
     _route(96, "dequantize_then_gemm", "", "computed, not measured: MLX's product uses the neural accelerators"),
-    *_UNMEASURED[len(_NO_UNITS) :],
+    *_UNMEASURED[len(_FIRST) :],
 )
 _HOPPER_ROUTES = (
-    *_NO_UNITS,
-    _route(769, "dequantize_then_gemm", "looked up by two", "measured: two outputs share a look-up"),
-    _route(17, "fused_gemm", "looked up by two", "measured: matrix units, though each input's scale is looked up"),
+    *_FIRST,
     *_LOOKED_UP,
     _route(256, "dequantize_then_gemm", "", "measured: 0.53 to 0.98 of the fused kernel's time from here on"),
     _route(17, "fused_gemm", "", "measured: the matrix is read once a block and decoded in registers"),
@@ -153,6 +156,8 @@ METAL = Tuning(
     qvm_lanes=16,
     # Computed by Mesa's compiler: two passes over 4 rows take less instructions than one over 8, which has to spill.
     qvm_rows=4,
+    # The same for GPTQ's 3 bits and three rows.
+    qvm_straddling=3,
     blocks={"NK": _METAL_BLOCKS, "KN": _METAL_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264},
     # A block of 64 rows, whose places have to be kept, would have more than the registers.
@@ -174,6 +179,7 @@ CUDA = Tuning(
     # A sector of L2 has 32 bytes.
     qvm_lanes=8,
     qvm_rows=8,
+    qvm_straddling=8,
     blocks={"NK": _CUDA_BLOCKS, "KN": _CUDA_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264, 128: 132},
     expert_blocks={"NK": _EXPERT_BLOCKS, "KN": _EXPERT_BLOCKS},
@@ -194,6 +200,7 @@ HOPPER = replace(
 OLD_CUDA = replace(
     CUDA,
     routes=(
+        _UNSORTED,
         _LONG_ROWS,
         _route(129, "dequantize_then_gemm", "", "the kernels for matrix units need sm_80"),
         _GEMV,

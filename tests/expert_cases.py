@@ -6,7 +6,7 @@ from functools import cache
 
 import mlx.core as mx
 import numpy as np
-from product_cases import FORMATS, SIZES, exact, numbers, wide
+from product_cases import FORMATS, SIZES, act_order, exact, numbers, wide
 from support import FIXTURES, gguf_fixture
 
 import mlx_dequant as mxd
@@ -28,13 +28,15 @@ CHOICES = {
 
 @cache
 def experts(name: str, size: tuple[int, int] = SIZES[0]) -> tuple[mxd.QuantizedWeight, np.ndarray]:
-    """A stack of a format and its exact weights [experts, out, in]; with the second of `SIZES`, act-order."""
+    """A stack of a format and its exact weights [experts, out, in]; with act-order as `product_cases.weight`.
+
+    Each expert has another order of inputs.
+    """
     outputs, inputs = size
     form = FORMATS[name]
     rng = np.random.default_rng(list(FORMATS).index(name))
     if form.family != "gguf":
-        act_order = size == SIZES[1] and name != "awq4"
-        options = {"group_size": 16 if size == SIZES[1] else 32, "g_idx": "uneven" if act_order else ""}
+        options = act_order(name, size)
         each = [sample_weights.groups(name, rng, inputs, outputs, plain=True, **options) for _ in range(EXPERTS)]
         return mxd.stack(each), np.stack([exact(one) for one in each])
     if (FIXTURES / "gguf" / f"{name}.npz").exists():
@@ -66,7 +68,7 @@ def check_experts(
 
         what = f"{packed} {dtype} {ids.shape} x {x.shape}"
         rows = np.broadcast_to(wide(x if x.ndim == 3 else x[:, None]), (*ids.shape, packed.in_features))
-        rounds = bounds.rounds_weights(backends.current_backend(), x.size // packed.in_features)
+        rounds = bounds.rounds_weights(backends.current_backend(), x.size // packed.in_features, packed.matrix)
         check_pairs(call(x), rows, ids, dense.swapaxes(1, 2), dtype, what, rounds)
         if not gradient:
             continue

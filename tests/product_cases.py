@@ -38,6 +38,8 @@ ROWS = (1, 2, 7, 16, 17, 64, 100)
 # Outputs and inputs: formats round them up to what they can have. Rows that end inside a run, and
 # more rows than one of qvm's splits takes.
 SIZES = ((37, 520), (130, 77))
+# With this one, families with act-order have groups of different sizes, so that no inputs can be sorted.
+UNSORTED = (40, 48)
 # One that has whole blocks of qmm in both layouts, and rows left over.
 TILED = (192, 128)
 
@@ -77,21 +79,27 @@ def on_backends(names: Iterable[str], dtypes: Sequence[mx.Dtype]) -> list[Any]:
 
 @cache
 def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.QuantizedWeight:
-    """A weight of the format as real ones are; with the second of `SIZES` it has act-order."""
+    """A weight of the format as real ones are; with the second of `SIZES`, and with `UNSORTED`, it has act-order."""
     outputs, inputs = size
     form = FORMATS[name]
     rng = np.random.default_rng(list(FORMATS).index(name))
     if form.family != "gguf":
-        if size != SIZES[1]:
-            return sample_weights.groups(name, rng, inputs, outputs, 32, plain=True)
-        g_idx = "" if name == "awq4" else "uneven"
-        return sample_weights.groups(name, rng, inputs, outputs, 16, plain=True, g_idx=g_idx)
+        return sample_weights.groups(name, rng, inputs, outputs, plain=True, **act_order(name, size))
     if (FIXTURES / "gguf" / f"{name}.npz").exists():
         blocks = gguf_fixture(name)["real"][0].reshape(-1, form.bytes)
     else:
         blocks = rng.normal(size=(4096, 1)).astype(np.float32).view(np.uint8)
     count = -(-inputs // form.weights)
     return mxd.GGUFWeight(blocks[rng.integers(0, len(blocks), outputs * count)].reshape(outputs, -1), name)
+
+
+def act_order(name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """The group size and g_idx of weights of a size: the last group of the second of `SIZES` is shorter."""
+    if name == "awq4":
+        return {"group_size": 32 if size == SIZES[0] else 16}
+    kinds = {SIZES[1]: (32, "shuffled"), UNSORTED: (16, "uneven")}
+    group_size, g_idx = kinds.get(size, (32, ""))
+    return {"group_size": group_size, "g_idx": g_idx}
 
 
 @cache
@@ -163,18 +171,18 @@ def check_products(
     """`linear` of `count` rows of x, and its gradient if asked for, are as near to exact as `dtype` allows."""
     rng = np.random.default_rng(seed)
     x = numbers(rng, (count, packed.in_features), dtype)
-    check_near(packed.linear(x), x, exact(packed).T, f"{packed} {dtype} {count}")
+    check_near(packed, packed.linear(x), x, exact(packed).T, f"{packed} {dtype} {count}")
     if not gradient:
         return
     cotangent = numbers(rng, (count, packed.out_features), dtype)
     found = mx.vjp(packed.linear, [x], [cotangent])[1][0]
-    check_near(found, cotangent, exact(packed), f"gradient {packed} {dtype} {count}")
+    check_near(packed, found, cotangent, exact(packed), f"gradient {packed} {dtype} {count}")
 
 
-def check_near(found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> None:
-    """`found` is x @ dense within the bound of a matmul."""
+def check_near(packed: mxd.QuantizedWeight, found: mx.array, x: mx.array, dense: np.ndarray, what: str) -> None:
+    """`found` is x @ dense, a product with a weight, within the bound of a matmul."""
     assert found.dtype == x.dtype
-    rounds = bounds.rounds_weights(backends.current_backend(), len(x))
+    rounds = bounds.rounds_weights(backends.current_backend(), len(x), packed.matrix)
     result = compare.within(wide(found), *bounds.matmul_bound(wide(x), dense, x.dtype, rounds))
     assert not result.wrong, f"{what}: {result}"
 

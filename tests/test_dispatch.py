@@ -66,14 +66,6 @@ ROUTES = {
     ("cuda90", "ct4", "bfloat16"): {1: "gemv", 17: FUSED, 256: DENSE},
     ("cuda100", "q8_0", "float16"): {1: "gemv", 17: FUSED, 385: DENSE},
 }
-# The same of matrices with a g_idx that could not be sorted.
-LOOKED_UP = {
-    ("metal", "gptq4"): {1: "gemv", 17: FUSED, 257: DENSE},
-    ("metal17", "gptq4"): {1: "gemv", 17: FUSED, 96: DENSE},
-    ("cuda75", "gptq4"): {1: "gemv", 129: DENSE},
-    ("cuda90", "gptq4"): {1: "gemv", 17: FUSED, 769: DENSE},
-    ("cuda90", "ct4"): {1: "gemv", 17: FUSED, 257: DENSE},
-}
 
 
 def changes(device, of, dtype):
@@ -90,9 +82,16 @@ def test_routes(device, name, dtype):
     assert changes(DEVICES[device], matrix(name), dtype) == ROUTES[device, name, dtype]
 
 
-@pytest.mark.parametrize(("device", "name"), LOOKED_UP)
-def test_routes_of_act_order(device, name):
-    assert changes(DEVICES[device], matrix(name, has_g_idx=True), "float16") == LOOKED_UP[device, name]
+@each_device
+@pytest.mark.parametrize("name", ["gptq4", "ct3"])
+def test_a_matrix_that_cannot_be_sorted_is_dequantized(name, device):
+    of = matrix(name, has_g_idx=True)
+    for dtype in ("float32", *HALVES):
+        assert changes(device, of, dtype) == {1: DENSE}
+        for operation in (MATMUL, MATMUL_T):
+            found = plan(device, of, 1, dtype, operation)
+            assert (found.launches, found.before, found.after) == ((), None, None)
+            assert found.regions == (of.whole,) and "each input" in found.reason
 
 
 def test_groups_that_end_inside_32_inputs_are_looked_up():
@@ -136,7 +135,7 @@ def test_few_rows_are_one_launch(device, name):
         assert two.spec == replace(one.spec, template=many)
         assert two.threadgroups == 2 * one.threadgroups
         assert two.shape == (16, of.N)
-        assert one.spec.permuted == (of.perm is not None)
+        assert one.spec.permuted == ("" if of.perm is None else "inputs")
         assert plan(DEVICES[device], of, 8, "float16", forward).before is None
 
 
@@ -193,7 +192,6 @@ def test_matrix_units_need_more_than_the_format():
     cuda = DEVICES["cuda80"]
     assert launches.mma_inputs(cuda, matrix("gptq4"), 8, "float16") == 32
     for other in (
-        matrix("gptq4", has_g_idx=True),
         matrix("gptq4", scale_dtype="bfloat16"),
         matrix("gptq8", N=4100),
         matrix("q4_k", N=7),
@@ -297,6 +295,15 @@ def test_a_sorted_matrix_permutes_x_or_the_result():
     assert plan(DEVICES["metal"], of, 17, "float16", linear(of)).before.spec == kernels.permute_columns()
     assert plan(DEVICES["metal"], of, 64, "float16", linear(of)).before.spec == kernels.permute_columns(8)
     assert plan(DEVICES["metal"], matrix("gptq4"), 64, "float16", MATMUL).before is None
+
+
+def test_codes_that_straddle_words_take_fewer_rows_a_pass():
+    metal = DEVICES["metal"]
+    for M, bm, passes in ((4, 4, 1), (5, 8 + 3, 2), (16, 8 + 3, 6)):
+        (launch,) = plan(metal, matrix("gptq3"), M, "float16", MATMUL).launches
+        assert (launch.spec, launch.threadgroups) == (kernels.qvm(bm, 16), 4096 // (8 * 16) * passes)
+    (launch,) = plan(DEVICES["cuda80"], matrix("gptq3"), 16, "float32", MATMUL).launches
+    assert launch.spec == kernels.qvm(8 + 8, 8)
 
 
 @each_device

@@ -18,7 +18,7 @@ struct x_pairs {
 };
 
 template <typename F>
-struct x_pairs<permuted<F>> {
+struct x_pairs<permuted_inputs<F>> {
   template <uint N, bool ALIGNED, typename X, typename S>
   static inline void load(const S& loader, const X* x, uint at, uint* pairs) {
     uint places[N];

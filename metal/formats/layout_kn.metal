@@ -8,12 +8,6 @@
 
 #include "scales.metal"
 
-// Whether each row's group has to be looked up.
-template <typename F, typename S>
-inline bool has_g_idx(thread const S&) {
-  return F::has_g_idx;
-}
-
 // w[0..N) = codes times their scales.
 template <uint N, typename V>
 inline void apply_scale(thread const kn_group_params<N, V>& shared, thread const V* q,

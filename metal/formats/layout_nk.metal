@@ -23,11 +23,6 @@ inline bool share_group(thread const S&) {
 }
 
 template <typename F, typename S>
-inline bool has_g_idx(thread const S&) {
-  return false;
-}
-
-template <typename F, typename S>
 inline uint group_at(thread const S&, uint) {
   return 0;
 }

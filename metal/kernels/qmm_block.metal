@@ -35,6 +35,7 @@
 //                               they are until wait_for_products or wait_for_sums returns
 
 #include "qmm_loads.metal"
+#include "x_rows.metal"
 
 enum : uint { no_row = 0xffffffffu };
 
@@ -119,7 +120,7 @@ inline void multiply_block(thread const S& loader, thread A& x, device T* out, u
   threadgroup X* tiles = (threadgroup X*)scratch;
   workspace<X> space;
   start<TK>(space, tiles + (pipelined ? 2 : 1) * BM * BK, thread_index);
-  bool even = !KN || has_g_idx<F>(loader) || share_group<F, TK>(loader);
+  bool even = !KN || share_group<F, TK>(loader);
   // A block that the edge would cut short starts at an earlier output, where weights can be read
   // from there.
   bool can_move = outputs >= block_outputs && (!KN || outputs % 16 == 0);
@@ -138,7 +139,7 @@ inline void multiply_block(thread const S& loader, thread A& x, device T* out, u
   threadgroup float* block = scratch + thread_index / 32 * 128;
   uint column = output + thread_index / 32 * 16 + thread_index % 16;
   bool inside = column >= first_output && column < outputs;
-  out += column;
+  if (inside) out += results<F>::place(loader, column);
 #pragma unroll
   for (uint i = 0; i < BM / 8; ++i) {
     store_sums(sum, i, block);

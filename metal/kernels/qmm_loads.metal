@@ -50,7 +50,7 @@ inline void load_weights(direction<false, STORED_KN>, thread const S& loader, ui
 }
 
 // Stored columns are outputs, an even number of them, and the format has layout KN. WHOLE: the
-// inputs are of one group, or each looks up its group.
+// inputs are of one group.
 template <typename F, bool WHOLE, uint HALF, uint TK, typename X, typename S>
 inline void load_weights(direction<true, true>, thread const S& loader, uint outputs, uint inputs,
                          uint output, uint input, thread workspace<X>& space,
@@ -58,7 +58,7 @@ inline void load_weights(direction<true, true>, thread const S& loader, uint out
   const uint N = lane_outputs;
   const uint R = TK / 2;
   input += HALF * R;
-  if (WHOLE && !has_g_idx<F>(loader)) {
+  if (WHOLE) {
     typedef typename compute_type<X, typename scale_traits<F, S>::type>::type V;
     typename S::template group_params<N, V> shared;
     load_group_params<F, N>(loader, group_at<F>(loader, input), output, shared);
@@ -79,15 +79,10 @@ inline void load_weights(direction<true, true>, thread const S& loader, uint out
 #pragma unroll
   for (uint i = 0; i < R; ++i) {
     float pair[N];
-    if (WHOLE) {
-      decode<F, N>(loader, input + i, output, pair);
-      for (uint k = 0; k < N; ++k) w[k][i] = pair[k];
-    } else {
-      // No branch for each input, so that the loads of all inputs overlap.
-      decode<F, N>(loader, min(input + i, inputs - 1), min(output, outputs - N), pair);
-      bool inside = output < outputs && input + i < inputs;
-      for (uint k = 0; k < N; ++k) w[k][i] = inside ? pair[k] : 0.0f;
-    }
+    // No branch for each input, so that the loads of all inputs overlap.
+    decode<F, N>(loader, min(input + i, inputs - 1), min(output, outputs - N), pair);
+    bool inside = output < outputs && input + i < inputs;
+    for (uint k = 0; k < N; ++k) w[k][i] = inside ? pair[k] : 0.0f;
   }
 #pragma unroll
   for (uint k = 0; k < N; ++k) round_to<R>(space, w[k], k, HALF * R, weights);

@@ -162,7 +162,9 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
       for (uint i = 1; i < SIMDGROUPS; ++i) {
         total += scratch[(simdgroup + i) * BN * ROWS + r * ROWS + m];
       }
-      if ((BM == 1 || m < M) && row + r < p.rows) out[size_t(m) * p.rows + row + r] = T(total);
+      if ((BM == 1 || m < M) && row + r < p.rows) {
+        out[size_t(m) * p.rows + results<F>::place(loader, row + r)] = T(total);
+      }
     }
   }
 }

@@ -144,7 +144,9 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
     for (uint k = thread_index; k < across; k += 256) {
       float total = 0.0f;
       for (uint i = 0; i < deep; ++i) total += scratch[i * across + k];
-      if (m < M && first + k < columns) out[size_t(m) * columns + first + k] = T(total);
+      if (m < M && first + k < columns) {
+        out[size_t(m) * columns + results<F>::place(loader, first + k)] = T(total);
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }

@@ -1,8 +1,16 @@
-// The inputs of x that a kernel multiplies. permuted<F> is the format F of a matrix whose inputs
-// were sorted by group: the loader's g_idx then has the input of x for each row or column.
+// In which order a kernel reads the inputs of x and stores its results
+//
+// A matrix whose inputs were sorted by group has their places in x in the place of g_idx. A linear
+// layer's product then reads x in this order: its format is permuted_inputs<F>. The transposed
+// product stores its results in it: permuted_outputs<F>.
 
 template <typename F>
-struct permuted {
+struct permuted_inputs {
+  enum { bits = F::bits, scale_block = F::scale_block, has_g_idx = F::has_g_idx };
+};
+
+template <typename F>
+struct permuted_outputs {
   enum { bits = F::bits, scale_block = F::scale_block, has_g_idx = F::has_g_idx };
 };
 
@@ -25,7 +33,7 @@ struct x_rows {
 };
 
 template <typename F>
-struct x_rows<permuted<F>> {
+struct x_rows<permuted_inputs<F>> {
   template <typename S>
   static inline uint place(thread const S& loader, uint i) {
     return uint(loader.g_idx[i]);
@@ -37,5 +45,22 @@ struct x_rows<permuted<F>> {
     load_words<N>((device const uint*)loader.g_idx + at + i, places);
 #pragma unroll
     for (uint k = 0; k < N; ++k) v[k] = float(x[row + places[k]]);
+  }
+};
+
+// Where the result of output i belongs.
+template <typename F>
+struct results {
+  template <typename S>
+  static inline uint place(thread const S&, uint i) {
+    return i;
+  }
+};
+
+template <typename F>
+struct results<permuted_outputs<F>> {
+  template <typename S>
+  static inline uint place(thread const S& loader, uint i) {
+    return uint(loader.g_idx[i]);
   }
 };

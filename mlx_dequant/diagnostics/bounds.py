@@ -8,7 +8,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..act_order import sorted_size
 from ..backends import GPUS
+from ..encoded import EncodedMatrix
 from ..tuning import EXACT_ROWS
 
 F64 = NDArray[np.float64]
@@ -80,9 +82,16 @@ def _rounded(expected: F64, bound: F64, unit: float, tiny: float) -> F64:
     return bound + unit * (np.abs(expected) + bound) + tiny
 
 
-def rounds_weights(backend: str, M: int) -> bool:
-    """Whether a backend multiplies M rows of x with weights rounded to x's type, as a GPU does for many rows."""
-    return backend in GPUS and M > EXACT_ROWS
+def rounds_weights(backend: str, M: int, matrix: EncodedMatrix | None = None) -> bool:
+    """Whether a backend multiplies M rows of x with weights rounded to x's type, as a GPU does for many rows.
+
+    With a matrix, or a stack, that has act-order and cannot be sorted by group, it does so for any number of rows.
+    """
+    if backend not in GPUS:
+        return False
+    if matrix is None or not matrix.has_g_idx:
+        return M > EXACT_ROWS
+    return M > EXACT_ROWS or sorted_size(matrix, np.asarray(matrix.arrays["g_idx"])) is None
 
 
 def rounded_weights(dtype: mx.Dtype) -> Allowance:

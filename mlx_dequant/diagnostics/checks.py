@@ -15,7 +15,7 @@ from .. import backends
 from ..registry import FAMILIES, Format
 from ..weights import QuantizedWeight
 from . import sample_weights
-from .bounds import EXACT, INT8, Allowance, matmul_bound, rounds_weights
+from .bounds import EXACT, INT8, Allowance, matmul_bound, rounded_weights, rounds_weights
 from .compare import F32, Comparison, as_float32, as_stored, is_in_out, rounded, same_bits, within
 from .timing import Call, interleaved
 
@@ -122,7 +122,9 @@ def _multiplied(
 ) -> Comparison:
     dense = exact.T if transpose else exact
     x = mx.array(np.random.default_rng(2).normal(size=(M, len(dense))).astype(np.float32)).astype(dtype)
-    rounds = rounds_weights(backends.current_backend(), M)
+    rounds = rounds_weights(backends.current_backend(), M, weight.matrix)
+    if rounds and dtype == mx.float32:
+        allowance = rounded_weights(dtype)
     expected, bound = matmul_bound(as_float32(x).astype(np.float64), dense, dtype, rounds, allowance)
     return within(as_float32(backends.matmul(weight.matrix, x, transpose)), expected, bound)
 

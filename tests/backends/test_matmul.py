@@ -48,7 +48,7 @@ def kept():
 
 def check(packed, M, dtype):
     x = numbers(np.random.default_rng(M), (M, packed.in_features), dtype)
-    check_near(packed.linear(x), x, exact(packed).T, f"{M} {dtype}")
+    check_near(packed, packed.linear(x), x, exact(packed).T, f"{M} {dtype}")
 
 
 @pytest.mark.parametrize("make", [q8_0, lambda: shuffled("gptq4")], ids=["q8_0", "act-order"])
@@ -92,7 +92,7 @@ def test_both_directions_are_kept_apart():
     with kept() as plans:
         for _ in range(2):
             gradient = mx.vjp(packed.linear, [x], [cotangent])[1][0]
-            check_near(gradient, cotangent, exact(packed), "gradient")
+            check_near(packed, gradient, cotangent, exact(packed), "gradient")
     assert sorted(plans) == [(2, "float32", "matmul"), (2, "float32", "matmul_t")]
 
 
@@ -126,4 +126,4 @@ def test_values_of_the_type_of_x_are_multiplied_without_a_kernel_or_a_copy():
         found = packed.linear(x)
         mx.eval(found)
         assert mx.get_peak_memory() - before < values.nbytes
-    check_near(found, x, exact(packed).T, "dense")
+    check_near(packed, found, x, exact(packed).T, "dense")

@@ -13,6 +13,7 @@ from support import DTYPES, assert_same, bits
 
 import mlx_dequant as mxd
 from mlx_dequant import backends, kernels, launches, tuning
+from mlx_dequant.backends.gpu.act_order import sort_by_group
 from mlx_dequant.backends.host.compiler import compiler
 from mlx_dequant.tuning import Device
 
@@ -125,11 +126,12 @@ def test_pairs_are_split_where_a_grid_ends(monkeypatch):
 
 def test_experts_begin_where_wide_loads_may():
     """A stack of which some arrays have to be padded, on the device alone."""
-    packed, _ = experts("ct4", SIZES[1])  # 77 inputs, each with a group: 308 bytes an expert
-    assert packed.arrays["g_idx"].shape == (EXPERTS, 77)
-    strides = launches.expert_strides(packed.matrix)
+    packed, _ = experts("ct4", SIZES[1])  # 77 inputs, each with a place: 308 bytes an expert
+    matrix = sort_by_group(packed.matrix)
+    assert matrix.perm.shape == (EXPERTS, 77)
+    strides = launches.expert_strides(matrix)
     assert strides["expert_stride_3"] == 80
-    for stride, array in zip(strides.values(), packed.arrays.values(), strict=True):
+    for stride, array in zip(strides.values(), matrix.kernel_arrays(), strict=True):
         assert stride * array.dtype.size % 16 == 0
         assert 0 <= stride - array.size // EXPERTS < 16
     assert launches.expert_strides(experts("q4_k")[0].matrix) == {"expert_stride_0": 37 * 3 * 144}
@@ -150,6 +152,18 @@ def test_launches():
     launch = launches.gather_few(metal, columns, 1, 8, "float16", False)
     assert (launch.spec, launch.shape, launch.dtype) == (kernels.gather_qvm(lanes), (8, 40), "float16")
     assert launches.gather_few(metal, columns, 300, 8, "float16", False).spec == kernels.gather_qvm(lanes)
+
+
+@pytest.mark.parametrize("name", ["gptq4", "ct4"])
+def test_launches_of_sorted_stacks(name):
+    """Still one, which reads x or stores its results in the order of the expert's inputs."""
+    matrix = sort_by_group(experts(name, SIZES[1])[0].matrix)
+    for transpose in (True, False):
+        order = "inputs" if transpose == (matrix.layout == "NK") else "outputs"
+        facts = (Device("metal"), matrix, 30, 2, "float16", transpose)
+        for launch in (launches.gather_few(*facts), launches.gather_many(*facts)):
+            assert launch.spec.permuted == order
+            assert launch.params.expert_stride_3 == -(-matrix.K // 4) * 4
 
 
 @pytest.mark.parametrize("sanitizer", [pytest.param("thread", marks=full), "address"])

@@ -24,6 +24,7 @@ MUTATIONS = {
     "no ids from the end": ("id < 0 ? id + int(experts) : id", "id", None),
     "another pair's expert": ("ids[pair_of(threadgroup_index, p)]", "ids[0]", None),
     "the expert before": ("return expert < p.experts ? expert : 0;", "return expert < 1 ? expert : expert - 1;", None),
+    "inputs that lie in their own order": ("v[k] = float(x[places[k]])", "v[k] = float(x[at + i + k])", False),
     "parts in the order of pairs": ("return threadgroup_index / p.M;", "return threadgroup_index % p.M;", None),
 }
 CASES = [
@@ -46,6 +47,18 @@ def test_mutations(mutation, transpose):
         pytest.raises((AssertionError, emulator.EmulatorError), match=r"the largest error is|bound"),
     ):
         check_experts(name, mx.float32, ids, SIZES[1], gradient=False)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["gptq4", "ct4"])
+def test_results_in_the_order_of_sorted_inputs_are_seen(name):
+    text = "struct results<permuted_outputs<F>>"
+    with (
+        planted(text, "struct results<permuted_inputs<permuted_outputs<F>>>"),
+        emulator.cuda(flags=("-O0",)),
+        pytest.raises(AssertionError, match=r"gradient .* the largest error is"),
+    ):
+        check_experts(name, mx.float32, chosen("any", 2, 1), SIZES[1])
 
 
 @pytest.mark.full

@@ -169,7 +169,8 @@ MUTATIONS = {
     "the tile that is multiplied": ("put_tile(x, other)", "put_tile(x, tiles + k * size)", "bound|a fragment"),
     "another row": ("order[tile.first + at]", "order[tile.first]", "the largest error is"),
     "rows of x for each choice": ("/ p.choices", "", "misaligned|bound"),
-    "an octet too far": ("i % x.rows] + input, x.held", "i % x.rows] + input + 8, x.held", "bound"),
+    "an octet too far": ("x.row[i % x.rows], input, x.held", "x.row[i % x.rows], input + 8, x.held", "bound"),
+    "an octet in its own order": ("put(to, k, row[places[k]])", "put(to, k, row[input + k])", "the largest error is"),
     "the next expert": ("(key - 1) % p.experts", "key % p.experts", "the largest error is"),
     "tiles lie apart": ("begin / BM) * BM", "begin / BM) * (BM + 8)", "bound"),
     "pairs of another expert": ("== key;", "== key - 1;", "inf times the bound"),
@@ -188,4 +189,5 @@ def test_mutations(mutation):
         unit("wgmma", order="ahead", compiled=("-O0",)),
         pytest.raises((AssertionError, emulator.EmulatorError), match=said),
     ):
-        check_experts("gptq4", mx.float16, chosen("some missing", 40, 2), (128, 192), gradient=False)
+        size = SIZES[1] if "own order" in mutation else (128, 192)
+        check_experts("gptq4", mx.float16, chosen("some missing", 40, 2), size, gradient=False)

@@ -7,11 +7,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from expert_cases import EXPERTS, experts
-from product_cases import SIZES, near, near_jvp, numbers
+from product_cases import SIZES, UNSORTED, near, near_jvp, numbers
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
 from mlx_dequant.backends import reference
+from mlx_dequant.backends.gpu import gather_matmul
+from mlx_dequant.backends.gpu.matmul import BoundProduct
 
 NAMES = ("q4_k", "gptq4", "ct3")
 
@@ -24,9 +26,20 @@ def plain_gather_matmul(matrix, x, ids, transpose, sorted):
     return mx.conv1d(y.reshape(1, -1, 1), mx.ones((1, 1, 1))).reshape(*ids.shape, -1).astype(x.dtype)
 
 
+def plain_product(platform, matrix, shape, dtype, transpose):
+    """A GPU's product with a dequantized expert, as a graph."""
+
+    def run(expert, x):
+        dense = mx.array(reference.weights(expert)).astype(dtype)
+        return x @ (dense.T if transpose else dense)
+
+    return BoundProduct(run, dense_bytes=4 * matrix.size)
+
+
 CASES = [
     *((name, place) for place in mxd.available_backends() for name in (NAMES if place != "reference" else NAMES[:1])),
     *((name, "graph") for name in NAMES[:2]),
+    pytest.param((NAMES[2], "each expert"), marks=pytest.mark.full),  # MLX compiles half a minute
 ]
 
 
@@ -35,14 +48,16 @@ def stacked(request):
     """A stack, its exact weights [experts, out, in], and its backend in force."""
     name, place = request.param
     with ExitStack() as stack:
-        if place == "graph":  # a GPU as MLX's transformations see it
+        if place in ("graph", "each expert"):  # a GPU as MLX's transformations see it
             import emulator  # not everything that runs tests has what it needs
 
             stack.enter_context(emulator.metal())
-            stack.enter_context(patch.object(backends.metal, "gather_matmul", plain_gather_matmul))
+            whole = (backends.metal, "gather_matmul", plain_gather_matmul)
+            parts = (gather_matmul, "bound_product", plain_product)
+            stack.enter_context(patch.object(*(whole if place == "graph" else parts)))
         else:
             stack.enter_context(mxd.use_backend(place))
-        packed, dense = experts(name, SIZES[1])
+        packed, dense = experts(name, UNSORTED if place == "each expert" else SIZES[1])
         yield packed, mx.array(dense.astype(np.float32))
 
 
@@ -126,7 +141,8 @@ def test_compile(stacked):
 
 
 def test_vmap(stacked):
-    if backends.is_lazy() and backends.metal.gather_matmul is not plain_gather_matmul:
+    real = plain_gather_matmul is not backends.metal.gather_matmul and plain_product is not gather_matmul.bound_product
+    if backends.is_lazy() and real:
         pytest.skip("MLX does not map custom kernels")
     packed, dense = stacked
     x, ids = inputs(packed, dense)

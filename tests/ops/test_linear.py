@@ -74,7 +74,8 @@ def test_leading_axes(name, shape, backend):
     found = packed.linear(x)
     assert found.shape == (*shape, packed.out_features)
     if found.size:
-        check_near(found.reshape(-1, packed.out_features), x.reshape(-1, packed.in_features), exact(packed).T, name)
+        rows, results = x.reshape(-1, packed.in_features), found.reshape(-1, packed.out_features)
+        check_near(packed, results, rows, exact(packed).T, name)
 
 
 @dtypes
@@ -82,7 +83,7 @@ def test_leading_axes(name, shape, backend):
 def test_a_strided_x(name, dtype, backend):
     packed = weight(name)
     x = numbers(np.random.default_rng(2), (packed.in_features, 6), dtype).T[::2]
-    check_near(packed.linear(x), x, exact(packed).T, name)
+    check_near(packed, packed.linear(x), x, exact(packed).T, name)
 
 
 @pytest.mark.parametrize("name", ["q4_0", "awq4"])
@@ -102,7 +103,7 @@ def test_a_group_without_inputs_has_no_say(backend):
     groups = mx.array(np.arange(64) % 2 * 2, mx.int32)
     packed = mxd.GPTQWeight(codes, scales, mx.zeros((3, 5), mx.int32), groups, bits=4, group_size=32)
     x = numbers(np.random.default_rng(4), (2, 64), mx.float32)
-    check_near(packed.linear(x), x, exact(packed).T, "gptq4")
+    check_near(packed, packed.linear(x), x, exact(packed).T, "gptq4")
 
 
 @pytest.mark.parametrize("shape", [(0, 32), (4, 0)])

@@ -6,7 +6,7 @@ import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
-from devices import permuted, routed, tuned
+from devices import exact_matmul, permuted, routed, tuned
 from product_cases import (
     FORMATS,
     SIZES,
@@ -58,14 +58,8 @@ def cases():
 
 
 @pytest.fixture(autouse=True)
-def exact_matmul():
-    """MLX's dense product sums in float32, as on a GPU: on the CPU it sums in half precision."""
-    plain = mx.array.__matmul__
-
-    def matmul(a, b):
-        return plain(a.astype(mx.float32), b.astype(mx.float32)).astype(a.dtype)
-
-    with patch.object(mx.array, "__matmul__", matmul):
+def dense_products():
+    with exact_matmul():
         yield
 
 

@@ -72,6 +72,18 @@ def routed(name: str) -> Generator[None]:
         yield
 
 
+@contextmanager
+def exact_matmul() -> Generator[None]:
+    """MLX's dense product sums in float32, as on a GPU: on the CPU it sums in half precision."""
+    plain = mx.array.__matmul__
+
+    def matmul(a: mx.array, b: mx.array) -> mx.array:
+        return plain(a.astype(mx.float32), b.astype(mx.float32)).astype(a.dtype)
+
+    with patch.object(mx.array, "__matmul__", matmul):
+        yield
+
+
 def permuted(platform: str, x: mx.array, perm: mx.array, known: int = 0) -> mx.array:
     """x [M, columns] with its columns in the order of `perm`, by the kernel of a device."""
     call = launches.permutation(Device(platform, known), *x.shape, dtypes.name(x.dtype))

@@ -79,17 +79,9 @@ struct ct8_g_idx {
   enum { bits = 8, scale_block = 8, has_g_idx = 1 };
 };
 
-template <typename S, bool HAS_G_IDX>
-struct compressed_tensors_scale {
-  typedef S type;
-};
-template <typename S>
-struct compressed_tensors_scale<S, true> {
-  typedef float type;
-};
 template <typename F, typename S>
 struct scale_traits<F, compressed_tensors_loader<S>> {
-  typedef typename compressed_tensors_scale<S, F::has_g_idx>::type type;
+  typedef S type;
 };
 
 template <typename F, typename S>

@@ -1,4 +1,4 @@
-"""Act-order: a matrix whose inputs are sorted by group, cached with the original."""
+"""Act-order: a matrix, or a stack of them, whose inputs are sorted by group, cached with the original."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def _evaluated(array: mx.array) -> mx.array:
 
 
 def _permuted(words: mx.array, bits: int, perm: np.ndarray, kn: bool) -> mx.array:
-    """Codes packed down the columns (layout KN) or along the rows (NK), in the order of `perm`."""
+    """Codes packed down the columns (layout KN) or along the rows (NK), in the order of `perm`, of each expert."""
+    if perm.ndim == 2:
+        return _stacked(words, bits, perm, kn)
     outputs = words.shape[1 if kn else 0]
     step = max(1, CHUNK_BYTES // (4 * len(perm)))
     parts: list[mx.array] = []
@@ -31,6 +33,15 @@ def _permuted(words: mx.array, bits: int, perm: np.ndarray, kn: bool) -> mx.arra
         parts.append(mx.contiguous(part.T if kn else part))
         mx.eval(parts[-1])
     return _evaluated(mx.concatenate(parts, axis=1 if kn else 0))
+
+
+def _stacked(words: mx.array, bits: int, perm: np.ndarray, kn: bool) -> mx.array:
+    """The same of each expert, one after the other: MLX writes into the new stack."""
+    result = mx.zeros(words.shape, words.dtype)
+    for expert, order in enumerate(perm):
+        result[expert] = _permuted(words[expert], bits, order, kn)
+        mx.eval(result)
+    return result
 
 
 def _codes(rows: mx.array, bits: int, perm: np.ndarray) -> mx.array:

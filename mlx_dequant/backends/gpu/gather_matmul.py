@@ -13,7 +13,10 @@ from ...encoded import EncodedMatrix
 from ...kernels import THREADS
 from ...launches import MAX_THREADS
 from ..arrays import clamped_int32
+from .act_order import sort_by_group
 from .launch import bind, bound, device
+from .matmul import bound_product
+from .queue import queued
 
 Product = Callable[[EncodedMatrix, mx.array, mx.array], mx.array]
 
@@ -23,8 +26,12 @@ def gather_matmul(
 ) -> mx.array:
     """[*ids.shape, outputs]: each row of x [..., inputs] times its experts. An id out of range gives NaN.
 
-    A row has ids.size / rows experts, which follow each other in ids. Kernels know no other axes.
+    A row has ids.size / rows experts, which follow each other in ids. Kernels know no other axes. A stack with
+    act-order is sorted by group at its first product, if its groups allow it.
     """
+    matrix = sort_by_group(matrix) or matrix
+    if matrix.has_g_idx:
+        return _by_each_expert(platform, matrix, x, clamped_int32(ids), transpose)
     M = prod(x.shape[:-1])
     k = ids.size // M
     step = max(_pairs(matrix) // k, 1)
@@ -43,6 +50,21 @@ def _pairs(matrix: EncodedMatrix) -> int:
     """Pairs of a row of x and an expert in a launch: a threadgroup of each makes 8 results or more."""
     outputs = max(matrix.rows // matrix.experts, matrix.columns)
     return MAX_THREADS // THREADS // -(-outputs // 8)
+
+
+def _by_each_expert(platform: str, matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool) -> mx.array:
+    """The same with a stack that cannot be sorted: all rows times each expert's dequantized weights in turn."""
+    rows = x.reshape(-1, x.shape[-1])
+    choices = mx.where(ids < 0, ids + matrix.experts, ids).reshape(len(rows), -1, 1)
+    product = bound_product(platform, matrix.expert(0), rows.shape, x.dtype, transpose)
+    made = mx.array(mx.nan, x.dtype)
+    for number in range(matrix.experts):
+
+        def chosen(expert: EncodedMatrix, made: mx.array, number: int = number) -> mx.array:
+            return mx.where(choices == number, product.run(expert, rows)[:, None], made)
+
+        made = queued(product.dense_bytes, chosen, matrix.expert(number), made)
+    return made.reshape(*ids.shape, -1)
 
 
 @lru_cache(maxsize=64)

@@ -39,8 +39,11 @@ def matmul(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -
 
 
 def is_replayable(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> bool:
-    """Whether the product is a graph: one that dequantizes a matrix in parts waits for them. A stack's always is."""
-    return matrix.experts > 0 or _product_for(platform, sort_by_group(matrix) or matrix, x, transpose).is_graph
+    """Whether the product is a graph: one that dequantizes a matrix in parts, or a stack's experts, waits for them."""
+    matrix = sort_by_group(matrix) or matrix
+    if matrix.experts:
+        return not matrix.has_g_idx
+    return _product_for(platform, matrix, x, transpose).is_graph
 
 
 def dense_bytes(platform: str, matrix: EncodedMatrix, x: mx.array, transpose: bool) -> int:

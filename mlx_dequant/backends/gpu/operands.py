@@ -34,23 +34,23 @@ def operands_of(matrix: EncodedMatrix) -> Operands:
     """A matrix's operands, found once."""
     found: Operands | None = matrix.cache.get(OPERANDS)
     if found is None:
-        used = matrix if matrix.experts else sort_by_group(matrix) or matrix
+        used = sort_by_group(matrix) or matrix
         arrays = [*device_arrays(used), *([] if used.inv_perm is None else [used.inv_perm])]
         absent = dict.fromkeys(used.arrays)
         present = [name for name, array in used.arrays.items() if array is not None]
         empty = replace(used, arrays=absent, perm=None, inv_perm=None, cache={})
-        found = matrix.cache[OPERANDS] = Operands(used.kind, arrays, partial(_with, empty, present))
+        like = partial(_with, empty, present, used.perm is not None)
+        found = matrix.cache[OPERANDS] = Operands(used.kind, arrays, like)
     return found
 
 
-def _with(empty: EncodedMatrix, present: list[str], arrays: Sequence[mx.array]) -> EncodedMatrix:
+def _with(empty: EncodedMatrix, present: list[str], is_sorted: bool, arrays: Sequence[mx.array]) -> EncodedMatrix:
     names = [name for name, _ in empty.family.arrays]
     given = dict(zip(names, arrays, strict=False))
-    is_sorted = len(arrays) > len(names)
     return replace(
         empty,
         arrays={**empty.arrays, **{name: given[name] for name in present}},
         perm=given["g_idx"] if is_sorted else None,
-        inv_perm=arrays[-1] if is_sorted else None,
+        inv_perm=arrays[-1] if len(arrays) > len(names) else None,
         cache={"gpu": list(arrays[: len(names)]), "sorted": None},
     )

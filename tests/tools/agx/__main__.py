@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mlx_dequant.launches import ANY_ROWS
 from mlx_dequant.registry import formats
 
 from . import limits
@@ -33,8 +34,9 @@ def row(program: Program, keep: Path | None = None) -> dict[str, Any]:
     per_weight = memory = None
     if program.weights:
         # A multiply-add for each weight and row of x; of a matrix product a lane has a sixteenth, and two there.
-        in_pass = min(program.M, 4 if "qvm" in program.kernel else 8)
-        least = program.weights * (program.M / 8 if program.kernel.endswith("qmm") else in_pass)
+        several = program.kernel.startswith("qvm") and program.M == 16
+        in_pass = program.template[0] - ANY_ROWS if several else min(program.M, 8)
+        least = program.weights * (program.M / 8 if "qmm" in program.kernel else in_pass)
         loops = [loop for loop in machine.loops if loop.multiply_adds >= least]
         if not loops:
             raise AgxError(f"{program.name}: found no loop with {least:.0f} multiply-adds: {machine.loops}")

@@ -26,7 +26,7 @@ class Program:
 
     Attributes:
         format: the registry's name, "mlx-4" for MLX's own, "" for a kernel that reads no matrix.
-        M: rows of x that one pass multiplies, 16 for any number, 8 in a pass, or 4 of qvm; 0 for a kernel that
+        M: rows of x that one pass multiplies, 16 for any number, 8 in a pass, or fewer of qvm; 0 for a kernel that
             multiplies none.
         weights: weights that a thread handles in an iteration of the loop over K; 0 without such a loop.
     """
@@ -66,10 +66,8 @@ def rows(spec: KernelSpec) -> int:
     return 16 if spec.name == "qvm" and found > 8 else found
 
 
-def weights(spec: KernelSpec, form: Format | None, looked_up: bool = False) -> int:
+def weights(spec: KernelSpec, form: Format | None) -> int:
     """Weights of a thread in an iteration over K, from the template's values, as the kernel's file has it.
-
-    looked_up: each row's group is looked up, so qvm takes fewer rows at once.
 
     Said too large it is refused, since each takes a multiply-add; said too small, the counts are too high.
     """
@@ -83,8 +81,7 @@ def weights(spec: KernelSpec, form: Format | None, looked_up: bool = False) -> i
     if kernel == "qvm":
         bm = rows(spec)
         columns = traits["qvm_columns"] if bm <= 2 else 8
-        chunk = traits["qvm_rows"] if bm <= 2 else 8
-        return columns * (min(chunk, 8) if looked_up else chunk)
+        return columns * (traits["qvm_rows"] if bm <= 2 else 8)
     return 2 * spec.template[2]  # two outputs
 
 
@@ -102,8 +99,7 @@ def ours(
             ):
                 continue
             if spec.needs_matrix:
-                # A sorted matrix looks up no groups.
-                orders = (False, True) if g_idx and not spec.permuted else (False,)
+                orders = (False, True) if g_idx and not spec.multiplies else (False,)
                 chosen.update({(form, spec, order): None for order in orders})
             else:
                 chosen[None, spec, False] = None
@@ -116,7 +112,7 @@ def ours(
             M=rows(spec),
             template=spec.template or ((spec.scratch,) if spec.scratch else ()),
             dtype=dtype,
-            weights=weights(spec, form, looked_up=order),
+            weights=weights(spec, form),
             text=text,
         )
         for (form, spec, order), text in zip(chosen, texts, strict=True)
