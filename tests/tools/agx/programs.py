@@ -108,7 +108,7 @@ def ours(
         Program(
             kernel=title(spec),
             format=form.name if form else "",
-            has_g_idx=order or spec.permuted,
+            has_g_idx=order or bool(spec.permuted),
             M=rows(spec),
             template=spec.template or ((spec.scratch,) if spec.scratch else ()),
             dtype=dtype,
