@@ -114,7 +114,7 @@ def nbytes(kind: Kind, settings: dict[str, Any], dtype: mx.Dtype) -> int:
         bits = MLX_BITS[kind.format] + 0.5 if kind.format in MLX_BITS else 8 * dtype.size
     else:
         bits = 8 * form.bytes / form.weights if form.family == "gguf" else form.bits + 0.25
-    return int(weights * bits / 8 * (1 + (kind.has_g_idx and experts == 1)))  # a sorted copy is kept, but of stacks
+    return int(weights * bits / 8 * (1 + kind.has_g_idx))  # a sorted copy is kept
 
 
 def shared(settings: dict[str, Any], head: str, dtype: mx.Dtype) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def weight(name: str, size: tuple[int, int] = SIZES[0]) -> mxd.QuantizedWeight:
 def act_order(name: str, size: tuple[int, int]) -> dict[str, Any]:
     """The group size and g_idx of weights of a size: the last group of the second of `SIZES` is shorter."""
     if name == "awq4":
-        return {"group_size": 32 if size == SIZES[0] else 16}
+        return {"group_size": 16 if size == SIZES[1] else 32}
     kinds = {SIZES[1]: (32, "shuffled"), UNSORTED: (16, "uneven")}
     group_size, g_idx = kinds.get(size, (32, ""))
     return {"group_size": group_size, "g_idx": g_idx}

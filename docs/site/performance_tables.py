@@ -189,8 +189,6 @@ def agx() -> str:
         layout = FAMILIES[form.family].layout if form else "NK"
         if row["kernel"].removesuffix(" permuted") != ("qvm" if layout == "KN" else "qmv"):
             continue
-        if row["has_g_idx"] and not row["kernel"].endswith("permuted"):
-            continue  # A sorted weight takes the permuted kernel.
         # A group of 128 has a float16 scale and a zero point; one of MLX's, of 64, two float16 numbers.
         bits = form.code_bits + (form.bits and (16 + form.bits) / 128) if form else int(row["format"][-1]) + 0.5
         name = (form.title if form else f"MLX {row['format'][-1]}-bit") + (", act-order" if row["has_g_idx"] else "")

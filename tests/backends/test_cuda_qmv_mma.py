@@ -9,7 +9,7 @@ import pytest
 from cuda_programs import mostly_full, planted
 from devices import generation
 from emulated_kernels import needs_compiler
-from product_cases import FORMATS, SIZES, check_products, check_single_inputs, small_and_large, weight, wide_groups
+from product_cases import FORMATS, check_products, check_single_inputs, small_and_large, weight, wide_groups
 
 from mlx_dequant import dtypes, launches
 from mlx_dequant.diagnostics import sample_weights
@@ -96,7 +96,8 @@ def test_what_is_not_for_mma():
     bfloats = sample_weights.groups("gptq4", np.random.default_rng(7), 256, 64, 128, mx.bfloat16)
     others = [(wide_groups("iq3_s"), mx.bfloat16, 8), (wide_groups("gptq4"), mx.float32, 8), (bfloats, mx.float16, 8)]
     others += [(wide_groups("q6_k"), mx.float16, 8), (wide_groups("iq2_xs"), mx.float16, 2)]
-    others += [(weight("gptq4", SIZES[1]), mx.float16, 8), (weight("ct4", (40, 72)), mx.float16, 8)]
+    short = sample_weights.groups("gptq4", np.random.default_rng(7), 256, 64, 16)
+    others += [(short, mx.float16, 8), (weight("ct4", (40, 72)), mx.float16, 8)]
     assert [inputs_of_a_lane(packed, M, dtype) for packed, dtype, M in others] == [0] * 7
     assert inputs_of_a_lane(wide_groups("gptq4"), 8) == 32
     assert inputs_of_a_lane(wide_groups("gptq4"), 8, known=75) == 0

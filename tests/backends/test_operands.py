@@ -5,20 +5,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from emulated_kernels import needs_compiler
-from product_cases import numbers, shuffled
+from product_cases import UNSORTED, numbers, shuffled, weight
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
 from mlx_dequant.backends.gpu.operands import operands_of
 from mlx_dequant.bench import random_layers
-from mlx_dequant.diagnostics import sample_weights
 
 pytestmark = needs_compiler
-
-
-def uneven():
-    """Groups of different sizes, which cannot be sorted."""
-    return sample_weights.groups("ct4", np.random.default_rng(0), 40, 32, 16, plain=True, g_idx="uneven")
 
 
 MATRICES = {
@@ -26,7 +20,7 @@ MATRICES = {
     "values": lambda: random_layers.quantized("f16", 32, 64, 64),
     "groups": lambda: random_layers.quantized("gptq4", 32, 64, 32),
     "sorted": lambda: shuffled("gptq4"),
-    "uneven": uneven,
+    "unsorted": lambda: weight("ct4", UNSORTED),
 }
 
 
@@ -44,13 +38,15 @@ def test_products(name):
                 assert mx.array_equal(backends.matmul(again, x, transpose), expected)
 
 
-def test_experts():
-    each = [MATRICES["groups"]() for _ in range(3)]
+@pytest.mark.parametrize("name", ["groups", "sorted"])
+def test_experts(name):
+    each = [MATRICES[name]() for _ in range(3)]
     stack = mxd.stack(each).matrix
-    x, ids = numbers(np.random.default_rng(0), (2, 64), mx.float16), mx.array([[2, 0], [1, 1]])
+    x, ids = numbers(np.random.default_rng(0), (2, stack.K), mx.float16), mx.array([[2, 0], [1, 1]])
     with emulator.metal():
         operands = operands_of(stack)
         again = operands.like(operands.arrays)
         assert operands_of(again).kind == again.kind
+        assert (again.perm is not None) == (name == "sorted")
         expected = backends.gather_matmul(stack, x, ids, False)
         assert mx.array_equal(backends.gather_matmul(again, x, ids, False), expected)

@@ -28,13 +28,12 @@ import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 from devices import generation, routed, tuned  # noqa: E402
 from expert_cases import check_experts, chosen  # noqa: E402
-from product_cases import FORMATS, check_products, exact, shuffled, weight, wide_groups  # noqa: E402
+from product_cases import FORMATS, SIZES, check_products, exact, shuffled, weight, wide_groups  # noqa: E402
 from support import DTYPES, assert_same, rounded  # noqa: E402
 
 import mlx_dequant as mxd  # noqa: E402
 from mlx_dequant import backends  # noqa: E402
 from mlx_dequant.backends.gpu import launch as gpu  # noqa: E402
-from mlx_dequant.diagnostics import sample_weights  # noqa: E402
 
 # By name: a device, CUDA's generation, and what its compiler defines. The last one has an instruction for many rows.
 DEVICES = {
@@ -114,14 +113,13 @@ def experts(name: str, turn: int) -> None:
 
 
 def act_order(name: str, turn: int) -> None:
-    """Groups in any order, and weights that were sorted by group; a few rows of x, and more."""
+    """Weights and stacks that were sorted by group; a few rows of x, and more."""
     if name == "awq4" or FORMATS[name].family == "gguf":
         return
     with tuned(few_rows=0):
-        uneven = sample_weights.groups(name, np.random.default_rng(turn), 40, 32, 16, plain=True, g_idx="uneven")
-        check_products(uneven, DTYPES[turn % 3], 2)
         for rows in (1, 17):
             check_products(shuffled(name, 64, 32), mx.float16, rows)
+        check_experts(name, DTYPES[turn % 3], chosen("from the end", 1, 2), SIZES[1])
 
 
 Step = Callable[[str, int], None]

@@ -23,7 +23,9 @@ def test_every_program_has_a_row():
         specs = [spec for spec in every_spec("metal", form) if spec.needs_matrix]
         both = (False, True) if "g_idx" in dict(FAMILIES[form.family].arrays) else (False,)
         for has_g_idx in both:
-            those = [spec for spec in specs if (spec.permuted or not spec.multiplies if has_g_idx else not spec.permuted)]
+            those = [
+                spec for spec in specs if (spec.permuted or not spec.multiplies if has_g_idx else not spec.permuted)
+            ]
             expected = {(title(spec), spec.template) for spec in those}
             assert {one[2:] for one in found if one[:2] == (form.name, has_g_idx)} == expected
 

@@ -1,4 +1,4 @@
-"""Act-order on torch's tensors: sorted as MLX's backend sorts, or left to the kernels that look groups up."""
+"""Act-order on torch's tensors: sorted as MLX's backend sorts, or left as it is."""
 
 import numpy as np
 import pytest

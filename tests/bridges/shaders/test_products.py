@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="the shaders run on torch's tensors"
 
 from devices import tuned  # noqa: E402
 from emulator.shader_library import torch_shaders  # noqa: E402
-from product_cases import by_traits, exact, weight  # noqa: E402
+from product_cases import UNSORTED, by_traits, exact, weight  # noqa: E402
 
 from mlx_dequant import formats, launches  # noqa: E402
 from mlx_dequant.backends.host.compiler import compiler  # noqa: E402
@@ -90,6 +90,22 @@ def test_a_product_of_each_kind(name, M, dtype):
 def test_many_rows_multiply_a_dequantized_matrix():
     with torch_shaders():
         check_products(layer("awq4"), exact(weight("awq4")).T, 400, torch.float16)
+
+
+def test_what_cannot_be_sorted_is_dequantized():
+    """For any number of rows, both ways, and by no other kernel."""
+    packed, described = weight("ct4", UNSORTED), set()
+    real = launch.kernel.__wrapped__
+
+    def kernel(form, spec, *types):
+        described.add(spec.name)
+        return real(form, spec, *types)
+
+    with torch_shaders(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "kernel", kernel)
+        for M in (1, 20):
+            check_products(packed_linear(packed, "cpu"), exact(packed).T, M, torch.float32)
+    assert described == {"dequantize"}
 
 
 @pytest.mark.full

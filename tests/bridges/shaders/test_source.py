@@ -25,7 +25,8 @@ def texts(name, dtypes, specs):
             descriptions = [(None, spec, dtype)]
         else:
             given = "int32" if spec.inputs == ("ids",) else dtype if spec.inputs else ""
-            orders = (False, True) if form.family in ("gptq", "compressed_tensors") and not spec.permuted else (False,)
+            looks_up = form.family in ("gptq", "compressed_tensors") and not spec.multiplies
+            orders = (False, True) if looks_up else (False,)
             descriptions = [(form, spec, dtype, scales, g_idx, given) for g_idx in orders]
         for description in descriptions:
             _, text = source.function(*description)

@@ -109,7 +109,7 @@ def _group_weight(form: Format, inputs: int, outputs: int, dtype: mx.Dtype, size
 
 
 def _g_idx_weight(form: Format, scales: mx.Dtype, inputs: int, outputs: int, size: int) -> QuantizedWeight:
-    """One with act-order, which a kernel of its own reads."""
+    """One with act-order."""
     groups = inputs // size
     order = mx.arange(inputs) % groups
     if form.family == "gptq":
