@@ -36,7 +36,8 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
 
     Returns:
         [..., k, out] in x's type, accumulated in float32 and rounded once. On a GPU, with more than 16 float16
-        or bfloat16 rows of x, weights may first be rounded to x's type, as `linear` does.
+        or bfloat16 rows of x, weights may first be rounded to x's type, as `linear` does. There, the first product
+        sorts a stack with act-order by group, too, or dequantizes one that cannot be sorted for each product.
 
     Raises:
         FormatError: x or ids does not fit the weight, or the weight is no stack.

@@ -35,7 +35,8 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
         [..., out] in x's type, accumulated in float32 and rounded once. On a GPU, with more than 16
         float16 or bfloat16 rows of x, weights are first rounded to x's type, as in a dense layer;
         from 129 float32 rows on, MLX may use TF32. There, the first product sorts a weight with
-        act-order (g_idx) by group and keeps the sorted copy with the weight.
+        act-order (g_idx) by group and keeps the sorted copy with the weight. One that cannot be sorted, with groups of
+        several sizes or one that 32 does not divide, is dequantized for each product, in x's type.
 
     Raises:
         FormatError: x or bias does not fit the weight.
