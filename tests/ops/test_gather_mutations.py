@@ -24,7 +24,11 @@ MUTATIONS = {
     "no ids from the end": ("id < 0 ? id + int(experts) : id", "id", None),
     "another pair's expert": ("ids[pair_of(threadgroup_index, p)]", "ids[0]", None),
     "the expert before": ("return expert < p.experts ? expert : 0;", "return expert < 1 ? expert : expert - 1;", None),
-    "inputs that lie in their own order": ("v[k] = float(x[places[k]])", "v[k] = float(x[at + i + k])", False),
+    "inputs that lie in their own order": (
+        "v[k] = float(x[row + places[k]])",
+        "v[k] = float(x[row + at + i + k])",
+        False,
+    ),
     "parts in the order of pairs": ("return threadgroup_index / p.M;", "return threadgroup_index % p.M;", None),
 }
 CASES = [
