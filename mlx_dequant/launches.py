@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -103,7 +104,8 @@ def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: str) -> tuple[
     """x @ W.T: each row of the stored matrix gives one element of the result."""
     column = tuning(device)
     bm = _pass_rows(M)
-    bn, values = column.qmv_shape[min(bm, PASS_ROWS[-1])]
+    shape = column.qmv_permuted_shape if permuted else column.qmv_shape
+    bn, values = shape[min(bm, PASS_ROWS[-1])]
     simdgroups = _simdgroups(column, matrix.rows, matrix.columns if M == 1 else 0)
     tiles = -(-matrix.rows * simdgroups // (8 * bn))
     return kernels.qmv(bm, simdgroups, bn, values, permuted), tiles * -(-M // PASS_ROWS[-1])
@@ -296,10 +298,12 @@ def _pass_rows(M: int) -> int:
 def every_spec(platform: str, form: Format) -> set[KernelSpec]:
     """Every kernel that a platform may launch for a format."""
     specs = {kernels.DEQUANTIZE, kernels.GATHER_ROWS, kernels.GATHER_COLUMNS, kernels.SPLIT_K_REDUCE}
-    most = PASS_ROWS[-1]
+    family = FAMILIES[form.family]
+    has_g_idx = "g_idx" in dict(family.arrays)
     for column in columns(platform):
-        for bm, (bn, values) in [*column.qmv_shape.items(), (ANY_ROWS + most, column.qmv_shape[most])]:
-            specs |= {kernels.qmv(bm, shared, bn, values) for shared in ((1, 4, 8) if bm == 1 else (1, 8))}
+        specs |= _qmv_specs(column.qmv_shape)
+        if has_g_idx and family.layout == "NK":
+            specs |= _qmv_specs(column.qmv_permuted_shape, "inputs")
         rows = [count for count in PASS_ROWS if count <= column.qvm_rows]
         specs |= {kernels.qvm(bm, column.qvm_lanes) for bm in (*rows, ANY_ROWS + _qvm_pass(column, form))}
         bn, values = column.qmv_shape[1]
@@ -313,15 +317,23 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
             specs |= {kernels.pack_activations(block.bm, block.tk) for block in blocks}
         if column.matrix_units_few and has_view(form):
             specs |= _mma_specs(form)
-    if "g_idx" not in dict(FAMILIES[form.family].arrays):
+    if not has_g_idx:
         return specs
-    layout = FAMILIES[form.family].layout
-    return specs | {replace(spec, permuted=order) for spec in specs if (order := _order(spec, layout))}
+    return specs | {replace(spec, permuted=order) for spec in specs if (order := _order(spec, family.layout))}
+
+
+def _qmv_specs(shape: Mapping[int, tuple[int, int]], permuted: str = "") -> set[KernelSpec]:
+    most = PASS_ROWS[-1]
+    return {
+        kernels.qmv(bm, shared, bn, values, permuted)
+        for bm, (bn, values) in [*shape.items(), (ANY_ROWS + most, shape[most])]
+        for shared in ((1, 4, 8) if bm == 1 else (1, 8))
+    }
 
 
 def _order(spec: KernelSpec, layout: str) -> str:
-    """What a kernel permutes for a sorted matrix; "" where it is launched for none."""
-    if not spec.multiplies or spec.name == "qmm":
+    """What a kernel but qmv permutes for a sorted matrix; "" where it is launched for none."""
+    if not spec.multiplies or spec.name in ("qmv", "qmm"):
         return ""
     kn = spec.name.endswith("qvm") or (spec.name == "gather_qmm" and spec.template[0] == 1)
     if spec.name == "qmv_mma" or kn == (layout == "KN"):

@@ -65,6 +65,7 @@ class Tuning:
         routes: the first whose conditions hold is taken.
         qmv_shape: by BM: the rows of the matrix that a simdgroup multiplies at once, reading x once, and the most
             columns that a lane takes at once. Registers limit both.
+        qmv_permuted_shape: the same where x is read in the order of a sorted matrix; its places take registers, too.
         few_rows: eight simdgroups share a row of a matrix with fewer rows, which would leave the GPU idle otherwise.
         long_rows: for one row of x, four simdgroups share a row of at least this length.
         qvm_lanes: lanes of qvm that lie side by side along a row of the matrix, where they read at least 4 bytes each.
@@ -83,6 +84,7 @@ class Tuning:
 
     routes: tuple[Route, ...]
     qmv_shape: Mapping[int, tuple[int, int]]
+    qmv_permuted_shape: Mapping[int, tuple[int, int]]
     few_rows: int
     long_rows: int
     qvm_lanes: int
@@ -151,6 +153,8 @@ _HOPPER_KN = (Block(32, 16), Block(64, 16), Block(128, 32))
 METAL = Tuning(
     routes=_UNMEASURED,
     qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 32), 8: (2, 16)},
+    # By Mesa's compiler, 32 columns of 4 rows of x spill.
+    qmv_permuted_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 16)},
     few_rows=2048,
     long_rows=4096,
     qvm_lanes=16,
@@ -174,6 +178,7 @@ M5 = replace(METAL, routes=_M5_ROUTES)
 CUDA = Tuning(
     routes=_UNMEASURED,
     qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 8)},
+    qmv_permuted_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 8)},
     few_rows=2048,
     long_rows=4096,
     # A sector of L2 has 32 bytes.
