@@ -9,6 +9,7 @@ from itertools import count
 from types import MappingProxyType
 from typing import Any
 
+from .errors import FormatError
 from .kept import Kept
 from .registry import FAMILIES, Family, Format
 
@@ -105,6 +106,14 @@ class EncodedMatrix:
     perm: Any = None
     inv_perm: Any = None
     cache: dict[Any, Any] = field(default_factory=lambda: {}, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.format.family != "compressed_tensors":
+            return
+        words = -(-self.columns * self.format.bits // 32)
+        largest = self.rows * max(words, self.loader_params.get("groups_per_row", 0))
+        if largest >= 2**32:  # shaders count them in 32 bits
+            raise FormatError(f"weight_packed, weight_scale: found {largest} elements, expected fewer than {2**32}")
 
     @cached_property
     def family(self) -> Family:

@@ -54,14 +54,12 @@ inline float byte_unit() { return 16777216.0f; }
 // A zero point, an integer below 2^22, in the form that field_subtract_zero takes.
 inline float as_zero_point(uint number) { return float(int(number)); }
 
-// (word >> shift & mask) - zero point. Where the shift is a constant, fields within bytes are masked
-// where they lie in 16 bits.
+// (word >> shift & mask) - zero point. Neighbouring fields share a shift, and are masked where they
+// then lie in the low 11 bits.
 inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
-  // 3-bit fields straddle bytes.
-  if (mask == 7) return low_bits(ushort(word >> shift & mask)) * byte_unit() - zero;
-  uint up = shift % 8;
-  ushort bits = ushort(word >> (shift / 16 * 16)) >> (shift / 8 % 2 * 8) & mask << up;
-  return low_bits(bits) * (byte_unit() / float(1 << up)) - zero;
+  uint up = shift % (mask == 7 ? 9 : 8);
+  return low_bits(ushort(word >> (shift - up)) & mask << up) * (byte_unit() / float(1 << up)) -
+         zero;
 }
 
 // Entry i of a format's lookup table.
