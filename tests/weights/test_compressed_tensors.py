@@ -1,7 +1,5 @@
 """AWQ and compressed-tensors weights: groups, channels, indices and shapes that fill no word."""
 
-from dataclasses import replace
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,7 +7,6 @@ from layout import along
 from support import assert_same, bits
 
 import mlx_dequant as mxd
-from mlx_dequant.errors import FormatError
 
 WIDTHS = (2, 3, 4, 8)
 PLACES = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -83,12 +80,3 @@ def test_awq_shapes(inputs, outputs, size, backend):
     group = np.zeros(inputs, int) if size == -1 else np.arange(inputs) // size
     weight = mxd.AWQWeight(awq_words(q), scales, awq_words(z), size)
     assert_same(weight.dequantize(mx.float32), bits(formula(q.T, z.T, scales.T, group).T))
-
-
-@pytest.mark.parametrize(("inputs", "rows"), [(64, 2**29), (31, 2**30)])
-def test_more_than_shaders_count(inputs, rows):
-    q, _, scales = stored(4, 8, inputs, -(-inputs // 8))
-    matrix = mxd.CompressedTensorsWeight(along(1, q, 4), scales, (8, inputs), group_size=8).matrix
-    assert replace(matrix, rows=rows - 1).rows == rows - 1
-    with pytest.raises(FormatError, match=r"found 4294967296 elements, expected fewer than 4294967296"):
-        replace(matrix, rows=rows)

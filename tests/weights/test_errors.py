@@ -1,6 +1,7 @@
 """Every bad input is refused by name: the tensor, what was found, what was expected."""
 
 import re
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -173,3 +174,25 @@ def test_groups_larger_than_any_weight(size, backend):
     weights = [awq(qweight=qweight, scales=halves(1, 16) + 1, qzeros=zeros, group_size=g) for g in (size, -1)]
     found, expected = (np.array(weight.dequantize()) for weight in weights)
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("weight", "rows", "each"),
+    [
+        (lambda: gguf(), 2**31, 2),
+        (lambda: ct(64, 32), 2**29, 8),
+        (lambda: ct(31, 8), 2**30, 4),
+    ],
+    ids=["blocks", "words", "scales"],
+)
+def test_more_than_shaders_count(weight, rows, each):
+    matrix = weight().matrix
+    assert replace(matrix, rows=rows - 1).rows == rows - 1
+    found = f"found {rows} rows of {each} blocks, words or scales, expected fewer than {2**32} together"
+    with pytest.raises(mxd.FormatError, match=found):
+        replace(matrix, rows=rows)
+
+
+def ct(inputs, group_size):
+    codes, scales = ints(8, -(-inputs * 4 // 32)), halves(8, -(-inputs // group_size))
+    return mxd.CompressedTensorsWeight(codes, scales, (8, inputs), group_size=group_size)
