@@ -179,9 +179,9 @@ def test_groups_larger_than_any_weight(size, backend):
 @pytest.mark.parametrize(
     ("weight", "rows", "each"),
     [
-        (lambda: gguf(), 2**31, 2),
-        (lambda: ct(64, 32), 2**29, 8),
-        (lambda: ct(31, 8), 2**30, 4),
+        (gguf, 2**31, 2),
+        (ct, -(-(2**32) // 13), 13),
+        (lambda: ct(weight_scale=halves(10, 25), group_size=4), -(-(2**32) // 25), 25),
     ],
     ids=["blocks", "words", "scales"],
 )
@@ -191,8 +191,3 @@ def test_more_than_shaders_count(weight, rows, each):
     found = f"found {rows} rows of {each} blocks, words or scales, expected fewer than {2**32} together"
     with pytest.raises(mxd.FormatError, match=found):
         replace(matrix, rows=rows)
-
-
-def ct(inputs, group_size):
-    codes, scales = ints(8, -(-inputs * 4 // 32)), halves(8, -(-inputs // group_size))
-    return mxd.CompressedTensorsWeight(codes, scales, (8, inputs), group_size=group_size)
