@@ -9,6 +9,7 @@ from itertools import count
 from types import MappingProxyType
 from typing import Any
 
+from .errors import FormatError
 from .kept import Kept
 from .registry import FAMILIES, Family, Format
 
@@ -105,6 +106,21 @@ class EncodedMatrix:
     perm: Any = None
     inv_perm: Any = None
     cache: dict[Any, Any] = field(default_factory=lambda: {}, repr=False)
+
+    def __post_init__(self) -> None:
+        """Checks what shaders count in 32 bits: blocks, and compressed-tensors' words and scales.
+
+        Raises:
+            FormatError: there are more.
+        """
+        per_row = 0
+        if self.format.family == "compressed_tensors":
+            per_row = max(-(-self.columns * self.format.bits // 32), self.loader_params.get("groups_per_row", 0))
+        elif self.format.weights > 1:
+            per_row = self.columns // self.format.weights
+        if self.rows * per_row >= 2**32:
+            found = f"found {self.rows} rows of {per_row} blocks, words or scales"
+            raise FormatError(f"{self.format.name}: {found}, expected fewer than {2**32} together")
 
     @cached_property
     def family(self) -> Family:

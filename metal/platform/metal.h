@@ -18,7 +18,7 @@ inline float load_f16(device const uint8_t* p) { return float(*(device const hal
 
 // A little-endian 32-bit word at a 2-byte aligned address.
 inline uint load_u32(device const uint8_t* p) {
-  return uint(((device const ushort*)p)[0]) | uint(((device const ushort*)p)[1]) << 16;
+  return as_type<uint>(ushort2(((device const ushort*)p)[0], ((device const ushort*)p)[1]));
 }
 
 #include "fields.h"
@@ -54,14 +54,12 @@ inline float byte_unit() { return 16777216.0f; }
 // A zero point, an integer below 2^22, in the form that field_subtract_zero takes.
 inline float as_zero_point(uint number) { return float(int(number)); }
 
-// (word >> shift & mask) - zero point. Where the shift is a constant, fields within bytes are masked
-// where they lie in 16 bits.
+// (word >> shift & mask) - zero point. Neighbouring fields share a shift, and are masked where they
+// then lie in the low 11 bits.
 inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
-  // 3-bit fields straddle bytes.
-  if (mask == 7) return low_bits(ushort(word >> shift & mask)) * byte_unit() - zero;
-  uint up = shift % 8;
-  ushort bits = ushort(word >> (shift / 16 * 16)) >> (shift / 8 % 2 * 8) & mask << up;
-  return low_bits(bits) * (byte_unit() / float(1 << up)) - zero;
+  uint up = shift % (mask == 7 ? 9 : 8);
+  return low_bits(ushort(word >> (shift - up)) & mask << up) * (byte_unit() / float(1 << up)) -
+         zero;
 }
 
 // Entry i of a format's lookup table.
@@ -82,11 +80,15 @@ inline float to_numbers(fields<N> codes, thread float* q) {
   return byte_unit();
 }
 
-// q[i] = field i - number.
+// q[i] = field i - number. Where the number is at most 4, fields have at most 3 bits, and two of them
+// lie in the low 11 bits of a half.
 template <uint N>
 inline void to_numbers(fields<N> codes, uint number, thread float* q) {
-  float unit = to_numbers<N>(codes, q);
-  for (uint i = 0; i < N; ++i) q[i] = q[i] * unit - float(number);
+  for (uint i = 0; i < N; ++i) {
+    uint up = number <= 4 ? i % 2 * 8 : 0;
+    ushort bits = ushort(codes.words[i / 4] >> (i % 4 * 8 - up) & 255 << up);
+    q[i] = low_bits(bits) * (byte_unit() / float(1 << up)) - float(number);
+  }
 }
 
 // q[i] * the returned unit = byte i >> shift & mask; mask << shift fits a byte.
@@ -133,17 +135,13 @@ inline void look_up(device const uint8_t* p, uint shift, constant int8_t* table,
 // q[i] * the returned unit = twice the e2m1 float in byte i >> shift & 15, of which `table` has the
 // values: shift is 0 or 4. In the upper bits of a half it is that float times 2^-14. A code of -0
 // gives -0.
-template <uint N, uint ALIGN>
+template <uint N, uint>
 inline float load_e2m1(device const uint8_t* p, uint shift, constant int8_t*, thread float* q) {
-  fields<N> bytes = load_fields<N, ALIGN>(p, 0, 255);
-  for (uint i = 0; i < (N + 3) / 4; ++i) {
-    uint word = bytes.words[i] >> shift;
-    // The bytes 0 and 2, 1 and 3, each as a half.
-    uint halves[2] = {(word << 9 & 0x0e000e00) | (word << 12 & 0x80008000),
-                      (word << 1 & 0x0e000e00) | (word << 4 & 0x80008000)};
-    for (uint k = 0; k < 4 && 4 * i + k < N; ++k) {
-      q[4 * i + k] = low_bits(ushort(halves[k % 2] >> (k / 2 * 16)));
-    }
+  for (uint i = 0; i < N; i += 2) {
+    uint bytes = as_type<uint>(ushort2(p[i], N > 1 ? p[i + 1] : 0));
+    uint halves = (bytes << (9 - shift) & 0x0e000e00) | (bytes << (12 - shift) & 0x80008000);
+    q[i] = low_bits(ushort(halves));
+    if (N > 1) q[i + 1] = low_bits(ushort(halves >> 16));
   }
   return 32768.0f;
 }

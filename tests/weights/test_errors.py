@@ -1,6 +1,7 @@
 """Every bad input is refused by name: the tensor, what was found, what was expected."""
 
 import re
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -173,3 +174,20 @@ def test_groups_larger_than_any_weight(size, backend):
     weights = [awq(qweight=qweight, scales=halves(1, 16) + 1, qzeros=zeros, group_size=g) for g in (size, -1)]
     found, expected = (np.array(weight.dequantize()) for weight in weights)
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("weight", "rows", "each"),
+    [
+        (gguf, 2**31, 2),
+        (ct, -(-(2**32) // 13), 13),
+        (lambda: ct(weight_scale=halves(10, 25), group_size=4), -(-(2**32) // 25), 25),
+    ],
+    ids=["blocks", "words", "scales"],
+)
+def test_more_than_shaders_count(weight, rows, each):
+    matrix = weight().matrix
+    assert replace(matrix, rows=rows - 1).rows == rows - 1
+    found = f"found {rows} rows of {each} blocks, words or scales, expected fewer than {2**32} together"
+    with pytest.raises(mxd.FormatError, match=found):
+        replace(matrix, rows=rows)

@@ -32,7 +32,7 @@ struct compressed_tensors_loader {
   device const int* g_idx;
   grouping groups;
   uint has_zeros, groups_per_row;
-  size_t pitch;  // from a row of words to the next
+  uint pitch;  // from a row of words to the next
 };
 
 template <typename F, typename S>
@@ -48,7 +48,7 @@ inline compressed_tensors_loader<S> compressed_tensors(device const int* codes,
                                          grouping_of(p),
                                          p.has_zeros,
                                          p.groups_per_row,
-                                         (size_t(p.columns) * F::bits + 31) / 32};
+                                         uint((size_t(p.columns) * F::bits + 31) / 32)};
   return loader;
 }
 
@@ -94,13 +94,16 @@ inline device const uint* row_words(thread const compressed_tensors_loader<S>& l
 template <typename F, uint R, typename S>
 inline uint zero_bits(thread const compressed_tensors_loader<S>& loader, uint group, uint row) {
   uint has = loader.has_zeros;
-  return read_bits_at<F::bits, R>(loader.zeros + has * group, has * loader.groups_per_row, row);
+  uint pitch = has * loader.groups_per_row;
+  uint bit = row % 32 * F::bits;
+  uint word = (row / 32 * F::bits + bit / 32) * pitch + has * group;
+  return read_bits<F::bits, R>(loader.zeros, word, pitch, bit % 32, 0);
 }
 
 template <typename F>
 inline uint zero_point(uint bits, uint r, uint has) {
-  uint mask = has * ((1u << F::bits) - 1);
-  return (bits >> (r * F::bits) & mask) | (1 - has) << (F::bits - 1);
+  uint stored = bits >> (r * F::bits) & ((1u << F::bits) - 1);
+  return has != 0 ? stored : 1u << (F::bits - 1);
 }
 
 // q[0..N) = codes less zero points of `row` from `column` on, and scale[0] is their scale. The next
@@ -119,19 +122,20 @@ inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uin
     group[0] = group_of(column / 32 * 32, loader.groups);
   }
   for (uint i = 0; i < count; ++i) zeros[i] = zero_bits<F, R>(loader, group[i], row);
-  device const S* scales = loader.scales + size_t(row) * loader.groups_per_row;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     V zero[N];
     for (uint i = 0; i < N; ++i) {
       set_zero_point(zero_point<F>(zeros[i % count], r, loader.has_zeros), zero[i]);
     }
-    unpack_subtract_zero<F::bits, N>(row_words<F>(loader, row + r), column, zero, q);
-    scale[r] = F::has_g_idx ? 1.0f : float(scales[group[0]]);
+    unpack_subtract_zero<F::bits, N>(loader.codes, (row + r) * loader.pitch, column, zero, q);
+    uint scales = (row + r) * loader.groups_per_row;
+    scale[r] = F::has_g_idx ? 1.0f : float(loader.scales[scales + group[0]]);
     if (F::has_g_idx) {
-      for (uint i = 0; i < N; ++i) q[i] = q[i] * V(float(scales[group[i % count]]));
+      for (uint i = 0; i < N; ++i) {
+        q[i] = q[i] * V(float(loader.scales[scales + group[i % count]]));
+      }
     }
-    scales += loader.groups_per_row;
     q += stride;
   }
 }

@@ -32,21 +32,37 @@ struct gguf_loader {
   template <uint N>
   using group_params = no_group_params;
   device const uint8_t* blocks;
-  size_t pitch;  // from a row to the next, in bytes
+  uint blocks_per_row;
+};
+
+template <uint BYTES>
+struct gguf_block {
+  uint8_t bytes[BYTES];
 };
 
 template <typename F>
 inline gguf_loader gguf(device const uint8_t* blocks, thread const LaunchParams& p) {
-  gguf_loader loader = {blocks, size_t(p.blocks_per_row) * F::bytes};
+  gguf_loader loader = {blocks, p.blocks_per_row};
   return loader;
+}
+
+// The block that holds `column` of `row`. A matrix has less than 2^32 blocks, as encoded.py sees to;
+// single floats may be more.
+template <typename F>
+inline device const uint8_t* block_at(thread const gguf_loader& loader, uint row, uint column) {
+  if (F::weights == 1) {
+    size_t pitch = size_t(loader.blocks_per_row) * F::bytes;
+    return loader.blocks + row * pitch + size_t(column) * F::bytes;
+  }
+  uint at = row * loader.blocks_per_row + column / F::weights;
+  return ((device const gguf_block<F::bytes>*)loader.blocks)[at].bytes;
 }
 
 // q[0..N) = codes of `row` from `column` on. Returns their scaling. N divides `column` and
 // F::scale_block.
 template <typename F, uint N, typename V>
 inline scaling codes(thread const gguf_loader& loader, uint row, uint column, thread V* q) {
-  device const uint8_t* block =
-      loader.blocks + row * loader.pitch + size_t(column / F::weights) * F::bytes;
+  device const uint8_t* block = block_at<F>(loader, row, column);
   return scaled_by(F::template codes<N>(block, column % F::weights, q));
 }
 

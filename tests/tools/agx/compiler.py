@@ -85,6 +85,7 @@ def translatable(ir: str) -> str:
     # LLVM narrows what a switch compares to as many bits as matter.
     for bits in set(re.findall(r"= trunc i32 %\S+ to i(\d+)$", ir, re.MULTILINE)) - {"1", "8", "16"}:
         ir = re.sub(rf"= trunc i32 (%\S+) to i{bits}$", rf"= and i32 \1, {2 ** int(bits) - 1}", ir, flags=re.MULTILINE)
+        ir = re.sub(rf"= zext i{bits} (%\S+) to i32$", r"= or i32 \1, 0", ir, flags=re.MULTILINE)
         ir = re.sub(rf"(?<![\w.%])i{bits}(?= )", "i32", ir)
     # Mesa copies a constant table to each thread's memory. Metal has it in memory, as an argument is.
     tables = _TABLE.findall(ir)
