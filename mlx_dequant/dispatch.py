@@ -76,7 +76,7 @@ def route(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> Route:
 
 def _conditions(matrix: EncodedMatrix, dtype: str) -> frozenset[str]:
     facts = {
-        "long rows": max(matrix.K, matrix.N) >= 1 << 29,
+        "long rows": max(matrix.K, matrix.N) > 1 << 25,
         "float32 x": dtype == "float32",
         "looked up": matrix.layout == "KN" and matrix.group_size % 32 != 0,
         "unsorted": matrix.has_g_idx,

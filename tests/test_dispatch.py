@@ -275,13 +275,17 @@ def test_stored_types_are_dense(device):
 
 @each_device
 def test_rows_too_long_for_32_bits_are_multiplied_dense(device):
-    """A pass counts the numbers of 8 rows of x in 32 bits: 2^29 of each would be one too many."""
-    for K, N in ((1 << 29, 32), (32, 1 << 29)):
+    """The kernels for few rows count the numbers of all rows of x, at most 128, in 32 bits."""
+    longest = 1 << 25
+    for N, K in ((32, longest + 256), (longest + 256, 32)):
         for dtype in ("float16", "float32"):
-            of = matrix("q8_0", N=N, K=K)
+            of = matrix("q8_0", N, K)
             found = [plan(device, of, M, dtype, operation).route for M in (1, 2) for operation in (MATMUL_T, MATMUL)]
             assert found == ["gemv", "gemv", DENSE, DENSE]
-    assert plan(device, matrix("q8_0", N=32, K=(1 << 29) - 256), 8, "float16", MATMUL_T).route == "gemv"
+    of = matrix("q8_0", N=32, K=longest)
+    for dtype in ("float16", "bfloat16", "float32"):
+        few = [M for M in range(1, 400) if plan(device, of, M, dtype, MATMUL_T).route == "gemv"]
+        assert few and few[-1] * longest <= 1 << 32
 
 
 def test_a_sorted_matrix_permutes_x_or_the_result():

@@ -54,12 +54,13 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
   }
 }
 
-// The same for BM rows of x, which are read in turn, and for formats of less than 8 codes a scale. A min is subtracted from each code: that costs
-// less than the sums of all rows of x.
+// The same for the BM rows of x from `first` on, which are read in turn, and for formats of less than 8
+// codes a scale. A min is subtracted from each code: that costs less than the sums of all rows of x.
 template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
           typename S>
 inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, uint last,
-                          uint columns, uint M, uint index, uint stride, thread float* sum) {
+                          uint columns, uint first, uint M, uint index, uint stride,
+                          thread float* sum) {
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
     float q[BN][VALUES];
     scaling by[BN][VALUES / BLOCK];
@@ -77,7 +78,7 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
     }
 #pragma unroll
     for (uint m = 0; m < BM; ++m) {
-      uint from = min(m, M - 1) * columns;
+      uint from = min(first + m, M - 1) * columns;
       float dot[BN];
 #pragma unroll
       for (uint i = 0; i < VALUES; i += 8) {
@@ -100,13 +101,13 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
 template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
           typename S>
 inline void add_columns(thread const S& loader, device const X* x, uint row,
-                        thread const LaunchParams& p, uint M, uint index, uint simdgroups,
+                        thread const LaunchParams& p, uint first, uint index, uint simdgroups,
                         thread float* sum) {
-  uint columns = p.columns, last = p.rows - 1, stride = 32 * simdgroups;
+  uint M = p.M, columns = p.columns, last = p.rows - 1, stride = 32 * simdgroups;
   if (BM == 1 && BLOCK >= 8) {
     add_rows<F, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, index, stride, sum);
   } else {
-    add_rows_of_x<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, M, index,
+    add_rows_of_x<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, first, M, index,
                                                      stride, sum);
   }
   uint rest = columns / VALUES * VALUES + index;
@@ -115,7 +116,7 @@ inline void add_columns(thread const S& loader, device const X* x, uint row,
     float w[1];
     decode<F, 1>(loader, min(row + r, last), rest, w);
     for (uint m = 0; m < BM; ++m) {
-      uint from = min(m, M - 1) * columns;
+      uint from = min(first + m, M - 1) * columns;
       sum[r * BM + m] += w[0] * float(x[from + x_rows<F>::place(loader, rest)]);
     }
   }
@@ -133,7 +134,6 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
   uint passes = BM > 8 ? (p.M + 7) / 8 : 1;
   uint first = threadgroup_index % passes * 8;
   uint M = p.M - first;
-  x += size_t(first) * p.columns;
   out += size_t(first) * p.rows;
   threadgroup_index /= passes;
   uint lane = thread_index % 32;
@@ -145,9 +145,11 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
   for (uint i = 0; i < BN * ROWS; ++i) sum[i] = 0.0f;
   if (row < p.rows) {
     if (is_aligned(x, p.columns)) {
-      add_columns<F, ROWS, BN, VALUES, BLOCK, true>(loader, x, row, p, M, index, SIMDGROUPS, sum);
+      add_columns<F, ROWS, BN, VALUES, BLOCK, true>(loader, x, row, p, first, index, SIMDGROUPS,
+                                                    sum);
     } else {
-      add_columns<F, ROWS, BN, VALUES, BLOCK, false>(loader, x, row, p, M, index, SIMDGROUPS, sum);
+      add_columns<F, ROWS, BN, VALUES, BLOCK, false>(loader, x, row, p, first, index, SIMDGROUPS,
+                                                     sum);
     }
   }
   for (uint i = 0; i < BN * ROWS; ++i) {

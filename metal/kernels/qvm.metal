@@ -38,14 +38,15 @@ inline void flush_group(thread const C& shared, thread float (*partial)[VALUES],
   }
 }
 
-// v[r][m] = row m of x at input at + r.
+// v[r][m] = row first + m of x, which has M, at input at + r.
 template <typename F, uint BM, uint CHUNK, bool ALIGNED, typename X, typename S>
-inline void load_chunk(thread const S& loader, device const X* x, uint at, uint rows, uint M,
-                       thread float (*v)[BM]) {
+inline void load_chunk(thread const S& loader, device const X* x, uint at, uint rows, uint first,
+                       uint M, thread float (*v)[BM]) {
 #pragma unroll
   for (uint m = 0; m < BM; ++m) {
     float values[CHUNK];
-    x_rows<F>::template load<CHUNK, ALIGNED>(loader, x, min(m, M - 1) * rows, at, 0, values);
+    x_rows<F>::template load<CHUNK, ALIGNED>(loader, x, min(first + m, M - 1) * rows, at, 0,
+                                             values);
 #pragma unroll
     for (uint r = 0; r < CHUNK; ++r) v[r][m] = values[r];
   }
@@ -56,7 +57,7 @@ inline void load_chunk(thread const S& loader, device const X* x, uint at, uint 
 // loop has no branches, so that the loads of two chunks overlap.
 template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
 inline void add_chunks(thread const S& loader, device const X* x, uint column, uint begin,
-                       uint stride, uint rows, uint M, thread float (*sum)[VALUES]) {
+                       uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
   typename S::template group_params<VALUES> shared;
   if (BM <= 2) {
     float partial[BM][VALUES];
@@ -66,7 +67,7 @@ inline void add_chunks(thread const S& loader, device const X* x, uint column, u
 #pragma unroll chunks_at_once
     for (uint at = begin; at + CHUNK <= rows; at += stride) {
       float v[CHUNK][BM];
-      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, M, v);
+      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
       load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
       float q[CHUNK * VALUES];
       codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
@@ -78,7 +79,7 @@ inline void add_chunks(thread const S& loader, device const X* x, uint column, u
     uint group = ~0u;
     for (uint at = begin; at + CHUNK <= rows; at += stride) {
       float v[CHUNK][BM];
-      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, M, v);
+      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
       if (group_at<F>(loader, at) != group) {
         group = group_at<F>(loader, at);
         load_group_params<F, VALUES>(loader, group, column, shared);
@@ -107,8 +108,6 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
   uint columns = p.columns;
   uint passes = BM > 8 ? (p.M + ROWS - 1) / ROWS : 1;
   uint first_x = threadgroup_index % passes * ROWS;
-  uint M = p.M - first_x;
-  x += size_t(first_x) * rows;
   out += size_t(first_x) * columns;
   uint first = threadgroup_index / passes * across;
   uint column = first + thread_index % LANES * VALUES;
@@ -121,14 +120,14 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
   uint stride = deep * CHUNK;
   uint done = 0;
   if (column + VALUES <= columns && is_aligned(x, rows) && share_group<F, CHUNK>(loader)) {
-    add_chunks<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, M, sum);
+    add_chunks<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, first_x, p.M, sum);
     done = rows / CHUNK * CHUNK;
   }
   // What is left, a row at a time.
 #pragma unroll 1
   for (uint row = done + thread_index / LANES; row < rows && column < columns; row += deep) {
     float v[1][ROWS];
-    load_chunk<F, ROWS, 1, false>(loader, x, row, rows, M, v);
+    load_chunk<F, ROWS, 1, false>(loader, x, row, rows, first_x, p.M, v);
     float w[VALUES];
     if (column + VALUES <= columns) {
       decode<F, VALUES>(loader, row, column, w);
@@ -144,7 +143,7 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
     for (uint k = thread_index; k < across; k += 256) {
       float total = 0.0f;
       for (uint i = 0; i < deep; ++i) total += scratch[i * across + k];
-      if (m < M && first + k < columns) {
+      if (first_x + m < p.M && first + k < columns) {
         out[size_t(m) * columns + results<F>::place(loader, first + k)] = T(total);
       }
     }
