@@ -20,6 +20,7 @@ from ..nn import fuse_layers
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
 from .dense import teach_mlx_lm
+from .host_layers import use_host_layers
 from .shard import distribute, fit, resize
 from .shard_layers import teach_mlx
 from .shard_plan import Plan, Units, plan
@@ -120,6 +121,7 @@ def load_model(
     del weights
     if fuse:
         fuse_layers(model)
+    use_host_layers(model)
     if found and group:
         distribute(model, found, group)
     teach_mlx_lm()

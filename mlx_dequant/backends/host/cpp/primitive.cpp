@@ -1,17 +1,20 @@
 // The driver's products and look-ups as nodes of MLX's graphs: computed when somebody reads them.
 // Compiled for the installed MLX, whose headers and library its wheel has.
 
+#include <string.h>
+
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <new>
 #include <string>
 #include <vector>
 
-#include "mlx/allocator.h"
-#include "mlx/array.h"
-#include "mlx/backend/cpu/encoder.h"
-#include "mlx/ops.h"
-#include "mlx/primitives.h"
+#include <mlx/allocator.h>
+#include <mlx/array.h>
+#include <mlx/backend/cpu/encoder.h>
+#include <mlx/ops.h>
+#include <mlx/primitives.h>
 
 namespace mlx_dequant {
 
@@ -40,6 +43,12 @@ struct Matrix {
 
 static int type_of(core::Dtype dtype) {
   return dtype == core::float32 ? 0 : dtype == core::float16 ? 1 : 2;
+}
+
+static core::Stream cpu_stream() {
+  const core::Device device = core::default_device();
+  return core::default_stream(device == core::Device::cpu ? device
+                                                          : core::Device(core::Device::cpu));
 }
 
 class Packed : public core::Primitive {
@@ -138,6 +147,8 @@ class Packed : public core::Primitive {
   core::Dtype dtype_ = core::float32;
 };
 
+#include "layers_node.h"
+
 // The array of a Python object. nanobind, which MLX's Python module is made with, puts behind the
 // object's head where the C++ object is, and whether it is there itself or its address.
 static array& array_of(void* object, size_t head) {
@@ -203,11 +214,34 @@ extern "C" const char* put(int operation, void* matrix, void* loop, unsigned thr
     const core::Dtype dtype = type == 0   ? core::float32
                               : type == 1 ? core::float16
                                           : core::bfloat16;
-    const core::Device device = core::default_device();
-    const core::Stream stream = core::default_stream(
-        device == core::Device::cpu ? device : core::Device(core::Device::cpu));
     array made = Packed::node(Operation(operation), *(std::shared_ptr<Matrix>*)matrix, loop,
-                              threads, std::move(arrays), dtype, stream);
+                              threads, std::move(arrays), dtype, cpu_stream());
     array_of(out, head).overwrite_descriptor(made);
   });
+}
+
+extern "C" void use_driver(EachStep found) { each_step = found; }
+
+// As `put`, for a function of layers.h, whose missing inputs are null. Returns "" and leaves `out` as
+// it is where MLX has to compute.
+extern "C" const char* put_layer(int function, int kind, float number, int dims, void* x,
+                                 void* second, void* third, void* fourth, unsigned threads,
+                                 size_t head, void* out) {
+  bool fit = false;
+  const char* error = caught([&] {
+    std::vector<array> arrays;
+    for (void* each : {x, second, third, fourth}) {
+      if (each) arrays.push_back(array_of(each, head));
+    }
+    Call call = {Function(function), Kind(kind), number, size_t(dims), {}, {}, nullptr};
+    if (fourth) call.kind = arrays[3].dtype() == core::bool_ ? BOOLEANS : NUMBERS;
+    fit = fits(call, arrays);
+    if (!fit) return;
+    core::Shape shape = arrays[0].shape();
+    if (function == ATTENTION) shape.back() = arrays[2].shape(-1);
+    auto node = std::make_shared<Layer>(cpu_stream(), call, threads);
+    array made(std::move(shape), core::float32, std::move(node), std::move(arrays));
+    array_of(out, head).overwrite_descriptor(made);
+  });
+  return error ? error : fit ? nullptr : "";
 }
