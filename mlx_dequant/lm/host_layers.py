@@ -18,7 +18,7 @@ import mlx.nn as nn
 
 from ..backends import current_backend, host
 
-_NAMES = {"rms_norm", "rope", "scaled_dot_product_attention", "swiglu"}
+_NAMES = {"rms_norm", "rope", "scaled_dot_product_attention", "swiglu", "gelu_approx"}
 
 
 class _Instead:
@@ -91,6 +91,7 @@ def _functions() -> dict[str, tuple[Any, Any]]:
     ours_mx, attention, swiglu = _Instead(mx, fast=fast), base.scaled_dot_product_attention, activations.swiglu
     return {
         "mx": (mx, ours_mx),
+        "nn": (nn, _Instead(nn, gelu_approx=_first(host.layers.gelu_approx, nn.gelu_approx))),
         "scaled_dot_product_attention": (attention, _with_names(attention, {"mx": ours_mx})),
         "swiglu": (swiglu, _first(host.layers.swiglu, swiglu)),
     }
