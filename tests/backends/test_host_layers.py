@@ -1,11 +1,17 @@
 """What the host computes between products: as the formulas say, for any strides, and left to MLX otherwise."""
 
+import os
+import subprocess
+from pathlib import Path
+
+import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
 from support import in_four_threads
 
-from mlx_dequant.backends.host import layers, lazy, threads
+from mlx_dequant import kernel_source
+from mlx_dequant.backends.host import compiler, layers, lazy, threads
 
 rng = np.random.default_rng(0)
 ORDERS = [(0, 1, 2, 3), (0, 2, 1, 3), (3, 1, 0, 2)]  # of axes in memory
@@ -140,3 +146,60 @@ def test_threads_compute_the_same():
             assert np.array_equal(layers.attention(q, k, k, scale=0.3, mask="causal"), expected)
 
     in_four_threads(work)
+
+
+PROGRAM = """
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <vector>
+
+namespace mlx_dequant {
+%s
+}
+using namespace mlx_dequant;
+
+// Every element of a view, and no other, lies in memory of its own.
+static View made(size_t a, size_t b, size_t c, size_t d) {
+  float* values = new float[a * b * c * d];
+  for (size_t i = 0; i < a * b * c * d; ++i) values[i] = float(i %% 7) - 3;
+  return {values, {a, b, c, d}, {long(b * c * d), long(c * d), long(d), 1}};
+}
+
+int main() {
+  int* offsets = new int[2]{3, 900};
+  const View q = made(2, 6, 5, 19), k = made(2, 3, 9, 19), v = made(2, 3, 9, 21), mask = made(2, 6, 5, 9);
+  const View turns = made(1, 1, 1, 9), weight = made(1, 1, 1, 19), places = {offsets, {1, 1, 1, 2}, {0, 0, 0, 1}};
+  float* out = new float[2 * 6 * 5 * 21];
+  Call calls[] = {{RMS_NORM, PLAIN, 1e-5f, 0, {q, weight}, {}, out}, {ROPE, PLAIN, 1, 18, {q, turns}, places, out},
+                  {ROPE, PAIRS, 1, 18, {q, turns}, places, out}, {ATTENTION, PLAIN, 1, 0, {q, k, v}, {}, out},
+                  {ATTENTION, CAUSAL, 1, 0, {q, k, v}, {}, out}, {ATTENTION, NUMBERS, 1, 0, {q, k, v}, mask, out},
+                  {SWIGLU, PLAIN, 0, 0, {q, q}, {}, out}, {GELU, PLAIN, 0, 0, {q}, {}, out}};
+  for (Call& call : calls) {
+    void* arrays[] = {&call};
+    run(arrays, nullptr, 0, call.function == ROPE ? 2 * 5 : 2 * 6 * 5);
+    float sum = 0;
+    for (size_t i = 0; i < 2 * 6 * 5 * 19; ++i) sum += out[i];
+    printf("%%g ", double(sum));
+  }
+}
+"""
+
+
+@pytest.mark.full
+def test_nothing_is_read_past_an_array(tmp_path):
+    """Under AddressSanitizer and UBSan: rows of 19 numbers, which are no whole vectors."""
+    obstacle = emulator.obstacle("address")
+    if obstacle:
+        pytest.skip(obstacle)
+    text = kernel_source.inline([Path(layers.__file__).parent / "cpp" / "layers.h"])
+    (tmp_path / "layers.cpp").write_text(PROGRAM % text)
+    tool = compiler.compiler()
+    flags = ["-std=c++17", "-O1", "-march=native", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [*tool.command, *flags, tmp_path / "layers.cpp", "-o", tmp_path / "layers"]
+    subprocess.run(command, check=True)
+    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run([tmp_path / "layers"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and len(done.stdout.split()) == 8, done.stderr

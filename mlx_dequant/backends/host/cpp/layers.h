@@ -1,10 +1,5 @@
 // What models compute between products, in float32: MLX's CPU has a dozen nodes for each function.
 
-#include <float.h>
-#include <math.h>
-
-#include <vector>
-
 #include "../loops/vectors.h"
 
 enum Function { RMS_NORM, ROPE, ATTENTION, SWIGLU, GELU, FUNCTIONS };

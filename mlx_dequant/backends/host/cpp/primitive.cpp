@@ -1,6 +1,8 @@
 // The driver's products and look-ups as nodes of MLX's graphs: computed when somebody reads them.
 // Compiled for the installed MLX, whose headers and library its wheel has.
 
+#include <float.h>
+#include <math.h>
 #include <string.h>
 
 #include <algorithm>
@@ -20,6 +22,8 @@ namespace mlx_dequant {
 
 namespace core = mlx::core;
 using core::array;
+
+static const char NAME[] = "MLXDequant";  // of our nodes, or the beginning of it
 
 enum Operation { PRODUCT, EXPERT_PRODUCT, LOOK_UP };
 
@@ -61,7 +65,7 @@ class Packed : public core::Primitive {
         loop_(loop),
         threads_(threads) {}
 
-  const char* name() const override { return "MLXDequant"; }
+  const char* name() const override { return NAME; }
 
   bool is_equivalent(const Primitive& other) const override {
     const auto& same = static_cast<const Packed&>(other);
@@ -132,7 +136,12 @@ class Packed : public core::Primitive {
   static array node(Operation operation, std::shared_ptr<Matrix> matrix, void* loop,
                     unsigned threads, std::vector<array> inputs, core::Dtype dtype,
                     core::Stream stream) {
-    for (array& input : inputs) input = core::contiguous(input, false, stream);
+    for (array& input : inputs) {
+      // Our own nodes' results are in one piece.
+      const bool ours =
+          input.has_primitive() && !strncmp(input.primitive().name(), NAME, strlen(NAME));
+      if (!ours) input = core::contiguous(input, false, stream);
+    }
     auto primitive = std::make_shared<Packed>(stream, operation, std::move(matrix), loop, threads);
     primitive->dtype_ = dtype;
     core::Shape shape = primitive->output_shapes(inputs)[0];
