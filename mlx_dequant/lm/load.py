@@ -55,7 +55,8 @@ def load(
             processes.
 
     Returns:
-        The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer.
+        The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer. On the host backend, the model's
+        layers compute what lies between products in one node each (docs/architecture.md).
 
     Raises:
         FileNotFoundError: the file or folder, or a file it names, is missing.
