@@ -17,8 +17,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..backends import current_backend, host
+from ..backends.host import layers
 
-_NAMES = {"rms_norm", "rope", "scaled_dot_product_attention", "swiglu", "gelu_approx"}
+_NAMES = {"rms_norm", "rope", "scaled_dot_product_attention", "swiglu"}
 
 
 class _Instead:
@@ -83,17 +84,16 @@ def _functions() -> dict[str, tuple[Any, Any]]:
     from mlx_lm.models import activations, base
 
     ours = {
-        "rms_norm": host.layers.rms_norm,
-        "rope": host.layers.rope,
-        "scaled_dot_product_attention": host.layers.attention,
+        "rms_norm": layers.rms_norm,
+        "rope": layers.rope,
+        "scaled_dot_product_attention": layers.attention,
     }
     fast = _Instead(mx.fast, **{name: _first(each, getattr(mx.fast, name)) for name, each in ours.items()})
     ours_mx, attention, swiglu = _Instead(mx, fast=fast), base.scaled_dot_product_attention, activations.swiglu
     return {
         "mx": (mx, ours_mx),
-        "nn": (nn, _Instead(nn, gelu_approx=_first(host.layers.gelu_approx, nn.gelu_approx))),
         "scaled_dot_product_attention": (attention, _with_names(attention, {"mx": ours_mx})),
-        "swiglu": (swiglu, _first(host.layers.swiglu, swiglu)),
+        "swiglu": (swiglu, _first(layers.swiglu, swiglu)),
     }
 
 

@@ -30,7 +30,7 @@ LLAMA3 = {"type": "llama3", "factor": 4.0, "original_max_position_embeddings": 1
 MODELS = {
     "llama": (llama, {"rope_scaling": LLAMA3}, 2 + 1),
     "qwen3": (qwen3, {"max_position_embeddings": 64, "tie_word_embeddings": True}, 4 + 1),
-    "gemma3_text": (gemma3_text, {"sliding_window": 8, "sliding_window_pattern": 2}, 6 + 1),
+    "gemma3_text": (gemma3_text, {"sliding_window": 8, "sliding_window_pattern": 2}, 6),
 }
 IDS = mx.array(np.random.default_rng(0).integers(0, 50, (2, 24)))
 

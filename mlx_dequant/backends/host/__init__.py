@@ -4,23 +4,13 @@ Work is split over threads, with the GIL released. Where a loop cannot be compil
 its work, after one warning.
 """
 
-from . import compiler, layers, lazy, precision
+from . import compiler, lazy, precision
 from .dequantize import dequantize
 from .gather import gather
 from .lazy import has_values
 from .matmul import gather_matmul, matmul
 
-__all__ = [
-    "available",
-    "dequantize",
-    "gather",
-    "gather_matmul",
-    "has_values",
-    "is_lazy",
-    "layers",
-    "matmul",
-    "precision",
-]
+__all__ = ["available", "dequantize", "gather", "gather_matmul", "has_values", "is_lazy", "matmul", "precision"]
 
 
 def available() -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import lazy, threads
 
-RMS_NORM, ROPE, ATTENTION, SWIGLU, GELU = range(5)  # Function in cpp/layers.h
+RMS_NORM, ROPE, ATTENTION, SWIGLU = range(4)  # Function in cpp/layers.h
 PLAIN, CAUSAL, BOOLEANS, NUMBERS, PAIRS = range(5)  # Kind in cpp/layers.h; a mask's kind is its type
 
 
@@ -85,8 +85,3 @@ def attention(
 def swiglu(gate: mx.array, x: mx.array) -> mx.array | None:
     """mlx-lm's `swiglu`."""
     return _node(SWIGLU, gate, x)
-
-
-def gelu_approx(x: mx.array) -> mx.array | None:
-    """`mlx.nn.gelu_approx`."""
-    return _node(GELU, x)

@@ -2,7 +2,7 @@
 
 #include "../loops/vectors.h"
 
-enum Function { RMS_NORM, ROPE, ATTENTION, SWIGLU, GELU, FUNCTIONS };
+enum Function { RMS_NORM, ROPE, ATTENTION, SWIGLU, FUNCTIONS };
 enum Kind { PLAIN, CAUSAL, BOOLEANS, NUMBERS, PAIRS };  // of a mask; PAIRS: neighbours turn
 
 // An array. Axes that it lacks come first, with length 1; axes of length 1 have stride 0.
@@ -119,23 +119,10 @@ static void swiglu(const Call& call, size_t begin, size_t end) {
   }
 }
 
-// A step is a row. GELU by tanh.
-static void gelu(const Call& call, size_t begin, size_t end) {
-  const size_t length = call.inputs[0].shape[3];
-  for (size_t step = begin; step < end; ++step) {
-    const float* x = call.inputs[0].row(step);
-    float* out = call.out + step * length;
-    for (size_t i = 0; i < length; ++i) {
-      const float turn = 0.797884561f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
-      out[i] = 0.5f * x[i] * (1 + tanhf(turn));
-    }
-  }
-}
-
 // A loop over a call's steps, as the driver takes it (threads.h).
 static void run(void* const* arrays, const void*, size_t begin, size_t end) {
-  static void (*const functions[FUNCTIONS])(const Call&, size_t, size_t) = {
-      rms_norm, rope, attention, swiglu, gelu};
+  static void (*const functions[FUNCTIONS])(const Call&, size_t, size_t) = {rms_norm, rope,
+                                                                            attention, swiglu};
   const Call& call = *(const Call*)arrays[0];
   functions[call.function](call, begin, end);
 }

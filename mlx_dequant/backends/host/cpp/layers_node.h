@@ -58,7 +58,7 @@ class Layer : public core::Primitive {
       static struct {
         decltype(&run) function;
         double cost;
-      } loops[FUNCTIONS] = {{run, 0}, {run, 0}, {run, 0}, {run, 0}, {run, 0}};
+      } loops[FUNCTIONS] = {{run, 0}, {run, 0}, {run, 0}, {run, 0}};
       static const unsigned params[64] = {};  // of a format, of no meaning here
       std::vector<float> copies[3];
       for (size_t i = 0; i < 3; ++i) {
@@ -87,9 +87,9 @@ static bool fits(const Call& call, const std::vector<array>& x) {
     if (!good && !(i == 3 && x[i].dtype() == core::bool_)) return false;
     if (x[i].is_tracer() || x[i].ndim() > 4 || !x[i].size()) return false;
   }
-  const core::Shape &first = x[0].shape(), &second = x[call.function == GELU ? 0 : 1].shape();
+  const core::Shape &first = x[0].shape(), &second = x[1].shape();
   if (first.empty()) return false;
-  if (call.function == GELU || call.function == SWIGLU) return first == second;
+  if (call.function == SWIGLU) return first == second;
   if (call.function == RMS_NORM) return second == core::Shape{first.back()};
   if (first.size() != 4) return false;
   if (call.function == ROPE) {
