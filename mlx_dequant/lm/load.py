@@ -20,6 +20,7 @@ from ..nn import fuse_layers
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
 from .dense import teach_mlx_lm
+from .host_layers import use_host_layers
 from .shard import distribute, fit, resize
 from .shard_layers import teach_mlx
 from .shard_plan import Plan, Units, plan
@@ -54,7 +55,8 @@ def load(
             processes.
 
     Returns:
-        The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer.
+        The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer. On the host backend, the model's
+        layers compute what lies between products in one node each (docs/architecture.md).
 
     Raises:
         FileNotFoundError: the file or folder, or a file it names, is missing.
@@ -120,6 +122,7 @@ def load_model(
     del weights
     if fuse:
         fuse_layers(model)
+    use_host_layers(model)
     if found and group:
         distribute(model, found, group)
     teach_mlx_lm()

@@ -22,6 +22,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...encoded import EncodedMatrix
+from ...kernel_source import inline
 from ...log import logger
 from . import compiler, memory, threads
 from .driver import TYPES, Operand, driver
@@ -29,7 +30,7 @@ from .library import Loop
 
 PRODUCT, EXPERT_PRODUCT, LOOK_UP = range(3)
 # Later flags win: MLX's headers take C++20, and its primitives have exceptions and types at run time.
-FLAGS = ("-std=c++20", "-O2", "-fexceptions", "-frtti")
+FLAGS = ("-std=c++20", "-O3", "-fexceptions", "-frtti")
 # What the process of the trial runs. Its modules are found where this process finds them.
 TRIAL = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from mlx_dequant.backends.host import trial; trial.run()"
@@ -37,7 +38,7 @@ TRIAL = (
 # Names a primitive for the process that tries it.
 CANDIDATE = "_MLX_DEQUANT_CANDIDATE"
 
-_HEAD = object.__basicsize__
+HEAD = object.__basicsize__  # where nanobind keeps what an object refers to
 
 
 # The driver's functions that graphs call, in the order of cpp/primitive.cpp.
@@ -90,7 +91,7 @@ def _built() -> Path:
     status = library.stat()
     others = json.dumps([vars(mx).get("__version__"), str(library), status.st_size, status.st_mtime_ns, sys.version])
     flags = [*tool.flags, *FLAGS, "-I", str(folder / "include")]
-    text = (Path(__file__).parent / "cpp" / "primitive.cpp").read_text(encoding="ascii")
+    text = inline([Path(__file__).parent / "cpp" / "primitive.cpp"])
     return compiler.build("primitive", text, flags, (str(library), f"-Wl,-rpath,{library.parent}"), others)
 
 
@@ -129,8 +130,11 @@ def _functions(path: Path) -> Any:
     found.put.argtypes = (number, pointer, pointer, ctypes.c_uint, pointer, size, number, size, pointer)
     found.drop.argtypes = (pointer,)
     found.has_values.argtypes = (pointer, size)
-    found.keep.restype = found.put.restype = ctypes.c_char_p
-    found.drop.restype = None
+    real, layer = ctypes.c_float, found.put_layer
+    layer.argtypes = (number, number, real, number, *[pointer] * 4, ctypes.c_uint, size, pointer)
+    found.keep.restype = found.put.restype = layer.restype = ctypes.c_char_p
+    found.drop.restype = found.use_driver.restype = None
+    found.use_driver(ctypes.cast(driver().each_step, pointer))
     return found
 
 
@@ -150,7 +154,7 @@ class _Kept:
             operand.inputs,
             operand.outputs,
             (ctypes.c_void_p * len(_DRIVER))(*functions),
-            _HEAD,
+            HEAD,
             ctypes.byref(self.address),
         )
         _check(error)
@@ -185,7 +189,7 @@ def _node(
         (ctypes.c_void_p * len(inputs))(*map(id, inputs)),
         len(inputs),
         TYPES[dtype],
-        _HEAD,
+        HEAD,
         id(out),
     )
     _check(error)
@@ -210,7 +214,7 @@ def look_up(matrix: EncodedMatrix, operand: Operand, loop: Loop, ids: mx.array, 
 def has_values(array: mx.array) -> bool:
     """Whether reading the array's values waits for nothing."""
     functions = primitive()
-    return functions is not None and bool(functions.has_values(id(array), _HEAD))
+    return functions is not None and bool(functions.has_values(id(array), HEAD))
 
 
 def _check(message: bytes | None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ...encoded import EncodedMatrix
 from ...registry import formats
-from . import driver, lazy
+from . import driver, layers, lazy
 from .gather import gather
 from .matmul import gather_matmul, matmul
 
@@ -18,6 +19,7 @@ ROWS, COLUMNS = 48, 64
 
 def run() -> None:
     """Multiplies by a small Q8_0 matrix, looks up its rows and goes through experts: lazily, compiled, and at once.
+    Computes what lies between products as MLX does.
 
     Raises:
         RuntimeError: there is no primitive, or a result differs.
@@ -37,6 +39,16 @@ def run() -> None:
             _compare("a product with W", lambda x: matmul(matrix, x @ mx.ones((COLUMNS, ROWS)), False), x)
             _compare("experts", lambda x, ids: gather_matmul(stack, x, ids, True), x, ids[:rows])
         _compare("a look-up", lambda ids, dtype=dtype: gather(matrix, ids.reshape(-1), dtype, 0), ids)
+    q, k = mx.random.normal((2, 4, 3, COLUMNS)), mx.random.normal((2, 2, 5, COLUMNS))
+    angles: dict[str, Any] = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 3}
+    for ours, expected in (
+        (layers.rms_norm(q, q[0, 0, 0], 1e-5), mx.fast.rms_norm(q, q[0, 0, 0], 1e-5)),
+        (layers.rope(q, COLUMNS, **angles), mx.fast.rope(q, COLUMNS, **angles)),
+        (layers.attention(q, k, k, scale=0.1), mx.fast.scaled_dot_product_attention(q, k, k, scale=0.1)),
+        (layers.swiglu(q, q), q * mx.sigmoid(q) * q),
+    ):
+        if ours is None or not mx.allclose(ours, expected, 1e-4, 1e-4):
+            raise RuntimeError("a layer: found other results than MLX's")
 
 
 def _compare(what: str, work: Callable[..., mx.array], *inputs: mx.array) -> None:

@@ -1,22 +1,29 @@
 // The driver's products and look-ups as nodes of MLX's graphs: computed when somebody reads them.
 // Compiled for the installed MLX, whose headers and library its wheel has.
 
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <new>
 #include <string>
 #include <vector>
 
-#include "mlx/allocator.h"
-#include "mlx/array.h"
-#include "mlx/backend/cpu/encoder.h"
-#include "mlx/ops.h"
-#include "mlx/primitives.h"
+#include <mlx/allocator.h>
+#include <mlx/array.h>
+#include <mlx/backend/cpu/encoder.h>
+#include <mlx/ops.h>
+#include <mlx/primitives.h>
 
 namespace mlx_dequant {
 
 namespace core = mlx::core;
 using core::array;
+
+static const char NAME[] = "MLXDequant";  // of our nodes, or the beginning of it
 
 enum Operation { PRODUCT, EXPERT_PRODUCT, LOOK_UP };
 
@@ -42,6 +49,12 @@ static int type_of(core::Dtype dtype) {
   return dtype == core::float32 ? 0 : dtype == core::float16 ? 1 : 2;
 }
 
+static core::Stream cpu_stream() {
+  const core::Device device = core::default_device();
+  return core::default_stream(device == core::Device::cpu ? device
+                                                          : core::Device(core::Device::cpu));
+}
+
 class Packed : public core::Primitive {
  public:
   Packed(core::Stream stream, Operation operation, std::shared_ptr<Matrix> matrix, void* loop,
@@ -52,7 +65,7 @@ class Packed : public core::Primitive {
         loop_(loop),
         threads_(threads) {}
 
-  const char* name() const override { return "MLXDequant"; }
+  const char* name() const override { return NAME; }
 
   bool is_equivalent(const Primitive& other) const override {
     const auto& same = static_cast<const Packed&>(other);
@@ -123,7 +136,12 @@ class Packed : public core::Primitive {
   static array node(Operation operation, std::shared_ptr<Matrix> matrix, void* loop,
                     unsigned threads, std::vector<array> inputs, core::Dtype dtype,
                     core::Stream stream) {
-    for (array& input : inputs) input = core::contiguous(input, false, stream);
+    for (array& input : inputs) {
+      // Our own nodes' results are in one piece.
+      const bool ours =
+          input.has_primitive() && !strncmp(input.primitive().name(), NAME, strlen(NAME));
+      if (!ours) input = core::contiguous(input, false, stream);
+    }
     auto primitive = std::make_shared<Packed>(stream, operation, std::move(matrix), loop, threads);
     primitive->dtype_ = dtype;
     core::Shape shape = primitive->output_shapes(inputs)[0];
@@ -137,6 +155,8 @@ class Packed : public core::Primitive {
   unsigned threads_;
   core::Dtype dtype_ = core::float32;
 };
+
+#include "layers_node.h"
 
 // The array of a Python object. nanobind, which MLX's Python module is made with, puts behind the
 // object's head where the C++ object is, and whether it is there itself or its address.
@@ -203,11 +223,34 @@ extern "C" const char* put(int operation, void* matrix, void* loop, unsigned thr
     const core::Dtype dtype = type == 0   ? core::float32
                               : type == 1 ? core::float16
                                           : core::bfloat16;
-    const core::Device device = core::default_device();
-    const core::Stream stream = core::default_stream(
-        device == core::Device::cpu ? device : core::Device(core::Device::cpu));
     array made = Packed::node(Operation(operation), *(std::shared_ptr<Matrix>*)matrix, loop,
-                              threads, std::move(arrays), dtype, stream);
+                              threads, std::move(arrays), dtype, cpu_stream());
     array_of(out, head).overwrite_descriptor(made);
   });
+}
+
+extern "C" void use_driver(EachStep found) { each_step = found; }
+
+// As `put`, for a function of layers.h, whose missing inputs are null. Returns "" and leaves `out` as
+// it is where MLX has to compute.
+extern "C" const char* put_layer(int function, int kind, float number, int dims, void* x,
+                                 void* second, void* third, void* fourth, unsigned threads,
+                                 size_t head, void* out) {
+  bool fit = false;
+  const char* error = caught([&] {
+    std::vector<array> arrays;
+    for (void* each : {x, second, third, fourth}) {
+      if (each) arrays.push_back(array_of(each, head));
+    }
+    Call call = {Function(function), Kind(kind), number, size_t(dims), {}, {}, nullptr};
+    if (fourth) call.kind = arrays[3].dtype() == core::bool_ ? BOOLEANS : NUMBERS;
+    fit = fits(call, arrays);
+    if (!fit) return;
+    core::Shape shape = arrays[0].shape();
+    if (function == ATTENTION) shape.back() = arrays[2].shape(-1);
+    auto node = std::make_shared<Layer>(cpu_stream(), call, threads);
+    array made(std::move(shape), core::float32, std::move(node), std::move(arrays));
+    array_of(out, head).overwrite_descriptor(made);
+  });
+  return error ? error : fit ? nullptr : "";
 }
