@@ -109,7 +109,9 @@ def _route(M: int, name: str, when: str, reason: str) -> Route:
 #   looked up         the inputs of a lane of qmm may lie in several groups, so each looks up its group
 #   unsorted          act-order, and the inputs cannot be sorted by group
 _GEMV = _route(1, "gemv", "", "one pass over the matrix multiplies 8 rows of x, with float32's error")
-_LONG_ROWS = _route(2, "dequantize_then_gemm", "long rows", "kernels for few rows count the numbers of 128 rows of x in 32 bits")
+_LONG_ROWS = _route(
+    2, "dequantize_then_gemm", "long rows", "kernels for few rows of x count all their numbers in 32 bits"
+)
 # No checkpoint that we know has such a g_idx: groups of different sizes, or of sizes that 32 does not divide.
 _UNSORTED = _route(1, "dequantize_then_gemm", "unsorted", "no product looks up a group for each input")
 _FIRST = (
