@@ -108,19 +108,17 @@ class EncodedMatrix:
     cache: dict[Any, Any] = field(default_factory=lambda: {}, repr=False)
 
     def __post_init__(self) -> None:
-        """Checks what shaders count in 32 bits: blocks, and compressed-tensors' words and scales.
+        """Checks what shaders count in 32 bits: blocks, words of codes, scales.
 
         Raises:
             FormatError: there are more.
         """
-        per_row = 0
-        if self.format.family == "compressed_tensors":
-            per_row = max(-(-self.columns * self.format.bits // 32), self.loader_params.get("groups_per_row", 0))
-        elif self.format.weights > 1:
-            per_row = self.columns // self.format.weights
-        if self.rows * per_row >= 2**32:
-            found = f"found {self.rows} rows of {per_row} blocks, words or scales"
-            raise FormatError(f"{self.format.name}: {found}, expected fewer than {2**32} together")
+        form = self.format
+        per_row = -(-self.columns * form.bits // 32) if form.bits else self.columns // form.weights
+        blocks = 0 if form.weights == 1 else self.rows * per_row
+        largest = max(blocks, getattr(self.arrays.get("scales"), "size", 0))
+        if largest >= 2**32:
+            raise FormatError(f"{form.name}: found {largest} blocks, words or scales, expected fewer than {2**32}")
 
     @cached_property
     def family(self) -> Family:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -177,17 +178,13 @@ def test_groups_larger_than_any_weight(size, backend):
 
 
 @pytest.mark.parametrize(
-    ("weight", "rows", "each"),
-    [
-        (gguf, 2**31, 2),
-        (ct, -(-(2**32) // 13), 13),
-        (lambda: ct(weight_scale=halves(10, 25), group_size=4), -(-(2**32) // 25), 25),
-    ],
-    ids=["blocks", "words", "scales"],
+    ("weight", "each"), [(gguf, 2), (awq, 2), (ct, 13)], ids=["blocks", "codes along rows", "codes"]
 )
-def test_more_than_shaders_count(weight, rows, each):
+def test_more_than_shaders_count(weight, each):
     matrix = weight().matrix
+    rows = -(-(2**32) // each)
     assert replace(matrix, rows=rows - 1).rows == rows - 1
-    found = f"found {rows} rows of {each} blocks, words or scales, expected fewer than {2**32} together"
-    with pytest.raises(mxd.FormatError, match=found):
-        replace(matrix, rows=rows)
+    for field in ({"rows": rows}, {"arrays": {"scales": SimpleNamespace(size=rows * each)}}):
+        found = f"found {rows * each} blocks, words or scales, expected fewer than {2**32}"
+        with pytest.raises(mxd.FormatError, match=found):
+            replace(matrix, **field)

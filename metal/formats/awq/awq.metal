@@ -62,7 +62,7 @@ template <typename F, uint N, typename V, typename S>
 inline void load_group_params(thread const awq_loader<S>& loader, uint group, uint column,
                               thread kn_group_params<N, V>& shared) {
   const uint count = N < 8 ? N : 8;
-  size_t at = size_t(group) * loader.columns + column;
+  uint at = group * loader.columns + column;
   load<N, N % 8 == 0>(loader.scales + at, shared.scale);
   for (uint i = 0; i < N; i += count) {
     uint z[count];
@@ -76,15 +76,16 @@ template <typename F, uint N, uint R, typename V, typename S>
 inline void codes(thread const awq_loader<S>& loader, thread const kn_group_params<N, V>& shared,
                   uint row, uint column, thread V* q) {
   const uint count = N < 8 ? N : 8;
-  const size_t pitch = loader.columns / 8;
-  device const uint* words = loader.qweight + row * pitch + column / 8;
+  const uint pitch = loader.columns / 8;
+  uint at = row * pitch + column / 8;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
+    device const uint* words = loader.qweight + at;
     for (uint i = 0; i < N; i += count) {
       uint word = N < 8 ? words[0] >> F::shift(column % 8) : words[i / 8];
       split_subtract_zero<count, F>(word, 15, 0, shared.zero + i, q + i);
     }
-    words += pitch;
+    at += pitch;
     q += N;
   }
 }

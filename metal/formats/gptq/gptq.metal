@@ -35,7 +35,7 @@ struct gptq_loader {
   device const uint* qzeros;
   device const S* scales;
   device const int* g_idx;
-  size_t columns;
+  uint columns;
   grouping groups;
   uint zero_word, zero_field;
 };
@@ -101,17 +101,18 @@ template <typename F, uint N, typename V, typename S>
 inline void load_group_params(thread const gptq_loader<S>& loader, uint group, uint column,
                               thread kn_group_params<N, V>& shared) {
   const uint mask = (1u << F::bits) - 1;
-  size_t columns = loader.columns;
+  uint columns = loader.columns;
   uint zero_word = F::bits == 3 ? 0 : loader.zero_word;
   uint zero_wrap = F::bits == 3 ? loader.zero_word : 0;
   uint z[N];
-  unpack<F::bits, N>(loader.qzeros + group * (columns * F::bits / 32), column, zero_word, z);
+  uint pitch = columns / 32 * F::bits + columns % 32 * F::bits / 32;
+  unpack<F::bits, N>(loader.qzeros + group * pitch, column, zero_word, z);
   for (uint i = 0; i < N; ++i) {
     set_zero_point(((z[i] + zero_wrap) & mask) + loader.zero_field, shared.zero[i]);
   }
   // With 8 bits, `out` is a multiple of 4 only, so a row of scales may start off a 16-byte
   // boundary.
-  load<N, N % 8 == 0 && F::bits != 8>(loader.scales + group * columns + column, shared.scale);
+  load<N, N % 8 == 0 && F::bits != 8>(loader.scales + (group * columns + column), shared.scale);
 }
 
 // q[0..N) = q - z of `row` from `column` on. The next R - 1 rows follow. R divides `row`.
@@ -122,16 +123,17 @@ inline void codes(thread const gptq_loader<S>& loader, thread const kn_group_par
   const uint mask = (1u << bits) - 1;
   size_t bit = size_t(row) * bits;
   uint start = R * bits % 32 == 0 ? 0 : uint(bit % 32);
-  device const uint* words = loader.qweight + bit / 32 * loader.columns + column;
+  const uint columns = loader.columns;
+  uint at = uint(bit / 32) * columns + column;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     uint shift = (start + r * bits) % 32;
-    device const uint* from = words + (start + r * bits) / 32 * loader.columns;
+    device const uint* from = loader.qweight + (at + (start + r * bits) / 32 * columns);
     uint low[N];
     load_words<N>(from, low);
     if (32 % bits != 0 && shift + bits > 32) {
       uint high[N];
-      load_words<N>(from + loader.columns, high);
+      load_words<N>(loader.qweight + (at + ((start + r * bits) / 32 + 1) * columns), high);
       for (uint i = 0; i < N; ++i) low[i] = low[i] >> shift | high[i] << (32 - shift);
       shift = 0;
     } else if (R * bits % 32 != 0) {
