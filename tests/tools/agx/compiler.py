@@ -83,8 +83,9 @@ def translatable(ir: str) -> str:
         ir = re.sub(rf"(?m)^  {re.escape(name)} = freeze .*\n", "", ir)
         ir = re.sub(re.escape(name) + r"(?![\w.$-])", value, ir)
     # LLVM narrows what a switch compares to as many bits as matter.
-    for bits in set(re.findall(r"= trunc i32 %\S+ to i(\d+)$", ir, re.MULTILINE)) - {"1", "8", "16"}:
+    for bits in set(re.findall(r"= trunc i(?:32|64) %\S+ to i(\d+)$", ir, re.MULTILINE)) - {"1", "8", "16", "32"}:
         ir = re.sub(rf"= trunc i32 (%\S+) to i{bits}$", rf"= and i32 \1, {2 ** int(bits) - 1}", ir, flags=re.MULTILINE)
+        ir = re.sub(rf"(= trunc i64 %\S+) to i{bits}$", r"\1 to i32", ir, flags=re.MULTILINE)
         ir = re.sub(rf"= zext i{bits} (%\S+) to i32$", r"= or i32 \1, 0", ir, flags=re.MULTILINE)
         ir = re.sub(rf"(?<![\w.%])i{bits}(?= )", "i32", ir)
     # Mesa copies a constant table to each thread's memory. Metal has it in memory, as an argument is.
