@@ -7,6 +7,7 @@ import emulator
 import mlx.core as mx
 import numpy as np
 import pytest
+from devices import exact_matmul
 
 import mlx_dequant as mxd
 from mlx_dequant import backends, kernel_source
@@ -102,7 +103,7 @@ def metal(monkeypatch):
     if compiler.compiler() is None:
         pytest.skip("no C++ compiler to run kernels with")
     kernel_source.kernel_source.cache_clear()
-    with emulator.metal():
+    with exact_matmul(), emulator.metal():
         yield
     kernel_source.kernel_source.cache_clear()
 
@@ -125,10 +126,10 @@ def test_a_wrong_format_is_told(metal, capsys, monkeypatch):
 
 
 PLANTED = {
-    "qmv": ("kernels/qmv.metal", "out[size_t(m) * p.rows + row + r] = T(total)", "matmul of 1"),
+    "qmv": ("kernels/qmv.metal", "results<F>::place(loader, row + r)] = T(total)", "matmul of 1"),
     "qvm": (
         "kernels/qvm.metal",
-        "out[size_t(m) * columns + first + k] = T(total)",
+        "results<F>::place(loader, first + k)] = T(total)",
         "matmul without transpose of 1",
     ),
     "gather_rows": ("kernels/gather_rows.metal", "out[k] = T(w[k])", "take, "),
