@@ -81,7 +81,7 @@ def few_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpos
     """
     forward = _is_forward(matrix, transpose)
     tk = mma_inputs(device, matrix, M, dtype) if forward else 0
-    permuted = _permuted(matrix, transpose) if forward else ""
+    permuted = permuted_side(matrix, transpose) if forward else ""
     if tk:
         spec, threadgroups = _qmv_mma(matrix, M, tk, permuted)
     else:
@@ -95,8 +95,8 @@ def _is_forward(matrix: EncodedMatrix, transpose: bool) -> bool:
     return transpose == (matrix.layout == "NK")
 
 
-def _permuted(matrix: EncodedMatrix, transpose: bool) -> str:
-    """What a product with a sorted matrix permutes."""
+def permuted_side(matrix: EncodedMatrix, transpose: bool) -> str:
+    """What a product with a sorted matrix permutes: "inputs", "outputs" or ""."""
     return "" if matrix.perm is None else "inputs" if _is_forward(matrix, transpose) else "outputs"
 
 
@@ -134,7 +134,7 @@ def _qvm_pass(column: Tuning, form: Format) -> int:
 
 def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str, transpose: bool) -> Launch:
     """Products of M rows of x with k matrices of a stack each: x @ W.T for the stored W (`transpose`), or x @ W."""
-    column, pairs, permuted = tuning(device), M * k, _permuted(matrix, transpose)
+    column, pairs, permuted = tuning(device), M * k, permuted_side(matrix, transpose)
     one = replace(matrix, rows=matrix.rows // matrix.experts, experts=0)
     if transpose:
         bn, values = column.qmv_shape[1]
@@ -148,7 +148,10 @@ def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str
 
 
 def gather_many(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str, transpose: bool) -> Launch | None:
-    """The same product by matrix units, for ids that are sorted; None where `gather_few` is better or they cannot."""
+    """The same product by matrix units, for ids that are sorted; None where `gather_few` is better or they cannot.
+
+    Where the stack's inputs are in another order than x's, each pair has to have a row of x of its own, in that order.
+    """
     column, pairs = tuning(device), M * k
     blocks = column.expert_blocks["NK" if transpose else "KN"]
     if dtype == "float32" or M <= EXACT_ROWS or pairs < column.expert_pairs * matrix.experts or not blocks:
@@ -160,8 +163,12 @@ def gather_many(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: st
     across = -(-outputs // BLOCK_OUTPUTS)
     # No expert may be missing, and each may have a tile that is not full. Ids may count from both ends.
     tiles = (pairs - 1) // block.bm + 2 * matrix.experts + 2
-    params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, across=across, **expert_strides(matrix))
-    spec = kernels.gather_qmm(not transpose, *block.shape, permuted=_permuted(matrix, transpose))
+    permuted = permuted_side(matrix, transpose)
+    choices, permuted = (1, "") if permuted == "inputs" else (k, permuted)
+    params = replace(
+        one.params(M=pairs), experts=matrix.experts, choices=choices, across=across, **expert_strides(matrix)
+    )
+    spec = kernels.gather_qmm(not transpose, *block.shape, permuted=permuted)
     return Launch(spec, params, tiles * across, (pairs, outputs), dtype)
 
 
@@ -337,7 +344,7 @@ def _order(spec: KernelSpec, layout: str) -> str:
         return ""
     kn = spec.name.endswith("qvm") or (spec.name == "gather_qmm" and spec.template[0] == 1)
     if spec.name == "qmv_mma" or kn == (layout == "KN"):
-        return "inputs"
+        return "" if spec.name == "gather_qmm" else "inputs"
     return "outputs" if spec.stacked else ""
 
 

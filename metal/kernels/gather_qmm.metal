@@ -11,7 +11,7 @@
 
 // BM rows that lie anywhere. A thread brings a fixed octet of inputs of a row or two, then those
 // beside it: four neighbouring threads bring what four lanes multiply.
-template <typename F, typename S, typename X, uint BM, uint TK>
+template <typename X, uint BM, uint TK>
 struct gathered_x {
   enum { octets = BM * TK / 512, rows = BM > 64 ? BM / 64 : 1 };
   device const X* row[rows];
@@ -21,15 +21,13 @@ struct gathered_x {
   uint input, inputs;
   uint thread_index;
   bool aligned;
-  S loader;  // has the places of permuted inputs
 };
 
-template <typename F, typename X, uint BM, uint TK, typename S>
-inline gathered_x<F, S, X, BM, TK> gathered(thread const S& loader, device const X* x,
-                                            device const uint* order,
-                                            thread const expert_tile& tile, uint inputs,
-                                            thread const LaunchParams& p, uint thread_index) {
-  gathered_x<F, S, X, BM, TK> rows;
+template <typename X, uint BM, uint TK>
+inline gathered_x<X, BM, TK> gathered(device const X* x, device const uint* order,
+                                      thread const expert_tile& tile, uint inputs,
+                                      thread const LaunchParams& p, uint thread_index) {
+  gathered_x<X, BM, TK> rows;
 #pragma unroll
   for (uint i = 0; i < rows.rows; ++i) {
     uint at = min((thread_index / 4 + 64 * i) % BM, tile.rows - 1);
@@ -41,31 +39,8 @@ inline gathered_x<F, S, X, BM, TK> gathered(thread const S& loader, device const
   rows.inputs = inputs;
   rows.thread_index = thread_index;
   rows.aligned = inputs % 8 == 0 && is_aligned(x);
-  rows.loader = loader;
   return rows;
 }
-
-// The eight inputs of a row from `input` on, a multiple of 8.
-template <typename F>
-struct x_octet {
-  template <typename X, typename S>
-  static inline void load(thread const S&, device const X* row, uint input, thread octet<X>& to) {
-    load_octet(row + input, to);
-  }
-};
-
-template <typename F>
-struct x_octet<permuted_inputs<F>> {
-  template <typename X, typename S>
-  static inline void load(thread const S& loader, device const X* row, uint input,
-                          thread octet<X>& to) {
-    uint places[8];
-    load_words<8>((device const uint*)loader.g_idx + input, places);
-    clear(to);
-#pragma unroll
-    for (uint k = 0; k < 8; ++k) put(to, k, row[places[k]]);
-  }
-};
 
 // Where a thread's octet i lies in a tile: its row, and its first input.
 template <uint BM>
@@ -77,14 +52,14 @@ inline uint octet_input(uint thread_index, uint i) {
   return thread_index % 4 * TK + (thread_index / 4 + 64 * i) / BM * 8;
 }
 
-template <typename F, typename S, typename X, uint BM, uint TK>
-inline void fetch_tile(thread gathered_x<F, S, X, BM, TK>& x, thread workspace<X>&, threadgroup X*,
+template <typename X, uint BM, uint TK>
+inline void fetch_tile(thread gathered_x<X, BM, TK>& x, thread workspace<X>&, threadgroup X*,
                        uint) {
   if (x.aligned && x.input + 4 * TK <= x.inputs) {
 #pragma unroll
     for (uint i = 0; i < x.octets; ++i) {
       uint input = x.input + octet_input<BM, TK>(x.thread_index, i);
-      x_octet<F>::load(x.loader, x.row[i % x.rows], input, x.held[i]);
+      load_octet(x.row[i % x.rows] + input, x.held[i]);
     }
   } else {
 #pragma unroll
@@ -93,17 +68,15 @@ inline void fetch_tile(thread gathered_x<F, S, X, BM, TK>& x, thread workspace<X
       clear(x.held[i]);
 #pragma unroll
       for (uint k = 0; k < 8; ++k) {
-        if (input + k < x.inputs) {
-          put(x.held[i], k, x.row[i % x.rows][x_rows<F>::place(x.loader, input + k)]);
-        }
+        if (input + k < x.inputs) put(x.held[i], k, x.row[i % x.rows][input + k]);
       }
     }
   }
   x.input += 4 * TK;
 }
 
-template <typename F, typename S, typename X, uint BM, uint TK>
-inline void put_tile(thread gathered_x<F, S, X, BM, TK>& x, threadgroup X* tile) {
+template <typename X, uint BM, uint TK>
+inline void put_tile(thread gathered_x<X, BM, TK>& x, threadgroup X* tile) {
 #pragma unroll
   for (uint i = 0; i < x.octets; ++i) {
     uint row = octet_row<BM>(x.thread_index, i);
@@ -116,18 +89,18 @@ inline void put_tile(thread gathered_x<F, S, X, BM, TK>& x, threadgroup X* tile)
   publish_tile();
 }
 
-template <typename F, typename S, typename X, uint BM, uint TK>
-inline void wait_for_tile(thread gathered_x<F, S, X, BM, TK>&, thread workspace<X>&, uint) {
+template <typename X, uint BM, uint TK>
+inline void wait_for_tile(thread gathered_x<X, BM, TK>&, thread workspace<X>&, uint) {
   // First the products: then the other tile may be overwritten.
   wait_for_products();
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
-template <typename F, typename S, typename X, uint BM, uint TK>
-inline void release_tile(thread gathered_x<F, S, X, BM, TK>&, thread workspace<X>&, uint) {}
+template <typename X, uint BM, uint TK>
+inline void release_tile(thread gathered_x<X, BM, TK>&, thread workspace<X>&, uint) {}
 
-template <typename F, typename S, typename X, uint BM, uint TK>
-inline uint row_of(thread const gathered_x<F, S, X, BM, TK>& x, uint i) {
+template <typename X, uint BM, uint TK>
+inline uint row_of(thread const gathered_x<X, BM, TK>& x, uint i) {
   return i < x.pairs ? x.order[i] : uint(no_row);
 }
 
@@ -147,8 +120,7 @@ inline void gather_qmm(thread const S& loader, device const X* x, device const u
     }
     return;
   }
-  gathered_x<F, S, X, BM, TK> rows =
-      gathered<F, X, BM, TK>(loader, x, order, tile, inputs, p, thread_index);
+  gathered_x<X, BM, TK> rows = gathered<X, BM, TK>(x, order, tile, inputs, p, thread_index);
   multiply_block<F, T, KN, BM, TK, X>(loader, rows, out, outputs, inputs, first_output, 0,
                                       (inputs + BK - 1) / BK, scratch, thread_index);
 }

@@ -156,14 +156,16 @@ def test_launches():
 
 @pytest.mark.parametrize("name", ["gptq4", "ct4"])
 def test_launches_of_sorted_stacks(name):
-    """Still one, which reads x or stores its results in the order of the expert's inputs."""
+    """One, which reads x or stores its results in the order of the expert's inputs."""
     matrix = sort_by_group(experts(name, SIZES[1])[0].matrix)
     for transpose in (True, False):
         order = "inputs" if transpose == (matrix.layout == "NK") else "outputs"
         facts = (Device("metal"), matrix, 30, 2, "float16", transpose)
-        for launch in (launches.gather_few(*facts), launches.gather_many(*facts)):
-            assert launch.spec.permuted == order
-            assert launch.params.expert_stride_3 == -(-matrix.K // 4) * 4
+        few, many = launches.gather_few(*facts), launches.gather_many(*facts)
+        assert (few.spec.permuted, few.params.choices) == (order, 2)
+        # Many rows of x are put in order before, for each choice.
+        assert (many.spec.permuted, many.params.choices) == (("", 1) if order == "inputs" else (order, 2))
+        assert {launch.params.expert_stride_3 for launch in (few, many)} == {-(-matrix.K // 4) * 4}
 
 
 @pytest.mark.parametrize("sanitizer", [pytest.param("thread", marks=full), "address"])

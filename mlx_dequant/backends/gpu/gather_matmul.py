@@ -18,6 +18,8 @@ from .launch import bind, bound, device
 from .matmul import bound_product
 from .queue import queued
 
+PLACES = 1 << 25  # of inputs in x that are looked up at a time: 128 MB
+
 Product = Callable[[EncodedMatrix, mx.array, mx.array], mx.array]
 
 
@@ -34,7 +36,7 @@ def gather_matmul(
         return _by_each_expert(platform, matrix, x, clamped_int32(ids), transpose)
     M = prod(x.shape[:-1])
     k = ids.size // M
-    step = max(_pairs(matrix) // k, 1)
+    step = max(_pairs(matrix, x.shape[-1]) // k, 1)
     if step < M:
         rows, choices = x.reshape(M, -1), ids.reshape(M, k)
         parts = [(rows[at : at + step], choices[at : at + step]) for at in range(0, M, step)]
@@ -46,10 +48,11 @@ def gather_matmul(
     return product(matrix, x, ids)
 
 
-def _pairs(matrix: EncodedMatrix) -> int:
+def _pairs(matrix: EncodedMatrix, inputs: int) -> int:
     """Pairs of a row of x and an expert in a launch: a threadgroup of each makes 8 results or more."""
     outputs = max(matrix.rows // matrix.experts, matrix.columns)
-    return MAX_THREADS // THREADS // -(-outputs // 8)
+    pairs = MAX_THREADS // THREADS // -(-outputs // 8)
+    return pairs if matrix.perm is None else min(pairs, PLACES // inputs)
 
 
 def _by_each_expert(platform: str, matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool) -> mx.array:
@@ -92,13 +95,23 @@ def _product(
     run = bind(platform, matrix, launch, types, (*shape, launch.shape[-1]))
     if many is None:
         return run
-    if sorted:
-        as_they_are = _numbers(count)
-        return lambda matrix, x, ids: run(matrix, x, ids, as_they_are)
+    # A row of x is read by many threadgroups. Its inputs are put in order once.
+    own_rows = launches.permuted_side(matrix, transpose) == "inputs"
 
     def product(matrix: EncodedMatrix, x: mx.array, ids: mx.array) -> mx.array:
+        if own_rows:
+            x = _in_order(matrix, x.reshape(M, 1, -1), ids.reshape(M, -1))
+        if sorted:
+            return run(matrix, x, ids, _numbers(count))
         ids = ids.reshape(-1)
         order = mx.argsort(ids)
         return run(matrix, x, ids[order], order)
 
     return product
+
+
+def _in_order(matrix: EncodedMatrix, x: mx.array, ids: mx.array) -> mx.array:
+    """Rows of x [M, 1, inputs] for experts [M, k]: [M, k, inputs], each in the order of its expert's inputs."""
+    perm: mx.array = matrix.perm
+    places = perm.reshape(matrix.experts, -1)[ids % matrix.experts, : x.shape[-1]]
+    return mx.take_along_axis(mx.broadcast_to(x, places.shape), places, axis=-1)
