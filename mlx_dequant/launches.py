@@ -129,7 +129,18 @@ def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: str) -> tuple[
 
 def _qvm_pass(column: Tuning, form: Format) -> int:
     """Rows of x in a pass of qvm, where there are several."""
-    return column.qvm_straddling if form.bits and 32 % form.bits else column.qvm_rows
+    return column.qvm_straddling if _straddles(form) else column.qvm_rows
+
+
+def _straddles(form: Format) -> bool:
+    """Whether codes straddle words."""
+    return form.bits > 0 and 32 % form.bits > 0
+
+
+def _has_gather_qmm(column: Tuning, form: Format, kn: bool) -> bool:
+    """Whether gather_qmm multiplies with stacks of a format whose stored rows are inputs (`kn`), or outputs."""
+    gradient = kn != (FAMILIES[form.family].layout == "KN")
+    return column.straddling_gradients or not (gradient and _straddles(form))
 
 
 def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str, transpose: bool) -> Launch:
@@ -154,6 +165,8 @@ def gather_many(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: st
     """
     column, pairs = tuning(device), M * k
     blocks = column.expert_blocks["NK" if transpose else "KN"]
+    if not _has_gather_qmm(column, matrix.format, not transpose):
+        return None
     if dtype == "float32" or M <= EXACT_ROWS or pairs < column.expert_pairs * matrix.experts or not blocks:
         return None
     # Some experts have more pairs than others.
@@ -317,7 +330,8 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
         specs |= {kernels.gather_qmv(shared, bn, values) for shared in (1, 4, 8)}
         specs.add(kernels.gather_qvm(column.qvm_lanes))
         for layout, blocks in column.expert_blocks.items():
-            specs |= {kernels.gather_qmm(layout == "KN", *block.shape) for block in blocks}
+            if _has_gather_qmm(column, form, layout == "KN"):
+                specs |= {kernels.gather_qmm(layout == "KN", *block.shape) for block in blocks}
         specs |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
         for layout, blocks in column.blocks.items():
             specs |= {kernels.qmm(layout == "KN", *block.shape) for block in blocks}

@@ -75,6 +75,7 @@ class Tuning:
         blocks: blocks of qmm by the layout in which it reads the matrix, smallest first.
         qmm_threadgroups: threadgroups that run at the same time, by rows of x in a block.
         expert_blocks: blocks of gather_qmm, as those of qmm; empty where it does not exist.
+        straddling_gradients: whether gather_qmm multiplies by transposed matrices whose codes straddle words.
         expert_pairs: from this many pairs of a row of x and an expert on, for each expert, gather_qmm is taken.
         permute_whole_rows: from this many rows of x on, a threadgroup permutes a whole row; fewer would leave the
             GPU idle.
@@ -93,6 +94,7 @@ class Tuning:
     blocks: Mapping[str, tuple[Block, ...]]
     qmm_threadgroups: Mapping[int, int]
     expert_blocks: Mapping[str, tuple[Block, ...]]
+    straddling_gradients: bool
     expert_pairs: int
     permute_whole_rows: int
     permute_kilobytes: tuple[int, ...]
@@ -168,6 +170,8 @@ METAL = Tuning(
     qmm_threadgroups={32: 264, 64: 264},
     # A block of 64 rows, whose places have to be kept, would have more than the registers.
     expert_blocks={"NK": _METAL_BLOCKS[:1], "KN": _METAL_BLOCKS[:1]},
+    # By Mesa's compiler they spill.
+    straddling_gradients=False,
     expert_pairs=2,
     permute_whole_rows=64,
     permute_kilobytes=(8, 16, 28),
@@ -190,6 +194,7 @@ CUDA = Tuning(
     blocks={"NK": _CUDA_BLOCKS, "KN": _CUDA_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264, 128: 132},
     expert_blocks={"NK": _EXPERT_BLOCKS, "KN": _EXPERT_BLOCKS},
+    straddling_gradients=True,
     expert_pairs=2,
     permute_whole_rows=64,
     # 48 KB, and 99 since sm_80. From 28 on, a multiprocessor of an H100 holds 7, 5, 4, 3 and 2 such threadgroups.
