@@ -18,7 +18,7 @@
 
 template <typename S>
 struct awq_loader {
-  enum { layout_kn = 1, rows_per_thread = 4, qvm_rows = 32, qvm_columns = 8 };
+  enum { layout_kn = 1, rows_per_thread = 4, qvm_rows = 16, qvm_columns = 8 };
   template <uint N, typename V = float>
   using group_params = kn_group_params<N, V>;
   device const uint* qweight;

@@ -14,7 +14,7 @@ struct q2_k {
 
   template <uint N, typename V>
   static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
-    uint sm = (block + first / 32 * 2)[first % 32 / 16];
+    uint sm = ((device const ushort*)block)[first / 32] >> (first % 32 / 16 * 8) & 255;
     float scale = load_f16(block + 80) * float(sm & 15);
     float min = load_f16(block + 82) * float(sm >> 4);
     device const uint8_t* bytes = block + 16 + first / 128 * 32 + first % 32;

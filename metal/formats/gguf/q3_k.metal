@@ -23,9 +23,11 @@ struct q3_k {
 
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
-    device const uint8_t* scales = block + 96;
-    uint j = first / 16;
-    uint s = (scales[j % 8] >> (j / 8 * 4) & 15) | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
+    // Neighbouring scales share their loads.
+    device const ushort* scales = (device const ushort*)(block + 96);
+    uint j = first / 16, byte = j % 2 * 8;
+    uint s = (scales[j % 8 / 2] >> (byte + j / 8 * 4) & 15) |
+             (scales[4 + j % 4 / 2] >> (byte + j / 4 * 2) & 3) << 4;
     float scale = float(int(s) - 32);
     fields<N> low =
         load_fields<N, 2>(block + 32 + first / 128 * 32 + first % 32, first / 32 % 4 * 2, 3);
