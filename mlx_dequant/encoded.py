@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import count
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -116,7 +117,8 @@ class EncodedMatrix:
         form = self.format
         per_row = -(-self.columns * form.bits // 32) if form.bits else self.columns // form.weights
         blocks = 0 if form.weights == 1 else self.rows * per_row
-        largest = max(blocks, getattr(self.arrays.get("scales"), "size", 0))
+        scales = self.arrays.get("scales")
+        largest = max(blocks, 0 if scales is None else prod(scales.shape))
         if largest >= 2**32:
             raise FormatError(f"{form.name}: found {largest} blocks, words or scales, expected fewer than {2**32}")
 

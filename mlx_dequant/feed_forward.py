@@ -38,7 +38,9 @@ _now = _Now()
 
 
 def replay_feed_forward(model: nn.Module, packed: type[nn.Module]) -> None:
-    """Gives a model's feed-forward modules a class whose calls are replayed, in place. All else about them stays.
+    """Gives a model's feed-forward modules a class whose calls are replayed on a GPU, in place. All else stays.
+
+    Without a GPU in use nothing is changed.
 
     They are replayed in evaluation mode (`model.eval()`): training may draw random numbers. A module's attributes,
     layers and arrays may change: each call looks at them. What its Python code does besides computing a result is done
@@ -47,6 +49,8 @@ def replay_feed_forward(model: nn.Module, packed: type[nn.Module]) -> None:
     Args:
         packed: the class of layers whose weights stay quantized.
     """
+    if not backends.on_gpu():
+        return
     for _, module in model.named_modules():
         for name in NAMES:
             part = module.get(name)

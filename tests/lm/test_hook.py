@@ -13,7 +13,7 @@ import pytest
 import mlx_dequant as mxd
 from mlx_dequant.lm import commands, source
 from mlx_dequant.nn import PackedLinear
-from mlx_dequant.ops.shared import SHARED
+from mlx_dequant.ops.operand import SHARED
 
 mlx_lm = pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 pytest.importorskip("torch", reason="torch is not installed")

@@ -184,7 +184,7 @@ def test_more_than_shaders_count(weight, each):
     matrix = weight().matrix
     rows = -(-(2**32) // each)
     assert replace(matrix, rows=rows - 1).rows == rows - 1
-    for field in ({"rows": rows}, {"arrays": {"scales": SimpleNamespace(size=rows * each)}}):
+    for field in ({"rows": rows}, {"arrays": {"scales": SimpleNamespace(shape=(rows * each,))}}):
         found = f"found {rows * each} blocks, words or scales, expected fewer than {2**32}"
         with pytest.raises(mxd.FormatError, match=found):
             replace(matrix, **field)
