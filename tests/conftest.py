@@ -15,15 +15,32 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files whose tests of a format take seconds, and the formats of which `make test` runs them: one of each layout and
+# kind of code. The others' are `full`.
+QUICK = {
+    "test_msl_check": ("q4_k", "q8_0", "iq3_s", "awq4", "gptq4", "ct4"),
+    "test_nvrtc": ("q4_k", "awq4"),
+    "test_cuda_emulated": ("q4_k", "gptq4", "ct4"),
+    "test_cuda_qmm": ("q4_k", "gptq4", "q6_k"),
+    "test_cuda_qmv_mma": ("q4_k", "gptq4", "awq4"),
+    "test_linear_emulated": ("q4_0", "q4_k", "q8_0", "awq4", "gptq4", "ct4"),
+    "test_gather_linear": ("q4_k", "q8_0", "awq4", "gptq4", "ct4"),
+    "test_bench": ("q4_k", "awq4"),
+}
+
 
 def pytest_itemcollected(item):
-    """With `--dist loadgroup`, one process of xdist's runs what is of a format and a type, or else of a file.
+    """Marks what is `full` by `QUICK`. With `--dist loadgroup`, tells xdist what one process runs.
 
-    MLX keeps a GPU's programs in memory alone: each process compiles those that it launches.
+    That is what is of a format and a type, or else of a file: MLX keeps a GPU's programs in memory alone, and each
+    process compiles those that it launches.
     """
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    quick = QUICK.get(item.path.stem)
+    if quick and any(name not in quick for name in params.values() if isinstance(name, str) and name in mxd.formats()):
+        item.add_marker(pytest.mark.full)
     if not item.config.getoption("loadgroup", False):
         return
-    params = item.callspec.params if hasattr(item, "callspec") else {}
     name, dtype = params.get("name"), str(params.get("dtype", ""))
     group = f"{name} {dtype.rpartition('.')[2]}" if name in mxd.formats() else item.path.stem
     item.add_marker(pytest.mark.xdist_group(group))

@@ -20,6 +20,7 @@ def output(script: str, *arguments: object) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.full
 def test_a_gguf_file_on_mlx(tmp_path):
     pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
     pytest.importorskip("torch", reason="torch is not installed")

@@ -157,6 +157,7 @@ def test_a_mistake_of_the_text_is_told(metal, monkeypatch):
     assert all("BuildError" in check.problem for check in results)
 
 
+@pytest.mark.full
 @needs_compiler
 @pytest.mark.usefixtures("quick")
 def test_flushed_subnormals_are_counted_apart(capsys, monkeypatch):

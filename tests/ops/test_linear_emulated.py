@@ -275,9 +275,10 @@ def test_products_under_sanitizers(name, few, sanitizer):
         check_products(weight(name, (9, 77)), mx.float16, 4)
 
 
-@pytest.mark.parametrize("sanitizer", ["thread", pytest.param("address", marks=full)])
-@pytest.mark.parametrize("rows", [17, pytest.param(40, marks=full)])
-@pytest.mark.parametrize("name", ["gptq4", *(pytest.param(name, marks=full) for name in ("q4_0", "awq4", "f16"))])
+@full
+@pytest.mark.parametrize("sanitizer", ["thread", "address"])
+@pytest.mark.parametrize("rows", [17, 40])
+@pytest.mark.parametrize("name", ["gptq4", "q4_0", "awq4", "f16"])
 def test_qmm_under_sanitizers(name, rows, sanitizer):
     obstacle = emulator.obstacle(sanitizer)
     if obstacle:

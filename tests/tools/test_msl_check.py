@@ -38,6 +38,7 @@ def test_text_is_what_mlx_prints():
     assert "#line" not in launch.header
 
 
+@pytest.mark.full
 def test_no_address_space_can_be_left_out():
     recorded = record("metal", formats()["iq2_xs"], ((mx.float16, mx.float16),))
     launch = next(one for one in recorded.launches if "mlx_dequant::qmv<" in one.function)
