@@ -24,6 +24,10 @@ QUICK = {
     "test_cuda_qmm": ("q4_k", "gptq4", "q6_k"),
     "test_cuda_qmv_mma": ("q4_k", "gptq4", "awq4"),
     "test_linear_emulated": ("q4_0", "q4_k", "q8_0", "awq4", "gptq4", "ct4"),
+    "test_dequantize_emulated": ("q4_k", "q6_k", "iq2_xs", "awq4", "gptq4", "ct4"),
+    "test_dequantize": ("q4_k", "q6_k", "iq2_xs", "awq4", "gptq4", "ct4"),
+    "test_gather_linear_emulated": ("q8_0", "gptq4", "ct4"),
+    "test_sanitizers": ("q4_k", "gptq4", "ct4"),
     "test_gather_linear": ("q4_k", "q8_0", "awq4", "gptq4", "ct4"),
     "test_bench": ("q4_k", "awq4"),
 }
