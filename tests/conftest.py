@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Files whose tests of a format take seconds, and the formats of which `make test` runs them: one of each layout and
 # kind of code. The others' are `full`.
 QUICK = {
-    "test_msl_check": ("q4_k", "q8_0", "iq3_s", "awq4", "gptq4", "ct4"),
-    "test_nvrtc": ("q4_k", "awq4"),
+    "test_msl_check": ("q4_k", "iq3_s", "awq4", "ct4"),
+    "test_nvrtc": ("q4_k",),
     "test_cuda_emulated": ("q4_k", "gptq4", "ct4"),
     "test_cuda_qmm": ("q4_k", "gptq4", "q6_k"),
     "test_cuda_qmv_mma": ("q4_k", "gptq4", "awq4"),

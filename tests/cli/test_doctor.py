@@ -116,6 +116,7 @@ def test_right_kernels_are_found_right(name, metal, capsys):
     assert {check.what.partition(" ")[0] for check in results} == {"dequantize", "take,", "matmul"}
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_a_wrong_format_is_told(metal, capsys, monkeypatch):
     planted(monkeypatch, "formats/gguf/q4_0.metal", "block + 2 + first % 16", "block + 1 + first % 16")
