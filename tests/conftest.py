@@ -15,8 +15,8 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Files whose tests of a format take seconds, and the formats of which `make test` runs them: one of each layout and
-# kind of code. The others' are `full`.
+# Files whose tests of a format take seconds, and the formats of which `make test` runs them. The others' are `full`,
+# unless a test has none of these.
 QUICK = {
     "test_msl_check": ("q4_k", "iq3_s", "awq4", "ct4"),
     "test_nvrtc": ("q4_k",),
@@ -33,18 +33,36 @@ QUICK = {
 }
 
 
-def pytest_itemcollected(item):
-    """Marks what is `full` by `QUICK`. With `--dist loadgroup`, tells xdist what one process runs.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks what is `full` by `QUICK`, but never all that `make test` would have of a test."""
+    tests = {}
+    for item in items:
+        if item.path.stem in QUICK and not item.get_closest_marker("full"):
+            tests.setdefault((item.path, item.originalname), []).append(item)
+    for (path, _), found in tests.items():
+        slow = [item for item in found if _formats(item) - set(QUICK[path.stem])]
+        for item in slow if len(slow) < len(found) else ():
+            item.add_marker(pytest.mark.full)
 
-    That is what is of a format and a type, or else of a file: MLX keeps a GPU's programs in memory alone, and each
-    process compiles those that it launches.
+
+def _params(item):
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def _formats(item):
+    """The formats among a test's parameters."""
+    return {name for name in _params(item).values() if isinstance(name, str)} & set(mxd.formats())
+
+
+def pytest_itemcollected(item):
+    """With `--dist loadgroup`, one process of xdist's runs what is of a format and a type, or else of a file.
+
+    MLX keeps a GPU's programs in memory alone: each process compiles those that it launches.
     """
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    quick = QUICK.get(item.path.stem)
-    if quick and any(name not in quick for name in params.values() if isinstance(name, str) and name in mxd.formats()):
-        item.add_marker(pytest.mark.full)
     if not item.config.getoption("loadgroup", False):
         return
+    params = _params(item)
     name, dtype = params.get("name"), str(params.get("dtype", ""))
     group = f"{name} {dtype.rpartition('.')[2]}" if name in mxd.formats() else item.path.stem
     item.add_marker(pytest.mark.xdist_group(group))
