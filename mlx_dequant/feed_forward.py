@@ -1,7 +1,7 @@
 """Feed-forward modules that MLX traces once for all layers that are alike, and then replays.
 
 Such a module is a function of x alone, so that its products, its activation and its choice of experts can be one
-trace. For a few rows of x, building them takes the CPU as long as computing them takes a GPU.
+trace. For a few rows of x a GPU waits for the CPU that builds them (bench/NOTES.md).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MOST_ROWS = 16  # of x
 
 
 class _Now(threading.local):
-    """The module that this thread calls, for MLX to trace."""
+    """The module that this thread calls, for MLX to trace, and its arrays."""
 
-    module: Any = None
+    called: tuple[Any, list[mx.array]] | None = None
 
 
 _now = _Now()
@@ -78,16 +78,16 @@ def _replaying(kind: Any, packed: type[nn.Module]) -> Any:
             parts = _found_again(self, packed)
         if not parts.complete:
             return kind.__call__(self, x)
-        before, _now.module = _now.module, self
+        before, _now.called = _now.called, (self, parts.arrays)
         try:
             return replay.call(parts.key, traced, parts.arrays, x)
         finally:
-            _now.module = before
+            _now.called = before
 
     def traced(*given: mx.array) -> mx.array:
-        module = _now.module
-        own = _Parts(module, packed).arrays
-        others = {id(array): other for array, other in zip(own, given[:-1], strict=True)}
+        assert _now.called is not None
+        module, arrays = _now.called
+        others = {id(array): other for array, other in zip(arrays, given[:-1], strict=True)}
         with replay.operands_from(others):
             return kind.__call__(_copy(module, others), given[-1])
 
@@ -122,11 +122,13 @@ class _Parts:
         self._packed = packed
         self._own = list(module.values())
         self._inner: list[nn.Module] = []
-        self._places: list[tuple[dict[str, Any], str, Any]] = []
+        # The part of a name in each of these dicts.
+        self._dicts: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._parts: list[Any] = []
         self._attributes: list[dict[str, Any]] = []
         self._add(module)
         self._sizes = list(map(len, self._inner))
-        self._dicts, self._names, self._parts = zip(*self._places, strict=True)
         self._before = list(map(dict, self._attributes))
 
     def hold(self, module: nn.Module) -> bool:
@@ -149,7 +151,8 @@ class _Parts:
                 self.arrays.append(part)
             elif isinstance(part, nn.Module):
                 self._inner.append(part)
-                self._places += ((part, each, inner) for each, inner in part.items())
+                for name, inner in part.items():
+                    self._keep(part, name, inner)
                 self._add(part)
             else:
                 self.complete = False
@@ -159,13 +162,19 @@ class _Parts:
         whole = joint(weight)
         operands = operands_of(whole.matrix)
         self.key += (type(layer), operands.kind, whole is weight, bias is None)
-        if whole is weight or not any(whole is part for _, _, part in self._places):
+        if whole is weight or not any(whole is part for part in self._parts):
             self.arrays += operands.arrays
-        self._places += (vars(layer), "_weight", weight), (layer, "bias", bias)
+        self._keep(vars(layer), "_weight", weight)
+        self._keep(layer, "bias", bias)
         if whole is not weight:
-            self._places.append((vars(shared_by(weight)), "joint", whole))
+            self._keep(vars(shared_by(weight)), "joint", whole)
         if bias is not None:
             self.arrays.append(bias)
+
+    def _keep(self, place: dict[str, Any], name: str, part: Any) -> None:
+        self._dicts.append(place)
+        self._names.append(name)
+        self._parts.append(part)
 
 
 _found: dict[int, _Parts] = {}  # by the id of a module that lives

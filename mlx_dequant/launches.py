@@ -165,9 +165,9 @@ def gather_many(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: st
     """
     column, pairs = tuning(device), M * k
     blocks = column.expert_blocks["NK" if transpose else "KN"]
-    if not _has_gather_qmm(column, matrix.format, not transpose):
+    if not blocks or not _has_gather_qmm(column, matrix.format, not transpose):
         return None
-    if dtype == "float32" or M <= EXACT_ROWS or pairs < column.expert_pairs * matrix.experts or not blocks:
+    if dtype == "float32" or M <= EXACT_ROWS or pairs < column.expert_pairs * matrix.experts:
         return None
     # Some experts have more pairs than others.
     block = next((block for block in blocks if 2 * block.bm * matrix.experts >= 3 * pairs), blocks[-1])

@@ -51,7 +51,7 @@ def replayed(matrix: EncodedMatrix, how: How, x: mx.array, *others: mx.array) ->
     operands = matrix.cache.get(OPERANDS)
     if operands is None or _around.others is not None:
         return None
-    traced = _traces.get(((operands.kind, *how), x.shape, x.dtype, *_here()))
+    traced = _traces.get(_key((operands.kind, *how), x))
     return None if traced is None else traced(*operands.arrays, x, *others)
 
 
@@ -79,7 +79,7 @@ def traced_once(
         made = _traced(operands, operation, with_rules, x, *others)
         return partial(queued, dense_bytes, made) if dense_bytes else made
 
-    return _traces.of(((operands.kind, *how), x.shape, x.dtype, *_here()), traced)(*operands.arrays, x, *others)
+    return _traces.of(_key((operands.kind, *how), x), traced)(*operands.arrays, x, *others)
 
 
 def in_trace(matrix: EncodedMatrix) -> EncodedMatrix:
@@ -123,15 +123,15 @@ def call(key: How, function: Callable[..., mx.array], arrays: list[mx.array], x:
         is_transformed = True
         return made
 
-    return _traces.of((key, x.shape, x.dtype, *_here()), traced)(*arrays, x)
+    return _traces.of(_key(key, x), traced)(*arrays, x)
 
 
-def _here() -> tuple[str, int, int]:
-    """The backend, the thread and the number of the stream in use."""
+def _key(what: How, x: mx.array) -> Hashable:
+    """What a trace is kept by: also the backend, the thread and the number of the stream in use."""
     stream = mx.default_stream(mx.default_device())
     if stream not in _streams:
         _streams.append(stream)
-    return backends.current_backend(), get_ident(), _streams.index(stream)
+    return what, x.shape, x.dtype, backends.current_backend(), get_ident(), _streams.index(stream)
 
 
 def _traced(operands: Operands, operation: Operation, with_rules: Operation, *arrays: mx.array) -> Traced:

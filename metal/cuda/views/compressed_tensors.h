@@ -23,7 +23,7 @@ __device__ inline void half2_codes(const compressed_tensors_loader<S>& loader, u
     uint bits = zero_bits<F, 1>(loader, group, row + i);
     set_zero_point(zero_point<F>(bits, 0, loader.has_zeros), zero);
     uint word[words];
-    load_words<words>(row_words<F>(loader, row + i) + column * F::bits / 32, word);
+    load_words<words>(loader.codes + ((row + i) * loader.pitch + column * F::bits / 32), word);
 #pragma unroll
     for (uint k = 0; k < words; ++k) {
       half2_fields(F(), word[k], zero, N, q + k * (16 / F::bits) * N + i);

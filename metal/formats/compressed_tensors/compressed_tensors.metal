@@ -84,11 +84,6 @@ struct scale_traits<F, compressed_tensors_loader<S>> {
   typedef S type;
 };
 
-template <typename F, typename S>
-inline device const uint* row_words(thread const compressed_tensors_loader<S>& loader, uint row) {
-  return loader.codes + row * loader.pitch;
-}
-
 // The word bits with the zero points of a group in R rows; zero_point extracts row r's. has_zeros
 // is 0 or 1 and enters by multiplication: for a branch, compilers duplicate the code around it.
 template <typename F, uint R, typename S>
