@@ -10,6 +10,7 @@ import inspect
 import threading
 import weakref
 from functools import cache
+from itertools import count
 from math import prod
 from operator import is_
 from typing import Any
@@ -71,16 +72,21 @@ def _replaying(kind: Any, packed: type[nn.Module]) -> Any:
     """The class of modules of that kind whose calls are replayed."""
 
     def call(self: Any, x: mx.array) -> mx.array:
-        if self.training or prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu():
-            return kind.__call__(self, x)
         parts = _found.get(id(self))
-        if parts is None or not parts.hold(self):
-            parts = _found_again(self, packed)
-        if not parts.complete:
-            return kind.__call__(self, x)
+        if parts and not parts.hold(self):
+            parts = None
+        made = replay.known(parts.kind, x) if parts else None
+        if made is None:
+            # What is known was traced in evaluation mode, for few rows, on a GPU.
+            if self.training or prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu():
+                return kind.__call__(self, x)
+            parts = parts or _found_again(self, packed)
+            if not parts.complete:
+                return kind.__call__(self, x)
         before, _now.called = _now.called, (self, parts.arrays)
         try:
-            return replay.call(parts.key, traced, parts.arrays, x)
+            made = made or replay.traced_together(parts.kind, traced, parts.arrays, x)
+            return made(*parts.arrays, x)
         finally:
             _now.called = before
 
@@ -106,17 +112,21 @@ def _unpickled(kind: Any, packed: type[nn.Module], attributes: dict[str, Any], p
     return module
 
 
+_kinds: dict[tuple[Any, ...], int] = {}
+_numbers = count()
+
+
 class _Parts:
     """What a module consists of. Does not keep the module.
 
     Attributes:
-        key: what a trace of its call depends on, besides shapes and types.
+        kind: a number that modules share whose calls have the same trace, for an x of the same shape and type.
         arrays: that the trace takes as arguments.
         complete: whether all parts are arrays and modules.
     """
 
     def __init__(self, module: nn.Module, packed: type[nn.Module]):
-        self.key: tuple[Any, ...] = ()
+        self._key: tuple[Any, ...] = ()
         self.arrays: list[mx.array] = []
         self.complete = True
         self._packed = packed
@@ -128,6 +138,7 @@ class _Parts:
         self._parts: list[Any] = []
         self._attributes: list[dict[str, Any]] = []
         self._add(module)
+        self.kind = _kinds.setdefault(self._key, next(_numbers))
         self._sizes = list(map(len, self._inner))
         self._before = list(map(dict, self._attributes))
 
@@ -142,7 +153,7 @@ class _Parts:
         )
 
     def _add(self, module: nn.Module) -> None:
-        self.key += (type(module), _state(module))
+        self._key += (type(module), _state(module))
         self._attributes.append(vars(module))
         for part in module.values():
             if isinstance(part, self._packed):
@@ -161,7 +172,7 @@ class _Parts:
         weight, bias = layer.weight, layer.get("bias")
         whole = joint(weight)
         operands = operands_of(whole.matrix)
-        self.key += (type(layer), operands.kind, whole is weight, bias is None)
+        self._key += (type(layer), operands.kind, whole is weight, bias is None)
         if whole is weight or not any(whole is part for part in self._parts):
             self.arrays += operands.arrays
         self._keep(vars(layer), "_weight", weight)

@@ -18,8 +18,11 @@ class Kept(dict[Hashable, Made]):
     def of(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What was made for that key before; else what `make` makes."""
         found = self.get(key)
-        if found is None:
-            if len(self) >= self.limit:
-                self.clear()
-            found = self[key] = make()
-        return found
+        return self.put(key, make()) if found is None else found
+
+    def put(self, key: Hashable, made: Made) -> Made:
+        """Keeps it in the place of what was made for that key before."""
+        if len(self) >= self.limit:
+            self.clear()
+        self[key] = made
+        return made

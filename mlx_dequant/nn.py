@@ -132,7 +132,7 @@ class PackedLinear(PackedLayer):
 
     def __call__(self, x: mx.array) -> mx.array:
         """x [..., in] float16, bfloat16 or float32 to [..., out] in x's type."""
-        return linear(x, self.weight, self.get("bias"))
+        return linear(x, self._weight or self.weight, self.get("bias"))
 
     def dense(self, dtype: mx.Dtype = mx.float32) -> nn.Linear:
         """This layer with dequantized weights."""

@@ -24,6 +24,7 @@ _BACKENDS: dict[str, ModuleType] = {"metal": metal, "cuda": cuda, "host": host, 
 # Of these, those that build graphs and need no values.
 GPUS = ("metal", "cuda")
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_backend", default=None)
+chosen = _chosen.get  # the backend of `use_backend`, None outside: quicker to ask for than `current_backend`
 
 
 @cache

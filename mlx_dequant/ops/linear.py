@@ -43,7 +43,7 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     """
     matrix = weight.matrix
     share: Any = matrix.cache.get(SHARED)
-    y = None if share is None else share.outputs(x)
+    y = None if share is None else share.product.outputs(share.member, x)
     if y is None:
         y = replayed(matrix, (matrix.layout == "NK",), x)
     if y is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from functools import partial
 from threading import get_ident, local
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -31,10 +32,21 @@ _traces: Kept[Traced] = Kept(MAX_TRACES)
 _streams: list[mx.Stream] = []  # MLX compares streams and does not number them
 
 
-class _Around(local):
-    """The trace of several operations that this thread makes.
+class _Latest(NamedTuple):
+    """The trace that was called last of those that x, the backend and the stream choose from, and these."""
+
+    traced: Traced
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+    backend: str | None
+    stream: mx.Stream
+
+
+class _Here(local):
+    """What this thread called last, and the trace of several operations that it makes.
 
     Attributes:
+        latest: by what chooses besides x, the backend and the stream.
         others: the trace's arguments by the id of the arrays whose places they take; None outside of such a trace.
         is_transformed: whether products need their rules for MLX's transformations.
     """
@@ -42,17 +54,43 @@ class _Around(local):
     others: dict[int, mx.array] | None = None
     is_transformed = False
 
+    def __init__(self) -> None:
+        self.latest: Kept[_Latest] = Kept(MAX_TRACES)
 
-_around = _Around()
+
+_here = _Here()
 
 
 def replayed(matrix: EncodedMatrix, how: How, x: mx.array, *others: mx.array) -> mx.array | None:
     """The product, if one like it was traced for a matrix of this kind and this matrix has its operands; else None."""
-    operands = matrix.cache.get(OPERANDS)
-    if operands is None or _around.others is not None:
+    operands: Operands | None = matrix.cache.get(OPERANDS)
+    if operands is None or _here.others is not None:
         return None
-    traced = _traces.get(_key((operands.kind, *how), x))
+    traced = known((operands.kind, how), x)
     return None if traced is None else traced(*operands.arrays, x, *others)
+
+
+def known(what: Hashable, x: mx.array) -> Traced | None:
+    """What was traced for x, the backend and the stream in use, if it was; the latest of this thread is found sooner.
+
+    Args:
+        what: chooses besides these.
+    """
+    latest = _here.latest.get(what)
+    if latest is not None:
+        traced, shape, dtype, backend, stream = latest
+        if (
+            x.shape == shape
+            and x.dtype == dtype
+            and backends.chosen() == backend
+            and mx.default_stream(mx.default_device()) == stream
+        ):
+            return traced
+    traced = _traces.get(_key(what, x))
+    if traced is not None:
+        now = mx.default_stream(mx.default_device())
+        _here.latest.put(what, _Latest(traced, x.shape, x.dtype, backends.chosen(), now))
+    return traced
 
 
 def traced_once(
@@ -71,40 +109,40 @@ def traced_once(
         with_rules: the product inside a transformation of MLX.
         dense_bytes: bytes of a dense matrix that it makes for a while; 0 without.
     """
-    if _around.others is not None:
-        return (with_rules if _around.is_transformed else operation)(matrix, x, *others)
+    if _here.others is not None:
+        return (with_rules if _here.is_transformed else operation)(matrix, x, *others)
     operands = operands_of(matrix)
 
     def traced() -> Traced:
         made = _traced(operands, operation, with_rules, x, *others)
         return partial(queued, dense_bytes, made) if dense_bytes else made
 
-    return _traces.of(_key((operands.kind, *how), x), traced)(*operands.arrays, x, *others)
+    return _traces.of(_key((operands.kind, how), x), traced)(*operands.arrays, x, *others)
 
 
 def in_trace(matrix: EncodedMatrix) -> EncodedMatrix:
     """The matrix; inside a function that `call` traces, with the trace's arguments in the place of its arrays."""
-    if _around.others is None or OPERANDS not in matrix.cache:
+    if _here.others is None or OPERANDS not in matrix.cache:
         return matrix
     operands = operands_of(matrix)
-    return operands.like([_around.others.get(id(array), array) for array in operands.arrays])
+    return operands.like([_here.others.get(id(array), array) for array in operands.arrays])
 
 
 @contextmanager
 def operands_from(others: dict[int, mx.array]) -> Generator[None]:
     """Lets `in_trace` put these arrays in the places of those with the ids."""
-    before, _around.others = _around.others, others
+    before, _here.others = _here.others, others
     try:
         yield
     finally:
-        _around.others = before
+        _here.others = before
 
 
-def call(key: How, function: Callable[..., mx.array], arrays: list[mx.array], x: mx.array) -> mx.array:
-    """A function of several operations, traced once for a key and an x of this shape and type.
+def traced_together(what: Hashable, function: Callable[..., mx.array], arrays: list[mx.array], x: mx.array) -> Traced:
+    """A function of several operations, traced once for an x of this shape and type.
 
     Args:
-        key: what decides besides x.
+        what: chooses besides x; `known` finds the trace by it.
         function: of the arrays and x, whose products are made in `operands_from`. MLX may call it again, later.
     """
 
@@ -112,21 +150,21 @@ def call(key: How, function: Callable[..., mx.array], arrays: list[mx.array], x:
         is_transformed = False
 
         def run(*given: mx.array) -> mx.array:
-            before, _around.is_transformed = _around.is_transformed, is_transformed
+            before, _here.is_transformed = _here.is_transformed, is_transformed
             try:
                 return function(*given)
             finally:
-                _around.is_transformed = before
+                _here.is_transformed = before
 
         made: Traced = mx.compile(run)
         made(*(mx.zeros(array.shape, array.dtype) for array in (*arrays, x)))
         is_transformed = True
         return made
 
-    return _traces.of(_key(key, x), traced)(*arrays, x)
+    return _traces.of(_key(what, x), traced)
 
 
-def _key(what: How, x: mx.array) -> Hashable:
+def _key(what: Hashable, x: mx.array) -> Hashable:
     """What a trace is kept by: also the backend, the thread and the number of the stream in use."""
     stream = mx.default_stream(mx.default_device())
     if stream not in _streams:

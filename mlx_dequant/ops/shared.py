@@ -16,6 +16,12 @@ from .linear import linear_parts
 from .operand import Weight
 
 
+class _Here(threading.local):
+    """What this thread keeps: x, what else decides about the product, and the outputs that nobody took."""
+
+    kept: tuple[mx.array, str | None, str | None, dict[int, mx.array]] | None = None
+
+
 class SharedProduct:
     """A product whose outputs belong to several members.
 
@@ -40,37 +46,33 @@ class SharedProduct:
         self._ends = tuple(accumulate(sizes))[:-1]
         self._largest = largest
         self._title = title
-        self._threads: Any = threading.local()
+        self._here = _Here()
 
     def outputs(self, member: int, x: mx.array) -> mx.array | None:
         """A member's outputs; None if it has to multiply by itself."""
-        joint, here = self.joint, self._threads
-        if joint is None or x.size > self._largest:
-            return None
-        kept = getattr(here, "kept", None)
+        kept = self._here.kept
         if kept is None:
+            joint = self.joint
+            if joint is None or x.size > self._largest:
+                return None
             parts = dict(enumerate(linear_parts(x, joint, self._ends)))
-            here.kept = x, _setting(), parts
+            self._here.kept = x, backends.chosen(), precision.chosen(), parts
             return parts.pop(member)
-        known, setting, parts = kept
-        y = parts.pop(member, None) if known is x and setting == _setting() else None
-        if y is None:
+        known, backend, rounding, parts = kept
+        is_known = known is x and backends.chosen() == backend and precision.chosen() == rounding
+        y = parts.pop(member, None) if is_known else None
+        if y is None and x.size <= self._largest:
             self._end()
         elif not parts:
-            del here.kept
+            self._here.kept = None
         return y
 
     def _end(self) -> None:
-        self.joint, self._threads = None, threading.local()
+        self.joint, self._here = None, _Here()
         logger.info(
             "%s: a product each from now on: one was called twice or with another x before all had their outputs",
             self._title,
         )
-
-
-def _setting() -> tuple[str, str]:
-    """What decides about a product besides x."""
-    return backends.current_backend(), precision.current()
 
 
 class Share(NamedTuple):
@@ -78,7 +80,3 @@ class Share(NamedTuple):
 
     product: SharedProduct
     member: int
-
-    def outputs(self, x: mx.array) -> mx.array | None:
-        """Its outputs; None if it has to multiply by itself."""
-        return self.product.outputs(self.member, x)

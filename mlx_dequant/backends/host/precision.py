@@ -11,6 +11,7 @@ from functools import cache
 PRECISIONS = ("float32", "int8")
 
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_precision", default=None)
+chosen = _chosen.get  # what `set_to` says, None outside
 
 
 def checked(name: str, source: str) -> str:
