@@ -157,3 +157,6 @@ def pack_activations(bm: int, tk: int) -> KernelSpec:
 def permute_columns(kilobytes: int = 0) -> KernelSpec:
     """Permutes the columns of x, through threadgroup memory of that size, or from device memory if 0."""
     return KernelSpec("permute_columns", ("x", "perm"), scratch=256 * kilobytes, needs_matrix=False)
+
+
+PERMUTE_FOR_EXPERTS = KernelSpec("permute_for_experts", ("x", "perm", "ids"), needs_matrix=False)

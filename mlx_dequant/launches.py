@@ -308,6 +308,12 @@ def permutation(device: Device, M: int, columns: int, dtype: str, operand: str =
     return Launch(spec, LaunchParams(columns=columns, M=M), threadgroups, (M, columns), dtype, operand)
 
 
+def expert_permutation(experts: int, M: int, k: int, columns: int, dtype: str) -> Launch:
+    """Rows of x [M, columns] for k experts each, or of x [M * k, columns] with k = 1, in the orders of their inputs."""
+    params = LaunchParams(columns=columns, M=M * k, experts=experts, choices=k)
+    return Launch(kernels.PERMUTE_FOR_EXPERTS, params, M * k * -(-columns // PERMUTE_CHUNK), (M * k, columns), dtype)
+
+
 ANY_ROWS = 8  # and the rows of a pass together are the BM of kernels that take any number of rows of x
 
 
@@ -320,6 +326,8 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
     specs = {kernels.DEQUANTIZE, kernels.GATHER_ROWS, kernels.GATHER_COLUMNS, kernels.SPLIT_K_REDUCE}
     family = FAMILIES[form.family]
     has_g_idx = "g_idx" in dict(family.arrays)
+    if has_g_idx:
+        specs.add(kernels.PERMUTE_FOR_EXPERTS)
     for column in columns(platform):
         specs |= _qmv_specs(column.qmv_shape)
         if has_g_idx and family.layout == "NK":

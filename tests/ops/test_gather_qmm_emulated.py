@@ -14,6 +14,7 @@ from expert_cases import EXPERTS, check_experts, chosen, experts
 from product_cases import FORMATS, MANY, SIZES
 
 from mlx_dequant import kernels, launches, tuning
+from mlx_dequant.backends.gpu.launch import bind
 from mlx_dequant.tuning import Device
 
 pytestmark = needs_compiler
@@ -103,6 +104,25 @@ def test_an_id_out_of_range_gives_nan(name, where):
 
 
 @full
+@pytest.mark.parametrize("ids_dtype", [mx.int32, mx.uint32], ids=str)
+@pytest.mark.parametrize(("columns", "k"), [(40, 3), (41, 1), pytest.param(16384 + 8, 2, marks=full)])
+@pytest.mark.parametrize("where", ["metal", "wgmma"])
+def test_rows_in_the_order_of_each_expert(where, columns, k, ids_dtype):
+    """Bit by bit. An id out of range reads an order that is there."""
+    rng = np.random.default_rng(0)
+    x = mx.array(rng.normal(size=(3, columns)).astype(np.float16))
+    perm = np.array([rng.permutation(columns) for _ in range(4)], np.int32)
+    ids = rng.integers(0, 4, (3, k))
+    ids[0, 0], ids[2, k - 1] = 9, 3
+    given = np.where(ids == 3, -1, ids) if ids_dtype == mx.int32 else ids
+    launch = launches.expert_permutation(4, 3, k, columns, "float16")
+    with unit(where, order="ahead"):
+        permute = bind("metal" if where == "metal" else "cuda", None, launch, str(ids_dtype))
+        found = np.array(permute(None, x, mx.array(perm), mx.array(given).astype(ids_dtype)))
+    expected = [np.array(x)[at // k][perm[min(number, 3)]] for at, number in enumerate(ids.ravel())]
+    assert np.array_equal(found, expected)
+
+
 def test_inputs_that_lie_at_any_place():
     """Rows that no wide load may read: of an odd length, or in the middle of an array."""
     packed, _ = experts("gptq4", (40, 77))

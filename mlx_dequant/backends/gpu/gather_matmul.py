@@ -18,7 +18,7 @@ from .launch import bind, bound, device
 from .matmul import bound_product
 from .queue import queued
 
-PLACES = 1 << 25  # of inputs in x that are looked up at a time: 128 MB
+IN_ORDER = 1 << 25  # numbers of x that are put in the orders of experts at a time: 64 or 128 MB
 
 Product = Callable[[EncodedMatrix, mx.array, mx.array], mx.array]
 
@@ -52,7 +52,7 @@ def _pairs(matrix: EncodedMatrix, inputs: int) -> int:
     """Pairs of a row of x and an expert in a launch: a threadgroup of each makes 8 results or more."""
     outputs = max(matrix.rows // matrix.experts, matrix.columns)
     pairs = MAX_THREADS // THREADS // -(-outputs // 8)
-    return pairs if matrix.perm is None else min(pairs, PLACES // inputs)
+    return pairs if matrix.perm is None else min(pairs, IN_ORDER // inputs)
 
 
 def _by_each_expert(platform: str, matrix: EncodedMatrix, x: mx.array, ids: mx.array, transpose: bool) -> mx.array:
@@ -95,12 +95,15 @@ def _product(
     run = bind(platform, matrix, launch, types, (*shape, launch.shape[-1]))
     if many is None:
         return run
-    # A row of x is read by many threadgroups. Its inputs are put in order once.
-    own_rows = launches.permuted_side(matrix, transpose) == "inputs"
+    permute = None
+    if launches.permuted_side(matrix, transpose) == "inputs":
+        # A row of x is read by many threadgroups. Its inputs are put in order once.
+        in_order = launches.expert_permutation(matrix.experts, M, count // M, matrix.K, name)
+        permute = bind(platform, None, in_order, str(ids_dtype))
 
     def product(matrix: EncodedMatrix, x: mx.array, ids: mx.array) -> mx.array:
-        if own_rows:
-            x = _in_order(matrix, x.reshape(M, 1, -1), ids.reshape(M, -1))
+        if permute:
+            x = permute(None, x, matrix.perm, ids)
         if sorted:
             return run(matrix, x, ids, _numbers(count))
         ids = ids.reshape(-1)
@@ -108,10 +111,3 @@ def _product(
         return run(matrix, x, ids[order], order)
 
     return product
-
-
-def _in_order(matrix: EncodedMatrix, x: mx.array, ids: mx.array) -> mx.array:
-    """Rows of x [M, 1, inputs] for experts [M, k]: [M, k, inputs], each in the order of its expert's inputs."""
-    perm: mx.array = matrix.perm
-    places = perm.reshape(matrix.experts, -1)[ids % matrix.experts, : x.shape[-1]]
-    return mx.take_along_axis(mx.broadcast_to(x, places.shape), places, axis=-1)

@@ -128,7 +128,7 @@ def bind(
         types = (launch.dtype, matrix.scale_dtype, matrix.has_g_idx, input_dtype)
         call = kernel(platform, matrix.format, launch.spec, *types)
     else:
-        call = kernel(platform, None, launch.spec, launch.dtype)
+        call = kernel(platform, None, launch.spec, launch.dtype, "", False, input_dtype)
     params = _params(launch.params.words)
     output_shapes, output_dtypes = [shape or launch.shape], [dtypes.of(launch.dtype)]
     grid, threadgroup = (launch.threads, 1, 1), (THREADS, 1, 1)
