@@ -73,20 +73,18 @@ def _replaying(kind: Any, packed: type[nn.Module]) -> Any:
 
     def call(self: Any, x: mx.array) -> mx.array:
         parts = _found.get(id(self))
-        if parts and not parts.hold(self):
-            parts = None
-        made = replay.known(parts.kind, x) if parts else None
-        if made is None:
-            # What is known was traced in evaluation mode, for few rows, on a GPU.
-            if self.training or prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu():
-                return kind.__call__(self, x)
-            parts = parts or _found_again(self, packed)
-            if not parts.complete:
-                return kind.__call__(self, x)
-        before, _now.called = _now.called, (self, parts.arrays)
+        held = parts if parts and parts.hold(self) else None
+        made = replay.known(held.kind, x) if held else None
+        # What is known was traced in evaluation mode, for few rows, on a GPU.
+        if made is None and (self.training or prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu()):
+            return kind.__call__(self, x)
+        held = held or _found_again(self, packed)
+        if not held.complete:
+            return kind.__call__(self, x)
+        before, _now.called = _now.called, (self, held.arrays)
         try:
-            made = made or replay.traced_together(parts.kind, traced, parts.arrays, x)
-            return made(*parts.arrays, x)
+            made = made or replay.traced_together(held.kind, traced, held.arrays, x)
+            return made(*held.arrays, x)
         finally:
             _now.called = before
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from .encoded import PARAMS
-from .kernel_text import used, without_comments, without_spaces
+from .kernel_text import shortened, used, without_comments, without_spaces
 from .kernels import THREADS, KernelSpec
 from .registry import FAMILIES, METAL, Format
 
@@ -179,8 +179,10 @@ def kernel_source(
     arguments += ["tile" if spec.tile else "threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
     lines.append(f"mlx_dequant::{spec.name}<{', '.join(template)}>({', '.join(arguments)});")
     body = "\n".join(lines) + "\n"
+    given = [*(name for name, _ in FAMILIES[form.family].arrays), *spec.inputs] if form else spec.inputs
     if not readable():
         header = without_spaces(used(without_comments(header), body))
+        header, body = shortened(header, body, [*given, "out", "params"])
     if spec.resident and platform == "cuda":
         header += _RESIDENT.format(THREADS, spec.resident)
     digest = hashlib.sha256(f"{header}{body}{scale_dtype}{input_dtype}".encode()).hexdigest()[:16]

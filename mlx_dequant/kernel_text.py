@@ -1,4 +1,4 @@
-"""Short kernel texts: without comments, indentation and declarations that the kernel does not use.
+"""Short kernel texts: without comments, indentation, declarations that the kernel does not use, and long names.
 
 MLX copies a kernel's text when it builds a call, and hashes it at each launch.
 """
@@ -6,9 +6,11 @@ MLX copies a kernel's text when it builds a call, and hashes it at each launch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from string import ascii_letters, ascii_lowercase, digits
 
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _STRING = re.compile(r'("(?:\\.|[^"\\])*")')
@@ -17,6 +19,14 @@ _ASSERTION = re.compile(r'static_assert\([^"]*"[^"]*"\);')
 # A space with a word on one side at most, and an operator on one side at most.
 _SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,]) | (?=[(){}\[\];,])")
 _WORD = re.compile(r"[A-Za-z_]\w*")
+# Words of C++, Metal and CUDA that may stand where a name is declared, and names that both sides of a text share.
+_FIXED = frozenset(
+    _WORD.findall(
+        "float half bfloat bool uint ushort uchar size_t double void auto const device thread threadgroup constant "
+        "inline static volatile unsigned struct template typename operator true false sizeof uint8_t int8_t uint16_t "
+        "uint32_t uint64_t float16_t bfloat16_t namespace metal type name count"
+    )
+)
 _CONDITIONAL = re.compile(r"#\s*(if|ifdef|ifndef|endif)\b")
 _TYPE = re.compile(r"(?:template\s*<.*>\s*)?(?:struct|union|enum|namespace)\b\s*([A-Za-z_]\w*)?[^()=]*$", re.DOTALL)
 _DEFINE = re.compile(r"#\s*define\s+(\w+)")
@@ -27,6 +37,15 @@ _VARIABLE = re.compile(r"([A-Za-z_]\w*)\s*(?:\[[^\]]*\]\s*)*(?:=|\{|;)")
 _TEMPLATE = re.compile(r"template\s*<")
 _MACRO_CALL = re.compile(r"[A-Z][A-Z_]*\([^()]*\)(?=\s*(?:[A-Z#]|$))")  # one that makes declarations
 _FORWARD = re.compile(r"(?:struct|union)\s+(\w+)\s*;")
+_SPECIALISED = re.compile(r"template\s*<[^{]*?>\s*struct\s+\w+\s*<([^{]*)>\s*$")
+# Where a name is declared: after a word for what it is, after a type, or as an enumerator.
+_DECLARED = (
+    re.compile(r"\b(?:struct|union|enum|class|typename|namespace|using|#\s*define)\s+([A-Za-z]\w*)"),
+    re.compile(r"\b(?!(?:return|else|case|goto|template)\b)\w+\s+([A-Za-z]\w*)(?=\s*[=;,)({\[:>])"),
+    re.compile(r"[*&>]\s*([A-Za-z]\w*)(?=\s*[=;,){\[])"),
+    re.compile(r"[{,]\s*([A-Za-z]\w*)="),
+)
+_SHORTEST = 4  # letters of a name that gets a shorter one
 
 
 @dataclass
@@ -35,6 +54,7 @@ class _Declaration:
 
     Attributes:
         names: what it declares; empty for what always stays.
+        types: that a specialisation is made for; it is used where these are, too.
         start: its text, or that before its members.
         members: declarations within braces.
         end: the text after its members.
@@ -44,6 +64,7 @@ class _Declaration:
     start: str
     members: list[_Declaration] = field(default_factory=lambda: [])
     end: str = ""
+    types: frozenset[str] = frozenset()
 
     def own_words(self) -> set[str]:
         return set(_WORD.findall(self.start))
@@ -72,6 +93,35 @@ def _dense(text: str) -> str:
     return "".join(piece if at % 2 else _SPACE.sub("", piece) for at, piece in enumerate(pieces))
 
 
+def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
+    """A text and code that uses it, with two letters for each name that the text declares.
+
+    Args:
+        fixed: names that stay.
+    """
+    code = _STRING.sub('""', text)
+    names = {name for pattern in _DECLARED for name in pattern.findall(code) if len(name) >= _SHORTEST}
+    names -= _FIXED | set(fixed)
+    words = Counter(_WORD.findall(code))
+    taken = words.keys() | set(_WORD.findall(root))
+    letters = (one + other for one in ascii_lowercase for other in ascii_letters + digits)
+    free = (pair for pair in letters if pair not in taken and pair not in ("as", "do", "if", "in", "or"))
+    # The most letters first, while there are pairs.
+    order = sorted(names, key=lambda name: (-len(name) * words[name], name))
+    new = dict(zip(order, free, strict=False))
+
+    def short(code: str) -> str:
+        pieces = _STRING.split(code)
+        known = (piece if at % 2 else _WORD.sub(_or_same(new), piece) for at, piece in enumerate(pieces))
+        return "".join(known)
+
+    return short(text), short(root)
+
+
+def _or_same(new: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    return lambda match: new.get(match.group(), match.group())
+
+
 def used(text: str, root: str) -> str:
     """The declarations of `text` that `root` uses, directly or through others.
 
@@ -82,6 +132,9 @@ def used(text: str, root: str) -> str:
         root: code that stays.
     """
     declarations = list(_declarations(text))
+    types = {name for one in _all(declarations) for name in one.names}
+    for one in _all(declarations):
+        one.types &= types
     words = set(_WORD.findall(root))
     kept: set[int] = set()
     while _keep(declarations, words, kept):
@@ -89,12 +142,18 @@ def used(text: str, root: str) -> str:
     return "".join(_written(declarations, kept))
 
 
+def _all(declarations: list[_Declaration]) -> Iterator[_Declaration]:
+    for one in declarations:
+        yield one
+        yield from _all(one.members)
+
+
 def _keep(declarations: list[_Declaration], words: set[str], kept: set[int]) -> bool:
     """Keeps what `words` name and adds its words to them; whether there was any."""
     found = False
     for one in declarations:
         if id(one) not in kept:
-            if one.names and words.isdisjoint(one.names):
+            if one.names and (words.isdisjoint(one.names) or not one.types <= words):
                 continue
             kept.add(id(one))
             words |= one.own_words()
@@ -164,7 +223,8 @@ def _declaration(text: str, start: int) -> tuple[_Declaration, int]:
         members = list(_declarations(text[brace + 1 : close]))
         if not is_namespace:
             members = [one if _is_optional(one) else _always(one) for one in members]
-        return _Declaration(names, head + "{\n", members, text[close:end] + "\n"), end
+        types = frozenset(word for inner in _SPECIALISED.findall(head) for word in _WORD.findall(inner))
+        return _Declaration(names, head + "{\n", members, text[close:end] + "\n", types), end
     is_function = not kind and "=" not in _without_template(head).split("(")[0]
     end = close + 1 if is_function else _find(text, close + 1, ";") + 1
     piece = text[start:end]
