@@ -40,8 +40,8 @@ _FORWARD = re.compile(r"(?:struct|union)\s+(\w+)\s*;")
 _SPECIALISED = re.compile(r"template\s*<[^{]*?>\s*struct\s+\w+\s*<([^{]*)>\s*$")
 # Where a name is declared: after a word for what it is, after a type, or as an enumerator.
 _DECLARED = (
-    re.compile(r"\b(?:struct|union|enum|class|typename|namespace|using|#\s*define)\s+([A-Za-z]\w*)"),
-    re.compile(r"\b(?!(?:return|else|case|goto|template)\b)\w+\s+([A-Za-z]\w*)(?=\s*[=;,)({\[:>])"),
+    re.compile(r"\b(?:struct|union|enum|class|typename|using|#\s*define)\s+([A-Za-z]\w*)"),
+    re.compile(r"\b(?!(?:return|else|case|goto|template|namespace)\b)\w+\s+([A-Za-z]\w*)(?=\s*[=;,)({\[:>])"),
     re.compile(r"[*&>]\s*([A-Za-z]\w*)(?=\s*[=;,){\[])"),
     re.compile(r"[{,]\s*([A-Za-z]\w*)="),
 )
