@@ -101,7 +101,8 @@ def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
     """
     code = _STRING.sub('""', text)
     names = {name for pattern in _DECLARED for name in pattern.findall(code) if len(name) >= _SHORTEST}
-    names -= _FIXED | set(fixed)
+    pasted = tuple(re.findall(r"(\w+)##", code))  # in macros, before what makes names of these
+    names = {name for name in names if not name.startswith(pasted)} - _FIXED - set(fixed)
     words = Counter(_WORD.findall(code))
     taken = words.keys() | set(_WORD.findall(root))
     letters = (one + other for one in ascii_lowercase for other in ascii_letters + digits)

@@ -105,6 +105,8 @@ def test_spaces_that_part_nothing_go(long, short):
 
 
 LONG = """#define DOUBLE(value) (2 * value)
+#define SIDE_1 4
+#define SIDE(number) SIDE_##number
 namespace house{struct window{float height,width;};template<typename GLASS,uint PANES>inline float light(thread const
 GLASS&pane,uint floor){const uint number=PANES;float total_light=simd_sum(pane.height);asm("height %0;");return
 DOUBLE(total_light)*number+blocks;}}"""
@@ -115,7 +117,7 @@ def test_declared_names_become_short():
     declared = {"DOUBLE", "window", "height", "GLASS", "PANES", "light", "pane", "number", "total_light"}
     words = set(re.findall(r"\w+", re.sub(r'".*?"', "", text + root)))
     assert not words & declared
-    assert {"simd_sum", "blocks", "thread", "typename", "float", "out", "w"} <= words
+    assert {"simd_sum", "SIDE_", "SIDE_1", "blocks", "thread", "typename", "float", "out", "w"} <= words
     assert 'asm("height %0;")' in text
     assert re.sub(r"\w+", "_", text) == re.sub(r"\w+", "_", without_spaces(LONG))
     name = re.search(r"namespace house\{struct (\w\w)\{", text)
