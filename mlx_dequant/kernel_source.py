@@ -123,6 +123,19 @@ def _size_check(form: Format) -> str:
     return f'static_assert({facts}, "the registry\'s sizes of {form.name}");'
 
 
+def _array(form: Format, spec: KernelSpec, name: str, i: int) -> str:
+    """A matrix's array number i, or an expert's part of it, as the loader takes it."""
+    first = "0"
+    if spec.stacked:
+        place = f"expert * p.expert_stride_{i}"
+        # Blocks may have more than 2^32 bytes, and a tile's many loads share a pointer.
+        if spec.tile or form.family == "gguf":
+            name = f"{name} + {place}"
+        else:
+            first = f"uint({place})"
+    return name if form.family == "gguf" else f"mlx_dequant::part_of({name}, {first})"
+
+
 @cache
 def kernel_source(
     platform: str,
@@ -164,11 +177,10 @@ def kernel_source(
     name = spec.name
     if form:
         name += f"_{struct(form, has_g_idx)}"
-        names = [array for array, _ in FAMILIES[form.family].arrays]
         if spec.stacked:
             lines += _TILE.format(spec.tile).splitlines() if spec.tile else [_PAIR]
-            names = [f"{array} + expert * p.expert_stride_{i}" for i, array in enumerate(names)]
-        arrays = ", ".join(names)
+        names = [array for array, _ in FAMILIES[form.family].arrays]
+        arrays = ", ".join(_array(form, spec, name, i) for i, name in enumerate(names))
         decoder = f"mlx_dequant::{struct(form, has_g_idx)}"
         if spec.permuted:
             name += f"_permuted_{spec.permuted}"

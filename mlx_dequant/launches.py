@@ -190,15 +190,20 @@ EXPERT_BYTES = 16  # an expert's arrays begin at multiples of this many bytes, a
 
 
 def expert_strides(matrix: EncodedMatrix) -> dict[str, int]:
-    """Elements from an expert to the next in each array of a stack, rounded up to `EXPERT_BYTES`; 0 if it is absent."""
+    """Elements from an expert to the next in each array of a stack, rounded up to `EXPERT_BYTES`; 0 if it is absent.
+
+    Raises:
+        FormatError: there are more than shaders count in 32 bits: of GGUF's bytes an expert's, of any other array all.
+    """
+    most = MAX_STRIDE if matrix.format.family == "gguf" else MAX_STRIDE // matrix.experts
     strides: dict[str, int] = {}
     names = [name for name, _ in matrix.family.arrays]
     for at, (name, array) in enumerate(zip(names, matrix.kernel_arrays(), strict=True)):
         if array is not None:
             whole = EXPERT_BYTES // array.dtype.size
             stride = -(-array.size // matrix.experts // whole) * whole
-            if stride > MAX_STRIDE:
-                raise FormatError(f"{name}: found {stride} elements an expert, expected at most {MAX_STRIDE}")
+            if stride > most:
+                raise FormatError(f"{name}: found {stride} elements an expert, expected at most {most}")
             strides[f"expert_stride_{at}"] = stride
     return strides
 

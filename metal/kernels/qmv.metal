@@ -14,17 +14,32 @@ inline bool whole_columns(thread const S&) {
   return false;
 }
 
-// Adds this lane's share of BN rows to `sum`, for one row of x. BLOCK codes share a scale, which
-// multiplies their sum. A min multiplies the sum of x; an infinite x then gives NaN.
+// What R rows of W, of which `last` is the last that exists, share at a column. Loaders of formats with
+// such things overload this, and codes of row + r.
+struct no_shared {};
+
+template <typename F, uint R, typename S>
+inline no_shared share_rows(thread const S&, uint, uint, uint) {
+  return no_shared();
+}
+
+template <typename F, uint N, typename S>
+inline scaling codes(thread const S& loader, thread const no_shared&, uint row, uint r, uint last,
+                     uint column, thread float* q) {
+  return scaled_by(codes<F, N>(loader, min(row + r, last), column, q));
+}
+
+// Adds this lane's share of BN rows to `sum`, for the row of x that begins at x[from]. BLOCK codes
+// share a scale, which multiplies their sum. A min multiplies the sum of x; an infinite x then gives NaN.
 template <typename F, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X, typename S>
-inline void add_rows(thread const S& loader, device const X* x, uint row, uint last, uint columns,
-                     uint index, uint stride, thread float* sum) {
+inline void add_rows(thread const S& loader, device const X* x, uint from, uint row, uint last,
+                     uint columns, uint index, uint stride, thread float* sum) {
   const uint STEP = BLOCK < decoded_at_once ? BLOCK : uint(decoded_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
     float v[VALUES], x_sum[VALUES / BLOCK];
 #pragma unroll
     for (uint i = 0; i < VALUES; i += 8) {
-      x_rows<F>::template load<8, ALIGNED>(loader, x, 0, column, i, v + i);
+      x_rows<F>::template load<8, ALIGNED>(loader, x, from, column, i, v + i);
     }
     if (has_min<F>::value) {
 #pragma unroll
@@ -32,6 +47,7 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
         x_sum[i / BLOCK] = i % BLOCK == 0 ? v[i] : x_sum[i / BLOCK] + v[i];
       }
     }
+    auto shared = share_rows<F, BN>(loader, row, last, column);
 #pragma unroll
     for (uint r = 0; r < BN; ++r) {
 #pragma unroll
@@ -41,7 +57,7 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
 #pragma unroll
         for (uint k = 0; k < BLOCK; k += STEP) {
           float q[STEP];
-          scaling same = scaled_by(codes<F, STEP>(loader, min(row + r, last), column + i + k, q));
+          scaling same = codes<F, STEP>(loader, shared, row, r, last, column + i + k, q);
           if (k == 0) by = same;
 #pragma unroll
           for (uint j = 0; j < STEP; ++j)
@@ -64,12 +80,12 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
     float q[BN][VALUES];
     scaling by[BN][VALUES / BLOCK];
+    auto shared = share_rows<F, BN>(loader, row, last, column);
 #pragma unroll
     for (uint r = 0; r < BN; ++r) {
 #pragma unroll
       for (uint i = 0; i < VALUES; i += BLOCK) {
-        by[r][i / BLOCK] =
-            scaled_by(codes<F, BLOCK>(loader, min(row + r, last), column + i, q[r] + i));
+        by[r][i / BLOCK] = codes<F, BLOCK>(loader, shared, row, r, last, column + i, q[r] + i);
         if (has_min<F>::value) {
           scale_codes<F, BLOCK>(by[r][i / BLOCK], q[r] + i);
           by[r][i / BLOCK] = scaled_by(1.0f);
@@ -78,7 +94,7 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
     }
 #pragma unroll
     for (uint m = 0; m < BM; ++m) {
-      uint from = min(first + m, M - 1) * columns;
+      uint from = row_place<BM>(first, m, M, columns);
       float dot[BN];
 #pragma unroll
       for (uint i = 0; i < VALUES; i += 8) {
@@ -105,7 +121,8 @@ inline void add_columns(thread const S& loader, device const X* x, uint row,
                         thread float* sum) {
   uint M = p.M, columns = p.columns, last = p.rows - 1, stride = 32 * simdgroups;
   if (BM == 1 && BLOCK >= 8) {
-    add_rows<F, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, index, stride, sum);
+    add_rows<F, BN, VALUES, BLOCK, ALIGNED>(loader, x, first * columns, row, last, columns, index,
+                                            stride, sum);
   } else {
     add_rows_of_x<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, first, M, index,
                                                      stride, sum);
@@ -116,26 +133,21 @@ inline void add_columns(thread const S& loader, device const X* x, uint row,
     float w[1];
     decode<F, 1>(loader, min(row + r, last), rest, w);
     for (uint m = 0; m < BM; ++m) {
-      uint from = min(first + m, M - 1) * columns;
+      uint from = row_place<BM>(first, m, M, columns);
       sum[r * BM + m] += w[0] * float(x[from + x_rows<F>::place(loader, rest)]);
     }
   }
 }
 
-template <typename F, typename T, uint BM, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename X,
+// The ROWS rows of x from `first` on, and of the result from `to` on.
+template <typename F, typename T, uint ROWS, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename X,
           typename S>
-inline void qmv(thread const S& loader, device const X* x, device T* out,
-                thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
-                uint thread_index) {
-  const uint ROWS = BM > 8 ? 8 : BM;  // of x, in a pass
+inline void qmv_pass(thread const S& loader, device const X* x, device T* out,
+                     thread const LaunchParams& p, threadgroup float* scratch, uint first, uint to,
+                     uint threadgroup_index, uint thread_index) {
   const uint VALUES = S::layout_kn || F::scale_block < 8 ? 8 : MAX_VALUES;
   const uint BLOCK = VALUES < F::scale_block ? VALUES : F::scale_block;
   static_assert(VALUES % BLOCK == 0, "whole blocks of a scale");
-  uint passes = BM > 8 ? (p.M + 7) / 8 : 1;
-  uint first = threadgroup_index % passes * 8;
-  uint M = p.M - first;
-  out += size_t(first) * p.rows;
-  threadgroup_index /= passes;
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;
   uint row = (threadgroup_index * (8 / SIMDGROUPS) + simdgroup / SIMDGROUPS) * BN;
@@ -164,9 +176,21 @@ inline void qmv(thread const S& loader, device const X* x, device T* out,
       for (uint i = 1; i < SIMDGROUPS; ++i) {
         total += scratch[(simdgroup + i) * BN * ROWS + r * ROWS + m];
       }
-      if ((BM == 1 || m < M) && row + r < p.rows) {
-        out[size_t(m) * p.rows + results<F>::place(loader, row + r)] = T(total);
+      if ((ROWS == 1 || to + m < p.M) && row + r < p.rows) {
+        out[(to + m) * p.rows + results<F>::place(loader, row + r)] = T(total);
       }
     }
   }
+}
+
+template <typename F, typename T, uint BM, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename X,
+          typename S>
+inline void qmv(thread const S& loader, device const X* x, device T* out,
+                thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
+                uint thread_index) {
+  const uint ROWS = BM > 8 ? 8 : BM;  // of x, in a pass
+  uint passes = BM > 8 ? (p.M + 7) / 8 : 1;
+  uint first = threadgroup_index % passes * 8;
+  qmv_pass<F, T, ROWS, SIMDGROUPS, BN, MAX_VALUES>(loader, x, out, p, scratch, first, first,
+                                                   threadgroup_index / passes, thread_index);
 }

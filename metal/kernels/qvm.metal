@@ -45,7 +45,7 @@ inline void load_chunk(thread const S& loader, device const X* x, uint at, uint 
 #pragma unroll
   for (uint m = 0; m < BM; ++m) {
     float values[CHUNK];
-    x_rows<F>::template load<CHUNK, ALIGNED>(loader, x, min(first + m, M - 1) * rows, at, 0,
+    x_rows<F>::template load<CHUNK, ALIGNED>(loader, x, row_place<BM>(first, m, M, rows), at, 0,
                                              values);
 #pragma unroll
     for (uint r = 0; r < CHUNK; ++r) v[r][m] = values[r];
@@ -95,21 +95,18 @@ inline void add_chunks(thread const S& loader, device const X* x, uint column, u
   }
 }
 
-template <typename F, typename T, uint BM, uint LANES, typename X, typename S>
-inline void qvm(thread const S& loader, device const X* x, device T* out,
-                thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
-                uint thread_index) {
-  const uint ROWS = BM > 8 ? BM - 8 : BM;  // of x, in a pass
+// The ROWS rows of x from `from` on, and of the result from `to` on.
+template <typename F, typename T, uint ROWS, uint LANES, typename X, typename S>
+inline void qvm_pass(thread const S& loader, device const X* x, device T* out,
+                     thread const LaunchParams& p, threadgroup float* scratch, uint from, uint to,
+                     uint threadgroup_index, uint thread_index) {
   const uint VALUES = ROWS <= 2 ? uint(S::qvm_columns) : 8;
   const uint CHUNK = ROWS > 4 ? 1 : ROWS > 2 ? 8 : uint(S::qvm_rows);
   const uint deep = 256 / LANES;
   const uint across = LANES * VALUES;
   uint rows = p.rows;
   uint columns = p.columns;
-  uint passes = BM > 8 ? (p.M + ROWS - 1) / ROWS : 1;
-  uint first_x = threadgroup_index % passes * ROWS;
-  out += size_t(first_x) * columns;
-  uint first = threadgroup_index / passes * across;
+  uint first = threadgroup_index * across;
   uint column = first + thread_index % LANES * VALUES;
 
   float sum[ROWS][VALUES];
@@ -120,14 +117,14 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
   uint stride = deep * CHUNK;
   uint done = 0;
   if (column + VALUES <= columns && is_aligned(x, rows) && share_group<F, CHUNK>(loader)) {
-    add_chunks<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, first_x, p.M, sum);
+    add_chunks<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M, sum);
     done = rows / CHUNK * CHUNK;
   }
   // What is left, a row at a time.
 #pragma unroll 1
   for (uint row = done + thread_index / LANES; row < rows && column < columns; row += deep) {
     float v[1][ROWS];
-    load_chunk<F, ROWS, 1, false>(loader, x, row, rows, first_x, p.M, v);
+    load_chunk<F, ROWS, 1, false>(loader, x, row, rows, from, p.M, v);
     float w[VALUES];
     if (column + VALUES <= columns) {
       decode<F, VALUES>(loader, row, column, w);
@@ -143,10 +140,21 @@ inline void qvm(thread const S& loader, device const X* x, device T* out,
     for (uint k = thread_index; k < across; k += 256) {
       float total = 0.0f;
       for (uint i = 0; i < deep; ++i) total += scratch[i * across + k];
-      if (first_x + m < p.M && first + k < columns) {
-        out[size_t(m) * columns + results<F>::place(loader, first + k)] = T(total);
+      if ((ROWS == 1 || to + m < p.M) && first + k < columns) {
+        out[(to + m) * columns + results<F>::place(loader, first + k)] = T(total);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
+}
+
+template <typename F, typename T, uint BM, uint LANES, typename X, typename S>
+inline void qvm(thread const S& loader, device const X* x, device T* out,
+                thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
+                uint thread_index) {
+  const uint ROWS = BM > 8 ? BM - 8 : BM;  // of x, in a pass
+  uint passes = BM > 8 ? (p.M + ROWS - 1) / ROWS : 1;
+  uint first = threadgroup_index % passes * ROWS;
+  qvm_pass<F, T, ROWS, LANES>(loader, x, out, p, scratch, first, first, threadgroup_index / passes,
+                              thread_index);
 }
