@@ -29,22 +29,28 @@ inline scaling codes(thread const S& loader, thread const no_shared&, uint row, 
   return scaled_by(codes<F, N>(loader, min(row + r, last), column, q));
 }
 
-// Adds this lane's share of BN rows to `sum`, for the row of x that begins at x[from]. BLOCK codes
-// share a scale, which multiplies their sum. A min multiplies the sum of x; an infinite x then gives NaN.
-template <typename F, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X, typename S>
-inline void add_rows(thread const S& loader, device const X* x, uint from, uint row, uint last,
-                     uint columns, uint index, uint stride, thread float* sum) {
+// Adds this lane's share of BN rows to `sum`, for the BM rows of x from `first` on, which are read
+// before W. BLOCK codes share a scale, which multiplies their sum. A min multiplies the sum of x; an
+// infinite x then gives NaN.
+template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
+          typename S>
+inline void add_rows(thread const S& loader, device const X* x, uint row, uint last, uint columns,
+                     uint first, uint M, uint index, uint stride, thread float* sum) {
   const uint STEP = BLOCK < decoded_at_once ? BLOCK : uint(decoded_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
-    float v[VALUES], x_sum[VALUES / BLOCK];
+    float v[BM][VALUES], x_sum[BM][VALUES / BLOCK];
 #pragma unroll
-    for (uint i = 0; i < VALUES; i += 8) {
-      x_rows<F>::template load<8, ALIGNED>(loader, x, from, column, i, v + i);
-    }
-    if (has_min<F>::value) {
+    for (uint m = 0; m < BM; ++m) {
+      uint from = row_place<BM>(first, m, M, columns);
 #pragma unroll
-      for (uint i = 0; i < VALUES; ++i) {
-        x_sum[i / BLOCK] = i % BLOCK == 0 ? v[i] : x_sum[i / BLOCK] + v[i];
+      for (uint i = 0; i < VALUES; i += 8) {
+        x_rows<F>::template load<8, ALIGNED>(loader, x, from, column + i, 0, v[m] + i);
+      }
+      if (has_min<F>::value) {
+#pragma unroll
+        for (uint i = 0; i < VALUES; ++i) {
+          x_sum[m][i / BLOCK] = i % BLOCK == 0 ? v[m][i] : x_sum[m][i / BLOCK] + v[m][i];
+        }
       }
     }
     auto shared = share_rows<F, BN>(loader, row, last, column);
@@ -52,7 +58,7 @@ inline void add_rows(thread const S& loader, device const X* x, uint from, uint 
     for (uint r = 0; r < BN; ++r) {
 #pragma unroll
       for (uint i = 0; i < VALUES; i += BLOCK) {
-        float dot;
+        float dot[BM];
         scaling by;
 #pragma unroll
         for (uint k = 0; k < BLOCK; k += STEP) {
@@ -60,23 +66,30 @@ inline void add_rows(thread const S& loader, device const X* x, uint from, uint 
           scaling same = codes<F, STEP>(loader, shared, row, r, last, column + i + k, q);
           if (k == 0) by = same;
 #pragma unroll
-          for (uint j = 0; j < STEP; ++j)
-            dot = k + j == 0 ? q[0] * v[i] : dot + q[j] * v[i + k + j];
+          for (uint m = 0; m < BM; ++m) {
+#pragma unroll
+            for (uint j = 0; j < STEP; ++j)
+              dot[m] = k + j == 0 ? q[0] * v[m][i] : dot[m] + q[j] * v[m][i + k + j];
+          }
         }
-        sum[r] += by.scale * dot;
-        if (has_min<F>::value) sum[r] -= by.min * x_sum[i / BLOCK];
+#pragma unroll
+        for (uint m = 0; m < BM; ++m) {
+          sum[r * BM + m] += by.scale * dot[m];
+          if (has_min<F>::value) sum[r * BM + m] -= by.min * x_sum[m][i / BLOCK];
+        }
       }
     }
   }
 }
 
-// The same for the BM rows of x from `first` on, which are read in turn, and for formats of less than 8
-// codes a scale. A min is subtracted from each code: that costs less than the sums of all rows of x.
+// The same for more rows of x, which are read in turn after W, and for formats of less than 8 codes a
+// scale. A min is subtracted from each code: that costs less than the sums of all rows of x.
 template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
           typename S>
 inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, uint last,
                           uint columns, uint first, uint M, uint index, uint stride,
                           thread float* sum) {
+  const uint STEP = BM > 4 || VALUES == 8 ? 8 : uint(inputs_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
     float q[BN][VALUES];
     scaling by[BN][VALUES / BLOCK];
@@ -97,12 +110,19 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
       uint from = row_place<BM>(first, m, M, columns);
       float dot[BN];
 #pragma unroll
-      for (uint i = 0; i < VALUES; i += 8) {
-        float v[8];
-        x_rows<F>::template load<8, ALIGNED>(loader, x, from, column, i, v);
+      for (uint i = 0; i < VALUES; i += STEP) {
+        float v[STEP];
+#pragma unroll
+        for (uint k = 0; k < STEP; k += loaded_at_once) {
+          x_rows<F>::template load<loaded_at_once, ALIGNED>(loader, x, from, column, i + k, v + k);
+        }
 #pragma unroll
         for (uint r = 0; r < BN; ++r) {
-          for (uint k = 0; k < 8; ++k) {
+          for (uint k = 0; k < STEP; ++k) {
+            if (has_min<F>::value) {
+              sum[r * BM + m] += q[r][i + k] * v[k];
+              continue;
+            }
             if ((i + k) % BLOCK == 0) dot[r] = 0.0f;
             dot[r] += q[r][i + k] * v[k];
             if ((i + k + 1) % BLOCK == 0) sum[r * BM + m] += by[r][(i + k) / BLOCK].scale * dot[r];
@@ -120,9 +140,9 @@ inline void add_columns(thread const S& loader, device const X* x, uint row,
                         thread const LaunchParams& p, uint first, uint index, uint simdgroups,
                         thread float* sum) {
   uint M = p.M, columns = p.columns, last = p.rows - 1, stride = 32 * simdgroups;
-  if (BM == 1 && BLOCK >= 8) {
-    add_rows<F, BN, VALUES, BLOCK, ALIGNED>(loader, x, first * columns, row, last, columns, index,
-                                            stride, sum);
+  if (BM <= x_first && BLOCK >= 8) {
+    add_rows<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, first, M, index,
+                                                stride, sum);
   } else {
     add_rows_of_x<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, first, M, index,
                                                      stride, sum);

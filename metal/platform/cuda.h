@@ -26,7 +26,14 @@ namespace mlx_dequant {
 
 // Codes of a row that qmv decodes before it multiplies them, and chunks of rows whose loads overlap
 // in qvm. Many need few loads. Loads of x have 16 bytes.
-enum { decoded_at_once = 32, chunks_at_once = 2, loaded_at_once = 8 };
+enum {
+  decoded_at_once = 32,
+  chunks_at_once = 2,
+  loaded_at_once = 8,
+  inputs_at_once = 8,
+  x_first = 1,
+  rows_in_turn = 0
+};
 
 template <typename A, typename B>
 __device__ inline A as_type(B b) {
