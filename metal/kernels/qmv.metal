@@ -184,22 +184,24 @@ inline void qmv_pass(thread const S& loader, device const X* x, device T* out,
                                                      sum);
     }
   }
-  for (uint i = 0; i < BN * ROWS; ++i) {
-    sum[i] = simd_sum(sum[i]);
-    if (SIMDGROUPS > 1 && lane == 0) scratch[simdgroup * BN * ROWS + i] = sum[i];
+  // Lane r * ROWS + m gets the sum of row r and row m of x.
+  const uint SUMS = BN * ROWS;
+  static_assert(SUMS <= 32, "a lane for each sum");
+  float total = 0.0f;
+#pragma unroll
+  for (uint i = 0; i < SUMS; ++i) {
+    float one = simd_sum(sum[i]);
+    total = lane == i ? one : total;
   }
-  if (SIMDGROUPS > 1) threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (lane != 0 || simdgroup % SIMDGROUPS != 0) return;
-  for (uint r = 0; r < BN; ++r) {
-    for (uint m = 0; m < ROWS; ++m) {
-      float total = sum[r * ROWS + m];
-      for (uint i = 1; i < SIMDGROUPS; ++i) {
-        total += scratch[(simdgroup + i) * BN * ROWS + r * ROWS + m];
-      }
-      if ((ROWS == 1 || to + m < p.M) && row + r < p.rows) {
-        out[(to + m) * p.rows + results<F>::place(loader, row + r)] = T(total);
-      }
-    }
+  if (SIMDGROUPS > 1) {
+    if (lane < SUMS) scratch[simdgroup * SUMS + lane] = total;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+  }
+  uint r = lane / ROWS, m = lane % ROWS;
+  if (lane >= SUMS || simdgroup % SIMDGROUPS != 0 || row + r >= p.rows) return;
+  for (uint i = 1; i < SIMDGROUPS; ++i) total += scratch[(simdgroup + i) * SUMS + lane];
+  if (ROWS == 1 || to + m < p.M) {
+    out[(to + m) * p.rows + results<F>::place(loader, row + r)] = T(total);
   }
 }
 
