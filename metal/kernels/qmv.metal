@@ -29,6 +29,21 @@ inline scaling codes(thread const S& loader, thread const no_shared&, uint row, 
   return scaled_by(codes<F, N>(loader, min(row + r, last), column, q));
 }
 
+// A lane takes VALUES columns: its code i is at first(column) + offset(i). Where bytes hold codes of
+// several runs of 32 columns, a lane takes as many of each run as there are, so that lanes share no
+// bytes.
+template <typename F, uint VALUES>
+struct lane_columns {
+  enum {
+    runs = runs_apart && VALUES == 32 ? uint(runs_of_bytes<F>::value) : 1,
+    run = VALUES / runs
+  };
+  static inline uint first(uint column) {
+    return column / (32 * runs) * (32 * runs) + column % (32 * runs) / runs;
+  }
+  static inline uint offset(uint i) { return i / run * 32 + i % run; }
+};
+
 // Adds this lane's share of BN rows to `sum`, for the BM rows of x from `first` on, which are read
 // before W. BLOCK codes share a scale, which multiplies their sum. A min multiplies the sum of x; an
 // infinite x then gives NaN.
@@ -38,13 +53,15 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
                      uint first, uint M, uint index, uint stride, thread float* sum) {
   const uint STEP = BLOCK < decoded_at_once ? BLOCK : uint(decoded_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
+    const uint at = lane_columns<F, VALUES>::first(column);
     float v[BM][VALUES], x_sum[BM][VALUES / BLOCK];
 #pragma unroll
     for (uint m = 0; m < BM; ++m) {
       uint from = row_place<BM>(first, m, M, columns);
 #pragma unroll
       for (uint i = 0; i < VALUES; i += 8) {
-        x_rows<F>::template load<8, ALIGNED>(loader, x, from, column + i, 0, v[m] + i);
+        x_rows<F>::template load<8, ALIGNED>(loader, x, from,
+                                             at + lane_columns<F, VALUES>::offset(i), 0, v[m] + i);
       }
       if (has_min<F>::value) {
 #pragma unroll
@@ -63,7 +80,8 @@ inline void add_rows(thread const S& loader, device const X* x, uint row, uint l
 #pragma unroll
         for (uint k = 0; k < BLOCK; k += STEP) {
           float q[STEP];
-          scaling same = codes<F, STEP>(loader, shared, row, r, last, column + i + k, q);
+          scaling same = codes<F, STEP>(loader, shared, row, r, last,
+                                        at + lane_columns<F, VALUES>::offset(i + k), q);
           if (k == 0) by = same;
 #pragma unroll
           for (uint m = 0; m < BM; ++m) {
@@ -91,6 +109,7 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
                           thread float* sum) {
   const uint STEP = BM > 4 || VALUES == 8 ? 8 : uint(inputs_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
+    const uint at = lane_columns<F, VALUES>::first(column);
     float q[BN][VALUES];
     scaling by[BN][VALUES / BLOCK];
     auto shared = share_rows<F, BN>(loader, row, last, column);
@@ -98,7 +117,8 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
     for (uint r = 0; r < BN; ++r) {
 #pragma unroll
       for (uint i = 0; i < VALUES; i += BLOCK) {
-        by[r][i / BLOCK] = codes<F, BLOCK>(loader, shared, row, r, last, column + i, q[r] + i);
+        by[r][i / BLOCK] = codes<F, BLOCK>(loader, shared, row, r, last,
+                                           at + lane_columns<F, VALUES>::offset(i), q[r] + i);
         if (has_min<F>::value) {
           scale_codes<F, BLOCK>(by[r][i / BLOCK], q[r] + i);
           by[r][i / BLOCK] = scaled_by(1.0f);
@@ -114,7 +134,8 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
         float v[STEP];
 #pragma unroll
         for (uint k = 0; k < STEP; k += loaded_at_once) {
-          x_rows<F>::template load<loaded_at_once, ALIGNED>(loader, x, from, column, i + k, v + k);
+          x_rows<F>::template load<loaded_at_once, ALIGNED>(
+              loader, x, from, at, lane_columns<F, VALUES>::offset(i + k), v + k);
         }
 #pragma unroll
         for (uint r = 0; r < BN; ++r) {
@@ -166,7 +187,8 @@ inline void qmv_pass(thread const S& loader, device const X* x, device T* out,
                      thread const LaunchParams& p, threadgroup float* scratch, uint first, uint to,
                      uint threadgroup_index, uint thread_index) {
   const uint VALUES = S::layout_kn || F::scale_block < 8 ? 8 : MAX_VALUES;
-  const uint BLOCK = VALUES < F::scale_block ? VALUES : F::scale_block;
+  const uint RUN = lane_columns<F, VALUES>::run;
+  const uint BLOCK = RUN < F::scale_block ? RUN : uint(F::scale_block);
   static_assert(VALUES % BLOCK == 0, "whole blocks of a scale");
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;

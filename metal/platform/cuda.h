@@ -31,6 +31,7 @@ enum {
   chunks_at_once = 2,
   loaded_at_once = 8,
   inputs_at_once = 8,
+  runs_apart = 0,
   x_first = 1,
   rows_in_turn = 0
 };

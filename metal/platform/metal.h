@@ -13,6 +13,7 @@ enum {
   chunks_at_once = 1,
   loaded_at_once = 4,
   inputs_at_once = 16,
+  runs_apart = 1,
   x_first = 2,
   rows_in_turn = 1
 };
