@@ -22,7 +22,7 @@ struct x_pairs<permuted_inputs<F>> {
   template <uint N, bool ALIGNED, typename X, typename S>
   static inline void load(const S& loader, const X* x, uint at, uint* pairs) {
     uint places[N];
-    load_words<N>((const uint*)loader.g_idx + at, places);
+    load_words<N>(address(loader.g_idx, at), places);
     X values[N];
 #pragma unroll
     for (uint i = 0; i < N; ++i) values[i] = x[places[i]];

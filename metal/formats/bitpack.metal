@@ -27,16 +27,16 @@ inline uint read_bits(device const uint* words, uint at, uint stride, uint bit, 
   return result;
 }
 
-// q[0..N) = codes first .. first + N - 1; N divides `first`. `add` is added to each word, modulo
-// 2^32.
+// q[0..N) = codes first .. first + N - 1 from word `at` on; N divides `first`. `add` is added to each
+// word, modulo 2^32.
 template <uint BITS, uint N>
-inline void unpack(device const uint* words, size_t first, uint add, thread uint* q) {
+inline void unpack(device const uint* words, uint at, uint first, uint add, thread uint* q) {
   const uint limit = BITS == 8 ? 4 : 8;  // codes that fit a word
   const uint count = N < limit ? N : limit;
-  words += first * BITS / 32;
-  uint start = N * BITS % 32 == 0 ? 0 : uint(first * BITS % 32);
+  at += first / 32 * BITS + first % 32 * BITS / 32;
+  uint start = N * BITS % 32 == 0 ? 0 : first * BITS % 32;
   for (uint i = 0; i < N; i += count) {
-    split<count, bitpack<BITS>>(read_bits<BITS, count>(words, 0, 1, start + i * BITS, add),
+    split<count, bitpack<BITS>>(read_bits<BITS, count>(words, at, 1, start + i * BITS, add),
                                 (1u << BITS) - 1, 0, q + i);
   }
 }

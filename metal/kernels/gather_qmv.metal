@@ -13,12 +13,11 @@ inline void gather_qmv(thread const S& loader, device const X* x, device const I
                        uint threadgroup_index, uint thread_index) {
   uint pair = pair_of(threadgroup_index, p);
   uint part = part_of(threadgroup_index, p);
-  x += size_t(pair / p.choices) * p.columns;
-  out += size_t(pair) * p.rows;
   if (expert_of(ids, threadgroup_index, p) == p.experts) {
     const uint rows = 8 / SIMDGROUPS * BN;
-    store_nan(out, part * rows, min((part + 1) * rows, p.rows), thread_index);
+    store_nan(out + pair * p.rows, part * rows, min((part + 1) * rows, p.rows), thread_index);
     return;
   }
-  qmv<F, T, 1, SIMDGROUPS, BN, MAX_VALUES>(loader, x, out, p, scratch, part, thread_index);
+  qmv_pass<F, T, 1, SIMDGROUPS, BN, MAX_VALUES>(loader, x, out, p, scratch, pair / p.choices, pair,
+                                                part, thread_index);
 }

@@ -14,6 +14,12 @@ struct permuted_outputs {
   enum { bits = F::bits, scale_block = F::scale_block, has_g_idx = F::has_g_idx };
 };
 
+// Where row m of BM rows from `first` on begins in x, which may have fewer.
+template <uint BM>
+inline uint row_place(uint first, uint m, uint M, uint length) {
+  return (BM == 1 ? first : min(first + m, M - 1)) * length;
+}
+
 template <typename F>
 struct x_rows {
   template <typename S>
@@ -27,7 +33,7 @@ struct x_rows {
     const uint STEP = N < loaded_at_once ? N : uint(loaded_at_once);
 #pragma unroll
     for (uint k = 0; k < N; k += STEP) {
-      mlx_dequant::load<STEP, ALIGNED>(x + (row + at + i + k), v + k);
+      mlx_dequant::load<STEP, ALIGNED>(x + (row + at + k) + i, v + k);
     }
   }
 };
@@ -36,15 +42,19 @@ template <typename F>
 struct x_rows<permuted_inputs<F>> {
   template <typename S>
   static inline uint place(thread const S& loader, uint i) {
-    return uint(loader.g_idx[i]);
+    return *address(loader.g_idx, i);
   }
   template <uint N, bool ALIGNED, typename X, typename S>
   static inline void load(thread const S& loader, device const X* x, uint row, uint at, uint i,
                           thread float* v) {
-    uint places[N];
-    load_words<N>((device const uint*)loader.g_idx + at + i, places);
+    const uint STEP = N < 4 ? N : 4;
 #pragma unroll
-    for (uint k = 0; k < N; ++k) v[k] = float(x[row + places[k]]);
+    for (uint k = 0; k < N; k += STEP) {
+      uint places[STEP];
+      load_words<STEP>(address(loader.g_idx, at + i + k), places);
+#pragma unroll
+      for (uint j = 0; j < STEP; ++j) v[k + j] = float(x[row + places[j]]);
+    }
   }
 };
 
@@ -61,6 +71,6 @@ template <typename F>
 struct results<permuted_outputs<F>> {
   template <typename S>
   static inline uint place(thread const S& loader, uint i) {
-    return uint(loader.g_idx[i]);
+    return *address(loader.g_idx, i);
   }
 };

@@ -150,8 +150,8 @@ def test_launches():
     assert launches.gather_few(metal, packed.matrix, 300, 8, "float16", True).spec == kernels.gather_qmv(1, bn, values)
     columns, lanes = experts("gptq4")[0].matrix, tuning.METAL.qvm_lanes
     launch = launches.gather_few(metal, columns, 1, 8, "float16", False)
-    assert (launch.spec, launch.shape, launch.dtype) == (kernels.gather_qvm(lanes), (8, 40), "float16")
-    assert launches.gather_few(metal, columns, 300, 8, "float16", False).spec == kernels.gather_qvm(lanes)
+    assert (launch.spec, launch.shape, launch.dtype) == (kernels.gather_qvm(lanes, 4, 32), (8, 40), "float16")
+    assert launches.gather_few(metal, columns, 300, 8, "float16", False).spec == kernels.gather_qvm(lanes, 4, 32)
 
 
 @pytest.mark.parametrize("name", ["gptq4", "ct4"])

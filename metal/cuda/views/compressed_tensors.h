@@ -20,14 +20,15 @@ __device__ inline void half2_codes(const compressed_tensors_loader<S>& loader, u
       continue;
     }
     float16_t zero;
-    uint bits = zero_bits<F, 1>(loader, group, row + i);
+    uint bits = zero_bits<F, 1>(loader, group, row + i, row + i);
     set_zero_point(zero_point<F>(bits, 0, loader.has_zeros), zero);
     uint word[words];
-    load_words<words>(loader.codes + ((row + i) * loader.pitch + column * F::bits / 32), word);
+    load_words<words>(address(loader.codes, (row + i) * loader.pitch + column * F::bits / 32),
+                      word);
 #pragma unroll
     for (uint k = 0; k < words; ++k) {
       half2_fields(F(), word[k], zero, N, q + k * (16 / F::bits) * N + i);
     }
-    by[i] = scaled_by(float(loader.scales[size_t(row + i) * loader.groups_per_row + group]));
+    by[i] = scaled_by(float(*address(loader.scales, (row + i) * loader.groups_per_row + group)));
   }
 }

@@ -14,7 +14,7 @@ __device__ inline void half2_group_codes(const gptq_loader<S>& loader,
     half2_rows(values, N, q);
     return;
   }
-  const uint* words = loader.qweight + size_t(row / rows) * loader.columns + column;
+  const uint* words = address(loader.qweight, row / rows * loader.columns + column);
 #pragma unroll
   for (uint r = 0; r < R; r += rows) {
     uint word[N];

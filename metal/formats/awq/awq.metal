@@ -14,6 +14,7 @@
 //   w[i, o] = (q - z)*s
 
 #include "../groups.metal"
+#include "../part.metal"
 #include "../scales.metal"
 
 template <typename S>
@@ -21,18 +22,17 @@ struct awq_loader {
   enum { layout_kn = 1, rows_per_thread = 4, qvm_rows = 16, qvm_columns = 8 };
   template <uint N, typename V = float>
   using group_params = kn_group_params<N, V>;
-  device const uint* qweight;
-  device const uint* qzeros;
-  device const S* scales;
+  part<uint> qweight;
+  part<uint> qzeros;
+  part<S> scales;
   uint columns;
   grouping groups;
 };
 
 template <typename F, typename S>
-inline awq_loader<S> awq(device const int* qweight, device const int* qzeros,
-                         device const S* scales, thread const LaunchParams& p) {
-  awq_loader<S> loader = {(device const uint*)qweight, (device const uint*)qzeros, scales,
-                          p.columns, grouping_of(p)};
+inline awq_loader<S> awq(part<int> qweight, part<int> qzeros, part<S> scales,
+                         thread const LaunchParams& p) {
+  awq_loader<S> loader = {words_of(qweight), words_of(qzeros), scales, p.columns, grouping_of(p)};
   return loader;
 }
 
@@ -63,10 +63,10 @@ inline void load_group_params(thread const awq_loader<S>& loader, uint group, ui
                               thread kn_group_params<N, V>& shared) {
   const uint count = N < 8 ? N : 8;
   uint at = group * loader.columns + column;
-  load<N, N % 8 == 0>(loader.scales + at, shared.scale);
+  load<N, N % 8 == 0>(address(loader.scales, at), shared.scale);
   for (uint i = 0; i < N; i += count) {
     uint z[count];
-    split<count, F>(loader.qzeros[(at + i) / 8], 15, N < 8 ? column % 8 : 0, z);
+    split<count, F>(*address(loader.qzeros, (at + i) / 8), 15, N < 8 ? column % 8 : 0, z);
     for (uint k = 0; k < count; ++k) set_zero_point(z[k], shared.zero[i + k]);
   }
 }
@@ -80,7 +80,7 @@ inline void codes(thread const awq_loader<S>& loader, thread const kn_group_para
   uint at = row * pitch + column / 8;
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
-    device const uint* words = loader.qweight + at;
+    device const uint* words = address(loader.qweight, at);
     for (uint i = 0; i < N; i += count) {
       uint word = N < 8 ? words[0] >> F::shift(column % 8) : words[i / 8];
       split_subtract_zero<count, F>(word, 15, 0, shared.zero + i, q + i);

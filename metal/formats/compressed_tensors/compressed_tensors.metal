@@ -16,6 +16,7 @@
 //   w[o, i] = (q - z)*s
 
 #include "../groups.metal"
+#include "../part.metal"
 #include "../scales.metal"
 #include "../bitpack.metal"
 
@@ -26,29 +27,24 @@ struct compressed_tensors_loader {
   enum { layout_kn = 0, rows_per_thread = 4, qvm_rows = 8, qvm_columns = 8 };
   template <uint N>
   using group_params = no_group_params;
-  device const uint* codes;
-  device const S* scales;
-  device const uint* zeros;
-  device const int* g_idx;
+  part<uint> codes;
+  part<S> scales;
+  part<uint> zeros;
+  part<uint> g_idx;
   grouping groups;
   uint has_zeros, groups_per_row;
   uint pitch;  // from a row of words to the next
 };
 
 template <typename F, typename S>
-inline compressed_tensors_loader<S> compressed_tensors(device const int* codes,
-                                                       device const S* scales,
-                                                       device const int* zeros,
-                                                       device const int* g_idx,
+inline compressed_tensors_loader<S> compressed_tensors(part<int> codes, part<S> scales,
+                                                       part<int> zeros, part<int> g_idx,
                                                        thread const LaunchParams& p) {
-  compressed_tensors_loader<S> loader = {(device const uint*)codes,
-                                         scales,
-                                         (device const uint*)zeros,
-                                         g_idx,
-                                         grouping_of(p),
-                                         p.has_zeros,
-                                         p.groups_per_row,
-                                         uint((size_t(p.columns) * F::bits + 31) / 32)};
+  compressed_tensors_loader<S> loader = {
+      words_of(codes),  scales,
+      words_of(zeros),  words_of(g_idx),
+      grouping_of(p),   p.has_zeros,
+      p.groups_per_row, uint((size_t(p.columns) * F::bits + 31) / 32)};
   return loader;
 }
 
@@ -84,15 +80,23 @@ struct scale_traits<F, compressed_tensors_loader<S>> {
   typedef S type;
 };
 
-// The word bits with the zero points of a group in R rows; zero_point extracts row r's. has_zeros
-// is 0 or 1 and enters by multiplication: for a branch, compilers duplicate the code around it.
+// The word bits with the zero points of a group in R rows, of which `last` is the last one; zero_point
+// extracts row r's. has_zeros is 0 or 1 and enters by multiplication: for a branch, compilers duplicate
+// the code around it.
 template <typename F, uint R, typename S>
-inline uint zero_bits(thread const compressed_tensors_loader<S>& loader, uint group, uint row) {
+inline uint zero_bits(thread const compressed_tensors_loader<S>& loader, uint group, uint row,
+                      uint last) {
+  const uint bits = F::bits;
   uint has = loader.has_zeros;
   uint pitch = has * loader.groups_per_row;
-  uint bit = row % 32 * F::bits;
-  uint word = (row / 32 * F::bits + bit / 32) * pitch + has * group;
-  return read_bits<F::bits, R>(loader.zeros, word, pitch, bit % 32, 0);
+  uint bit = row % 32 * bits;
+  uint at = (row / 32 * bits + bit / 32) * pitch + has * group;
+  uint result = *address(loader.zeros, at) >> bit % 32;
+  if (32 % (R * bits) != 0) {
+    uint next = (last % 32 * bits + bits - 1) / 32 - bit / 32;
+    result |= *address(loader.zeros, at + next * pitch) << (32 - bit % 32) % 32;
+  }
+  return result;
 }
 
 template <typename F>
@@ -101,37 +105,49 @@ inline uint zero_point(uint bits, uint r, uint has) {
   return has != 0 ? stored : 1u << (F::bits - 1);
 }
 
-// q[0..N) = codes less zero points of `row` from `column` on, and scale[0] is their scale. The next
-// R - 1 rows follow, `stride` apart in q. N divides `column` and F::scale_block, R divides `row`,
-// and a word holds R zero points. With has_g_idx, inputs have scales of their own: q is scaled, and
-// scale is 1.
+// q[0..N) = codes less zero points of `row` from `column` on. Returns their scale. Inputs are in
+// group[0..COUNT), and `row` is the r-th of zeros[0..COUNT). N divides `column` and F::scale_block.
+// With has_g_idx, inputs have scales of their own: q is scaled, and the scale is 1.
+template <typename F, uint N, uint COUNT, typename V, typename S>
+inline float codes_of_row(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
+                          thread const uint* group, thread const uint* zeros, uint r, thread V* q) {
+  V zero[N];
+  for (uint i = 0; i < N; ++i) {
+    set_zero_point(zero_point<F>(zeros[i % COUNT], r, loader.has_zeros), zero[i]);
+  }
+  unpack_subtract_zero<F::bits, N>(loader.codes.whole, loader.codes.first + row * loader.pitch,
+                                   column, zero, q);
+  uint scales = row * loader.groups_per_row;
+  if (!F::has_g_idx) return float(*address(loader.scales, scales + group[0]));
+  for (uint i = 0; i < N; ++i) {
+    q[i] = q[i] * V(float(*address(loader.scales, scales + group[i % COUNT])));
+  }
+  return 1.0f;
+}
+
+// No group ends within 32 inputs, so parts of them look up one group.
+template <typename S>
+inline uint group_of_inputs(thread const compressed_tensors_loader<S>& loader, uint column) {
+  return group_of(column / 32 * 32, loader.groups);
+}
+
+// The same for R rows, `stride` apart in q. R divides `row`, and a word holds R zero points.
 template <typename F, uint N, uint R, typename V, typename S>
 inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
                           uint stride, thread V* q, thread float* scale) {
   const uint count = F::has_g_idx ? N : 1;
   uint group[count], zeros[count];
   if (F::has_g_idx) {
-    load_words<count>((device const uint*)loader.g_idx + column, group);
+    load_words<count>(address(loader.g_idx, column), group);
   } else {
-    // No group ends within 32 inputs, so parts of them look up one group.
-    group[0] = group_of(column / 32 * 32, loader.groups);
+    group[0] = group_of_inputs(loader, column);
   }
-  for (uint i = 0; i < count; ++i) zeros[i] = zero_bits<F, R>(loader, group[i], row);
+  for (uint i = 0; i < count; ++i) {
+    zeros[i] = zero_bits<F, R>(loader, group[i], row, row + R - 1);
+  }
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
-    V zero[N];
-    for (uint i = 0; i < N; ++i) {
-      set_zero_point(zero_point<F>(zeros[i % count], r, loader.has_zeros), zero[i]);
-    }
-    unpack_subtract_zero<F::bits, N>(loader.codes, (row + r) * loader.pitch, column, zero, q);
-    uint scales = (row + r) * loader.groups_per_row;
-    scale[r] = F::has_g_idx ? 1.0f : float(loader.scales[scales + group[0]]);
-    if (F::has_g_idx) {
-      for (uint i = 0; i < N; ++i) {
-        q[i] = q[i] * V(float(loader.scales[scales + group[i % count]]));
-      }
-    }
-    q += stride;
+    scale[r] = codes_of_row<F, N, count>(loader, row + r, column, group, zeros, r, q + r * stride);
   }
 }
 
@@ -143,6 +159,27 @@ inline float codes(thread const compressed_tensors_loader<S>& loader, uint row, 
   float scale[1];
   codes_of_rows<F, N, 1>(loader, row, column, N, q, scale);
   return scale[0];
+}
+
+// What neighbouring rows share, for qmv.metal.
+struct shared_group {
+  uint group, zeros;
+};
+
+template <typename F, uint R, typename S>
+inline shared_group share_rows(thread const compressed_tensors_loader<S>& loader, uint row,
+                               uint last, uint column) {
+  uint group = group_of_inputs(loader, column);
+  shared_group shared = {group, zero_bits<F, R>(loader, group, row, min(row + R - 1, last))};
+  return shared;
+}
+
+template <typename F, uint N, typename S>
+inline scaling codes(thread const compressed_tensors_loader<S>& loader,
+                     thread const shared_group& shared, uint row, uint r, uint last, uint column,
+                     thread float* q) {
+  return scaled_by(codes_of_row<F, N, 1>(loader, min(row + r, last), column, &shared.group,
+                                         &shared.zeros, r, q));
 }
 
 // As in layout_nk.metal, but R rows share the lookup of groups and the words of zero points. R

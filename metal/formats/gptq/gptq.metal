@@ -22,6 +22,7 @@
 //   w[i, o] = (q - z)*s
 
 #include "../groups.metal"
+#include "../part.metal"
 #include "../scales.metal"
 #include "../bitpack.metal"
 
@@ -31,27 +32,20 @@ struct gptq_loader {
   enum { layout_kn = 1, rows_per_thread = 8, qvm_rows = 32, qvm_columns = 4 };
   template <uint N, typename V = float>
   using group_params = kn_group_params<N, V>;
-  device const uint* qweight;
-  device const uint* qzeros;
-  device const S* scales;
-  device const int* g_idx;
+  part<uint> qweight;
+  part<uint> qzeros;
+  part<S> scales;
+  part<uint> g_idx;
   uint columns;
   grouping groups;
   uint zero_word, zero_field;
 };
 
 template <typename F, typename S>
-inline gptq_loader<S> gptq(device const int* qweight, device const int* qzeros,
-                           device const S* scales, device const int* g_idx,
+inline gptq_loader<S> gptq(part<int> qweight, part<int> qzeros, part<S> scales, part<int> g_idx,
                            thread const LaunchParams& p) {
-  gptq_loader<S> loader = {(device const uint*)qweight,
-                           (device const uint*)qzeros,
-                           scales,
-                           g_idx,
-                           p.columns,
-                           grouping_of(p),
-                           p.zero_word,
-                           p.zero_field};
+  gptq_loader<S> loader = {words_of(qweight), words_of(qzeros), scales,      words_of(g_idx),
+                           p.columns,         grouping_of(p),   p.zero_word, p.zero_field};
   return loader;
 }
 
@@ -94,7 +88,7 @@ inline bool share_group(thread const gptq_loader<S>& loader) {
 
 template <typename F, typename S>
 inline uint group_at(thread const gptq_loader<S>& loader, uint row) {
-  return F::has_g_idx ? uint(loader.g_idx[row]) : group_of(row, loader.groups);
+  return F::has_g_idx ? *address(loader.g_idx, row) : group_of(row, loader.groups);
 }
 
 template <typename F, uint N, typename V, typename S>
@@ -106,13 +100,15 @@ inline void load_group_params(thread const gptq_loader<S>& loader, uint group, u
   uint zero_wrap = F::bits == 3 ? loader.zero_word : 0;
   uint z[N];
   uint pitch = columns / 32 * F::bits + columns % 32 * F::bits / 32;
-  unpack<F::bits, N>(loader.qzeros + group * pitch, column, zero_word, z);
+  unpack<F::bits, N>(loader.qzeros.whole, loader.qzeros.first + group * pitch, column, zero_word,
+                     z);
   for (uint i = 0; i < N; ++i) {
     set_zero_point(((z[i] + zero_wrap) & mask) + loader.zero_field, shared.zero[i]);
   }
   // With 8 bits, `out` is a multiple of 4 only, so a row of scales may start off a 16-byte
   // boundary.
-  load<N, N % 8 == 0 && F::bits != 8>(loader.scales + (group * columns + column), shared.scale);
+  load<N, N % 8 == 0 && F::bits != 8>(address(loader.scales, group * columns + column),
+                                      shared.scale);
 }
 
 // q[0..N) = q - z of `row` from `column` on. The next R - 1 rows follow. R divides `row`.
@@ -128,12 +124,12 @@ inline void codes(thread const gptq_loader<S>& loader, thread const kn_group_par
 #pragma unroll
   for (uint r = 0; r < R; ++r) {
     uint shift = (start + r * bits) % 32;
-    device const uint* from = loader.qweight + (at + (start + r * bits) / 32 * columns);
+    device const uint* from = address(loader.qweight, at + (start + r * bits) / 32 * columns);
     uint low[N];
     load_words<N>(from, low);
     if (32 % bits != 0 && shift + bits > 32) {
       uint high[N];
-      load_words<N>(loader.qweight + (at + ((start + r * bits) / 32 + 1) * columns), high);
+      load_words<N>(address(loader.qweight, at + ((start + r * bits) / 32 + 1) * columns), high);
       for (uint i = 0; i < N; ++i) low[i] = low[i] >> shift | high[i] << (32 - shift);
       shift = 0;
     } else if (R * bits % 32 != 0) {

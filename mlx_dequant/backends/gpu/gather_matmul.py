@@ -49,7 +49,10 @@ def gather_matmul(
 
 
 def _pairs(matrix: EncodedMatrix, inputs: int) -> int:
-    """Pairs of a row of x and an expert in a launch: a threadgroup of each makes 8 results or more."""
+    """Pairs of a row of x and an expert in a launch: a threadgroup of each makes 8 results or more.
+
+    Kernels count the numbers of x and of the result in 32 bits: these are at most 2^27.
+    """
     outputs = max(matrix.rows // matrix.experts, matrix.columns)
     pairs = MAX_THREADS // THREADS // -(-outputs // 8)
     return pairs if matrix.perm is None else min(pairs, IN_ORDER // inputs)
