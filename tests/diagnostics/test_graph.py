@@ -16,15 +16,15 @@ from mlx_dequant.diagnostics.graph import cost
 
 # Kilobytes of text of products with Llama 3's k_proj and q_proj: on Metal, on CUDA, and there with 16 rows of x.
 LIMITS = {
-    "q4_0": (8, 10, 13),
-    "q4_k": (8, 10, 13),
-    "q6_k": (9, 10, 10),
-    "q8_0": (7, 10, 13),
-    "iq3_s": (14, 16, 19),
-    "awq4": (9, 9, 14),
-    "gptq4": (10, 15, 15),
-    "gptq4-act": (10, 16, 16),
-    "ct4": (10, 11, 16),
+    "q4_0": (9, 12, 13),
+    "q4_k": (10, 12, 13),
+    "q6_k": (10, 12, 12),
+    "q8_0": (9, 11, 13),
+    "iq3_s": (15, 17, 19),
+    "awq4": (10, 11, 14),
+    "gptq4": (11, 15, 15),
+    "gptq4-act": (12, 16, 16),
+    "ct4": (13, 14, 17),
 }
 SHAPES = ((1024, 4096), (4096, 4096))
 
