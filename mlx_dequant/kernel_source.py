@@ -123,17 +123,12 @@ def _size_check(form: Format) -> str:
     return f'static_assert({facts}, "the registry\'s sizes of {form.name}");'
 
 
-def _array(form: Format, spec: KernelSpec, name: str, i: int) -> str:
-    """A matrix's array number i, or an expert's part of it, as the loader takes it."""
-    first = "0"
-    if spec.stacked:
-        place = f"expert * p.expert_stride_{i}"
-        # Blocks may have more than 2^32 bytes, and a tile's many loads share a pointer.
-        if spec.tile or form.family == "gguf":
-            name = f"{name} + {place}"
-        else:
-            first = f"uint({place})"
-    return name if form.family == "gguf" else f"mlx_dequant::part_of({name}, {first})"
+def loader(form: Format, decoder: str, pointers: list[str], first: list[str] | None = None) -> str:
+    """An expression of a family's loader over arrays, by default whole ones, or over a stack's from element `first`."""
+    if form.family != "gguf":
+        places = first or ["0"] * len(pointers)
+        pointers = [f"mlx_dequant::part_of({array}, {place})" for array, place in zip(pointers, places, strict=True)]
+    return f"mlx_dequant::{form.family}<{decoder}>({', '.join(pointers)}, p)"
 
 
 @cache
@@ -177,15 +172,20 @@ def kernel_source(
     name = spec.name
     if form:
         name += f"_{struct(form, has_g_idx)}"
+        arrays = [array for array, _ in FAMILIES[form.family].arrays]
+        first = None
         if spec.stacked:
             lines += _TILE.format(spec.tile).splitlines() if spec.tile else [_PAIR]
-        names = [array for array, _ in FAMILIES[form.family].arrays]
-        arrays = ", ".join(_array(form, spec, name, i) for i, name in enumerate(names))
+            first = [f"uint(expert * p.expert_stride_{i})" for i in range(len(arrays))]
+            # Blocks may have more than 2^32 bytes, and a tile's many loads share a pointer.
+            if spec.tile or form.family == "gguf":
+                arrays = [f"{array} + expert * p.expert_stride_{i}" for i, array in enumerate(arrays)]
+                first = None
         decoder = f"mlx_dequant::{struct(form, has_g_idx)}"
         if spec.permuted:
             name += f"_permuted_{spec.permuted}"
             decoder = f"mlx_dequant::permuted_{spec.permuted}<{decoder}>"
-        lines.append(f"auto loader = mlx_dequant::{form.family}<{decoder}>({arrays}, p);")
+        lines.append(f"auto loader = {loader(form, decoder, arrays, first)};")
         template.insert(0, decoder)
         arguments.insert(0, "loader")
     arguments += ["tile" if spec.tile else "threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]

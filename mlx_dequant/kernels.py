@@ -73,15 +73,17 @@ def qmv(bm: int, simdgroups: int, bn: int, values: int, permuted: str = "") -> K
     return KernelSpec("qmv", ("x",), template, 8 * bn * min(bm, 8), lut_in_shared=True, permuted=permuted)
 
 
-def qvm(bm: int, lanes: int, permuted: str = "") -> KernelSpec:
+def qvm(bm: int, lanes: int, values: int, chunk: int, permuted: str = "") -> KernelSpec:
     """x @ W for a stored W, BM rows of x at a time.
 
     Args:
         bm: 1, 2, 4 or 8; 8 + n for any number of rows, n in a pass.
         lanes: lanes of a threadgroup that lie side by side along a row of W; the others share its rows.
+        values: columns of a lane.
+        chunk: rows of W that a lane takes at once.
         permuted: as in `KernelSpec`.
     """
-    return KernelSpec("qvm", ("x",), (bm, lanes), 8 * THREADS, permuted=permuted)
+    return KernelSpec("qvm", ("x",), (bm, lanes, values, chunk), 8 * THREADS, permuted=permuted)
 
 
 def gather_qmv(simdgroups: int, bn: int, values: int, permuted: str = "") -> KernelSpec:
@@ -90,9 +92,10 @@ def gather_qmv(simdgroups: int, bn: int, values: int, permuted: str = "") -> Ker
     return KernelSpec("gather_qmv", ("x", "ids"), template, 8 * bn, lut_in_shared=True, permuted=permuted, stacked=True)
 
 
-def gather_qvm(lanes: int, permuted: str = "") -> KernelSpec:
+def gather_qvm(lanes: int, values: int, chunk: int, permuted: str = "") -> KernelSpec:
     """x @ W for a stored W an expert, one row of x for each pair of a row and an expert; arguments as for `qvm`."""
-    return KernelSpec("gather_qvm", ("x", "ids"), (lanes,), 8 * THREADS, permuted=permuted, stacked=True)
+    template = (lanes, values, chunk)
+    return KernelSpec("gather_qvm", ("x", "ids"), template, 8 * THREADS, permuted=permuted, stacked=True)
 
 
 def qmv_mma(bm: int, bn: int, tk: int, permuted: str = "") -> KernelSpec:

@@ -13,7 +13,7 @@ from .errors import FormatError
 from .fast_divmod import fast_divmod
 from .kernel_source import has_view
 from .kernels import BLOCK_OUTPUTS, PERMUTE_CHUNK, THREADS, KernelSpec
-from .registry import FAMILIES, Format
+from .registry import FAMILIES, Family, Format
 from .tuning import EXACT_ROWS, PASS_ROWS, Device, Tuning, columns, tuning
 
 MAX_THREADS = 2**32 - 1  # of a grid: MLX counts no further
@@ -119,17 +119,20 @@ def _simdgroups(column: Tuning, rows: int, length: int) -> int:
 def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: str) -> tuple[KernelSpec, int]:
     """x @ W: the rows of the stored matrix are added up."""
     column = tuning(device)
-    columns = matrix.family.traits["qvm_columns"] if M <= 2 else 8
-    tiles = -(-matrix.columns // (column.qvm_lanes * columns))
-    if column.qvm_rows >= M:
-        return kernels.qvm(_pass_rows(M), column.qvm_lanes, permuted), tiles
-    rows = _qvm_pass(column, matrix.format)
-    return kernels.qvm(ANY_ROWS + rows, column.qvm_lanes, permuted), tiles * -(-M // rows)
+    rows = column.qvm_rows[matrix.layout]
+    bm, passes = (_pass_rows(M), 1) if rows >= M else (ANY_ROWS + rows, -(-M // rows))
+    spec = _qvm_spec(column, matrix.family, bm, permuted)
+    return spec, -(-matrix.columns // (column.qvm_lanes * spec.template[2])) * passes
 
 
-def _qvm_pass(column: Tuning, form: Format) -> int:
-    """Rows of x in a pass of qvm, where there are several."""
-    return column.qvm_straddling if _straddles(form) else column.qvm_rows
+def _qvm_spec(column: Tuning, family: Family, bm: int, permuted: str = "") -> KernelSpec:
+    shape = column.qvm_shape.get((bm - 1) % ANY_ROWS + 1, _qvm_shape(family))
+    return kernels.qvm(bm, column.qvm_lanes, *shape, permuted)
+
+
+def _qvm_shape(family: Family) -> tuple[int, int]:
+    """Columns of a lane and rows of W that it takes at once, for one row of x."""
+    return family.traits["qvm_columns"], family.traits["qvm_rows"]
 
 
 def _straddles(form: Format) -> bool:
@@ -152,8 +155,8 @@ def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str
         simdgroups = _simdgroups(column, pairs * one.rows, one.columns)
         spec, tiles = kernels.gather_qmv(simdgroups, bn, values, permuted), -(-one.rows * simdgroups // (8 * bn))
     else:
-        spec = kernels.gather_qvm(column.qvm_lanes, permuted)
-        tiles = -(-one.columns // (column.qvm_lanes * matrix.family.traits["qvm_columns"]))
+        spec = kernels.gather_qvm(column.qvm_lanes, *_qvm_shape(matrix.family), permuted)
+        tiles = -(-one.columns // (column.qvm_lanes * spec.template[1]))
     params = replace(one.params(M=pairs), experts=matrix.experts, choices=k, **expert_strides(matrix))
     return Launch(spec, params, pairs * tiles, (pairs, one.rows if transpose else one.columns), dtype)
 
@@ -329,11 +332,12 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
         specs |= _qmv_specs(column.qmv_shape)
         if has_g_idx and family.layout == "NK":
             specs |= _qmv_specs(column.qmv_permuted_shape, "inputs")
-        rows = [count for count in PASS_ROWS if count <= column.qvm_rows]
-        specs |= {kernels.qvm(bm, column.qvm_lanes) for bm in (*rows, ANY_ROWS + _qvm_pass(column, form))}
+        most = column.qvm_rows[family.layout]
+        rows = [count for count in PASS_ROWS if count <= most]
+        specs |= {_qvm_spec(column, family, bm) for bm in (*rows, ANY_ROWS + most)}
         bn, values = column.qmv_shape[1]
         specs |= {kernels.gather_qmv(shared, bn, values) for shared in (1, 4, 8)}
-        specs.add(kernels.gather_qvm(column.qvm_lanes))
+        specs.add(kernels.gather_qvm(column.qvm_lanes, *_qvm_shape(family)))
         for layout, blocks in column.expert_blocks.items():
             if _has_gather_qmm(column, form, layout == "KN"):
                 specs |= {kernels.gather_qmm(layout == "KN", *block.shape) for block in blocks}

@@ -70,8 +70,9 @@ class Tuning:
         long_rows: for one row of x, four simdgroups share a row of at least this length.
         qvm_lanes: lanes of qvm that lie side by side along a row of the matrix, where they read at least 4 bytes each.
             Fewer lanes give more threadgroups.
-        qvm_rows: the most rows of x in a pass of qvm.
-        qvm_straddling: the same for formats whose codes straddle words, if there is more than one pass.
+        qvm_rows: the most rows of x in a pass of qvm, by the layout of the matrix.
+        qvm_shape: by BM: the columns of a lane and the rows of the matrix that it takes at once; a format's own where
+            there is none.
         blocks: blocks of qmm by the layout in which it reads the matrix, smallest first.
         qmm_threadgroups: threadgroups that run at the same time, by rows of x in a block.
         expert_blocks: blocks of gather_qmm, as those of qmm; empty where it does not exist.
@@ -89,8 +90,8 @@ class Tuning:
     few_rows: int
     long_rows: int
     qvm_lanes: int
-    qvm_rows: int
-    qvm_straddling: int
+    qvm_rows: Mapping[str, int]
+    qvm_shape: Mapping[int, tuple[int, int]]
     blocks: Mapping[str, tuple[Block, ...]]
     qmm_threadgroups: Mapping[int, int]
     expert_blocks: Mapping[str, tuple[Block, ...]]
@@ -156,16 +157,15 @@ _HOPPER_KN = (Block(32, 16), Block(64, 16), Block(128, 32))
 
 METAL = Tuning(
     routes=_UNMEASURED,
-    qmv_shape={1: (4, 32), 2: (2, 32), 4: (2, 32), 8: (2, 16)},
+    qmv_shape={1: (4, 32), 2: (4, 32), 4: (2, 32), 8: (2, 32)},
     # By Mesa's compiler, 32 columns of 4 rows of x spill.
-    qmv_permuted_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 16)},
+    qmv_permuted_shape={1: (4, 32), 2: (4, 32), 4: (2, 16), 8: (2, 16)},
     few_rows=2048,
     long_rows=4096,
     qvm_lanes=16,
-    # Computed by Mesa's compiler: two passes over 4 rows take less instructions than one over 8, which has to spill.
-    qvm_rows=4,
-    # The same for GPTQ's 3 bits and three rows.
-    qvm_straddling=3,
+    # By Mesa's compiler, 8 rows of x spill where lanes take 8 columns. Gradients need as many.
+    qvm_rows={"KN": 8, "NK": 4},
+    qvm_shape={8: (4, 8)},
     blocks={"NK": _METAL_BLOCKS, "KN": _METAL_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264},
     # A block of 64 rows, whose places have to be kept, would have more than the registers.
@@ -189,8 +189,8 @@ CUDA = Tuning(
     long_rows=4096,
     # A sector of L2 has 32 bytes.
     qvm_lanes=8,
-    qvm_rows=8,
-    qvm_straddling=8,
+    qvm_rows={"KN": 8, "NK": 8},
+    qvm_shape={4: (8, 8), 8: (8, 1)},
     blocks={"NK": _CUDA_BLOCKS, "KN": _CUDA_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264, 128: 132},
     expert_blocks={"NK": _EXPERT_BLOCKS, "KN": _EXPERT_BLOCKS},

@@ -122,7 +122,7 @@ def test_a_plan_is_a_pure_function(device, operation):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["q4_k", "gptq4", "awq4", "ct4"])
 def test_few_rows_are_one_launch(device, name):
-    """Threadgroups take eight rows of x each, or four of Metal's qvm; a sorted matrix's kernel permutes x itself."""
+    """Threadgroups take eight rows of x each; a sorted matrix's kernel permutes x itself."""
     for of in (matrix(name), replace(matrix(name), perm=object(), inv_perm=object())):
         forward = MATMUL_T if of.layout == "NK" else MATMUL
         if of.perm is not None and not of.group_size:
@@ -130,7 +130,7 @@ def test_few_rows_are_one_launch(device, name):
         (one,) = plan(DEVICES[device], of, 8, "float16", forward).launches
         (two,) = plan(DEVICES[device], of, 16, "float16", forward).launches
         assert (one.params.M, two.params.M) == (8, 16)
-        many = {"qmv_mma": one.spec.template[0], "qvm": 8 + tuning.tuning(DEVICES[device]).qvm_rows}
+        many = {"qmv_mma": one.spec.template[0], "qvm": 8 + tuning.tuning(DEVICES[device]).qvm_rows[of.layout]}
         many = (many.get(one.spec.name, 16), *one.spec.template[1:])
         assert two.spec == replace(one.spec, template=many)
         assert two.threadgroups == 2 * one.threadgroups
@@ -152,7 +152,7 @@ def test_gemv_kernels(M, bm):
     assert launch.spec == kernels.qmv(bm, 8, bn, values)
     assert launch.threadgroups == 64 // bn
     (across,) = plan(metal, matrix("q4_k", N=64, K=8192), M, "float16", MATMUL).launches
-    assert across.spec == kernels.qvm(bm if bm <= 4 else 12, 16)
+    assert across.spec == kernels.qvm(bm if bm <= 4 else 12, 16, 8, 8)
     assert across.threadgroups == 8192 // (8 * 16) * (1 if bm <= 4 else 2)
     assert (across.shape, across.dtype) == ((M, 8192), "float16")
 
@@ -301,13 +301,16 @@ def test_a_sorted_matrix_permutes_x_or_the_result():
     assert plan(DEVICES["metal"], matrix("gptq4"), 64, "float16", MATMUL).before is None
 
 
-def test_codes_that_straddle_words_take_fewer_rows_a_pass():
+def test_shapes_of_qvm():
+    """A format's own columns and rows of a lane, or the device's for many rows of x."""
     metal = DEVICES["metal"]
-    for M, bm, passes in ((4, 4, 1), (5, 8 + 3, 2), (16, 8 + 3, 6)):
-        (launch,) = plan(metal, matrix("gptq3"), M, "float16", MATMUL).launches
-        assert (launch.spec, launch.threadgroups) == (kernels.qvm(bm, 16), 4096 // (8 * 16) * passes)
-    (launch,) = plan(DEVICES["cuda80"], matrix("gptq3"), 16, "float32", MATMUL).launches
-    assert launch.spec == kernels.qvm(8 + 8, 8)
+    for M, bm, shape, passes in ((1, 1, (8, 16), 1), (4, 4, (8, 16), 1), (5, 8, (4, 8), 1), (16, 8 + 8, (4, 8), 2)):
+        (launch,) = plan(metal, matrix("awq4"), M, "float16", MATMUL).launches
+        assert launch.spec == kernels.qvm(bm, 16, *shape)
+        assert launch.threadgroups == 4096 // (shape[0] * 16) * passes
+    for M, bm, shape in ((1, 1, (4, 32)), (4, 4, (8, 8)), (16, 8 + 8, (8, 1))):
+        (launch,) = plan(DEVICES["cuda75"], matrix("gptq4"), M, "float32", MATMUL).launches
+        assert launch.spec == kernels.qvm(bm, 8, *shape)
 
 
 @each_device

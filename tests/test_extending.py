@@ -102,6 +102,7 @@ LOADER = """// Plain: signed bytes, four to a word
 //
 //   w = q - 128
 
+#include "../part.metal"
 #include "../scales.metal"
 
 struct no_group_params;
@@ -115,8 +116,8 @@ struct plain_loader {
 };
 
 template <typename F>
-inline plain_loader plain(device const int* codes, thread const LaunchParams& p) {
-  plain_loader loader = {(device const uint8_t*)codes, p.columns};
+inline plain_loader plain(part<int> codes, thread const LaunchParams& p) {
+  plain_loader loader = {(device const uint8_t*)address(codes, 0), p.columns};
   return loader;
 }
 

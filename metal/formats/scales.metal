@@ -16,6 +16,12 @@ struct has_min {
   enum { value = 0 };
 };
 
+// Runs of 32 columns, beside each other, that a format's bytes hold codes of.
+template <typename F>
+struct runs_of_bytes {
+  enum { value = 1 };
+};
+
 // What a platform may assume of a format's codes and scales:
 //
 //   float16_t   codes are integers of at most 11 bits, nested scales included, with one float16

@@ -29,22 +29,45 @@ inline scaling codes(thread const S& loader, thread const no_shared&, uint row, 
   return scaled_by(codes<F, N>(loader, min(row + r, last), column, q));
 }
 
-// Adds this lane's share of BN rows to `sum`, for the row of x that begins at x[from]. BLOCK codes
-// share a scale, which multiplies their sum. A min multiplies the sum of x; an infinite x then gives NaN.
-template <typename F, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X, typename S>
-inline void add_rows(thread const S& loader, device const X* x, uint from, uint row, uint last,
-                     uint columns, uint index, uint stride, thread float* sum) {
+// A lane takes VALUES columns: its code i is at first(column) + offset(i). Where bytes hold codes of
+// several runs of 32 columns, a lane takes as many of each run as there are, so that lanes share no
+// bytes.
+template <typename F, uint VALUES>
+struct lane_columns {
+  enum {
+    runs = runs_apart && VALUES == 32 ? uint(runs_of_bytes<F>::value) : 1,
+    run = VALUES / runs
+  };
+  static inline uint first(uint column) {
+    return column / (32 * runs) * (32 * runs) + column % (32 * runs) / runs;
+  }
+  static inline uint offset(uint i) { return i / run * 32 + i % run; }
+};
+
+// Adds this lane's share of BN rows to `sum`, for the BM rows of x from `first` on, which are read
+// before W. BLOCK codes share a scale, which multiplies their sum. A min multiplies the sum of x; an
+// infinite x then gives NaN.
+template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
+          typename S>
+inline void add_rows(thread const S& loader, device const X* x, uint row, uint last, uint columns,
+                     uint first, uint M, uint index, uint stride, thread float* sum) {
   const uint STEP = BLOCK < decoded_at_once ? BLOCK : uint(decoded_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
-    float v[VALUES], x_sum[VALUES / BLOCK];
+    const uint at = lane_columns<F, VALUES>::first(column);
+    float v[BM][VALUES], x_sum[BM][VALUES / BLOCK];
 #pragma unroll
-    for (uint i = 0; i < VALUES; i += 8) {
-      x_rows<F>::template load<8, ALIGNED>(loader, x, from, column, i, v + i);
-    }
-    if (has_min<F>::value) {
+    for (uint m = 0; m < BM; ++m) {
+      uint from = row_place<BM>(first, m, M, columns);
 #pragma unroll
-      for (uint i = 0; i < VALUES; ++i) {
-        x_sum[i / BLOCK] = i % BLOCK == 0 ? v[i] : x_sum[i / BLOCK] + v[i];
+      for (uint i = 0; i < VALUES; i += 8) {
+        x_rows<F>::template load<8, ALIGNED>(loader, x, from,
+                                             at + lane_columns<F, VALUES>::offset(i), 0, v[m] + i);
+      }
+      if (has_min<F>::value) {
+#pragma unroll
+        for (uint i = 0; i < VALUES; ++i) {
+          x_sum[m][i / BLOCK] = i % BLOCK == 0 ? v[m][i] : x_sum[m][i / BLOCK] + v[m][i];
+        }
       }
     }
     auto shared = share_rows<F, BN>(loader, row, last, column);
@@ -52,32 +75,41 @@ inline void add_rows(thread const S& loader, device const X* x, uint from, uint 
     for (uint r = 0; r < BN; ++r) {
 #pragma unroll
       for (uint i = 0; i < VALUES; i += BLOCK) {
-        float dot;
+        float dot[BM];
         scaling by;
 #pragma unroll
         for (uint k = 0; k < BLOCK; k += STEP) {
           float q[STEP];
-          scaling same = codes<F, STEP>(loader, shared, row, r, last, column + i + k, q);
+          scaling same = codes<F, STEP>(loader, shared, row, r, last,
+                                        at + lane_columns<F, VALUES>::offset(i + k), q);
           if (k == 0) by = same;
 #pragma unroll
-          for (uint j = 0; j < STEP; ++j)
-            dot = k + j == 0 ? q[0] * v[i] : dot + q[j] * v[i + k + j];
+          for (uint m = 0; m < BM; ++m) {
+#pragma unroll
+            for (uint j = 0; j < STEP; ++j)
+              dot[m] = k + j == 0 ? q[0] * v[m][i] : dot[m] + q[j] * v[m][i + k + j];
+          }
         }
-        sum[r] += by.scale * dot;
-        if (has_min<F>::value) sum[r] -= by.min * x_sum[i / BLOCK];
+#pragma unroll
+        for (uint m = 0; m < BM; ++m) {
+          sum[r * BM + m] += by.scale * dot[m];
+          if (has_min<F>::value) sum[r * BM + m] -= by.min * x_sum[m][i / BLOCK];
+        }
       }
     }
   }
 }
 
-// The same for the BM rows of x from `first` on, which are read in turn, and for formats of less than 8
-// codes a scale. A min is subtracted from each code: that costs less than the sums of all rows of x.
+// The same for more rows of x, which are read in turn after W, and for formats of less than 8 codes a
+// scale. A min is subtracted from each code: that costs less than the sums of all rows of x.
 template <typename F, uint BM, uint BN, uint VALUES, uint BLOCK, bool ALIGNED, typename X,
           typename S>
 inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, uint last,
                           uint columns, uint first, uint M, uint index, uint stride,
                           thread float* sum) {
+  const uint STEP = BM > 4 || VALUES == 8 ? 8 : uint(inputs_at_once);
   for (uint column = index * VALUES; column + VALUES <= columns; column += stride * VALUES) {
+    const uint at = lane_columns<F, VALUES>::first(column);
     float q[BN][VALUES];
     scaling by[BN][VALUES / BLOCK];
     auto shared = share_rows<F, BN>(loader, row, last, column);
@@ -85,7 +117,8 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
     for (uint r = 0; r < BN; ++r) {
 #pragma unroll
       for (uint i = 0; i < VALUES; i += BLOCK) {
-        by[r][i / BLOCK] = codes<F, BLOCK>(loader, shared, row, r, last, column + i, q[r] + i);
+        by[r][i / BLOCK] = codes<F, BLOCK>(loader, shared, row, r, last,
+                                           at + lane_columns<F, VALUES>::offset(i), q[r] + i);
         if (has_min<F>::value) {
           scale_codes<F, BLOCK>(by[r][i / BLOCK], q[r] + i);
           by[r][i / BLOCK] = scaled_by(1.0f);
@@ -97,12 +130,20 @@ inline void add_rows_of_x(thread const S& loader, device const X* x, uint row, u
       uint from = row_place<BM>(first, m, M, columns);
       float dot[BN];
 #pragma unroll
-      for (uint i = 0; i < VALUES; i += 8) {
-        float v[8];
-        x_rows<F>::template load<8, ALIGNED>(loader, x, from, column, i, v);
+      for (uint i = 0; i < VALUES; i += STEP) {
+        float v[STEP];
+#pragma unroll
+        for (uint k = 0; k < STEP; k += loaded_at_once) {
+          x_rows<F>::template load<loaded_at_once, ALIGNED>(
+              loader, x, from, at, lane_columns<F, VALUES>::offset(i + k), v + k);
+        }
 #pragma unroll
         for (uint r = 0; r < BN; ++r) {
-          for (uint k = 0; k < 8; ++k) {
+          for (uint k = 0; k < STEP; ++k) {
+            if (has_min<F>::value) {
+              sum[r * BM + m] += q[r][i + k] * v[k];
+              continue;
+            }
             if ((i + k) % BLOCK == 0) dot[r] = 0.0f;
             dot[r] += q[r][i + k] * v[k];
             if ((i + k + 1) % BLOCK == 0) sum[r * BM + m] += by[r][(i + k) / BLOCK].scale * dot[r];
@@ -120,9 +161,9 @@ inline void add_columns(thread const S& loader, device const X* x, uint row,
                         thread const LaunchParams& p, uint first, uint index, uint simdgroups,
                         thread float* sum) {
   uint M = p.M, columns = p.columns, last = p.rows - 1, stride = 32 * simdgroups;
-  if (BM == 1 && BLOCK >= 8) {
-    add_rows<F, BN, VALUES, BLOCK, ALIGNED>(loader, x, first * columns, row, last, columns, index,
-                                            stride, sum);
+  if (BM <= x_first && BLOCK >= 8) {
+    add_rows<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, first, M, index,
+                                                stride, sum);
   } else {
     add_rows_of_x<F, BM, BN, VALUES, BLOCK, ALIGNED>(loader, x, row, last, columns, first, M, index,
                                                      stride, sum);
@@ -146,7 +187,8 @@ inline void qmv_pass(thread const S& loader, device const X* x, device T* out,
                      thread const LaunchParams& p, threadgroup float* scratch, uint first, uint to,
                      uint threadgroup_index, uint thread_index) {
   const uint VALUES = S::layout_kn || F::scale_block < 8 ? 8 : MAX_VALUES;
-  const uint BLOCK = VALUES < F::scale_block ? VALUES : F::scale_block;
+  const uint RUN = lane_columns<F, VALUES>::run;
+  const uint BLOCK = RUN < F::scale_block ? RUN : uint(F::scale_block);
   static_assert(VALUES % BLOCK == 0, "whole blocks of a scale");
   uint lane = thread_index % 32;
   uint simdgroup = thread_index / 32;
@@ -164,22 +206,24 @@ inline void qmv_pass(thread const S& loader, device const X* x, device T* out,
                                                      sum);
     }
   }
-  for (uint i = 0; i < BN * ROWS; ++i) {
-    sum[i] = simd_sum(sum[i]);
-    if (SIMDGROUPS > 1 && lane == 0) scratch[simdgroup * BN * ROWS + i] = sum[i];
+  // Lane r * ROWS + m gets the sum of row r and row m of x.
+  const uint SUMS = BN * ROWS;
+  static_assert(SUMS <= 32, "a lane for each sum");
+  float total = 0.0f;
+#pragma unroll
+  for (uint i = 0; i < SUMS; ++i) {
+    float one = simd_sum(sum[i]);
+    total = lane == i ? one : total;
   }
-  if (SIMDGROUPS > 1) threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (lane != 0 || simdgroup % SIMDGROUPS != 0) return;
-  for (uint r = 0; r < BN; ++r) {
-    for (uint m = 0; m < ROWS; ++m) {
-      float total = sum[r * ROWS + m];
-      for (uint i = 1; i < SIMDGROUPS; ++i) {
-        total += scratch[(simdgroup + i) * BN * ROWS + r * ROWS + m];
-      }
-      if ((ROWS == 1 || to + m < p.M) && row + r < p.rows) {
-        out[(to + m) * p.rows + results<F>::place(loader, row + r)] = T(total);
-      }
-    }
+  if (SIMDGROUPS > 1) {
+    if (lane < SUMS) scratch[simdgroup * SUMS + lane] = total;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+  }
+  uint r = lane / ROWS, m = lane % ROWS;
+  if (lane >= SUMS || simdgroup % SIMDGROUPS != 0 || row + r >= p.rows) return;
+  for (uint i = 1; i < SIMDGROUPS; ++i) total += scratch[(simdgroup + i) * SUMS + lane];
+  if (ROWS == 1 || to + m < p.M) {
+    out[(to + m) * p.rows + results<F>::place(loader, row + r)] = T(total);
   }
 }
 

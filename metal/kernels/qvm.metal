@@ -1,12 +1,10 @@
 // out[M, columns] = x[M, rows] @ W for a stored W [rows, columns], BM rows of x at a time,
 // accumulated in float32
 //
-// A lane covers the loader's qvm_columns columns, or 8 with more than two rows of x. LANES lanes
-// lie side by side along a row. The 256 / LANES groups of lanes take turns with chunks of W's rows,
-// and their sums are added up in threadgroup memory. A chunk has the loader's qvm_rows rows, or
-// fewer with more rows of x, for want of registers. With one or two rows of x, the codes of a chunk
-// are added up before they are scaled. With a BM of 8 + n, neighbouring threadgroups multiply n rows
-// of x each, so that x may have any number of rows.
+// A lane covers VALUES columns. LANES lanes lie side by side along a row. The 256 / LANES groups of
+// lanes take turns with chunks of W's rows, CHUNK each, and their sums are added up in threadgroup
+// memory. With a BM of 8 + n, neighbouring threadgroups multiply n rows of x each, so that x may have
+// any number of rows.
 
 #include "edges.metal"
 #include "x_rows.metal"
@@ -53,55 +51,91 @@ inline void load_chunk(thread const S& loader, device const X* x, uint at, uint 
 }
 
 // Adds VALUES columns of the rows begin ... begin + CHUNK - 1, begin + stride ... to `sum`, as far as
-// whole chunks go. Rows of a chunk are of one group, and x is aligned. With one or two rows of x, that
-// loop has no branches, so that the loads of two chunks overlap.
+// whole chunks go. Rows of a chunk are of one group, and x is aligned. This loop, for one or two rows of
+// x, has no branches, so that the loads of two chunks overlap.
 template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
 inline void add_chunks(thread const S& loader, device const X* x, uint column, uint begin,
                        uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
   typename S::template group_params<VALUES> shared;
-  if (BM <= 2) {
-    float partial[BM][VALUES];
-    for (uint m = 0; m < BM; ++m) {
-      for (uint i = 0; i < VALUES; ++i) partial[m][i] = 0.0f;
-    }
+  float partial[BM][VALUES];
+  for (uint m = 0; m < BM; ++m) {
+    for (uint i = 0; i < VALUES; ++i) partial[m][i] = 0.0f;
+  }
 #pragma unroll chunks_at_once
-    for (uint at = begin; at + CHUNK <= rows; at += stride) {
-      float v[CHUNK][BM];
-      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
-      load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
-      float q[CHUNK * VALUES];
-      codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
+  for (uint at = begin; at + CHUNK <= rows; at += stride) {
+    float v[CHUNK][BM];
+    load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
+    load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
+    float q[CHUNK * VALUES];
+    codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
 #pragma unroll
-      for (uint r = 0; r < CHUNK; ++r) add_products<BM, VALUES>(q + r * VALUES, v[r], partial);
-      flush_group<BM, VALUES>(shared, partial, sum);
+    for (uint r = 0; r < CHUNK; ++r) add_products<BM, VALUES>(q + r * VALUES, v[r], partial);
+    flush_group<BM, VALUES>(shared, partial, sum);
+  }
+}
+
+// The same for more rows of x, all of which are multiplied by a row of W at once.
+template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
+inline void add_rows(thread const S& loader, device const X* x, uint column, uint begin,
+                     uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
+  typename S::template group_params<VALUES> shared;
+  uint group = ~0u;
+  for (uint at = begin; at + CHUNK <= rows; at += stride) {
+    float v[CHUNK][BM];
+    load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
+    if (group_at<F>(loader, at) != group) {
+      group = group_at<F>(loader, at);
+      load_group_params<F, VALUES>(loader, group, column, shared);
     }
-  } else {
-    uint group = ~0u;
-    for (uint at = begin; at + CHUNK <= rows; at += stride) {
-      float v[CHUNK][BM];
-      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
-      if (group_at<F>(loader, at) != group) {
-        group = group_at<F>(loader, at);
-        load_group_params<F, VALUES>(loader, group, column, shared);
-      }
 #pragma unroll
-      for (uint r = 0; r < CHUNK; ++r) {
-        float w[VALUES];
-        codes<F, VALUES, 1>(loader, shared, at + r, column, w);
-        apply_scale<VALUES>(shared, w, w);
-        add_products<BM, VALUES>(w, v[r], sum);
+    for (uint r = 0; r < CHUNK; ++r) {
+      float w[VALUES];
+      codes<F, VALUES, 1>(loader, shared, at + r, column, w);
+      apply_scale<VALUES>(shared, w, w);
+      add_products<BM, VALUES>(w, v[r], sum);
+    }
+  }
+}
+
+// The same for rows of x in turn: 32 codes are multiplied by each.
+template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
+inline void add_in_turn(thread const S& loader, device const X* x, uint column, uint begin,
+                        uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
+  const uint STEP = 32 / VALUES;
+  typename S::template group_params<VALUES> shared;
+#pragma unroll 1
+  for (uint at = begin; at + CHUNK <= rows; at += stride) {
+    load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
+#pragma unroll
+    for (uint k = 0; k < CHUNK; k += STEP) {
+      float q[STEP * VALUES];
+      codes<F, VALUES, STEP>(loader, shared, at + k, column, q);
+#pragma unroll
+      for (uint m = 0; m < BM; ++m) {
+        float v[STEP], dot[VALUES];
+        uint from = row_place<BM>(first, m, M, rows);
+        x_rows<F>::template load<STEP, true>(loader, x, from, at, k, v);
+#pragma unroll
+        for (uint i = 0; i < VALUES; ++i) {
+#pragma unroll
+          for (uint r = 0; r < STEP; ++r) {
+            dot[i] = r == 0 ? q[i] * v[0] : dot[i] + q[r * VALUES + i] * v[r];
+          }
+        }
+        apply_scale<VALUES>(shared, dot, dot);
+#pragma unroll
+        for (uint i = 0; i < VALUES; ++i) sum[m][i] += dot[i];
       }
     }
   }
 }
 
 // The ROWS rows of x from `from` on, and of the result from `to` on.
-template <typename F, typename T, uint ROWS, uint LANES, typename X, typename S>
+template <typename F, typename T, uint ROWS, uint LANES, uint VALUES, uint CHUNK, typename X,
+          typename S>
 inline void qvm_pass(thread const S& loader, device const X* x, device T* out,
                      thread const LaunchParams& p, threadgroup float* scratch, uint from, uint to,
                      uint threadgroup_index, uint thread_index) {
-  const uint VALUES = ROWS <= 2 ? uint(S::qvm_columns) : 8;
-  const uint CHUNK = ROWS > 4 ? 1 : ROWS > 2 ? 8 : uint(S::qvm_rows);
   const uint deep = 256 / LANES;
   const uint across = LANES * VALUES;
   uint rows = p.rows;
@@ -117,7 +151,13 @@ inline void qvm_pass(thread const S& loader, device const X* x, device T* out,
   uint stride = deep * CHUNK;
   uint done = 0;
   if (column + VALUES <= columns && is_aligned(x, rows) && share_group<F, CHUNK>(loader)) {
-    add_chunks<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M, sum);
+    if (ROWS <= 2) {
+      add_chunks<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M, sum);
+    } else if (rows_in_turn) {
+      add_in_turn<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M, sum);
+    } else {
+      add_rows<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M, sum);
+    }
     done = rows / CHUNK * CHUNK;
   }
   // What is left, a row at a time.
@@ -148,13 +188,14 @@ inline void qvm_pass(thread const S& loader, device const X* x, device T* out,
   }
 }
 
-template <typename F, typename T, uint BM, uint LANES, typename X, typename S>
+template <typename F, typename T, uint BM, uint LANES, uint VALUES, uint CHUNK, typename X,
+          typename S>
 inline void qvm(thread const S& loader, device const X* x, device T* out,
                 thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
   const uint ROWS = BM > 8 ? BM - 8 : BM;  // of x, in a pass
   uint passes = BM > 8 ? (p.M + ROWS - 1) / ROWS : 1;
   uint first = threadgroup_index % passes * ROWS;
-  qvm_pass<F, T, ROWS, LANES>(loader, x, out, p, scratch, first, first, threadgroup_index / passes,
-                              thread_index);
+  qvm_pass<F, T, ROWS, LANES, VALUES, CHUNK>(loader, x, out, p, scratch, first, first,
+                                             threadgroup_index / passes, thread_index);
 }

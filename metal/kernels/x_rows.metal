@@ -33,7 +33,7 @@ struct x_rows {
     const uint STEP = N < loaded_at_once ? N : uint(loaded_at_once);
 #pragma unroll
     for (uint k = 0; k < N; k += STEP) {
-      mlx_dequant::load<STEP, ALIGNED>(x + (row + at + i + k), v + k);
+      mlx_dequant::load<STEP, ALIGNED>(x + (row + at + k) + i, v + k);
     }
   }
 };

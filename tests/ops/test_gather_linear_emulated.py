@@ -137,6 +137,20 @@ def test_experts_begin_where_wide_loads_may():
     assert launches.expert_strides(experts("q4_k")[0].matrix) == {"expert_stride_0": 37 * 3 * 144}
 
 
+def test_places_in_a_stack_have_32_bits(monkeypatch):
+    """All of a stack's elements, but of GGUF's bytes an expert's."""
+    for name, counted in (("gptq4", EXPERTS), ("q4_k", 1)):
+        matrix = experts(name)[0].matrix
+        strides = launches.expert_strides(matrix)
+        most = max(strides.values())
+        with monkeypatch.context() as context:
+            context.setattr(launches, "MAX_STRIDE", most * counted)
+            assert launches.expert_strides(matrix) == strides
+            context.setattr(launches, "MAX_STRIDE", most * counted - 1)
+            with pytest.raises(mxd.FormatError, match=f"found {most} elements an expert, expected at most {most - 1}"):
+                launches.expert_strides(matrix)
+
+
 def test_launches():
     """One launch for all pairs, of as many threadgroups as dense products of as many rows have."""
     metal = Device("metal")
@@ -150,8 +164,8 @@ def test_launches():
     assert launches.gather_few(metal, packed.matrix, 300, 8, "float16", True).spec == kernels.gather_qmv(1, bn, values)
     columns, lanes = experts("gptq4")[0].matrix, tuning.METAL.qvm_lanes
     launch = launches.gather_few(metal, columns, 1, 8, "float16", False)
-    assert (launch.spec, launch.shape, launch.dtype) == (kernels.gather_qvm(lanes), (8, 40), "float16")
-    assert launches.gather_few(metal, columns, 300, 8, "float16", False).spec == kernels.gather_qvm(lanes)
+    assert (launch.spec, launch.shape, launch.dtype) == (kernels.gather_qvm(lanes, 4, 32), (8, 40), "float16")
+    assert launches.gather_few(metal, columns, 300, 8, "float16", False).spec == kernels.gather_qvm(lanes, 4, 32)
 
 
 @pytest.mark.parametrize("name", ["gptq4", "ct4"])

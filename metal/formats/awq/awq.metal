@@ -14,6 +14,7 @@
 //   w[i, o] = (q - z)*s
 
 #include "../groups.metal"
+#include "../part.metal"
 #include "../scales.metal"
 
 template <typename S>

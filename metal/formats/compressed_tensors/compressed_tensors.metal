@@ -16,6 +16,7 @@
 //   w[o, i] = (q - z)*s
 
 #include "../groups.metal"
+#include "../part.metal"
 #include "../scales.metal"
 #include "../bitpack.metal"
 

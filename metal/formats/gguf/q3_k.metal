@@ -41,3 +41,8 @@ template <>
 struct scale_traits<q3_k, gguf_loader> {
   typedef float16_t type;
 };
+
+template <>
+struct runs_of_bytes<q3_k> {
+  enum { value = 4 };
+};

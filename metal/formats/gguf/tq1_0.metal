@@ -9,8 +9,6 @@
 //
 //   w = d*(digit - 1)
 
-TABLE uint8_t tq1_0_powers[5] = {1, 3, 9, 27, 81};
-
 struct tq1_0 {
   enum {
     weights = 256,
@@ -21,26 +19,28 @@ struct tq1_0 {
     int8_codes = 1
   };
 
-  // Digit k of each byte of a word, two bytes at a time.
-  static inline uint digits(uint word, uint k) {
-    uint even = (word & 0x00ff00ff) * tq1_0_powers[k] & 0x00ff00ff;
-    uint odd = (word >> 8 & 0x00ff00ff) * tq1_0_powers[k] & 0x00ff00ff;
+  // 3^k for k < 5
+  static inline uint power(uint k) { return (k & 1 ? 3 : 1) * (k & 2 ? 9 : 1) * (k & 4 ? 81 : 1); }
+
+  // The digit of each byte of a word that `power` brings to the front, two bytes at a time.
+  static inline uint digits(uint word, uint power) {
+    uint even = (word & 0x00ff00ff) * power & 0x00ff00ff;
+    uint odd = (word >> 8 & 0x00ff00ff) * power & 0x00ff00ff;
     return (even * 3 >> 8 & 0x00030003) | (odd * 3 & 0x03000300);
   }
 
+  // Without branches: compilers would decode twice. Words of c are the last that are loaded.
   template <uint N, typename V>
   static inline float codes(device const uint8_t* block, uint first, thread V* q) {
-    fields<N> ternary;
-    if (first < 240) {
-      uint k = first < 160 ? first / 32 : (first - 160) / 16;
-      ternary = load_fields<N, 2>(block + (first < 160 ? first % 32 : 32 + first % 16), 0, 255);
-      for (uint i = 0; i < (N + 3) / 4; ++i) ternary.words[i] = digits(ternary.words[i], k);
-    } else {
-      const uint count = N < 4 ? N : 4;
-      fields<count> four = load_fields<count, 2>(block + 48 + (N < 4 ? first % 4 : 0), 0, 255);
-      for (uint i = 0; i < (N + 3) / 4; ++i) {
-        ternary.words[i] = digits(four.words[0], (first - 240) / 4 + i);
-      }
+    const uint words = (N + 3) / 4;
+    bool in_a = first < 160, in_c = first >= 240;
+    uint k = in_c ? (first - 240) / 4 : in_a ? first / 32 : (first - 160) / 16;
+    uint at = in_c ? 52 - 4 * words + (N < 4 ? first % 4 : 0) : in_a ? first % 32 : 32 + first % 16;
+    fields<N> ternary = load_fields<N, 2>(block + at, 0, 255);
+    uint mask = in_c ? ~0u : 0u;
+    uint last = ternary.words[words - 1] & mask;
+    for (uint i = 0; i < words; ++i) {
+      ternary.words[i] = digits((ternary.words[i] & ~mask) | last, power(k + (i & mask)));
     }
     to_numbers<N>(ternary, 1, q);
     return load_f16(block + 52);

@@ -29,3 +29,8 @@ template <>
 struct scale_traits<tq2_0, gguf_loader> {
   typedef float16_t type;
 };
+
+template <>
+struct runs_of_bytes<tq2_0> {
+  enum { value = 4 };
+};

@@ -22,6 +22,7 @@
 //   w[i, o] = (q - z)*s
 
 #include "../groups.metal"
+#include "../part.metal"
 #include "../scales.metal"
 #include "../bitpack.metal"
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ... import dtypes
 from ...encoded import EncodedMatrix
-from ...kernel_source import TYPES, inline, sources, struct
+from ...kernel_source import TYPES, inline, loader, sources, struct
 from ...registry import FAMILIES, METAL, Format
 from .compiler import compiled, warn_of_slowness
 
@@ -50,8 +50,9 @@ def text(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool 
     arguments = [f"(const {kind}*)arrays[{i}]" for i, kind in enumerate(types)]
     arrays, inputs = arguments[: len(types) - len(LOOPS[loop])], arguments[len(types) - len(LOOPS[loop]) :]
     decoder = struct(form, has_g_idx)
-    loader = f"{form.family}<{decoder}>({', '.join(arrays)}, p)"
-    call = ", ".join([loader, *inputs, f"({TYPES[dtype]}*)arrays[{len(types)}]", "p", "begin", "end"])
+    call = ", ".join(
+        [loader(form, decoder, arrays), *inputs, f"({TYPES[dtype]}*)arrays[{len(types)}]", "p", "begin", "end"]
+    )
     return f"""{inline([METAL / "platform" / "cpu.h"])}
 {sources(form, [FOLDER / f"{loop}.cpp"])}
 extern "C" void run(void* const* arrays, const mlx_dequant::LaunchParams* params, size_t begin, size_t end) {{

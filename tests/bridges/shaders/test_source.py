@@ -62,7 +62,7 @@ def test_a_signature_without_an_address_space_is_refused():
 
 
 def test_the_signature_has_a_buffer_for_each_argument_in_order():
-    _, text = source.function(formats()["gptq4"], kernels.qvm(1, 16), "float16", "bfloat16", False, "float16")
+    _, text = source.function(formats()["gptq4"], kernels.qvm(1, 16, 4, 32), "float16", "bfloat16", False, "float16")
     signature = text[text.index("[[kernel]]") :]
     found = re.findall(r"device (\w+)\* (\w+) \[\[buffer\((\d+)\)\]\]", signature)
     expected = ["int qweight", "int qzeros", "bfloat16_t scales", "int g_idx", "float16_t x", "uint params"]

@@ -79,9 +79,8 @@ def weights(spec: KernelSpec, form: Format | None) -> int:
         *_, bn, values = spec.template
         return bn * (8 if traits["layout_kn"] or form.traits.get("scale_block", 8) < 8 else values)
     if kernel == "qvm":
-        bm = rows(spec)
-        columns = traits["qvm_columns"] if bm <= 2 else 8
-        return columns * (traits["qvm_rows"] if bm <= 2 else 8)
+        *_, columns, chunk = spec.template
+        return columns * chunk
     return 2 * spec.template[2]  # two outputs
 
 
