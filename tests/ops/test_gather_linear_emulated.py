@@ -137,6 +137,20 @@ def test_experts_begin_where_wide_loads_may():
     assert launches.expert_strides(experts("q4_k")[0].matrix) == {"expert_stride_0": 37 * 3 * 144}
 
 
+def test_places_in_a_stack_have_32_bits(monkeypatch):
+    """All of a stack's elements, but of GGUF's bytes an expert's."""
+    for name, counted in (("gptq4", EXPERTS), ("q4_k", 1)):
+        matrix = experts(name)[0].matrix
+        strides = launches.expert_strides(matrix)
+        most = max(strides.values())
+        with monkeypatch.context() as context:
+            context.setattr(launches, "MAX_STRIDE", most * counted)
+            assert launches.expert_strides(matrix) == strides
+            context.setattr(launches, "MAX_STRIDE", most * counted - 1)
+            with pytest.raises(mxd.FormatError, match=f"found {most} elements an expert, expected at most {most - 1}"):
+                launches.expert_strides(matrix)
+
+
 def test_launches():
     """One launch for all pairs, of as many threadgroups as dense products of as many rows have."""
     metal = Device("metal")
