@@ -5,7 +5,8 @@
 
 enum {
   RUN = 32,
-  ROWS = 2  // at a time: they share x, and one's sums need not wait for one another
+  ROWS = 2,  // at a time: they share x, and one's sums need not wait for one another
+  AHEAD = 6  // rows for whose weights memory is asked: by itself, none is beyond the end of a page
 };
 
 struct gguf_loader;
@@ -13,12 +14,18 @@ struct gguf_loader;
 // Floats that are loaded as one. Only GGUF's codes are bytes.
 template <typename S>
 struct loaded {
-  enum { at_once = STORED };
+  enum { at_once = VECTOR < 8 ? int(VECTOR) : 8 };
 };
 template <>
 struct loaded<gguf_loader> {
   enum { at_once = VECTOR };
 };
+
+// Asks for the memory of 32 weights, or of none.
+template <typename F, typename S>
+inline void ask_for(const S& loader, uint row, uint column) {
+  if constexpr (!S::layout_kn) __builtin_prefetch(codes_at<F>(loader, row, column));
+}
 
 // q[0..N) = N codes of a row; or N weights, where fewer share a scale.
 template <typename F, uint N, typename S>
@@ -48,6 +55,7 @@ static inline void add_run(const S& loader, const uint* rows, uint column, const
     for (uint k = 1; k < block / N; ++k) x_sum += v[k];
 #pragma GCC unroll 8
     for (uint r = 0; r < ROWS; ++r) {
+      if (i == 0) ask_for<F>(loader, rows[r] + AHEAD, column);
       float q[block];
       // With |, unlike with +, g++ sees that all runs of a block share its head.
       const scaling by = scaled_codes<F, block>(loader, rows[r], column | i, q);
