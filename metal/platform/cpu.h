@@ -59,12 +59,35 @@ struct bfloat16_t {
   inline operator float() const { return as_type<float>(uint(bits) << 16); }
 };
 
-inline float f16_of(uint bits) { return float(as_type<_Float16>(ushort(bits))); }
+inline float widened(_Float16 half) {
+#if defined(__AVX512FP16__) && !defined(__clang__)
+  // What g++ writes waits for what the register held before.
+  float result;
+  asm("vcvtsh2ss %1, %2, %0" : "=v"(result) : "vm"(half), "v"(0.0f));
+  return result;
+#else
+  return float(half);
+#endif
+}
+
+inline float f16_of(uint bits) { return widened(as_type<_Float16>(ushort(bits))); }
+
+// The two in a word, the low one first.
+inline void f16_pair(uint bits, float* pair) {
+#ifdef __F16C__
+  const __m128 both = _mm_cvtph_ps(_mm_cvtsi32_si128(int(bits)));
+  pair[0] = both[0];
+  pair[1] = both[1];
+#else
+  pair[0] = f16_of(bits);
+  pair[1] = f16_of(bits >> 16);
+#endif
+}
 
 inline float load_f16(const uint8_t* p) {
-  _Float16 h;
-  memcpy(&h, p, 2);
-  return float(h);
+  _Float16 half;
+  memcpy(&half, p, 2);
+  return widened(half);
 }
 
 // N byte-wide fields, as one vector: compilers vectorize loops over bytes badly.

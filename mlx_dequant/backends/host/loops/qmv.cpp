@@ -1,12 +1,12 @@
 // out[rows] = W @ x[columns] for one row of x. A call does rows begin to end - 1 of W. Accumulates
 // in float32: where codes fill several vectors, their products are added up before they are scaled.
 
+#include "ahead.h"
 #include "vectors.h"
 
 enum {
   RUN = 32,
-  ROWS = 2,  // at a time: they share x, and one's sums need not wait for one another
-  AHEAD = 6  // rows for whose weights memory is asked: by itself, none is beyond the end of a page
+  ROWS = 2  // at a time: they share x, and one's sums need not wait for one another
 };
 
 struct gguf_loader;
@@ -20,12 +20,6 @@ template <>
 struct loaded<gguf_loader> {
   enum { at_once = VECTOR };
 };
-
-// Asks for the memory of 32 weights, or of none.
-template <typename F, typename S>
-inline void ask_for(const S& loader, uint row, uint column) {
-  if constexpr (!S::layout_kn) __builtin_prefetch(codes_at<F>(loader, row, column));
-}
 
 // q[0..N) = N codes of a row; or N weights, where fewer share a scale.
 template <typename F, uint N, typename S>
