@@ -59,18 +59,7 @@ struct bfloat16_t {
   inline operator float() const { return as_type<float>(uint(bits) << 16); }
 };
 
-inline float widened(_Float16 half) {
-#if defined(__AVX512FP16__) && !defined(__clang__)
-  // What g++ writes waits for what the register held before.
-  float result;
-  asm("vcvtsh2ss %1, %2, %0" : "=v"(result) : "vm"(half), "v"(0.0f));
-  return result;
-#else
-  return float(half);
-#endif
-}
-
-inline float f16_of(uint bits) { return widened(as_type<_Float16>(ushort(bits))); }
+inline float f16_of(uint bits) { return float(as_type<_Float16>(ushort(bits))); }
 
 // The two in a word, the low one first.
 inline void f16_pair(uint bits, float* pair) {
@@ -87,7 +76,14 @@ inline void f16_pair(uint bits, float* pair) {
 inline float load_f16(const uint8_t* p) {
   _Float16 half;
   memcpy(&half, p, 2);
-  return widened(half);
+#if defined(__AVX512FP16__) && !defined(__clang__)
+  // What g++ writes waits for what the register held before.
+  float result;
+  asm("vcvtsh2ss %1, %2, %0" : "=v"(result) : "vm"(half), "v"(0.0f));
+  return result;
+#else
+  return float(half);
+#endif
 }
 
 // N byte-wide fields, as one vector: compilers vectorize loops over bytes badly.
@@ -199,6 +195,24 @@ inline void to_numbers(fields<N> codes, uint number, float* q) {
   int8_t bytes[N];
   to_numbers<N>(codes, number, bytes);
   bytes_to_floats<N>(bytes, q);
+}
+
+// As in signs.metal, whose bytes are positive.
+template <uint N>
+inline float signed_lut(uint low, uint high, uint first, uint signs, float* q) {
+  const uint64_t entry = (low | uint64_t(high) << 32) >> 8 * first;
+  int8_t bytes[8];
+  memcpy(bytes, &entry, 8);
+  bytes_to_floats<N>(bytes, q);
+  typedef uint vector __attribute__((vector_size(N * sizeof(uint))));
+  uint shifts[N];
+  for (uint i = 0; i < N; ++i) shifts[i] = 31 - i;
+  vector by, bits;
+  memcpy(&by, shifts, sizeof by);
+  memcpy(&bits, q, sizeof bits);
+  bits ^= (vector{} + signs) << by & 0x80000000;
+  memcpy(q, &bits, sizeof bits);
+  return 1.0f;
 }
 
 #include "codes.h"
