@@ -1,6 +1,7 @@
 // out[columns] = x[rows] @ W for one row of x. A call does columns 32 * begin to 32 * end - 1.
 // Accumulates in float32: the codes of a group's rows are added up before they are scaled.
 
+#include "ahead.h"
 #include "vectors.h"
 
 enum {
@@ -16,6 +17,11 @@ static inline void add_codes(const S& loader, const C& shared, const uint* group
   vector_of<STORED>::type sum[VECTORS];
 #pragma GCC unroll 8
   for (uint i = 0; i < VECTORS; ++i) sum[i] = load_floats<STORED>(partial + i * STORED);
+  // For the next eight rows. Four runs share their lines where a word has codes of a row; where it
+  // has codes of a column, a run has two lines.
+  const uint next = group_rows[0] + 8 + column / RUN % 4 * 2;
+  ask_for<F>(loader, next, column);
+  ask_for<F>(loader, next + 1, column + RUN / 2);
   for (uint r = 0; r < count; ++r) {
     const uint row = group_rows[r];
     float q[RUN];
