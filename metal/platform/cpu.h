@@ -42,6 +42,8 @@ inline A as_type(B b) {
   return a;
 }
 
+inline uint min(uint a, uint b) { return a < b ? a : b; }
+
 inline uint popcount(uint x) { return uint(__builtin_popcount(x)); }
 
 inline uint mulhi(uint a, uint b) { return uint(uint64_t(a) * b >> 32); }
@@ -61,10 +63,29 @@ struct bfloat16_t {
 
 inline float f16_of(uint bits) { return float(as_type<_Float16>(ushort(bits))); }
 
+// The two in a word, the low one first.
+inline void f16_pair(uint bits, float* pair) {
+#ifdef __F16C__
+  const __m128 both = _mm_cvtph_ps(_mm_cvtsi32_si128(int(bits)));
+  pair[0] = both[0];
+  pair[1] = both[1];
+#else
+  pair[0] = f16_of(bits);
+  pair[1] = f16_of(bits >> 16);
+#endif
+}
+
 inline float load_f16(const uint8_t* p) {
-  _Float16 h;
-  memcpy(&h, p, 2);
-  return float(h);
+  _Float16 half;
+  memcpy(&half, p, 2);
+#if defined(__AVX512FP16__) && !defined(__clang__)
+  // What g++ writes waits for what the register held before.
+  float result;
+  asm("vcvtsh2ss %1, %2, %0" : "=v"(result) : "vm"(half), "v"(0.0f));
+  return result;
+#else
+  return float(half);
+#endif
 }
 
 // N byte-wide fields, as one vector: compilers vectorize loops over bytes badly.
@@ -176,6 +197,24 @@ inline void to_numbers(fields<N> codes, uint number, float* q) {
   int8_t bytes[N];
   to_numbers<N>(codes, number, bytes);
   bytes_to_floats<N>(bytes, q);
+}
+
+// As in signs.metal, whose bytes are positive.
+template <uint N>
+inline float signed_lut(uint low, uint high, uint first, uint signs, float* q) {
+  const uint64_t entry = (low | uint64_t(high) << 32) >> 8 * first;
+  int8_t bytes[8];
+  memcpy(bytes, &entry, 8);
+  bytes_to_floats<N>(bytes, q);
+  typedef uint vector __attribute__((vector_size(N * sizeof(uint))));
+  uint shifts[N];
+  for (uint i = 0; i < N; ++i) shifts[i] = 31 - i;
+  vector by, bits;
+  memcpy(&by, shifts, sizeof by);
+  memcpy(&bits, q, sizeof bits);
+  bits ^= (vector{} + signs) << by & 0x80000000;
+  memcpy(q, &bits, sizeof bits);
+  return 1.0f;
 }
 
 #include "codes.h"

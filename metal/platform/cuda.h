@@ -54,6 +54,12 @@ __device__ inline uint mulhi(uint a, uint b) { return __umulhi(a, b); }
 
 __device__ inline float f16_of(uint bits) { return __half2float(__ushort_as_half(ushort(bits))); }
 
+// The two in a word, the low one first.
+__device__ inline void f16_pair(uint bits, float* pair) {
+  pair[0] = f16_of(bits);
+  pair[1] = f16_of(bits >> 16);
+}
+
 __device__ inline float load_f16(const uint8_t* p) { return f16_of(*(const ushort*)p); }
 
 // Loads N words. Where N is a multiple of 4 or 2, the address is aligned to as many words.

@@ -23,6 +23,12 @@ enum {
 // The float16 in the low bits.
 inline float f16_of(uint bits) { return float(as_type<half>(ushort(bits))); }
 
+// The two in a word, the low one first.
+inline void f16_pair(uint bits, thread float* pair) {
+  pair[0] = f16_of(bits);
+  pair[1] = f16_of(bits >> 16);
+}
+
 // A float16 at a 2-byte aligned address.
 inline float load_f16(device const uint8_t* p) { return float(*(device const half*)p); }
 

@@ -47,6 +47,12 @@ struct scale_traits<F, awq_loader<S>> {
   typedef S type;
 };
 
+// Where codes of `row` from `column` on are.
+template <typename F, typename S>
+inline device const uint* codes_at(thread const awq_loader<S>& loader, uint row, uint column) {
+  return address(loader.qweight, (row * loader.columns + column) / 8);
+}
+
 // Whether R rows, from a multiple of R on, always lie in one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const awq_loader<S>& loader) {

@@ -80,6 +80,13 @@ struct scale_traits<F, compressed_tensors_loader<S>> {
   typedef S type;
 };
 
+// Where 32 codes of `row` from `column` on are.
+template <typename F, typename S>
+inline device const uint* codes_at(thread const compressed_tensors_loader<S>& loader, uint row,
+                                   uint column) {
+  return address(loader.codes, row * loader.pitch + column / 32 * F::bits);
+}
+
 // The word bits with the zero points of a group in R rows, of which `last` is the last one; zero_point
 // extracts row r's. has_zeros is 0 or 1 and enters by multiplication: for a branch, compilers duplicate
 // the code around it.

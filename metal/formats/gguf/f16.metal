@@ -13,7 +13,7 @@ struct f16 {
       q[0] = load_f16(block);
     } else {
       fields<2 * N> pairs = load_fields<2 * N, 2>(block, 0, 255);
-      for (uint i = 0; i < N; ++i) q[i] = f16_of(pairs.words[i / 2] >> i % 2 * 16);
+      for (uint i = 0; i < N; i += 2) f16_pair(pairs.words[i / 2], q + i);
     }
     return 1.0f;
   }

@@ -15,6 +15,8 @@ inline scaling k_scales(device const uint8_t* block, uint j) {
   uint first = j < 4 ? 63 : 0;
   s = (s & first) | (((low & 15) | (s >> 2 & 48)) & ~first);
   m = (m & first) | (((low >> 4 & 15) | (m >> 2 & 48)) & ~first);
-  scaling result = {f16_of(words[0]) * float(int(s)), f16_of(words[0] >> 16) * float(int(m))};
+  float by[2];
+  f16_pair(words[0], by);
+  scaling result = {by[0] * float(int(s)), by[1] * float(int(m))};
   return result;
 }

@@ -58,6 +58,12 @@ inline device const uint8_t* block_at(thread const gguf_loader& loader, uint row
   return ((device const gguf_block<F::bytes>*)loader.blocks)[at].bytes;
 }
 
+// About where 32 codes of `row` from `column` on are.
+template <typename F>
+inline device const uint8_t* codes_at(thread const gguf_loader& loader, uint row, uint column) {
+  return block_at<F>(loader, row, column) + column % F::weights * F::bytes / F::weights;
+}
+
 // q[0..N) = codes of `row` from `column` on. Returns their scaling. N divides `column` and
 // F::scale_block.
 template <typename F, uint N, typename V>

@@ -22,10 +22,10 @@ struct q4_1 {
   static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
     uint head[1];
     load_words<1>((device const uint*)block, head);
-    float d = f16_of(head[0]);
-    float m = f16_of(head[0] >> 16);
+    float by[2];
+    f16_pair(head[0], by);
     float unit = load_codes<N, 4>(block + 4 + first % 16, first / 16 * 4, 15, q);
-    scaling result = {d * unit, -m};
+    scaling result = {by[0] * unit, -by[1]};
     return result;
   }
 };

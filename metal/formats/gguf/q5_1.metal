@@ -23,12 +23,12 @@ struct q5_1 {
   static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
     uint head[1];
     load_words<1>((device const uint*)block, head);
-    float d = f16_of(head[0]);
-    float m = f16_of(head[0] >> 16);
+    float by[2];
+    f16_pair(head[0], by);
     fields<N> low = load_fields<N, 8>(block + 8 + first % 16, first / 16 * 4, 15);
     fields<N> high = spread<N>(load_u32(block + 4) >> first);
     float unit = to_numbers<N>(join<N>(low, high, 4), q);
-    scaling result = {d * unit, -m};
+    scaling result = {by[0] * unit, -by[1]};
     return result;
   }
 };

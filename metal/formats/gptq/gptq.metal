@@ -80,6 +80,12 @@ struct scale_traits<F, gptq_loader<S>> {
   typedef S type;
 };
 
+// Where codes of `row` from `column` on are.
+template <typename F, typename S>
+inline device const uint* codes_at(thread const gptq_loader<S>& loader, uint row, uint column) {
+  return address(loader.qweight, row * F::bits / 32 * loader.columns + column);
+}
+
 // Whether R rows, from a multiple of R on, always lie in one group.
 template <typename F, uint R, typename S>
 inline bool share_group(thread const gptq_loader<S>& loader) {

@@ -1,5 +1,7 @@
 // x in whole numbers of 8 bits, and their products with codes.
 
+#include "vectors.h"
+
 // 32 elements of x: element i is about scale * q[i].
 struct Rounded {
   float scale;
@@ -8,7 +10,7 @@ struct Rounded {
 };
 
 enum { LANES = 8 };
-typedef float floats __attribute__((vector_size(LANES * sizeof(float))));
+typedef vector_of<LANES>::type floats;
 typedef int ints __attribute__((vector_size(LANES * sizeof(int))));
 
 // Element i is the sum of w[j] * x[j] for the four j from 4 * i on. w was stored in blocks.

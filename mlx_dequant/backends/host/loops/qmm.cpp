@@ -54,7 +54,7 @@ static inline void add_tile(const float* x, size_t pitch, const float* w, size_t
 #pragma GCC unroll 8
     for (uint i = 0; i < NN; ++i) {
       float* to = out + m * out_pitch + i * VECTOR;
-      store_vec(to, load_vec(to) + sum[m][i]);
+      store_floats(to, load_vec(to) + sum[m][i]);
     }
   }
 }

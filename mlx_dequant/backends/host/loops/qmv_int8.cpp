@@ -1,6 +1,7 @@
 // out[rows] = W @ x[columns] for one row of x in whole numbers of 8 bits. A call does rows begin to
 // end - 1 of W. Sums of four products are exact; they are scaled and accumulated in float32.
 
+#include "ahead.h"
 #include "int8.h"
 
 enum { RUN = 32 };
@@ -15,17 +16,19 @@ static inline void add_run(const S& loader, uint row, uint column, const Rounded
   int8_t q[RUN];
   floats scale = {};
   float mins = 0;
+  ask_for<F>(loader, row + AHEAD, column);
 #pragma GCC unroll 8
   for (uint i = 0; i < RUN; i += block) {
     // With |, unlike with +, g++ sees that all runs of a block share its head.
     const scaling by = scaled_by(codes<F, block>(loader, row, column | i, q + i));
-    scale = lanes < int(i / 4) ? scale : floats{} + by.scale;  // from lane i / 4 on
+    const floats same = by.scale - floats{};
+    scale = i == 0 ? same : lanes < int(i / 4) ? scale : same;  // from lane i / 4 on
     if (has_min<F>::value) {
       mins += by.min * (block < RUN ? x.total[i / 16] : x.total[0] + x.total[1]);
     }
   }
   sum += dot<block>(q, x.q) * scale * x.scale;
-  less += mins * x.scale;
+  if (has_min<F>::value) less += mins * x.scale;
 }
 
 template <typename F, typename S>
@@ -44,8 +47,6 @@ static inline void qmv_int8(const S& loader, const Rounded* x, float* __restrict
       }
     }
     for (; run < all; ++run) add_run<F>(loader, uint(row), run * RUN, x[run], sum, less);
-    float result = 0;
-    for (uint i = 0; i < LANES; ++i) result += sum[i];
-    out[row] = result - less;
+    out[row] = total(sum) - less;
   }
 }

@@ -1,27 +1,36 @@
 // out[columns] = x[rows] @ W for one row of x. A call does columns 32 * begin to 32 * end - 1.
 // Accumulates in float32: the codes of a group's rows are added up before they are scaled.
 
+#include "ahead.h"
 #include "vectors.h"
 
-enum { RUN = 32, VECTORS = RUN / VECTOR };
-enum { BLOCK = 64 };  // runs of columns whose sums stay in the first-level cache
+enum {
+  RUN = 32,
+  BLOCK = 64,  // runs of columns whose sums stay in the first-level cache
+  VECTORS = RUN / STORED
+};
 
 // partial += codes of some rows of a group, from `column` on, times their inputs.
 template <typename F, typename S, typename C>
 static inline void add_codes(const S& loader, const C& shared, const uint* group_rows, uint count,
                              uint column, const float* x, float* partial) {
-  vec sum[VECTORS];
+  vector_of<STORED>::type sum[VECTORS];
 #pragma GCC unroll 8
-  for (uint i = 0; i < VECTORS; ++i) sum[i] = load_vec(partial + i * VECTOR);
+  for (uint i = 0; i < VECTORS; ++i) sum[i] = load_floats<STORED>(partial + i * STORED);
+  // For the next eight rows. Four runs share their lines where a word has codes of a row; where it
+  // has codes of a column, a run has two lines.
+  const uint next = group_rows[0] + 8 + column / RUN % 4 * 2;
+  ask_for<F>(loader, next, column);
+  ask_for<F>(loader, next + 1, column + RUN / 2);
   for (uint r = 0; r < count; ++r) {
     const uint row = group_rows[r];
     float q[RUN];
     codes<F, RUN, 1>(loader, shared, row, column, q);
 #pragma GCC unroll 8
-    for (uint i = 0; i < VECTORS; ++i) sum[i] += load_vec(q + i * VECTOR) * x[row];
+    for (uint i = 0; i < VECTORS; ++i) sum[i] += load_floats<STORED>(q + i * STORED) * x[row];
   }
 #pragma GCC unroll 8
-  for (uint i = 0; i < VECTORS; ++i) store_vec(partial + i * VECTOR, sum[i]);
+  for (uint i = 0; i < VECTORS; ++i) store_floats(partial + i * STORED, sum[i]);
 }
 
 // sum += partial times the scales; partial = 0.

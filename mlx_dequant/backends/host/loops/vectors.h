@@ -10,22 +10,41 @@ enum { VECTOR = 4, REGISTERS = 32 };
 enum { VECTOR = 4, REGISTERS = 16 };
 #endif
 
-typedef float vec __attribute__((vector_size(VECTOR * sizeof(float))));
+// Floats from words of 32 bits that are loaded as one: g++ stores them in 8s and would wait for 16.
+#ifdef __clang__
+enum { STORED = VECTOR };
+#else
+enum { STORED = VECTOR < 8 ? int(VECTOR) : 8 };
+#endif
 
-inline vec load_vec(const float* from) {
-  vec result;
-  memcpy(&result, from, sizeof result);
-  return result;
+// N floats.
+template <uint N>
+struct vector_of {
+  typedef float type __attribute__((vector_size(N * sizeof(float))));
+  typedef type unaligned __attribute__((aligned(4), may_alias));
+};
+
+typedef typename vector_of<VECTOR>::type vec;
+
+// Not by memcpy: g++ would copy 64 bytes through memory, half by half, and wait to load them as one.
+template <uint N>
+inline typename vector_of<N>::type load_floats(const float* from) {
+  return *(const typename vector_of<N>::unaligned*)from;
 }
 
-inline void store_vec(float* to, vec from) { memcpy(to, &from, sizeof from); }
+template <typename V>
+inline void store_floats(float* to, V from) {
+  *(typename vector_of<sizeof(V) / sizeof(float)>::unaligned*)to = from;
+}
+
+inline vec load_vec(const float* from) { return load_floats<VECTOR>(from); }
 
 // The sum of a vector's elements.
-inline float total(vec sums) {
-  float partial[VECTOR];
-  memcpy(partial, &sums, sizeof partial);
-  for (uint half = VECTOR / 2; half > 0; half /= 2) {
-    for (uint i = 0; i < half; ++i) partial[i] += partial[i + half];
-  }
-  return partial[0];
+template <typename V>
+inline float total(V sums) {
+  float parts[sizeof(V) / sizeof(float)];
+  memcpy(parts, &sums, sizeof parts);
+  typename vector_of<4>::type four = load_floats<4>(parts);
+  for (uint i = 4; i < sizeof(V) / sizeof(float); i += 4) four += load_floats<4>(parts + i);
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
