@@ -62,8 +62,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command; returns the exit status."""
-    # MLX keeps 400 CUDA graphs: models that take turns would drop each other's, which a model alone never meets.
-    os.environ.setdefault("MLX_CUDA_GRAPH_CACHE_SIZE", "20000")
     begin, out = time.monotonic(), console(options)
     found = environment()
     out.print(report.environment_line(found))

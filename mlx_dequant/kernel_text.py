@@ -19,12 +19,17 @@ _ASSERTION = re.compile(r'static_assert\([^"]*"[^"]*"\);')
 # A space with a word on one side at most, and an operator on one side at most.
 _SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,]) | (?=[(){}\[\];,])")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-# Words of C++, Metal and CUDA that may stand where a name is declared, and names that both sides of a text share.
+# Words of C++ and Metal that may stand where a name is declared, types of the platforms' headers, and names that both
+# sides of a text share.
 _FIXED = frozenset(
     _WORD.findall(
-        "float half bfloat bool uint ushort uchar size_t double void auto const device thread threadgroup constant "
-        "inline static volatile unsigned struct template typename operator true false sizeof uint8_t int8_t uint16_t "
-        "uint32_t uint64_t float16_t bfloat16_t namespace metal type name count"
+        "alignas alignof auto bool break case catch char class const constexpr continue decltype default delete double "
+        "else enum explicit extern false float friend goto inline long mutable namespace noexcept nullptr operator "
+        "private protected public register return short signed sizeof static static_assert static_cast struct switch "
+        "template this throw true typedef typename union unsigned using virtual void volatile wchar_t while "
+        "bfloat constant device half kernel metal size_t thread threadgroup uchar uint ulong ushort "
+        "bfloat16_t float16_t int8_t uint16_t uint32_t uint64_t uint8_t "
+        "count name type"
     )
 )
 _CONDITIONAL = re.compile(r"#\s*(if|ifdef|ifndef|endif)\b")
@@ -40,7 +45,7 @@ _FORWARD = re.compile(r"(?:struct|union)\s+(\w+)\s*;")
 _SPECIALISED = re.compile(r"template\s*<[^{]*?>\s*struct\s+\w+\s*<([^{]*)>\s*$")
 # Where a name is declared: after a word for what it is, after a type, or as an enumerator.
 _DECLARED = (
-    re.compile(r"\b(?:struct|union|enum|class|typename|using|#\s*define)\s+([A-Za-z]\w*)"),
+    re.compile(r"\b(?:struct|union|enum|class|typename|using)\s+([A-Za-z]\w*)"),
     re.compile(r"\b(?!(?:return|else|case|goto|template|namespace)\b)\w+\s+([A-Za-z]\w*)(?=\s*[=;,)({\[:>])"),
     re.compile(r"[*&>]\s*([A-Za-z]\w*)(?=\s*[=;,){\[])"),
     re.compile(r"[{,]\s*([A-Za-z]\w*)="),
@@ -94,15 +99,15 @@ def _dense(text: str) -> str:
 
 
 def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
-    """A text and code that uses it, with two letters for each name that the text declares.
+    """A text and code that uses it, with two letters for each name that the text declares. Macros keep theirs.
 
     Args:
         fixed: names that stay.
     """
     code = _STRING.sub('""', text)
-    names = {name for pattern in _DECLARED for name in pattern.findall(code) if len(name) >= _SHORTEST}
-    pasted = tuple(re.findall(r"(\w+)##", code))  # in macros, before what makes names of these
-    names = {name for name in names if not name.startswith(pasted)} - _FIXED - set(fixed)
+    without_macros = "".join(line for line in code.splitlines(keepends=True) if not line.startswith("#"))
+    names = {name for pattern in _DECLARED for name in pattern.findall(without_macros) if len(name) >= _SHORTEST}
+    names -= _FIXED | set(fixed) | set(_DEFINE.findall(code))
     words = Counter(_WORD.findall(code))
     taken = words.keys() | set(_WORD.findall(root))
     letters = (one + other for one in ascii_lowercase for other in ascii_letters + digits)

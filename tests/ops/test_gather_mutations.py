@@ -13,20 +13,14 @@ pytestmark = needs_compiler
 
 # A text, another in its place, and whether it is of x @ W.T (True), of x @ W (False), or of both.
 MUTATIONS = {
-    "a row of x for each choice": (
-        "x += size_t(pair / p.choices) * p.columns;",
-        "x += size_t(pair) * p.columns;",
-        True,
-    ),
-    "the same for x @ W": ("x += size_t(pair / p.choices) * p.rows;", "x += size_t(pair) * p.rows;", False),
-    "one result a row of x": ("out += size_t(pair) * p.rows;", "out += size_t(pair / p.choices) * p.rows;", True),
-    "the same, for x @ W": ("out += size_t(pair) * p.columns;", "out += size_t(pair / p.choices) * p.columns;", False),
+    "a row of x for each choice": ("pair / p.choices, pair", "pair, pair", None),
+    "one result a row of x": ("pair / p.choices, pair", "pair / p.choices, pair / p.choices", None),
     "no ids from the end": ("id < 0 ? id + int(experts) : id", "id", None),
     "another pair's expert": ("ids[pair_of(threadgroup_index, p)]", "ids[0]", None),
     "the expert before": ("return expert < p.experts ? expert : 0;", "return expert < 1 ? expert : expert - 1;", None),
     "inputs that lie in their own order": (
-        "v[k] = float(x[row + places[k]])",
-        "v[k] = float(x[row + at + i + k])",
+        "v[k + j] = float(x[row + places[j]])",
+        "v[k + j] = float(x[row + at + i + k + j])",
         False,
     ),
     "parts in the order of pairs": ("return threadgroup_index / p.M;", "return threadgroup_index % p.M;", None),
