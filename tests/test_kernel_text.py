@@ -118,7 +118,19 @@ def test_declared_names_become_short():
     declared = {"window", "height", "GLASS", "PANES", "light", "pane", "number", "total_light"}
     words = set(re.findall(r"\w+", re.sub(r'".*?"', "", text + root)))
     assert not words & declared
-    assert {"simd_sum", "SIDE_", "SIDE_1", "DOUBLE", "alignas", "blocks", "thread", "typename", "float", "out", "w"} <= words
+    assert {
+        "simd_sum",
+        "SIDE_",
+        "SIDE_1",
+        "DOUBLE",
+        "alignas",
+        "blocks",
+        "thread",
+        "typename",
+        "float",
+        "out",
+        "w",
+    } <= words
     assert 'asm("height %0;")' in text
     assert re.sub(r"\w+", "_", text) == re.sub(r"\w+", "_", without_spaces(LONG))
     name = re.search(r"namespace house\{struct (\w\w)\{", text)
