@@ -48,10 +48,10 @@ class Process:
         weakref.finalize(self, _end, self._process)
         self.blas = str(self._ask("blas"))
 
-    def tokens(self) -> Iterator[int]:
-        self._ask("tokens")
+    def tokens(self, count: int) -> Iterator[list[int]]:
+        self._ask("tokens", count)
         while True:
-            yield int(self._ask("token"))
+            yield self._ask("more tokens")
 
     def prompt(self, count: int) -> None:
         self._ask("prompt", count)
@@ -121,11 +121,11 @@ MAKERS: dict[str, Callable[[Path, str], Runner]] = {
 }
 
 
-def _answer(runner: Runner, state: dict[str, Iterator[int]], what: str, *arguments: int) -> Any:
+def _answer(runner: Runner, state: dict[str, Iterator[list[int]]], what: str, *arguments: int) -> Any:
     if what == "tokens":
-        state["tokens"] = runner.tokens()
+        state["tokens"] = runner.tokens(*arguments)
         return None
-    if what == "token":
+    if what == "more tokens":
         return next(state["tokens"])
     if what == "blas":
         from ..diagnostics.environment import blas
@@ -140,7 +140,7 @@ def main(provider: str, path: str, dtype: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     runner: Runner | None = None
-    state: dict[str, Iterator[int]] = {}
+    state: dict[str, Iterator[list[int]]] = {}
     for line in sys.stdin:
         try:
             runner = runner or MAKERS[provider](Path(path), dtype)

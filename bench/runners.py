@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +20,17 @@ def prompt_ids(count: int, vocabulary: int) -> list[int]:
     return np.random.default_rng(count).integers(0, vocabulary, count).tolist()
 
 
+def in_turns(answer: Iterator[int], count: int) -> Iterator[list[int]]:
+    """So many tokens of an answer without end at a time."""
+    while True:
+        yield list(islice(answer, count))
+
+
 class Runner(Protocol):
     """A model to be timed."""
 
-    def tokens(self) -> Iterator[int]:
-        """Greedy answers to a prompt of `PROMPT` tokens, without end."""
+    def tokens(self, count: int) -> Iterator[list[int]]:
+        """A greedy answer to a prompt of `PROMPT` tokens, without end, so many tokens at a time."""
         ...
 
     def prompt(self, count: int) -> None:
@@ -51,11 +58,11 @@ class MLXModel:
     def __init__(self, model: Any, vocabulary: int, dtype: mx.Dtype):
         self.model, self.vocabulary, self.dtype = model, vocabulary, dtype
 
-    def tokens(self) -> Iterator[int]:
+    def tokens(self, count: int) -> Iterator[list[int]]:
         from mlx_lm.generate import generate_step
 
-        for token, _ in generate_step(self._ids(PROMPT), self.model, max_tokens=-1):
-            yield int(token)
+        answer = generate_step(self._ids(PROMPT), self.model, max_tokens=-1)
+        return in_turns((int(token) for token, _ in answer), count)
 
     def prompt(self, count: int) -> None:
         from mlx_lm.generate import generate_step
@@ -89,8 +96,8 @@ class LlamaModel:
         self.vocabulary = vocabulary
         self.model = Llama(str(path), n_ctx=context, n_threads=count, n_threads_batch=count, verbose=False)
 
-    def tokens(self) -> Iterator[int]:
-        yield from self.model.generate(self._ids(PROMPT), temp=0.0, reset=True)
+    def tokens(self, count: int) -> Iterator[list[int]]:
+        return in_turns(self.model.generate(self._ids(PROMPT), temp=0.0, reset=True), count)
 
     def prompt(self, count: int) -> None:
         self.model.reset()

@@ -104,7 +104,10 @@ class TorchModel:
     def _ids(self, count: int) -> torch.Tensor:
         return torch.tensor(runners.prompt_ids(count, self.vocabulary), device=self.device)
 
-    def tokens(self) -> Iterator[int]:
+    def tokens(self, count: int) -> Iterator[list[int]]:
+        return runners.in_turns(self._answer(), count)
+
+    def _answer(self) -> Iterator[int]:
         cache = self._cache()
         while True:
             scores = self._scores(self._ids(runners.PROMPT), cache, 0)

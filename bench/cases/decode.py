@@ -169,9 +169,9 @@ def _timed(plan: Plan, phase: str, runners: Mapping[Kind, Runner]) -> dict[Kind,
 
 
 def _decoding(runner: Runner, count: int) -> Call:
-    answer = runner.tokens()
+    answer = runner.tokens(count)
     next(answer)
-    return Call(lambda turn: [next(answer) for _ in range(count)], lambda results: runner.wait())
+    return Call(lambda turn: next(answer), lambda results: runner.wait())
 
 
 def _reading(runner: Runner, count: int) -> Call:

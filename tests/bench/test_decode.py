@@ -163,9 +163,9 @@ class Fake:
     def __init__(self, name, log, finite=True):
         self.name, self.log, self.finite = name, log, finite
 
-    def tokens(self):
+    def tokens(self, count):
         while True:
-            yield 0
+            yield [0] * count
 
     def prompt(self, count):
         self.log.append((self.name, count))

@@ -38,9 +38,9 @@ def made(monkeypatch):
             asked.append(arguments)
             self.blas = "a library"
 
-        def tokens(self):
+        def tokens(self, count):
             while True:
-                yield 0
+                yield [0] * count
 
         def prompt(self, count):
             asked.append(count)
@@ -145,10 +145,10 @@ def test_a_gpu_has_the_models_in_this_process(path, made, monkeypatch):
 def test_a_process_answers_fails_and_ends(path):
     runner = Process("mlx-dequant", path, "float32")
     process = runner._process
-    answer = runner.tokens()
+    answer = runner.tokens(2)
     first = [next(answer), next(answer)]
-    again = runner.tokens()
-    assert first == [next(again), next(again)] and all(0 <= token < 300 for token in first)
+    again = runner.tokens(4)
+    assert [*first[0], *first[1]] == next(again) and all(0 <= token < 300 for pair in first for token in pair)
     assert runner.is_finite()
     runner.prompt(5)
     runner.wait()
@@ -192,7 +192,6 @@ def test_llama_cpp(path):
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     count = processes._vocabulary(path)
     runner = LlamaModel(path, count, context=256)
-    answer = runner.tokens()
-    assert all(0 <= next(answer) < count for _ in range(3))
+    assert all(0 <= token < count for token in next(runner.tokens(3)))
     runner.prompt(100)
     assert runner.is_finite()
