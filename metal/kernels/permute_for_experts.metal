@@ -8,8 +8,8 @@
 
 template <typename T, typename I>
 inline void permute_for_experts(device const T* x, device const int* perm, device const I* ids,
-                                device T* out, thread const LaunchParams& p,
-                                uint threadgroup_index, uint thread_index) {
+                                device T* out, thread const LaunchParams& p, uint threadgroup_index,
+                                uint thread_index) {
   uint columns = p.columns;
   uint chunks = (columns + permute_chunk - 1) / permute_chunk;
   uint pair = threadgroup_index / chunks;
