@@ -121,7 +121,7 @@ def traced_once(
 
 
 def in_trace(matrix: EncodedMatrix) -> EncodedMatrix:
-    """The matrix; inside a function that `call` traces, with the trace's arguments in the place of its arrays."""
+    """The matrix; inside a function of `traced_together`, with the trace's arguments in the place of its arrays."""
     if _here.others is None or OPERANDS not in matrix.cache:
         return matrix
     operands = operands_of(matrix)
