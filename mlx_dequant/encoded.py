@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import count
 from math import prod
 from types import MappingProxyType
 from typing import Any
 
 from .errors import FormatError
-from .kept import Kept
+from .kept import Numbers
 from .registry import FAMILIES, Family, Format
 
 
@@ -72,10 +71,7 @@ class LaunchParams:
 PARAMS = tuple(param.name for param in fields(LaunchParams))
 
 
-MAX_PRODUCTS = 64  # of a matrix and a kind of product
-
-_kinds: dict[Hashable, int] = {}
-_numbers = count()
+_kinds = Numbers()
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +160,7 @@ class EncodedMatrix:
         )
         numbers = tuple(self.loader_params.items())
         facts = (self.format, self.rows, self.columns, self.scale_dtype, self.has_g_idx, self.experts)
-        return _kinds.setdefault((*facts, self.perm is None, numbers, arrays), next(_numbers))
-
-    def kept(self, kind: str, key: Hashable, make: Callable[[], Any]) -> Any:
-        """A product of this matrix, made once and kept with it; `MAX_PRODUCTS` of a kind are."""
-        return self.cache.setdefault(kind, Kept(MAX_PRODUCTS)).of(key, make)
+        return _kinds.of((*facts, self.perm is None, numbers, arrays))
 
     def kernel_arrays(self) -> list[Any]:
         """The arrays in the loader's order, None for an absent one; of a sorted matrix, perm in the place of g_idx."""

@@ -10,7 +10,6 @@ import inspect
 import threading
 import weakref
 from functools import cache
-from itertools import count
 from math import prod
 from operator import is_
 from typing import Any
@@ -20,6 +19,7 @@ import mlx.nn as nn
 
 from . import backends
 from .backends.gpu.operands import operands_of
+from .kept import Numbers
 from .ops import replay
 from .weights.fused import joint, shared_by
 
@@ -110,8 +110,7 @@ def _unpickled(kind: Any, packed: type[nn.Module], attributes: dict[str, Any], p
     return module
 
 
-_kinds: dict[tuple[Any, ...], int] = {}
-_numbers = count()
+_kinds = Numbers()
 
 
 class _Parts:
@@ -136,7 +135,7 @@ class _Parts:
         self._parts: list[Any] = []
         self._attributes: list[dict[str, Any]] = []
         self._add(module)
-        self.kind = _kinds.setdefault(self._key, next(_numbers))
+        self.kind = _kinds.of(self._key)
         self._sizes = list(map(len, self._inner))
         self._before = list(map(dict, self._attributes))
 

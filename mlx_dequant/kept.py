@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from itertools import count
 from typing import TypeVar
 
 Made = TypeVar("Made")
@@ -26,3 +27,15 @@ class Kept(dict[Hashable, Made]):
             self.clear()
         self[key] = made
         return made
+
+
+class Numbers:
+    """A number for each key, the same one for equal keys: quicker to look up by than they are."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, int] = {}
+        self._next = count()
+
+    def of(self, key: Hashable) -> int:
+        """The number of a key."""
+        return self._known.setdefault(key, next(self._next))

@@ -19,8 +19,8 @@ _ASSERTION = re.compile(r'static_assert\([^"]*"[^"]*"\);')
 # A space with a word on one side at most, and an operator on one side at most.
 _SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,]) | (?=[(){}\[\];,])")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-# Words of C++ and Metal that may stand where a name is declared, types of the platforms' headers, and names that both
-# sides of a text share.
+# Words of C++ and Metal that may stand where a name is declared, types of the platforms' headers, and the parameters of
+# the macro SCRATCH.
 _FIXED = frozenset(
     _WORD.findall(
         "alignas alignof auto bool break case catch char class const constexpr continue decltype default delete double "
@@ -138,9 +138,9 @@ def used(text: str, root: str) -> str:
         root: code that stays.
     """
     declarations = list(_declarations(text))
-    types = {name for one in _all(declarations) for name in one.names}
+    declared = {name for one in _all(declarations) for name in one.names}
     for one in _all(declarations):
-        one.types &= types
+        one.types &= declared
     words = set(_WORD.findall(root))
     kept: set[int] = set()
     while _keep(declarations, words, kept):

@@ -24,16 +24,24 @@ inline void gather(V x, device const int* perm, device T* out, uint first, uint 
   }
 }
 
+// Chunks of a row.
+inline uint permute_chunks(uint columns) { return (columns + permute_chunk - 1) / permute_chunk; }
+
+// Gathers a threadgroup's chunk of a row of x.
+template <typename T>
+inline void gather_chunk(device const T* x, device const int* perm, device T* out, uint columns,
+                         uint threadgroup_index, uint thread_index) {
+  uint first = threadgroup_index % permute_chunks(columns) * permute_chunk;
+  uint end = min(first + permute_chunk, columns);
+  gather(x, perm, out, first, end, columns % 8 == 0, thread_index);
+}
+
 template <typename T>
 inline void permute_columns(device const T* x, device const int* perm, device T* out,
                             thread const LaunchParams& p, uint threadgroup_index,
                             uint thread_index) {
-  uint columns = p.columns;
-  uint chunks = (columns + permute_chunk - 1) / permute_chunk;
-  size_t row = size_t(threadgroup_index / chunks) * columns;
-  uint first = threadgroup_index % chunks * permute_chunk;
-  uint end = min(first + permute_chunk, columns);
-  gather(x + row, perm, out + row, first, end, columns % 8 == 0, thread_index);
+  size_t row = size_t(threadgroup_index / permute_chunks(p.columns)) * p.columns;
+  gather_chunk(x + row, perm, out + row, p.columns, threadgroup_index, thread_index);
 }
 
 template <typename T>

@@ -10,12 +10,8 @@ template <typename T, typename I>
 inline void permute_for_experts(device const T* x, device const int* perm, device const I* ids,
                                 device T* out, thread const LaunchParams& p, uint threadgroup_index,
                                 uint thread_index) {
-  uint columns = p.columns;
-  uint chunks = (columns + permute_chunk - 1) / permute_chunk;
-  uint pair = threadgroup_index / chunks;
+  uint pair = threadgroup_index / permute_chunks(p.columns);
   uint expert = min(expert_number(ids[pair], p.experts), p.experts - 1);
-  uint first = threadgroup_index % chunks * permute_chunk;
-  uint end = min(first + permute_chunk, columns);
-  gather(x + size_t(pair / p.choices) * columns, perm + size_t(expert) * columns,
-         out + size_t(pair) * columns, first, end, columns % 8 == 0, thread_index);
+  gather_chunk(x + size_t(pair / p.choices) * p.columns, perm + size_t(expert) * p.columns,
+               out + size_t(pair) * p.columns, p.columns, threadgroup_index, thread_index);
 }

@@ -123,12 +123,11 @@ def bind(
         shape: of the output, with as many elements as the launch's; None for the launch's own.
     """
     needs_matrix = launch.spec.needs_matrix
+    form, scale_dtype, has_g_idx = None, "", False
     if needs_matrix:
         assert matrix is not None
-        types = (launch.dtype, matrix.scale_dtype, matrix.has_g_idx, input_dtype)
-        call = kernel(platform, matrix.format, launch.spec, *types)
-    else:
-        call = kernel(platform, None, launch.spec, launch.dtype, "", False, input_dtype)
+        form, scale_dtype, has_g_idx = matrix.format, matrix.scale_dtype, matrix.has_g_idx
+    call = kernel(platform, form, launch.spec, launch.dtype, scale_dtype, has_g_idx, input_dtype)
     params = _params(launch.params.words)
     output_shapes, output_dtypes = [shape or launch.shape], [dtypes.of(launch.dtype)]
     grid, threadgroup = (launch.threads, 1, 1), (THREADS, 1, 1)

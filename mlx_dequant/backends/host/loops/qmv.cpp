@@ -11,7 +11,8 @@ enum {
 
 struct gguf_loader;
 
-// Floats that are loaded as one. Only GGUF's codes are bytes.
+// Floats that are loaded as one. Only GGUF's codes are bytes: of other codes 16 at once are slower
+// than 8, with clang as well.
 template <typename S>
 struct loaded {
   enum { at_once = VECTOR < 8 ? int(VECTOR) : 8 };
