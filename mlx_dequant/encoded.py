@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import prod
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .errors import FormatError
-from .kept import Numbers
+from .kept import Kept, Numbers
 from .registry import FAMILIES, Family, Format
 
 
@@ -70,6 +70,8 @@ class LaunchParams:
 
 PARAMS = tuple(param.name for param in fields(LaunchParams))
 
+
+MAX_PRODUCTS = 64  # of a matrix and a kind of product
 
 _kinds = Numbers()
 
@@ -161,6 +163,10 @@ class EncodedMatrix:
         numbers = tuple(self.loader_params.items())
         facts = (self.format, self.rows, self.columns, self.scale_dtype, self.has_g_idx, self.experts)
         return _kinds.of((*facts, self.perm is None, numbers, arrays))
+
+    def kept(self, kind: str, key: Hashable, make: Callable[[], Any]) -> Any:
+        """A product of this matrix, made once and kept with it; `MAX_PRODUCTS` of a kind are."""
+        return self.cache.setdefault(kind, Kept(MAX_PRODUCTS)).of(key, make)
 
     def kernel_arrays(self) -> list[Any]:
         """The arrays in the loader's order, None for an absent one; of a sorted matrix, perm in the place of g_idx."""
