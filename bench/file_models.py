@@ -49,7 +49,7 @@ def found(options: argparse.Namespace, dtype: mx.Dtype) -> tuple[Row, dict[Kind,
     else:
         made, absent = _processes(path, dtypes.name(dtype), name)
     if not options.fuse:
-        del made[f"{OURS}{FUSED}"]
+        made = {name: make for name, make in made.items() if not name.endswith(FUSED)}
     made = {
         provider: make
         for provider, make in made.items()
@@ -87,7 +87,8 @@ def _processes(path: Path, dtype: str, form: str) -> tuple[dict[str, Callable[[]
     library = openblas()
     made: dict[str, Callable[[], Runner]] = {name: _process(name, path, dtype) for name in (OURS, f"{OURS}{FUSED}")}
     if form in mxd.formats() and "int8_codes" in mxd.formats()[form].traits:
-        made[OURS + INT8] = _process(OURS, path, dtype, precision="int8")
+        for fused in ("", FUSED):
+            made[OURS + INT8 + fused] = _process(OURS + fused, path, dtype, precision="int8")
     absent = {}
     for name in (OURS, "mlx"):
         made.setdefault(name, _process(name, path, dtype))

@@ -78,11 +78,9 @@ def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]
     from rich.console import Console
 
     from .. import lm
-    from ..backends import on_gpu
 
     dtype = getattr(mx, options.dtype) if options.dtype else None
-    # Fewer products take a GPU less time; a CPU gains nothing.
-    fuse = on_gpu() and (group is None or group.size() == 1)
+    fuse = group is None or group.size() == 1
     with reading(Console(stderr=True, quiet=group is not None and group.rank() > 0)):
         model, tokenizer = lm.load(options.model, dtype=dtype, group=group, fuse=fuse)
     if options.adapter_path is not None:
@@ -93,7 +91,7 @@ def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]
         tokenizer.add_eos_token(token)
     if options.draft_model is None:
         return model, tokenizer, None
-    draft, other = lm.load(options.draft_model, dtype=dtype, fuse=on_gpu())
+    draft, other = lm.load(options.draft_model, dtype=dtype, fuse=True)
     if other.vocab_size != tokenizer.vocab_size:
         raise FormatError(f"--draft-model: found {other.vocab_size} tokens, expected {tokenizer.vocab_size}")
     return model, tokenizer, draft

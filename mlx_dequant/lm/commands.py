@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from ..backends import on_gpu
 from .hook import install, installed, uninstall
 from .ranks import end_with_generation, everybody, one_voice, together
 
@@ -17,7 +16,7 @@ ASKING = ("benchmark", "chat", "generate", "perplexity", "server")
 def run(command: str, arguments: Sequence[str]) -> None:
     """Runs `mlx_lm.COMMAND` ("server", "chat", "generate", "lora", "fuse", "benchmark", ...) in this process.
 
-    Where commands only ask a model, on a GPU, layers that take the same x share one product.
+    Where commands only ask a model, layers that take the same x share one product.
     Over the processes of `mlx.launch`, "generate" shares the model among them, as server, chat and benchmark do.
 
     Raises:
@@ -30,7 +29,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
     shares = command == "generate" and group.size() > 1
     before, mine = sys.argv, shares or not installed()
     if mine:
-        fuse = command in ASKING and group.size() == 1 and on_gpu()
+        fuse = command in ASKING and group.size() == 1
         install(group=group if shares else None, fuse=fuse)
     sys.argv = [f"mlx_lm.{command}", command, *arguments]
     try:
