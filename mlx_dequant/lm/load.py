@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import gc
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,9 +66,22 @@ def load(
             as many parts as there are processes.
     """
     check_dtype(dtype)
-    source = opened(only_gguf(Path(path)))
-    model, config = load_model(source, dtype, ignore=ignore, group=group, fuse=fuse)
-    return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"), ignore=ignore)
+    with _without_collection():
+        source = opened(only_gguf(Path(path)))
+        model, config = load_model(source, dtype, ignore=ignore, group=group, fuse=fuse)
+        return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"), ignore=ignore)
+
+
+@contextmanager
+def _without_collection() -> Generator[None]:
+    """Python's garbage collector waits: it would look through hundreds of thousands of new tokens again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def check_dtype(dtype: mx.Dtype | None) -> None:

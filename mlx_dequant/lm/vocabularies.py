@@ -85,7 +85,8 @@ def sentence_piece(vocabulary: dict[str, int], settings: Mapping[str, Any]) -> T
 
     Without scores, tokens are merged in the order of the vocabulary.
     """
-    merges = derived(vocabulary, settings.get("scores"))
+    others = [f"<0x{byte:02X}>" for byte in range(256)]
+    merges = derived(vocabulary, settings.get("scores"), [*others, _unknown(settings)])
     return _of_characters(vocabulary, merges, settings, settings.get("add_space_prefix", True))
 
 
@@ -104,7 +105,7 @@ def _parted(merge: str) -> tuple[str, str]:
 def _of_characters(vocabulary: dict[str, int], merges: Any, settings: Mapping[str, Any], prefixed: bool) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    unknown = settings["tokens"][settings.get("unknown_token_id", 0)]
+    unknown = _unknown(settings)
     built: Any = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     spaces = normalizers.Replace(" ", SPACE)
     decoding: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -114,6 +115,10 @@ def _of_characters(vocabulary: dict[str, int], merges: Any, settings: Mapping[st
     built.normalizer = spaces
     built.decoder = decoders.Sequence(decoding)
     return built
+
+
+def _unknown(settings: Mapping[str, Any]) -> str:
+    return settings["tokens"][settings.get("unknown_token_id", 0)]
 
 
 def numbered(tokens: list[str]) -> dict[str, int]:

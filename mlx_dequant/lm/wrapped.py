@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,20 +38,21 @@ def wrapped(
     from mlx_lm.utils import load_tokenizer
 
     with tempfile.TemporaryDirectory() as folder, _quick(built, vocabulary):
-        Path(folder, "tokenizer.json").write_text(json.dumps(_without_vocabulary(built)))
+        named = {**config, **settings}.values()
+        Path(folder, "tokenizer.json").write_text(json.dumps(_without_vocabulary(built, named)))
         Path(folder, "tokenizer_config.json").write_text(json.dumps(config))
         return load_tokenizer(Path(folder), {"tokenizer_object": built, **settings}, eos_token_ids=eos_token_ids)
 
 
-def _without_vocabulary(built: Any) -> dict[str, Any]:
-    """The content of tokenizer.json, with added tokens and no others."""
+def _without_vocabulary(built: Any, named: Collection[Any]) -> dict[str, Any]:
+    """The content of tokenizer.json, with the added tokens that are `named` and no others."""
     from tokenizers import Tokenizer, models
 
     empty = Tokenizer(models.BPE())
     for name in PARTS:
         if getattr(built, name) is not None:
             setattr(empty, name, getattr(built, name))
-    added = built.get_added_tokens_decoder().items()
+    added = [(number, token) for number, token in built.get_added_tokens_decoder().items() if token.content in named]
     tokens = [{"id": number, **{flag: getattr(token, flag) for flag in FLAGS}} for number, token in added]
     return json.loads(empty.to_str()) | {"added_tokens": tokens}
 
