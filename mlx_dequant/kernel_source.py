@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from . import kernels
 from .encoded import PARAMS
-from .kernel_text import shortened, used, without_comments, without_spaces
+from .kernel_names import shortened
+from .kernel_text import used, without_comments, without_spaces
 from .kernels import THREADS, KernelSpec
 from .registry import FAMILIES, METAL, Format
 
@@ -158,6 +160,8 @@ def kernel_source(
         files.insert(0, METAL / "cuda" / "views" / f"{form.family}.h")
     header = inline(headers) + "\n" + sources(form, files)
     template = [TYPES[dtype], *map(str, spec.template)]
+    if form and (loop := kernels.loop(platform, spec, form.traits.get("scale_block", 8))):
+        template.append(f"mlx_dequant::{loop}")
     # The ids of a tile are looked at here.
     arguments = [*(name for name in spec.inputs if name != "ids" or not spec.tile), "out", "p"]
     lines = ["mlx_dequant::LaunchParams p = *(device const mlx_dequant::LaunchParams*)params;"]

@@ -1,4 +1,4 @@
-"""Short kernel texts: without comments, indentation, declarations that the kernel does not use, and long names.
+"""Short kernel texts: without comments, indentation and declarations that the kernel does not use.
 
 MLX copies a kernel's text when it builds a call, and hashes it at each launch.
 """
@@ -6,11 +6,9 @@ MLX copies a kernel's text when it builds a call, and hashes it at each launch.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from string import ascii_letters, ascii_lowercase, digits
 
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _STRING = re.compile(r'("(?:\\.|[^"\\])*")')
@@ -18,20 +16,8 @@ _MARK = re.compile(r'"(?:\\.|[^"\\])*"|[(){};]')
 _ASSERTION = re.compile(r'static_assert\([^"]*"[^"]*"\);')
 # A space with a word on one side at most, and an operator on one side at most.
 _SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,]) | (?=[(){}\[\];,])")
+_AGAIN = re.compile(r"\}\n?\}namespace mlx_dequant\{")  # a namespace that ends and begins again
 _WORD = re.compile(r"[A-Za-z_]\w*")
-# Words of C++ and Metal that may stand where a name is declared, types of the platforms' headers, and the parameters of
-# the macro SCRATCH.
-_FIXED = frozenset(
-    _WORD.findall(
-        "alignas alignof auto bool break case catch char class const constexpr continue decltype default delete double "
-        "else enum explicit extern false float friend goto inline long mutable namespace noexcept nullptr operator "
-        "private protected public register return short signed sizeof static static_assert static_cast struct switch "
-        "template this throw true typedef typename union unsigned using virtual void volatile wchar_t while "
-        "bfloat constant device half kernel metal size_t thread threadgroup uchar uint ulong ushort "
-        "bfloat16_t float16_t int8_t uint16_t uint32_t uint64_t uint8_t "
-        "count name type"
-    )
-)
 _CONDITIONAL = re.compile(r"#\s*(if|ifdef|ifndef|endif)\b")
 _TYPE = re.compile(r"(?:template\s*<.*>\s*)?(?:struct|union|enum|namespace)\b\s*([A-Za-z_]\w*)?[^()=]*$", re.DOTALL)
 _DEFINE = re.compile(r"#\s*define\s+(\w+)")
@@ -43,14 +29,6 @@ _TEMPLATE = re.compile(r"template\s*<")
 _MACRO_CALL = re.compile(r"[A-Z][A-Z_]*\([^()]*\)(?=\s*(?:[A-Z#]|$))")  # one that makes declarations
 _FORWARD = re.compile(r"(?:struct|union)\s+(\w+)\s*;")
 _SPECIALISED = re.compile(r"template\s*<[^{]*?>\s*struct\s+\w+\s*<([^{]*)>\s*$")
-# Where a name is declared: after a word for what it is, after a type, or as an enumerator.
-_DECLARED = (
-    re.compile(r"\b(?:struct|union|enum|class|typename|using)\s+([A-Za-z]\w*)"),
-    re.compile(r"\b(?!(?:return|else|case|goto|template|namespace)\b)\w+\s+([A-Za-z]\w*)(?=\s*[=;,)({\[:>])"),
-    re.compile(r"[*&>]\s*([A-Za-z]\w*)(?=\s*[=;,){\[])"),
-    re.compile(r"[{,]\s*([A-Za-z]\w*)="),
-)
-_SHORTEST = 4  # letters of a name that gets a shorter one
 
 
 @dataclass
@@ -89,43 +67,13 @@ def without_spaces(text: str) -> str:
     for is_directive, group in groupby(lines, lambda line: line.startswith("#")):
         piece = "\n".join(group)
         parts.append(piece if is_directive else _dense(_ASSERTION.sub("", piece)))
-    return "\n".join(parts) + "\n"
+    return _AGAIN.sub("}", "\n".join(parts)) + "\n"
 
 
 def _dense(text: str) -> str:
     """Code without spaces, except between words and between operators."""
     pieces = _STRING.split(" ".join(text.split()))
     return "".join(piece if at % 2 else _SPACE.sub("", piece) for at, piece in enumerate(pieces))
-
-
-def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
-    """A text and code that uses it, with two letters for each name that the text declares. Macros keep theirs.
-
-    Args:
-        fixed: names that stay.
-    """
-    code = _STRING.sub('""', text)
-    without_macros = "".join(line for line in code.splitlines(keepends=True) if not line.startswith("#"))
-    names = {name for pattern in _DECLARED for name in pattern.findall(without_macros) if len(name) >= _SHORTEST}
-    names -= _FIXED | set(fixed) | set(_DEFINE.findall(code))
-    words = Counter(_WORD.findall(code))
-    taken = words.keys() | set(_WORD.findall(root))
-    letters = (one + other for one in ascii_lowercase for other in ascii_letters + digits)
-    free = (pair for pair in letters if pair not in taken and pair not in ("as", "do", "if", "in", "or"))
-    # The most letters first, while there are pairs.
-    order = sorted(names, key=lambda name: (-len(name) * words[name], name))
-    new = dict(zip(order, free, strict=False))
-
-    def short(code: str) -> str:
-        pieces = _STRING.split(code)
-        known = (piece if at % 2 else _WORD.sub(_or_same(new), piece) for at, piece in enumerate(pieces))
-        return "".join(known)
-
-    return short(text), short(root)
-
-
-def _or_same(new: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
-    return lambda match: new.get(match.group(), match.group())
 
 
 def used(text: str, root: str) -> str:

@@ -98,6 +98,32 @@ def gather_qvm(lanes: int, values: int, chunk: int, permuted: str = "") -> Kerne
     return KernelSpec("gather_qvm", ("x", "ids"), template, 8 * THREADS, permuted=permuted, stacked=True)
 
 
+# How qmv and qvm take x, by platform: up to so many rows in the first way, more in the second. `x_first` reads x before
+# the weights, and each decoded code multiplies all its rows; `x_in_turn` decodes 32 codes or more, which multiply the
+# rows of x one after the other. `by_chunks` is qvm's x_first; `by_rows` decodes a row of W for all rows of x.
+_LOOPS = {
+    ("metal", "qmv"): (2, "x_first", "x_in_turn"),
+    ("cuda", "qmv"): (1, "x_first", "x_in_turn"),
+    ("metal", "qvm"): (2, "by_chunks", "x_in_turn"),
+    ("cuda", "qvm"): (2, "by_chunks", "by_rows"),
+}
+
+
+def loop(platform: str, spec: KernelSpec, scale_block: int) -> str:
+    """The struct of qmv.metal or qvm.metal that is a kernel's template argument LOOP; "" for other kernels.
+
+    Args:
+        scale_block: codes that share a scale; `x_first` needs 8.
+    """
+    kind = spec.name.removeprefix("gather_")
+    if (platform, kind) not in _LOOPS:
+        return ""
+    bm = 1 if spec.stacked else spec.template[0]
+    rows = bm if bm <= 8 else 8 if kind == "qmv" else bm - 8
+    most, few, many = _LOOPS[platform, kind]
+    return few if rows <= most and not (few == "x_first" and scale_block < 8) else many
+
+
 def qmv_mma(bm: int, bn: int, tk: int, permuted: str = "") -> KernelSpec:
     """A linear layer's product with few rows of x, 8 at a time, by matrix units.
 

@@ -19,7 +19,7 @@ ROOT = PACKAGE.name
 LAYERS = (
     ("errors", "checks", "dtypes", "fast_divmod", "kept", "log", "zero_points", "_version"),
     ("registry",),
-    ("encoded", "kernels", "kernel_text"),
+    ("encoded", "kernels", "kernel_names", "kernel_text"),
     ("kernel_source", "tuning", "act_order"),
     ("launches", "dispatch"),
     ("backends",),

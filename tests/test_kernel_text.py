@@ -4,9 +4,7 @@ import re
 
 import pytest
 
-import mlx_dequant as mxd
-from mlx_dequant import kernel_source, kernels
-from mlx_dequant.kernel_text import shortened, used, without_comments, without_spaces
+from mlx_dequant.kernel_text import used, without_comments, without_spaces
 
 TEXT = """
 #define TABLE constant
@@ -98,57 +96,8 @@ def test_comments_lines_and_indentation_go():
         ("return x;\nelse\nreturn y;", "return x;else return y;"),
         ('int a ;\n#pragma unroll 2\nfor ( ; ; ) f("a ; b") ;', 'int a;\n#pragma unroll 2\nfor(;;)f("a ; b");'),
         ('static_assert(a(1) == b, "x; y"); int z;', "int z;"),
+        ("namespace mlx_dequant { a b; }\n}\nnamespace mlx_dequant { c d; }", "namespace mlx_dequant{a b;}c d;}"),
     ],
 )
 def test_spaces_that_part_nothing_go(long, short):
     assert without_spaces(long) == short + "\n"
-
-
-LONG = """#define DOUBLE(value) (2 * value)
-#define FLAT alignas(16) const
-#define SIDE_1 4
-#define SIDE(number) SIDE_##number
-namespace house{struct window{float height,width;};template<typename GLASS,uint PANES>inline float light(thread const
-GLASS&pane,uint floor){const uint number=PANES;float total_light=simd_sum(pane.height);asm("height %0;");return
-DOUBLE(total_light)*number+blocks;}}"""
-
-
-def test_declared_names_become_short():
-    text, root = shortened(without_spaces(LONG), "house::window w;out=house::light<house::window,2>(w,1);", ["blocks"])
-    declared = {"window", "height", "GLASS", "PANES", "light", "pane", "number", "total_light"}
-    words = set(re.findall(r"\w+", re.sub(r'".*?"', "", text + root)))
-    assert not words & declared
-    assert {
-        "simd_sum",
-        "SIDE_",
-        "SIDE_1",
-        "DOUBLE",
-        "alignas",
-        "blocks",
-        "thread",
-        "typename",
-        "float",
-        "out",
-        "w",
-    } <= words
-    assert 'asm("height %0;")' in text
-    assert re.sub(r"\w+", "_", text) == re.sub(r"\w+", "_", without_spaces(LONG))
-    name = re.search(r"namespace house\{struct (\w\w)\{", text)
-    assert name and root.startswith(f"house::{name[1]} w;")
-
-
-@pytest.mark.parametrize("platform", ["metal", "cuda"])
-@pytest.mark.parametrize("name", ["q4_k", "iq1_m", "gptq3", "ct4"])
-def test_a_short_text_has_what_the_whole_one_has(name, platform, monkeypatch):
-    """What the kernel's code uses; nothing is written that the whole text lacks but names of two letters."""
-    spec = kernels.qmv(1, 1, 4, 32)
-    build = kernel_source.kernel_source.__wrapped__
-    short = build(platform, mxd.formats()[name], spec, "float16", "float16")
-    monkeypatch.setattr(kernel_source, "readable", lambda: True)
-    whole = build(platform, mxd.formats()[name], spec, "float16", "float16")
-    assert re.sub(r"\w+", "_", short.body) == re.sub(r"\w+", "_", whole.body)
-    assert len(short.header) < 0.5 * len(whole.header)
-    new = set(re.findall(r"\w+", short.header)) - set(re.findall(r"\w+", whole.header))
-    assert new and all(len(word) == 2 for word in new)
-    again = used(short.header, short.body)
-    assert without_spaces(again) == short.header

@@ -139,7 +139,7 @@ def cpu_decode() -> str:
     rows = json.loads((RESULTS / "cpu-decode.json").read_text())["rows"]
     lines = [
         [
-            row["provider"],
+            row["provider"] + ", fused" * row.get("fused", False),
             formats()[row["format"]].title if row["format"] in formats() else "dense float32",
             f"{row['decode_tokens_per_second']:.1f}",
             f"{row['prompt_tokens_per_second']['256']:.0f}",

@@ -6,18 +6,19 @@
 #include "experts.metal"
 #include "qmv.metal"
 
-template <typename F, typename T, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename X, typename I,
-          typename S>
+template <typename F, typename T, uint SIMDGROUPS, uint BN, uint MAX_VALUES, typename LOOP,
+          typename X, typename I, typename S>
 inline void gather_qmv(thread const S& loader, device const X* x, device const I* ids,
                        device T* out, thread const LaunchParams& p, threadgroup float* scratch,
                        uint threadgroup_index, uint thread_index) {
   uint pair = pair_of(threadgroup_index, p);
   uint part = part_of(threadgroup_index, p);
+  uint row = pair / p.choices;  // of x
   if (expert_of(ids, threadgroup_index, p) == p.experts) {
     const uint rows = 8 / SIMDGROUPS * BN;
     store_nan(out + pair * p.rows, part * rows, min((part + 1) * rows, p.rows), thread_index);
     return;
   }
-  qmv_pass<F, T, 1, SIMDGROUPS, BN, MAX_VALUES>(loader, x, out, p, scratch, pair / p.choices, pair,
-                                                part, thread_index);
+  qmv_pass<F, T, 1, SIMDGROUPS, BN, MAX_VALUES, LOOP>(loader, x, out, p, scratch, row, pair, part,
+                                                      thread_index);
 }

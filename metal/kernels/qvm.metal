@@ -53,86 +53,92 @@ inline void load_chunk(thread const S& loader, device const X* x, uint at, uint 
 // Adds VALUES columns of the rows begin ... begin + CHUNK - 1, begin + stride ... to `sum`, as far as
 // whole chunks go. Rows of a chunk are of one group, and x is aligned. This loop, for one or two rows of
 // x, has no branches, so that the loads of two chunks overlap.
-template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
-inline void add_chunks(thread const S& loader, device const X* x, uint column, uint begin,
-                       uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
-  typename S::template group_params<VALUES> shared;
-  float partial[BM][VALUES];
-  for (uint m = 0; m < BM; ++m) {
-    for (uint i = 0; i < VALUES; ++i) partial[m][i] = 0.0f;
-  }
+struct by_chunks {
+  template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
+  static inline void add(thread const S& loader, device const X* x, uint column, uint begin,
+                         uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
+    typename S::template group_params<VALUES> shared;
+    float partial[BM][VALUES];
+    for (uint m = 0; m < BM; ++m) {
+      for (uint i = 0; i < VALUES; ++i) partial[m][i] = 0.0f;
+    }
 #pragma unroll chunks_at_once
-  for (uint at = begin; at + CHUNK <= rows; at += stride) {
-    float v[CHUNK][BM];
-    load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
-    load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
-    float q[CHUNK * VALUES];
-    codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
+    for (uint at = begin; at + CHUNK <= rows; at += stride) {
+      float v[CHUNK][BM];
+      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
+      load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
+      float q[CHUNK * VALUES];
+      codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
 #pragma unroll
-    for (uint r = 0; r < CHUNK; ++r) add_products<BM, VALUES>(q + r * VALUES, v[r], partial);
-    flush_group<BM, VALUES>(shared, partial, sum);
+      for (uint r = 0; r < CHUNK; ++r) add_products<BM, VALUES>(q + r * VALUES, v[r], partial);
+      flush_group<BM, VALUES>(shared, partial, sum);
+    }
   }
-}
+};
 
 // The same for more rows of x, all of which are multiplied by a row of W at once.
-template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
-inline void add_rows(thread const S& loader, device const X* x, uint column, uint begin,
-                     uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
-  typename S::template group_params<VALUES> shared;
-  uint group = ~0u;
-  for (uint at = begin; at + CHUNK <= rows; at += stride) {
-    float v[CHUNK][BM];
-    load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
-    if (group_at<F>(loader, at) != group) {
-      group = group_at<F>(loader, at);
-      load_group_params<F, VALUES>(loader, group, column, shared);
-    }
+struct by_rows {
+  template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
+  static inline void add(thread const S& loader, device const X* x, uint column, uint begin,
+                         uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
+    typename S::template group_params<VALUES> shared;
+    uint group = ~0u;
+    for (uint at = begin; at + CHUNK <= rows; at += stride) {
+      float v[CHUNK][BM];
+      load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
+      if (group_at<F>(loader, at) != group) {
+        group = group_at<F>(loader, at);
+        load_group_params<F, VALUES>(loader, group, column, shared);
+      }
 #pragma unroll
-    for (uint r = 0; r < CHUNK; ++r) {
-      float w[VALUES];
-      codes<F, VALUES, 1>(loader, shared, at + r, column, w);
-      apply_scale<VALUES>(shared, w, w);
-      add_products<BM, VALUES>(w, v[r], sum);
-    }
-  }
-}
-
-// The same for rows of x in turn: 32 codes are multiplied by each.
-template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
-inline void add_in_turn(thread const S& loader, device const X* x, uint column, uint begin,
-                        uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
-  const uint STEP = 32 / VALUES;
-  typename S::template group_params<VALUES> shared;
-#pragma unroll 1
-  for (uint at = begin; at + CHUNK <= rows; at += stride) {
-    load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
-#pragma unroll
-    for (uint k = 0; k < CHUNK; k += STEP) {
-      float q[STEP * VALUES];
-      codes<F, VALUES, STEP>(loader, shared, at + k, column, q);
-#pragma unroll
-      for (uint m = 0; m < BM; ++m) {
-        float v[STEP], dot[VALUES];
-        uint from = row_place<BM>(first, m, M, rows);
-        x_rows<F>::template load<STEP, true>(loader, x, from, at, k, v);
-#pragma unroll
-        for (uint i = 0; i < VALUES; ++i) {
-#pragma unroll
-          for (uint r = 0; r < STEP; ++r) {
-            dot[i] = r == 0 ? q[i] * v[0] : dot[i] + q[r * VALUES + i] * v[r];
-          }
-        }
-        apply_scale<VALUES>(shared, dot, dot);
-#pragma unroll
-        for (uint i = 0; i < VALUES; ++i) sum[m][i] += dot[i];
+      for (uint r = 0; r < CHUNK; ++r) {
+        float w[VALUES];
+        codes<F, VALUES, 1>(loader, shared, at + r, column, w);
+        apply_scale<VALUES>(shared, w, w);
+        add_products<BM, VALUES>(w, v[r], sum);
       }
     }
   }
-}
+};
+
+// The same for rows of x in turn: 32 codes are multiplied by each.
+struct x_in_turn {
+  template <typename F, uint BM, uint VALUES, uint CHUNK, typename X, typename S>
+  static inline void add(thread const S& loader, device const X* x, uint column, uint begin,
+                         uint stride, uint rows, uint first, uint M, thread float (*sum)[VALUES]) {
+    const uint STEP = 32 / VALUES;
+    typename S::template group_params<VALUES> shared;
+#pragma unroll 1
+    for (uint at = begin; at + CHUNK <= rows; at += stride) {
+      load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
+#pragma unroll
+      for (uint k = 0; k < CHUNK; k += STEP) {
+        float q[STEP * VALUES];
+        codes<F, VALUES, STEP>(loader, shared, at + k, column, q);
+#pragma unroll
+        for (uint m = 0; m < BM; ++m) {
+          float v[STEP], dot[VALUES];
+          uint from = row_place<BM>(first, m, M, rows);
+          x_rows<F>::template load<STEP, true>(loader, x, from, at, k, v);
+#pragma unroll
+          for (uint i = 0; i < VALUES; ++i) {
+#pragma unroll
+            for (uint r = 0; r < STEP; ++r) {
+              dot[i] = r == 0 ? q[i] * v[0] : dot[i] + q[r * VALUES + i] * v[r];
+            }
+          }
+          apply_scale<VALUES>(shared, dot, dot);
+#pragma unroll
+          for (uint i = 0; i < VALUES; ++i) sum[m][i] += dot[i];
+        }
+      }
+    }
+  }
+};
 
 // The ROWS rows of x from `from` on, and of the result from `to` on.
-template <typename F, typename T, uint ROWS, uint LANES, uint VALUES, uint CHUNK, typename X,
-          typename S>
+template <typename F, typename T, uint ROWS, uint LANES, uint VALUES, uint CHUNK, typename LOOP,
+          typename X, typename S>
 inline void qvm_pass(thread const S& loader, device const X* x, device T* out,
                      thread const LaunchParams& p, threadgroup float* scratch, uint from, uint to,
                      uint threadgroup_index, uint thread_index) {
@@ -151,13 +157,8 @@ inline void qvm_pass(thread const S& loader, device const X* x, device T* out,
   uint stride = deep * CHUNK;
   uint done = 0;
   if (column + VALUES <= columns && is_aligned(x, rows) && share_group<F, CHUNK>(loader)) {
-    if (ROWS <= 2) {
-      add_chunks<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M, sum);
-    } else if (rows_in_turn) {
-      add_in_turn<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M, sum);
-    } else {
-      add_rows<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M, sum);
-    }
+    LOOP::template add<F, ROWS, VALUES, CHUNK>(loader, x, column, begin, stride, rows, from, p.M,
+                                               sum);
     done = rows / CHUNK * CHUNK;
   }
   // What is left, a row at a time.
@@ -188,14 +189,14 @@ inline void qvm_pass(thread const S& loader, device const X* x, device T* out,
   }
 }
 
-template <typename F, typename T, uint BM, uint LANES, uint VALUES, uint CHUNK, typename X,
-          typename S>
+template <typename F, typename T, uint BM, uint LANES, uint VALUES, uint CHUNK, typename LOOP,
+          typename X, typename S>
 inline void qvm(thread const S& loader, device const X* x, device T* out,
                 thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
   const uint ROWS = BM > 8 ? BM - 8 : BM;  // of x, in a pass
   uint passes = BM > 8 ? (p.M + ROWS - 1) / ROWS : 1;
   uint first = threadgroup_index % passes * ROWS;
-  qvm_pass<F, T, ROWS, LANES, VALUES, CHUNK>(loader, x, out, p, scratch, first, first,
-                                             threadgroup_index / passes, thread_index);
+  qvm_pass<F, T, ROWS, LANES, VALUES, CHUNK, LOOP>(loader, x, out, p, scratch, first, first,
+                                                   threadgroup_index / passes, thread_index);
 }

@@ -25,17 +25,14 @@ typedef __nv_bfloat16 bfloat16_t;
 namespace mlx_dequant {
 
 // Codes of a row that qmv decodes before it multiplies them, and chunks of rows whose loads overlap
-// in qvm. Many need few loads. Loads of x have 16 bytes. qmv reads one row of x before W, and with
-// more rows 8 inputs of each at once; a lane's columns are neighbours (runs_apart is 0). In qvm a
-// decoded row of W multiplies all rows of x (rows_in_turn is 0).
+// in qvm. Many need few loads. Loads of x have 16 bytes. With several rows of x, qmv loads 8
+// inputs of each at once; a lane's columns are neighbours (runs_apart is 0).
 enum {
   decoded_at_once = 32,
   chunks_at_once = 2,
   loaded_at_once = 8,
   inputs_at_once = 8,
-  runs_apart = 0,
-  x_first = 1,
-  rows_in_turn = 0
+  runs_apart = 0
 };
 
 template <typename A, typename B>

@@ -8,16 +8,13 @@ namespace mlx_dequant {
 // Codes of a row that qmv decodes before it multiplies them, and chunks of rows whose loads overlap
 // in qvm. Few need few registers; other threadgroups wait in the meantime. Loads of x have 64 bits:
 // each takes its place as a 32-bit index. With four rows of x, qmv loads 16 inputs of each at once.
-// Lanes of qmv share no bytes (runs_apart). Up to two rows of x are read before W, and each decoded
-// code multiplies them (x_first); more are read in turn, and 32 decoded codes multiply them.
+// Lanes of qmv share no bytes (runs_apart).
 enum {
   decoded_at_once = 8,
   chunks_at_once = 1,
   loaded_at_once = 4,
   inputs_at_once = 16,
-  runs_apart = 1,
-  x_first = 2,
-  rows_in_turn = 1
+  runs_apart = 1
 };
 
 // The float16 in the low bits.

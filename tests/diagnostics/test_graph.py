@@ -16,15 +16,15 @@ from mlx_dequant.diagnostics.graph import cost
 
 # Kilobytes of text of products with Llama 3's k_proj and q_proj: on Metal, on CUDA, and there with 16 rows of x.
 LIMITS = {
-    "q4_0": (9, 12, 13),
-    "q4_k": (10, 12, 13),
-    "q6_k": (10, 12, 12),
-    "q8_0": (9, 11, 13),
-    "iq3_s": (15, 17, 19),
-    "awq4": (10, 11, 14),
-    "gptq4": (11, 16, 16),
-    "gptq4-act": (12, 16, 16),
-    "ct4": (13, 14, 17),
+    "q4_0": (6, 7, 9),
+    "q4_k": (6, 8, 10),
+    "q6_k": (7, 8, 8),
+    "q8_0": (6, 7, 9),
+    "iq3_s": (12, 13, 15),
+    "awq4": (6, 7, 10),
+    "gptq4": (7, 11, 11),
+    "gptq4-act": (8, 12, 12),
+    "ct4": (8, 9, 12),
 }
 SHAPES = ((1024, 4096), (4096, 4096))
 

@@ -13,8 +13,8 @@ pytestmark = needs_compiler
 
 # A text, another in its place, and whether it is of x @ W.T (True), of x @ W (False), or of both.
 MUTATIONS = {
-    "a row of x for each choice": ("pair / p.choices, pair", "pair, pair", None),
-    "one result a row of x": ("pair / p.choices, pair", "pair / p.choices, pair / p.choices", None),
+    "a row of x for each choice": ("row, pair", "pair, pair", None),
+    "one result a row of x": ("row, pair", "row, row", None),
     "no ids from the end": ("id < 0 ? id + int(experts) : id", "id", None),
     "another pair's expert": ("ids[pair_of(threadgroup_index, p)]", "ids[0]", None),
     "the expert before": ("return expert < p.experts ? expert : 0;", "return expert < 1 ? expert : expert - 1;", None),

@@ -18,6 +18,7 @@ from mlx_dequant import backends
 
 from .device import as_array, blank, forget, numpy_of
 from .launch import Options, fenced, run
+from .text import ended
 
 Launch = Callable[[dict[str, Any], dict[str, Any]], list[mx.array]]
 Programs = dict[tuple[str, str], str]  # header and function, as MLX puts them together, and a name
@@ -97,7 +98,7 @@ def cpp(programs: Programs) -> str:
         space = spaces.setdefault(header, len(spaces))
         functions[header] = functions.get(header, "") + f'#line 1 "body of {name}"\n' + function
         cases.append(f"case {at}: return emulator::call(program_{space}::mlx::core::cu::custom_kernel_{name}, p + 1);")
-    text = "".join(f"namespace program_{spaces[one]} {{\n{one}\n{functions[one]}}}\n" for one in spaces)
+    text = "".join(f"namespace program_{spaces[one]} {{\n{one}\n{functions[one]}}}\n{ended(one)}" for one in spaces)
     text = _INCLUDE.sub("", text)
     text = _ATTRIBUTES.sub("", text)
     text = _SHARED.sub(r"\1* \2 = (\1*)emulator::shared_memory()", text)

@@ -98,12 +98,18 @@ def cpp(text: str) -> str:
     return f"""#include "metal.h"
 #line 1 "{function}"
 {text}
+{ended(text)}
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT void emulator_bind(const emulator::Hooks* hooks) {{ emulator::hooks = hooks; }}
 EXPORT void emulator_run(void* const* p, const emulator::Thread* t) {{
   {function}({", ".join(arguments)});
 }}
 """
+
+
+def ended(text: str) -> str:
+    """Lines after which the text's macros of one letter or two are none."""
+    return "".join(f"#undef {name}\n" for name in re.findall(r"^#define (\w\w?) ", text, re.MULTILINE))
 
 
 def _buffer(parameter: Parameter, at: int) -> str:
