@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 from msl_check.check import check, check_launch
 from msl_check.launches import record, typed, weights
+from short_texts import without_macros
 
 from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import formats
@@ -42,7 +43,7 @@ def test_text_is_what_mlx_prints():
 def test_no_address_space_can_be_left_out():
     recorded = record("metal", formats()["iq2_xs"], ((mx.float16, mx.float16),))
     launch = next(one for one in recorded.launches if "mlx_dequant::qmv<" in one.function)
-    code = re.sub("//.*", "", launch.header)
+    code = without_macros(launch.header)
     words = list(re.finditer(r"\b(device|constant|threadgroup|thread) ", code))
     assert len(words) > 30
     for word in words:
