@@ -92,7 +92,9 @@ def ours(
     for name in names:
         form = formats()[name]
         g_idx = any(array == "g_idx" for array, _ in FAMILIES[form.family].arrays)
-        for spec in sorted(every_spec("metal", form), key=lambda spec: (spec.name, spec.template, spec.scratch)):
+        for spec in sorted(
+            every_spec("metal", form), key=lambda spec: (spec.name, spec.template, spec.scratch, spec.permuted)
+        ):
             if (kernels and spec.name not in kernels and title(spec) not in kernels) or (
                 M is not None and rows(spec) != M
             ):
