@@ -110,6 +110,7 @@ def many_rows(name: str, turn: int) -> None:
 def experts(name: str, turn: int) -> None:
     with tuned(few_rows=2048 * (turn % 2)):
         check_experts(name, DTYPES[turn % 3], chosen("from the end", 1, 3), SMALL)
+    check_experts(name, (mx.float16, mx.bfloat16)[turn % 2], chosen("sorted", 17, 1), SMALL)
 
 
 def act_order(name: str, turn: int) -> None:
@@ -120,6 +121,7 @@ def act_order(name: str, turn: int) -> None:
         for rows in (1, 17):
             check_products(shuffled(name, 64, 32), mx.float16, rows)
         check_experts(name, DTYPES[turn % 3], chosen("from the end", 1, 2), SIZES[1])
+    check_experts(name, (mx.float16, mx.bfloat16)[turn % 2], chosen("sorted", 17, 1), SIZES[1])
 
 
 Step = Callable[[str, int], None]
