@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from string import ascii_letters, ascii_lowercase, digits
 
-_STRING = re.compile(r'("(?:\\.|[^"\\])*")')
-_WORD = re.compile(r"\b[A-Za-z_]\w*")
+from .kernel_text import DEFINE, STRING, WORD, outside_strings
+
 # Words of C++ and Metal that may stand where a name is declared, types of the platforms' headers, and the parameters of
 # the macro SCRATCH.
 _FIXED = frozenset(
-    _WORD.findall(
+    WORD.findall(
         "alignas alignof auto bool break case catch char class const constexpr continue decltype default delete double "
         "else enum explicit extern false float friend goto inline long mutable namespace noexcept nullptr operator "
         "private protected public register return short signed sizeof static static_assert static_cast struct switch "
@@ -22,7 +22,6 @@ _FIXED = frozenset(
         "count name type"
     )
 )
-_DEFINE = re.compile(r"#\s*define\s+(\w+)")
 _EMPTY = re.compile(r"^#\s*define\s+(\w+)\n", re.MULTILINE)
 # Where a name is declared: after a word for what it is, after a type, or as an enumerator.
 _DECLARED = (
@@ -53,14 +52,14 @@ def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
     text = _UNROLL_LINE.sub(lambda match: f"{match[1] and match[1] + ' '}{_UNROLL} ", text)
     lines = text.splitlines(keepends=True)
     included = "".join(line for line in lines if line.startswith("#include"))
-    code = _STRING.sub('""', "".join(_code(text)))
-    words, in_root = Counter(_WORD.findall(code)), Counter(_WORD.findall(root))
-    kept = {*fixed, *_DEFINE.findall(text), *_INSTRUCTION}
+    code = STRING.sub('""', "".join(_code(text)))
+    words, in_root = Counter(WORD.findall(code)), Counter(WORD.findall(root))
+    kept = {*fixed, *DEFINE.findall(text), *_INSTRUCTION}
     names = {name for pattern in _DECLARED for name in pattern.findall(code)}
     names = {name for name in names if len(name) >= _SHORTEST} - _FIXED - kept
     frequent = {word for word, count in words.items() if word == _UNROLL or _gain(word, count) > 0}
     macros = frequent - names - kept
-    new = _letters(names | macros, words + in_root, {*_WORD.findall(text), *in_root})
+    new = _letters(names | macros, words + in_root, {*WORD.findall(text), *in_root})
     macros &= new.keys()
     defined = "".join(f"#define {new[word]} {_UNROLLS if word == _UNROLL else word}\n" for word in sorted(macros))
     own = {word: short for word, short in new.items() if word not in macros}
@@ -70,13 +69,13 @@ def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
 
 def _without_empty_macros(text: str, root: str) -> tuple[str, str]:
     """Both without macros that stand for nothing, but for those that an #if asks for."""
-    asked = set(_WORD.findall("".join(line for line in text.splitlines() if line.startswith("#if"))))
+    asked = set(WORD.findall("".join(line for line in text.splitlines() if line.startswith("#if"))))
     empty = set(_EMPTY.findall(text)) - asked
     if not empty:
         return text, root
     word = re.compile(rf"\b(?:{'|'.join(sorted(empty))})\b ?")
     text = _EMPTY.sub(lambda match: match.group() if match.group(1) in asked else "", text)
-    return _outside_strings(text, lambda code: word.sub("", code)), word.sub("", root)
+    return outside_strings(text, lambda code: word.sub("", code)), word.sub("", root)
 
 
 def _code(text: str) -> Iterator[str]:
@@ -98,9 +97,4 @@ def _letters(words: Collection[str], counts: Mapping[str, int], taken: Collectio
 
 
 def _renamed(code: str, new: Mapping[str, str]) -> str:
-    return _outside_strings(code, lambda piece: _WORD.sub(lambda word: new.get(word.group(), word.group()), piece))
-
-
-def _outside_strings(code: str, change: Callable[[str], str]) -> str:
-    pieces = _STRING.split(code)
-    return "".join(piece if at % 2 else change(piece) for at, piece in enumerate(pieces))
+    return outside_strings(code, lambda piece: WORD.sub(lambda word: new.get(word.group(), word.group()), piece))

@@ -6,21 +6,21 @@ MLX copies a kernel's text when it builds a call, and hashes it at each launch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
-_STRING = re.compile(r'("(?:\\.|[^"\\])*")')
+STRING = re.compile(r'("(?:\\.|[^"\\])*")')
 _MARK = re.compile(r'"(?:\\.|[^"\\])*"|[(){};]')
 _ASSERTION = re.compile(r'static_assert\([^"]*"[^"]*"\);')
 # A space with a word on one side at most, and an operator on one side at most.
 _SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,]) | (?=[(){}\[\];,])")
 _AGAIN = re.compile(r"\}\n?\}namespace mlx_dequant\{")  # a namespace that ends and begins again
-_WORD = re.compile(r"[A-Za-z_]\w*")
+WORD = re.compile(r"\b[A-Za-z_]\w*")
 _CONDITIONAL = re.compile(r"#\s*(if|ifdef|ifndef|endif)\b")
 _TYPE = re.compile(r"(?:template\s*<.*>\s*)?(?:struct|union|enum|namespace)\b\s*([A-Za-z_]\w*)?[^()=]*$", re.DOTALL)
-_DEFINE = re.compile(r"#\s*define\s+(\w+)")
+DEFINE = re.compile(r"#\s*define\s+(\w+)")
 _TYPEDEF = re.compile(r"typedef\b.*?(\w+)\s*;$", re.DOTALL)
 _USING = re.compile(r"using\s+(\w+)\s*=")
 _FUNCTION = re.compile(r"([A-Za-z_]\w*)\s*\(")
@@ -50,7 +50,7 @@ class _Declaration:
     types: frozenset[str] = frozenset()
 
     def own_words(self) -> set[str]:
-        return set(_WORD.findall(self.start))
+        return set(WORD.findall(self.start))
 
 
 def without_comments(text: str) -> str:
@@ -72,8 +72,12 @@ def without_spaces(text: str) -> str:
 
 def _dense(text: str) -> str:
     """Code without spaces, except between words and between operators."""
-    pieces = _STRING.split(" ".join(text.split()))
-    return "".join(piece if at % 2 else _SPACE.sub("", piece) for at, piece in enumerate(pieces))
+    return outside_strings(" ".join(text.split()), lambda code: _SPACE.sub("", code))
+
+
+def outside_strings(text: str, change: Callable[[str], str]) -> str:
+    """The text with what lies between its strings changed."""
+    return "".join(piece if at % 2 else change(piece) for at, piece in enumerate(STRING.split(text)))
 
 
 def used(text: str, root: str) -> str:
@@ -89,7 +93,7 @@ def used(text: str, root: str) -> str:
     declared = {name for one in _all(declarations) for name in one.names}
     for one in _all(declarations):
         one.types &= declared
-    words = set(_WORD.findall(root))
+    words = set(WORD.findall(root))
     kept: set[int] = set()
     while _keep(declarations, words, kept):
         pass
@@ -132,7 +136,7 @@ def _declarations(text: str) -> Iterator[_Declaration]:
         elif text[at] == "#":
             end = _directive_end(text, at)
             piece = text[at:end]
-            names = _names_within(piece) if _CONDITIONAL.match(piece) else set(_DEFINE.findall(piece))
+            names = _names_within(piece) if _CONDITIONAL.match(piece) else set(DEFINE.findall(piece))
             yield _Declaration(frozenset(names), piece)
             at = end
         else:
@@ -177,7 +181,7 @@ def _declaration(text: str, start: int) -> tuple[_Declaration, int]:
         members = list(_declarations(text[brace + 1 : close]))
         if not is_namespace:
             members = [one if _is_optional(one) else _always(one) for one in members]
-        types = frozenset(word for inner in _SPECIALISED.findall(head) for word in _WORD.findall(inner))
+        types = frozenset(word for inner in _SPECIALISED.findall(head) for word in WORD.findall(inner))
         return _Declaration(names, head + "{\n", members, text[close:end] + "\n", types), end
     is_function = not kind and "=" not in _without_template(head).split("(")[0]
     end = close + 1 if is_function else _find(text, close + 1, ";") + 1

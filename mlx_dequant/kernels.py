@@ -119,7 +119,7 @@ def loop(platform: str, spec: KernelSpec, scale_block: int) -> str:
     if (platform, kind) not in _LOOPS:
         return ""
     bm = 1 if spec.stacked else spec.template[0]
-    rows = bm if bm <= 8 else 8 if kind == "qmv" else bm - 8
+    rows = bm - 8 if kind == "qvm" and bm > 8 else bm  # in a pass
     most, few, many = _LOOPS[platform, kind]
     return few if rows <= most and not (few == "x_first" and scale_block < 8) else many
 

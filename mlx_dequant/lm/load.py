@@ -66,10 +66,9 @@ def load(
             as many parts as there are processes.
     """
     check_dtype(dtype)
-    with _without_collection():
-        source = opened(only_gguf(Path(path)))
-        model, config = load_model(source, dtype, ignore=ignore, group=group, fuse=fuse)
-        return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"), ignore=ignore)
+    source = opened(only_gguf(Path(path)))
+    model, config = load_model(source, dtype, ignore=ignore, group=group, fuse=fuse)
+    return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"), ignore=ignore)
 
 
 @contextmanager
@@ -95,6 +94,7 @@ def opened(path: Path) -> Path | GGUFFile:
     return path if path.is_dir() else GGUFFile(path)
 
 
+@_without_collection()
 def load_model(
     source: Path | GGUFFile,
     dtype: mx.Dtype | None = None,
@@ -155,6 +155,7 @@ def _cut(model: Any, config: Mapping[str, Any], group: mx.distributed.Group, uni
     return found
 
 
+@_without_collection()
 def load_tokenizer(
     source: Path | GGUFFile,
     settings: Mapping[str, Any] | None = None,

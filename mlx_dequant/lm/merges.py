@@ -54,10 +54,10 @@ def _scores(scores: Any, count: int) -> np.ndarray:
     return found
 
 
-def _key(texts: Collection[str], *others: np.ndarray | Collection[str]) -> str:
+def _key(*parts: np.ndarray | Collection[str]) -> str:
     """A hash of all that the merges depend on."""
     key = hashlib.sha256()
-    for each in (texts, *others):
+    for each in parts:
         part = each.tobytes() if isinstance(each, np.ndarray) else "".join(each).encode("utf-8", "surrogatepass")
         key.update(len(part).to_bytes(8, "little"))
         key.update(part)
