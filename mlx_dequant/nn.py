@@ -20,7 +20,6 @@ from mlx.utils import tree_unflatten
 
 from . import dtypes, fusing
 from .errors import FormatError
-from .feed_forward import replay_feed_forward
 from .ops import linear
 from .ops.transforms import has_value
 from .weights import QuantizedWeight, stored
@@ -295,10 +294,11 @@ def pack_model(
         strict: whether every linear layer and embedding must have a weight; otherwise those without one stay.
         dtype: type of the rows that embeddings return; each weight's own by default.
         fuse: whether layers that mlx-lm's models call with the same x share one product where their formats are equal:
-            q_proj, k_proj and v_proj; gate_proj and up_proj; `mlx_dequant.fusing.SIBLINGS` has all names. Their
+            q_proj, k_proj and v_proj; gate_proj and up_proj; `mlx_dequant.fusing.siblings` has all names. Their
             arrays are copied into one, of which each layer has views. Results are those of separate layers. Nobody may
             change such an x in place (`x += 1`) between the calls of these layers, which know it by its identity.
-            On a GPU, feed-forward modules (`mlx_dequant.feed_forward.NAMES`) are traced whole for up to 16 rows of x.
+            On a GPU, decoder layers that are called with a cache, and feed-forward modules, are also traced once for
+            all that are alike (docs/mlx-lm.md).
 
     Returns:
         The model.
@@ -332,8 +332,7 @@ def pack_model(
 
 def fuse_layers(model: nn.Module) -> None:
     """What `pack_model` does with `fuse`, to a model that has its packed layers."""
-    fusing.fuse_layers(model, PackedLinear)
-    replay_feed_forward(model, PackedLayer)
+    fusing.fuse_layers(model, PackedLinear, PackedLayer)
 
 
 def packable(model: nn.Module) -> dict[str, nn.Module]:

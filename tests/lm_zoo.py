@@ -144,14 +144,19 @@ SETTINGS = {
 }
 
 
-def made(name: str) -> Any:
-    """transformers' model in float32, its linear layers in the blocks rounded to 4 bits, norms and biases random."""
+def configured(name: str) -> Any:
+    """transformers' config of a tiny model."""
     kind, extra = ZOO[name]
-    torch.manual_seed(len(name))
     known = CONFIG_MAPPING[kind]().to_dict()
     shape = {key: value for key, value in SHAPE.items() if key in known}
     given = {key: value for key, value in extra.items() if key in known or key not in {**EXPERTS, **LATENT}}
-    config = CONFIG_MAPPING[kind](**{**shape, **given})
+    return CONFIG_MAPPING[kind](**{**shape, **given})
+
+
+def made(name: str) -> Any:
+    """transformers' model in float32, its linear layers in the blocks rounded to 4 bits, norms and biases random."""
+    torch.manual_seed(len(name))
+    config = configured(name)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -17,7 +17,7 @@ ROOT = PACKAGE.name
 
 # Innermost first. A module imports its own layer and those before it.
 LAYERS = (
-    ("errors", "checks", "dtypes", "fast_divmod", "kept", "log", "zero_points", "_version"),
+    ("errors", "checks", "dtypes", "fast_divmod", "kept", "log", "renamed", "zero_points", "_version"),
     ("registry",),
     ("encoded", "kernels", "kernel_names", "kernel_text"),
     ("kernel_source", "tuning", "act_order"),
@@ -25,7 +25,7 @@ LAYERS = (
     ("backends",),
     ("ops",),
     ("weights",),
-    ("nn", "fusing", "feed_forward", "functions"),
+    ("nn", "fusing", "functions"),
     ("loading",),
     ("lm",),
     ("diagnostics",),

@@ -18,6 +18,7 @@ import mlx.nn as nn
 
 from ..backends import current_backend, host
 from ..backends.host import layers
+from ..renamed import with_globals
 
 _NAMES = {"rms_norm", "rope", "scaled_dot_product_attention", "swiglu"}
 
@@ -68,14 +69,7 @@ def _with_ours(function: FunctionType) -> Any:
     """The same code, for which the names of `_functions` mean ours."""
     stock = function.__globals__
     ours = {name: ours for name, (known, ours) in _functions().items() if stock.get(name) is known}
-    return _with_names(function, ours)
-
-
-def _with_names(function: Any, names: dict[str, Any]) -> Any:
-    names = function.__globals__ | names
-    made = FunctionType(function.__code__, names, closure=function.__closure__)
-    made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    return wraps(function)(made)
+    return with_globals(function, ours)
 
 
 @cache
@@ -92,7 +86,7 @@ def _functions() -> dict[str, tuple[Any, Any]]:
     ours_mx, attention, swiglu = _Instead(mx, fast=fast), base.scaled_dot_product_attention, activations.swiglu
     return {
         "mx": (mx, ours_mx),
-        "scaled_dot_product_attention": (attention, _with_names(attention, {"mx": ours_mx})),
+        "scaled_dot_product_attention": (attention, with_globals(attention, {"mx": ours_mx})),
         "swiglu": (swiglu, _first(layers.swiglu, swiglu)),
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from functools import partial
 from threading import get_ident, local
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 
@@ -20,15 +20,17 @@ from ..backends.gpu.queue import queued
 from ..encoded import EncodedMatrix
 from ..kept import Kept
 
+Made = TypeVar("Made")
+
 MAX_TRACES = 1024  # threads come and go, too
 
 How = tuple[Hashable, ...]  # what decides besides the matrix and x
-Traced = Callable[..., mx.array]
+Traced = Callable[..., Any]
 Operation = Callable[..., mx.array]  # of a matrix, x and other arrays
 
 # MLX keeps what it has traced by thread, by stream and by the address of the Python function. It erases only the entry
 # of the thread that called last, so each thread and stream has a function of its own.
-_traces: Kept[Traced] = Kept(MAX_TRACES)
+_traces: Kept[Any] = Kept(MAX_TRACES)
 _streams: list[mx.Stream] = []  # MLX compares streams and does not number them
 
 
@@ -48,10 +50,12 @@ class _Here(local):
     Attributes:
         latest: by what chooses besides x, the backend and the stream.
         others: the trace's arguments by the id of the arrays whose places they take; None outside of such a trace.
+        dense_bytes: bytes of dense matrices that the trace's products make.
         is_transformed: whether products need their rules for MLX's transformations.
     """
 
     others: dict[int, mx.array] | None = None
+    dense_bytes = 0
     is_transformed = False
 
     def __init__(self) -> None:
@@ -110,6 +114,7 @@ def traced_once(
         dense_bytes: bytes of a dense matrix that it makes for a while; 0 without.
     """
     if _here.others is not None:
+        _here.dense_bytes += dense_bytes
         return (with_rules if _here.is_transformed else operation)(matrix, x, *others)
     operands = operands_of(matrix)
 
@@ -121,16 +126,16 @@ def traced_once(
 
 
 def in_trace(matrix: EncodedMatrix) -> EncodedMatrix:
-    """The matrix; inside a function of `traced_together`, with the trace's arguments in the place of its arrays."""
+    """The matrix; inside a function of `compiled`, with the trace's arguments in the place of its arrays."""
     if _here.others is None or OPERANDS not in matrix.cache:
         return matrix
     operands = operands_of(matrix)
-    return operands.like([_here.others.get(id(array), array) for array in operands.arrays])
+    return operands.like([_here.others[id(array)] for array in operands.arrays])
 
 
 @contextmanager
 def operands_from(others: dict[int, mx.array]) -> Generator[None]:
-    """Lets `in_trace` put these arrays in the places of those with the ids."""
+    """Lets `in_trace` put these arrays in the places of those with the ids. All that a product reads must have one."""
     before, _here.others = _here.others, others
     try:
         yield
@@ -138,30 +143,39 @@ def operands_from(others: dict[int, mx.array]) -> Generator[None]:
         _here.others = before
 
 
-def traced_together(what: Hashable, function: Callable[..., mx.array], arrays: list[mx.array], x: mx.array) -> Traced:
-    """A function of several operations, traced once for an x of this shape and type.
+def made_once(what: Hashable, x: mx.array, make: Callable[[], Made]) -> Made:
+    """What `make` makes for an x of this shape and type, once; `known` finds it, too.
 
     Args:
-        what: chooses besides x; `known` finds the trace by it.
-        function: of the arrays and x, whose products are made in `operands_from`. MLX may call it again, later.
+        what: chooses besides x.
     """
+    return _traces.of(_key(what, x), make)
 
-    def traced() -> Traced:
-        is_transformed = False
 
-        def run(*given: mx.array) -> mx.array:
-            before, _here.is_transformed = _here.is_transformed, is_transformed
-            try:
-                return function(*given)
-            finally:
-                _here.is_transformed = before
+def compiled(function: Traced, *inputs: mx.array) -> tuple[Traced, int]:
+    """A function of several operations, traced for inputs of these shapes and types.
 
-        made: Traced = mx.compile(run)
-        made(*(mx.zeros(array.shape, array.dtype) for array in (*arrays, x)))
-        is_transformed = True
-        return made
+    Args:
+        function: makes its products in `operands_from`. MLX may call it again, later.
 
-    return _traces.of(_key(what, x), traced)
+    Returns:
+        The trace, and the bytes of dense matrices that its products make for a while.
+    """
+    is_transformed = False
+    bytes_before, _here.dense_bytes = _here.dense_bytes, 0
+
+    def run(*given: mx.array) -> Any:
+        before, _here.is_transformed = _here.is_transformed, is_transformed
+        try:
+            return function(*given)
+        finally:
+            _here.is_transformed = before
+
+    made: Traced = mx.compile(run)
+    made(*(mx.zeros(array.shape, array.dtype) for array in inputs))
+    is_transformed = True
+    dense_bytes, _here.dense_bytes = _here.dense_bytes, bytes_before
+    return made, dense_bytes
 
 
 def _key(what: Hashable, x: mx.array) -> Hashable:

@@ -40,7 +40,9 @@ def operands_of(matrix: EncodedMatrix) -> Operands:
         present = [name for name, array in used.arrays.items() if array is not None]
         empty = replace(used, arrays=absent, perm=None, inv_perm=None, cache={})
         like = partial(_with, empty, present, used.perm is not None)
-        found = matrix.cache[OPERANDS] = Operands(used.kind, arrays, like)
+        # Threads that come here at once get the same arrays.
+        matrix.cache.setdefault(OPERANDS, Operands(used.kind, arrays, like))
+        return matrix.cache[OPERANDS]
     return found
 
 

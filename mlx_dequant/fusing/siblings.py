@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .weights.fused import alike, fuse
+from ..weights.fused import alike, fuse
 
 # Names that mlx-lm's models give to layers of one module that take the same x. A layer shares its first row's product.
 SIBLINGS = (
@@ -28,7 +28,7 @@ SIBLINGS = (
 )
 
 
-def fuse_layers(model: nn.Module, kind: type[nn.Module]) -> None:
+def share_products(model: nn.Module, kind: type[nn.Module]) -> None:
     """Gives sibling layers whose weights are alike one product, in place, a module at a time.
 
     Args:

@@ -1,130 +1,116 @@
-"""Feed-forward modules that MLX traces once for all layers that are alike, and then replays.
+"""What a module consists of, and a copy of it on other arrays: for calls that MLX traces once and replays.
 
-Such a module is a function of x alone, so that its products, its activation and its choice of experts can be one
-trace. For a few rows of x a GPU waits for the CPU that builds them (bench/NOTES.md).
+Modules that are alike share a trace, which takes their arrays as arguments. A module's attributes, layers and arrays
+may change, so each call looks at them.
 """
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import cache
-from math import prod
 from operator import is_
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from . import backends
-from .backends.gpu.operands import operands_of
-from .kept import Numbers
-from .ops import replay
-from .weights.fused import joint, shared_by
+from ..backends.gpu.operands import operands_of
+from ..kept import Numbers
+from ..ops.replay import operands_from
+from ..weights.fused import joint, shared_by
 
-# Names that mlx-lm's models give to feed-forward modules.
-NAMES = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp")
-
-MOST_ROWS = 16  # of x
+MOST_ROWS = 16  # of x in a call that is replayed
 
 
 class _Now(threading.local):
-    """The module that this thread calls, for MLX to trace, and its arrays."""
+    """What this thread calls, for MLX to trace.
+
+    Attributes:
+        called: the module and its arrays.
+    """
 
     called: tuple[Any, list[mx.array]] | None = None
 
 
-_now = _Now()
+now = _Now()
 
 
-def replay_feed_forward(model: nn.Module, packed: type[nn.Module]) -> None:
-    """Gives a model's feed-forward modules a class whose calls are replayed on a GPU, in place. All else stays.
-
-    Without a GPU in use nothing is changed.
-
-    They are replayed in evaluation mode (`model.eval()`): training may draw random numbers. A module's attributes,
-    layers and arrays may change: each call looks at them. What its Python code does besides computing a result is done
-    when it is traced, and not again.
+@contextmanager
+def copied(given: Sequence[mx.array], places: Sequence[int] | None = None) -> Generator[Any]:
+    """A copy of the module that this thread calls, on a trace's arguments in the place of its arrays.
 
     Args:
-        packed: the class of layers whose weights stay quantized.
+        given: the arguments.
+        places: of the arrays for which they stand; all if None.
     """
-    if not backends.on_gpu():
-        return
-    for _, module in model.named_modules():
-        for name in NAMES:
-            part = module.get(name)
-            if isinstance(part, nn.Module) and _takes_x_alone(part) and _packed_layers(part, packed) > 1:
-                part.__class__ = _replaying(type(part), packed)
+    assert now.called is not None
+    module, arrays = now.called
+    others = {id(array): array for array in arrays}
+    places = range(len(arrays)) if places is None else places
+    others |= {id(arrays[place]): other for place, other in zip(places, given, strict=True)}
+    with operands_from(others):
+        yield _copy(module, others)
 
 
-def _takes_x_alone(module: Any) -> bool:
-    return not hasattr(module, "replayed_class") and len(inspect.signature(module).parameters) == 1
-
-
-def _packed_layers(module: nn.Module, packed: type[nn.Module]) -> int:
-    return sum(isinstance(each, packed) for _, each in module.named_modules())
+Calls = Callable[[Any, type[nn.Module]], Callable[..., Any]]
 
 
 @cache
-def _replaying(kind: Any, packed: type[nn.Module]) -> Any:
-    """The class of modules of that kind whose calls are replayed."""
+def replaying(stock: Any, packed: type[nn.Module], calls: Calls) -> Any:
+    """A class in the place of `stock`.
 
-    def call(self: Any, x: mx.array) -> mx.array:
-        parts = _found.get(id(self))
-        held = parts if parts and parts.hold(self) else None
-        made = replay.known(held.kind, x) if held else None
-        # What is known was traced in evaluation mode, for few rows, on a GPU.
-        if made is None and (self.training or prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu()):
-            return kind.__call__(self, x)
-        held = held or _found_again(self, packed)
-        if not held.complete:
-            return kind.__call__(self, x)
-        before, _now.called = _now.called, (self, held.arrays)
-        try:
-            made = made or replay.traced_together(held.kind, traced, held.arrays, x)
-            return made(*held.arrays, x)
-        finally:
-            _now.called = before
-
-    def traced(*given: mx.array) -> mx.array:
-        assert _now.called is not None
-        module, arrays = _now.called
-        others = {id(array): other for array, other in zip(arrays, given[:-1], strict=True)}
-        with replay.operands_from(others):
-            return kind.__call__(_copy(module, others), given[-1])
+    Args:
+        packed: the class of layers whose weights stay quantized.
+        calls: makes the `__call__` of both.
+    """
 
     def reduce(self: Any) -> tuple[Any, ...]:
-        return _unpickled, (kind, packed, dict(vars(self)), dict(self))
+        return _unpickled, (stock, packed, calls, dict(vars(self)), dict(self))
 
-    members = {"__call__": call, "__reduce__": reduce, "__module__": kind.__module__, "replayed_class": kind}
-    return type(kind.__name__, (kind,), members)
+    members = {"__call__": calls(stock, packed), "__reduce__": reduce, "replayed_class": stock}
+    return type(stock.__name__, (stock,), members | {"__module__": stock.__module__})
 
 
-def _unpickled(kind: Any, packed: type[nn.Module], attributes: dict[str, Any], parts: dict[str, Any]) -> Any:
-    kind = _replaying(kind, packed)
+def _unpickled(
+    stock: Any, packed: type[nn.Module], calls: Calls, attributes: dict[str, Any], parts: dict[str, Any]
+) -> Any:
+    kind = replaying(stock, packed, calls)
     module = kind.__new__(kind)
     vars(module).update(attributes)
     dict.update(module, parts)
     return module
 
 
+def packed_layers(module: nn.Module, packed: type[nn.Module]) -> int:
+    """How many layers of the class `packed` a module has."""
+    return sum(isinstance(each, packed) for _, each in module.named_modules())
+
+
 _kinds = Numbers()
 
 
-class _Parts:
+class Parts:
     """What a module consists of. Does not keep the module.
+
+    Args:
+        packed: the class of layers whose weights stay quantized.
+        few: whether x has at most `MOST_ROWS` rows: then layers may share a product.
 
     Attributes:
         kind: a number that modules share whose calls have the same trace, for an x of the same shape and type.
         arrays: that the trace takes as arguments.
+        weights: the places of those among them that belong to quantized weights.
         complete: whether all parts are arrays and modules.
     """
 
-    def __init__(self, module: nn.Module, packed: type[nn.Module]):
+    def __init__(self, module: nn.Module, packed: type[nn.Module], few: bool):
+        self._few = few
         self._key: tuple[Any, ...] = ()
         self.arrays: list[mx.array] = []
+        self.weights: set[int] = set()
         self.complete = True
         self._packed = packed
         self._own = list(module.values())
@@ -167,10 +153,11 @@ class _Parts:
 
     def _add_layer(self, layer: Any) -> None:
         weight, bias = layer.weight, layer.get("bias")
-        whole = joint(weight)
+        whole = joint(weight) if self._few or weight.matrix.layout == "KN" else weight
         operands = operands_of(whole.matrix)
         self._key += (type(layer), operands.kind, whole is weight, bias is None)
         if whole is weight or not any(whole is part for part in self._parts):
+            self.weights.update(range(len(self.arrays), len(self.arrays) + len(operands.arrays)))
             self.arrays += operands.arrays
         self._keep(vars(layer), "_weight", weight)
         self._keep(layer, "bias", bias)
@@ -185,13 +172,21 @@ class _Parts:
         self._parts.append(part)
 
 
-_found: dict[int, _Parts] = {}  # by the id of a module that lives
+_found: dict[tuple[int, bool], Parts] = {}  # by the id of a module that lives, and whether for few rows of x
 
 
-def _found_again(module: Any, packed: type[nn.Module]) -> _Parts:
-    if id(module) not in _found:
-        weakref.finalize(module, _found.pop, id(module), None).atexit = False
-    parts = _found[id(module)] = _Parts(module, packed)
+def found(module: Any, few: bool = True) -> Parts | None:
+    """A module's parts, if it still consists of those that were found before."""
+    parts = _found.get((id(module), few))
+    return parts if parts and parts.hold(module) else None
+
+
+def found_again(module: Any, packed: type[nn.Module], few: bool = True) -> Parts:
+    """A module's parts, kept for `found`."""
+    key = id(module), few
+    if key not in _found:
+        weakref.finalize(module, _found.pop, key, None).atexit = False
+    parts = _found[key] = Parts(module, packed, few)
     return parts
 
 
