@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from . import kernels
 from .encoded import PARAMS
 from .kernel_names import shortened
@@ -118,16 +120,28 @@ def _size_check(form: Format) -> str:
     """A static_assert that the registry and the shader agree on a format's sizes."""
     if form.family == "gguf":
         facts = f"{form.name}::weights == {form.weights} && {form.name}::bytes == {form.bytes}"
-        if form.lut:
-            facts += f" && sizeof({form.lut}) == 4 * {form.name}::lut_words"
     else:
         facts = f"{form.name}::bits == {form.bits}"
     return f'static_assert({facts}, "the registry\'s sizes of {form.name}");'
 
 
+def arrays_of(form: Format) -> list[str]:
+    """Names of the arrays that kernels take for a matrix, in order: its own, and its format's table."""
+    return [*(name for name, _ in FAMILIES[form.family].arrays), *(["table"] if form.table else [])]
+
+
+def table(form: Format) -> np.ndarray:
+    """The words of a format's table, uint32."""
+    entries = re.findall(r"0x(\w+)", _read(METAL / f"formats/tables/{form.table}.metal"))
+    numbers = np.array([int(entry, 16) for entry in entries], np.uint16 if len(entries[0]) == 4 else np.uint32)
+    return numbers.view(np.uint32)
+
+
 def loader(form: Format, decoder: str, pointers: list[str], first: list[str] | None = None) -> str:
     """An expression of a family's loader over arrays, by default whole ones, or over a stack's from element `first`."""
-    if form.family != "gguf":
+    if form.family == "gguf" and not form.table:
+        pointers = [*pointers, "0"]
+    elif form.family != "gguf":
         places = first or ["0"] * len(pointers)
         pointers = [f"mlx_dequant::part_of({array}, {place})" for array, place in zip(pointers, places, strict=True)]
     return f"mlx_dequant::{form.family}<{decoder}>({', '.join(pointers)}, p)"
@@ -166,10 +180,10 @@ def kernel_source(
     arguments = [*(name for name in spec.inputs if name != "ids" or not spec.tile), "out", "p"]
     lines = ["mlx_dequant::LaunchParams p = *(device const mlx_dequant::LaunchParams*)params;"]
     lut_words = 0
-    if form and form.lut and spec.lut_in_shared and platform == "cuda":
+    if form and form.table and spec.lut_in_shared and platform == "cuda":
         lut_words = form.traits["lut_words"]
         header = f"#define SHARED_LUT\n{header}"
-        lines.append(f"mlx_dequant::load_lut<{lut_words}>(mlx_dequant::{form.lut}, thread_position_in_threadgroup.x);")
+        lines.append(f"mlx_dequant::load_lut<{lut_words}>(table, thread_position_in_threadgroup.x);")
     if spec.scratch:
         lines.append(f"SCRATCH(float, scratch, {lut_words + spec.scratch});")
         arguments.append(f"scratch + {lut_words}" if lut_words else "scratch")
@@ -177,6 +191,7 @@ def kernel_source(
     if form:
         name += f"_{struct(form, has_g_idx)}"
         arrays = [array for array, _ in FAMILIES[form.family].arrays]
+        tables = ["table"] if form.table else []
         first = None
         if spec.stacked:
             lines += _TILE.format(spec.tile).splitlines() if spec.tile else [_PAIR]
@@ -189,13 +204,13 @@ def kernel_source(
         if spec.permuted:
             name += f"_permuted_{spec.permuted}"
             decoder = f"mlx_dequant::permuted_{spec.permuted}<{decoder}>"
-        lines.append(f"auto loader = {loader(form, decoder, arrays, first)};")
+        lines.append(f"auto loader = {loader(form, decoder, arrays + tables, first)};")
         template.insert(0, decoder)
         arguments.insert(0, "loader")
     arguments += ["tile" if spec.tile else "threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
     lines.append(f"mlx_dequant::{spec.name}<{', '.join(template)}>({', '.join(arguments)});")
     body = "\n".join(lines) + "\n"
-    given = [*(name for name, _ in FAMILIES[form.family].arrays), *spec.inputs] if form else spec.inputs
+    given = [*arrays_of(form), *spec.inputs] if form else spec.inputs
     if not readable():
         header = without_spaces(used(without_comments(header), body))
         header, body = shortened(header, body, [*given, "out", "params"])

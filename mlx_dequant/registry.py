@@ -136,10 +136,11 @@ class Format:
         return _traits(METAL / self.source, self.name)
 
     @cached_property
-    def lut(self) -> str:
-        """The shader's name of its lookup table, if that is a large one; else ""."""
-        match = re.search(r'^#include "\.\./tables/(\w+)\.metal"$', (METAL / self.source).read_text(), re.MULTILINE)
-        return f"{match[1]}_grid" if match and "lut_words" in self.traits else ""
+    def table(self) -> str:
+        """The name of its lookup table in `metal/formats/tables`, if that is a large one; else ""."""
+        if "lut_words" not in self.traits:
+            return ""
+        return "iq1" if self.name in ("iq1_s", "iq1_m") else self.name
 
 
 def _traits(file: Path, struct: str) -> Mapping[str, int]:

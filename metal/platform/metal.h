@@ -77,7 +77,7 @@ inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
 
 // Entry i of a format's lookup table.
 template <typename T>
-inline uint lut(constant T* table, uint i) {
+inline uint lut(device const T* table, uint i) {
   return table[i];
 }
 

@@ -145,6 +145,10 @@ def test_tables_are_what_make_writes(tmp_path, monkeypatch):
     runpy.run_path(str(folder / "make.py"), run_name="__main__")
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert written == {path.name: path.read_text() for path in folder.glob("*.metal")}
+    with_tables = [form for form in FORMATS.values() if form.table]
+    assert len(with_tables) == 7
+    for form in with_tables:
+        assert kernel_source.table(form).size == form.traits["lut_words"]
 
 
 def test_each_format_is_one_file_and_kernels_name_none():

@@ -8,7 +8,8 @@ struct bf16 {
   enum { weights = 1, bytes = 2, scale_block = 4 };
 
   template <uint N>
-  static inline float codes(device const uint8_t* block, uint, thread float* q) {
+  static inline float codes(device const uint8_t* block, uint, device const uint*,
+                            thread float* q) {
     if (N == 1) {
       q[0] = as_type<float>(uint(block[0]) << 16 | uint(block[1]) << 24);
     } else {

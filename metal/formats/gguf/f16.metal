@@ -8,7 +8,8 @@ struct f16 {
   enum { weights = 1, bytes = 2, scale_block = 4 };
 
   template <uint N>
-  static inline float codes(device const uint8_t* block, uint, thread float* q) {
+  static inline float codes(device const uint8_t* block, uint, device const uint*,
+                            thread float* q) {
     if (N == 1) {
       q[0] = load_f16(block);
     } else {

@@ -10,7 +10,6 @@
 //
 //   w = d*(2*s + 1) * (grid + delta)      delta = 1/8 or -1/8
 
-#include "../tables/iq1.metal"
 #include "iq1_values.metal"
 
 struct iq1_m {
@@ -24,7 +23,8 @@ struct iq1_m {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint* table,
+                            thread V* q) {
     device const uint8_t* scales = block + 48;
     uint d = uint(scales[1] >> 4) | uint(scales[3] >> 4) << 4 | uint(scales[5] >> 4) << 8 |
              uint(scales[7] >> 4) << 12;
@@ -34,7 +34,7 @@ struct iq1_m {
     uint k = first / 8;
     uint high = (block + 32 + k / 4 * 2)[k % 4 / 2] >> (k % 2 * 4) & 15;
     uint index = (block + k / 4 * 4)[k % 4] | (high & 7) << 8;
-    iq1_values<N>(index, N == 8 ? 0 : first % 8, high & 8, q);
+    iq1_values<N>(table, index, N == 8 ? 0 : first % 8, high & 8, q);
     return nested_scale<N>(f16_of(d), float(2 * s + 1) * 0.125f, q);
   }
 };

@@ -11,7 +11,6 @@
 //
 //   w = d*(2*s + 1) * (grid + delta)      delta = 1/8 or -1/8
 
-#include "../tables/iq1.metal"
 #include "iq1_values.metal"
 
 struct iq1_s {
@@ -25,11 +24,12 @@ struct iq1_s {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint* table,
+                            thread V* q) {
     uint k = first / 8;
     uint high = block[34 + k / 4 * 2] | uint(block[35 + k / 4 * 2]) << 8;
     uint index = (block + 2 + k / 4 * 4)[k % 4] | (high >> (k % 4 * 3) & 7) << 8;
-    iq1_values<N>(index, N == 8 ? 0 : first % 8, high >> 15, q);
+    iq1_values<N>(table, index, N == 8 ? 0 : first % 8, high >> 15, q);
     return nested_scale<N>(load_f16(block), float(2 * (high >> 12 & 7) + 1) * 0.125f, q);
   }
 };

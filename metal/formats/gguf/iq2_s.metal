@@ -9,7 +9,6 @@
 //
 //   w = d*(s + 0.5)/4 * grid * sign
 
-#include "../tables/iq2_s.metal"
 #include "signs.metal"
 
 struct iq2_s {
@@ -23,7 +22,8 @@ struct iq2_s {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint* table,
+                            thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     device const uint8_t* codes = block + 2 + k / 4 * 4;
@@ -31,8 +31,8 @@ struct iq2_s {
     uint s = block[74 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = (0.5f + float(s)) * 0.25f;
     uint signs = uint(codes[32 + k % 4]) >> at;
-    uint low = lut(iq2_s_grid, 2 * index);
-    uint high = lut(iq2_s_grid, 2 * index + 1);
+    uint low = lut(table, 2 * index);
+    uint high = lut(table, 2 * index + 1);
     scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }

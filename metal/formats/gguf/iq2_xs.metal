@@ -9,7 +9,6 @@
 //
 //   w = d*(s + 0.5)/4 * grid * sign
 
-#include "../tables/iq2_xs.metal"
 #include "signs.metal"
 
 struct iq2_xs {
@@ -23,15 +22,16 @@ struct iq2_xs {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint* table,
+                            thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     device const uint8_t* code = block + 2 + first / 32 * 8 + first % 32 / 8 * 2;
     uint index = code[0] | (code[1] & 1) << 8;
     uint s = block[66 + first / 32] >> (first / 16 % 2 * 4) & 15;
     float scale = (0.5f + float(s)) * 0.25f;
     uint signs = even_signs(code[1] >> 1) >> at;
-    uint low = lut(iq2_xs_grid, 2 * index);
-    uint high = lut(iq2_xs_grid, 2 * index + 1);
+    uint low = lut(table, 2 * index);
+    uint high = lut(table, 2 * index + 1);
     scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }

@@ -11,7 +11,6 @@
 //
 //   w = d*(s + 0.5)/4 * grid * sign
 
-#include "../tables/iq2_xxs.metal"
 #include "signs.metal"
 
 struct iq2_xxs {
@@ -25,7 +24,8 @@ struct iq2_xxs {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint* table,
+                            thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     device const uint8_t* group = block + 2 + first / 32 * 8;
     uint k = first / 8 % 4;
@@ -33,8 +33,8 @@ struct iq2_xxs {
     uint index = group[k];
     float scale = (0.5f + float(tail >> 28)) * 0.25f;
     uint signs = even_signs(tail >> (7 * k) & 127) >> at;
-    uint low = lut(iq2_xxs_grid, 2 * index);
-    uint high = lut(iq2_xxs_grid, 2 * index + 1);
+    uint low = lut(table, 2 * index);
+    uint high = lut(table, 2 * index + 1);
     scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }

@@ -9,7 +9,6 @@
 //
 //   w = d*(2*s + 1) * grid * sign
 
-#include "../tables/iq3_s.metal"
 #include "signs.metal"
 
 struct iq3_s {
@@ -23,7 +22,8 @@ struct iq3_s {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint* table,
+                            thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     device const uint8_t* index = block + 2 + k / 4 * 8 + k % 4 * 2;
@@ -31,8 +31,8 @@ struct iq3_s {
     uint s = block[106 + first / 64] >> (first / 32 % 2 * 4) & 15;
     float scale = float(2 * s + 1);
     uint signs = uint((block + 74 + k / 4 * 4)[k % 4]) >> at;
-    uint low = lut(iq3_s_grid, index[0] | (high_bits & 1) << 8);
-    uint high = lut(iq3_s_grid, index[1] | (high_bits >> 1 & 1) << 8);
+    uint low = lut(table, index[0] | (high_bits & 1) << 8);
+    uint high = lut(table, index[1] | (high_bits >> 1 & 1) << 8);
     scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }

@@ -11,7 +11,6 @@
 //
 //   w = d*(s + 0.5)/2 * grid * sign
 
-#include "../tables/iq3_xxs.metal"
 #include "signs.metal"
 
 struct iq3_xxs {
@@ -25,15 +24,16 @@ struct iq3_xxs {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint* table,
+                            thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
     device const uint8_t* index = block + 2 + k / 4 * 8 + k % 4 * 2;
     uint tail = load_u32(block + 66 + k / 4 * 4);
     float scale = (0.5f + float(tail >> 28)) * 0.5f;
     uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
-    uint low = lut(iq3_xxs_grid, index[0]);
-    uint high = lut(iq3_xxs_grid, index[1]);
+    uint low = lut(table, index[0]);
+    uint high = lut(table, index[1]);
     scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }

@@ -21,7 +21,8 @@ struct iq4_nl {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     look_up<N, 2>(block + 2 + first % 16, first / 16 * 4, iq4_values, q);
     return load_f16(block);
   }

@@ -22,7 +22,8 @@ struct iq4_xs {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     uint k = first / 32;
     uint words[2];
     load_words<2>((device const uint*)block, words);

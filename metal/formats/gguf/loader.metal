@@ -6,7 +6,7 @@
 //
 //   weights, bytes       size of a block; the registry repeats both numbers
 //   scale_block          consecutive weights that share a scale: codes gives at most as many
-//   codes<N>(block, first, q)
+//   codes<N>(block, first, table, q)
 //                        q[0..N) = N of a block's codes from `first` on. Returns their scale or,
 //                        with a min, their scaling (scales.metal). N divides scale_block and
 //                        `first`. A format of plain floats gives the floats, with scale 1.
@@ -14,8 +14,8 @@
 //   exact_bits           most exact_bits bits, times one scale
 //   int8_codes           optional: codes are whole numbers of -128 to 127, of which 16 or more share
 //                        a scale, and q may be of int8_t
-//   lut_words            optional: words of 32 bits of the table that lut() reads, NAME_grid in
-//                        tables/NAME.metal
+//   lut_words            optional: words of 32 bits of `table`, which lut() reads; a file in tables/
+//                        has them
 //
 // Addresses take the run of 32 weights first and then what is left of `first`, which is often known
 // and then part of the load.
@@ -33,6 +33,7 @@ struct gguf_loader {
   using group_params = no_group_params;
   device const uint8_t* blocks;
   uint blocks_per_row;
+  device const uint* table;
 };
 
 template <uint BYTES>
@@ -41,8 +42,9 @@ struct gguf_block {
 };
 
 template <typename F>
-inline gguf_loader gguf(device const uint8_t* blocks, thread const LaunchParams& p) {
-  gguf_loader loader = {blocks, p.blocks_per_row};
+inline gguf_loader gguf(device const uint8_t* blocks, device const uint* table,
+                        thread const LaunchParams& p) {
+  gguf_loader loader = {blocks, p.blocks_per_row, table};
   return loader;
 }
 
@@ -69,7 +71,7 @@ inline device const uint8_t* codes_at(thread const gguf_loader& loader, uint row
 template <typename F, uint N, typename V>
 inline scaling codes(thread const gguf_loader& loader, uint row, uint column, thread V* q) {
   device const uint8_t* block = block_at<F>(loader, row, column);
-  return scaled_by(F::template codes<N>(block, column % F::weights, q));
+  return scaled_by(F::template codes<N>(block, column % F::weights, loader.table, q));
 }
 
 // A row consists of whole blocks (the default is in qmv.metal).

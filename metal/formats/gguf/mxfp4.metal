@@ -20,7 +20,8 @@ struct mxfp4 {
   static inline float power(uint x) { return as_type<float>((x + 63) << 23); }
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     uint e = block[0];
     float unit = load_e2m1<N, 1>(block + 1 + first % 16, first / 16 * 4, twice_e2m1, q);
     return pow2_scale<N>(unit * power(e / 2), power(e - e / 2), q);

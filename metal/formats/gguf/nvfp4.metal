@@ -20,7 +20,8 @@ struct nvfp4 {
   }
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     device const uint8_t* bytes = block + 4 + first / 32 * 16 + first % 32 / 16 * 8;
     look_up<N, 4>(bytes + first % 8, first / 8 % 2 * 4, twice_e2m1, q);
     return half_ue4m3((block + first / 32 * 2)[first % 32 / 16]);

@@ -19,7 +19,8 @@ struct q1_0 {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     uint bits = load_u32(block + 2 + first / 32 * 4);
     fields<N> twice = spread<N>(bits >> first % 32);
     for (uint i = 0; i < (N + 3) / 4; ++i) twice.words[i] <<= 1;

@@ -19,7 +19,8 @@ struct q2_0 {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     uint bits = load_u32(block + 2 + first / 32 * 8 + first % 32 / 16 * 4);
     to_numbers<N>(spread_pairs<N>(bits >> first % 16 * 2), 1, q);
     return load_f16(block);

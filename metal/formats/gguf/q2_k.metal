@@ -13,7 +13,8 @@ struct q2_k {
   enum { weights = 256, bytes = 84, scale_block = 16, int8_codes = 1 };
 
   template <uint N, typename V>
-  static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline scaling codes(device const uint8_t* block, uint first, device const uint*,
+                              thread V* q) {
     uint sm = ((device const ushort*)block)[first / 32] >> (first % 32 / 16 * 8) & 255;
     float scale = load_f16(block + 80) * float(sm & 15);
     float min = load_f16(block + 82) * float(sm >> 4);

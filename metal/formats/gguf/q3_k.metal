@@ -22,7 +22,8 @@ struct q3_k {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     // Neighbouring scales share their loads.
     device const ushort* scales = (device const ushort*)(block + 96);
     uint j = first / 16, byte = j % 2 * 8;

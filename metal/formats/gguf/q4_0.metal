@@ -19,7 +19,8 @@ struct q4_0 {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     load_codes<N, 2>(block + 2 + first % 16, first / 16 * 4, 15, 8, q);
     return load_f16(block);
   }

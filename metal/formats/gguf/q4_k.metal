@@ -22,7 +22,8 @@ struct q4_k {
   };
 
   template <uint N, typename V>
-  static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline scaling codes(device const uint8_t* block, uint first, device const uint*,
+                              thread V* q) {
     device const uint8_t* bytes = block + 16 + first / 64 * 32 + first % 32;
     scaling by = k_scales(block, first / 32);
     by.scale *= load_codes<N, 16>(bytes, first / 32 % 2 * 4, 15, q);

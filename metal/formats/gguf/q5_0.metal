@@ -20,7 +20,8 @@ struct q5_0 {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     fields<N> low = load_fields<N, 2>(block + 6 + first % 16, first / 16 * 4, 15);
     fields<N> high = spread<N>(load_u32(block + 2) >> first);
     to_numbers<N>(join<N>(low, high, 4), 16, q);

@@ -20,7 +20,8 @@ struct q5_1 {
   };
 
   template <uint N, typename V>
-  static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline scaling codes(device const uint8_t* block, uint first, device const uint*,
+                              thread V* q) {
     uint head[1];
     load_words<1>((device const uint*)block, head);
     float by[2];

@@ -23,7 +23,8 @@ struct q5_k {
   };
 
   template <uint N, typename V>
-  static inline scaling codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline scaling codes(device const uint8_t* block, uint first, device const uint*,
+                              thread V* q) {
     scaling by = k_scales(block, first / 32);
     fields<N> low =
         load_fields<N, 16>(block + 48 + first / 64 * 32 + first % 32, first / 32 % 2 * 4, 15);

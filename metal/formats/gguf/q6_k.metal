@@ -14,7 +14,8 @@ struct q6_k {
   enum { weights = 256, bytes = 210, scale_block = 16, zero = 32, int8_codes = 1 };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     device const uint8_t* scales = block + 192 + first / 32 * 2;
     float scale = load_f16(block + 208) * float(int8_t(scales[first % 32 / 16]));
     device const uint8_t* bytes = block + (first / 128 * 64 + first % 64 / 32 * 32);

@@ -17,7 +17,8 @@ struct q8_0 {
   };
 
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     load_signed<N, 2>(block + 2 + first, q);
     return load_f16(block);
   }

@@ -31,7 +31,8 @@ struct tq1_0 {
 
   // Without branches: compilers would decode twice. Words of c are the last that are loaded.
   template <uint N, typename V>
-  static inline float codes(device const uint8_t* block, uint first, thread V* q) {
+  static inline float codes(device const uint8_t* block, uint first, device const uint*,
+                            thread V* q) {
     const uint words = (N + 3) / 4;
     bool in_a = first < 160, in_c = first >= 240;
     uint k = in_c ? (first - 240) / 4 : in_a ? first / 32 : (first - 160) / 16;

@@ -13,11 +13,11 @@ import mlx.core as mx
 from ... import dtypes
 from ...encoded import EncodedMatrix
 from ...kept import Kept
-from ...kernel_source import kernel_source
+from ...kernel_source import arrays_of, kernel_source, table
 from ...kernels import THREADS, KernelSpec
 from ...launches import EXPERT_BYTES, Launch
 from ...log import logger
-from ...registry import FAMILIES, Format
+from ...registry import Format
 from ...tuning import Device
 
 Kernel = Callable[..., list[mx.array]]
@@ -50,14 +50,14 @@ def apple_generation(architecture: str, macos: str) -> int:
 def kernel(platform: str, form: Format | None, spec: KernelSpec, *types: Any) -> Kernel:
     """The kernel as MLX's callable; the arguments are those of `kernel_source`."""
     source = kernel_source(platform, form, spec, *types)
-    arrays = FAMILIES[form.family].arrays if form else ()
+    arrays = arrays_of(form) if form else []
     logger.debug("%s: kernel %s, %d letters", platform, source.name, len(source.header) + len(source.body))
     make: Any = mx.fast.metal_kernel
     if platform == "cuda":
         make = partial(mx.fast.cuda_kernel, shared_memory=4 * source.scratch)
     return make(
         name=source.name,
-        input_names=[*(name for name, _ in arrays), *spec.inputs, "params"],
+        input_names=[*arrays, *spec.inputs, "params"],
         output_names=["out"],
         source=source.body,
         header=source.header,
@@ -100,6 +100,12 @@ def _contiguous(array: mx.array) -> mx.array:
     return array.reshape(-1) if array.size < 2**31 else mx.contiguous(array)
 
 
+@cache
+def _tables(form: Format | None) -> list[mx.array]:
+    """The table of a format, if it has one: an array that all its matrices share."""
+    return [mx.array(table(form))] if form and form.table else []
+
+
 @lru_cache(maxsize=4096)
 def _params(words: tuple[int, ...]) -> mx.array:
     """The launch parameters as an array, which layers of one shape share."""
@@ -128,14 +134,14 @@ def bind(
         assert matrix is not None
         form, scale_dtype, has_g_idx = matrix.format, matrix.scale_dtype, matrix.has_g_idx
     call = kernel(platform, form, launch.spec, launch.dtype, scale_dtype, has_g_idx, input_dtype)
-    params = _params(launch.params.words)
+    tables, params = _tables(form), _params(launch.params.words)
     output_shapes, output_dtypes = [shape or launch.shape], [dtypes.of(launch.dtype)]
     grid, threadgroup = (launch.threads, 1, 1), (THREADS, 1, 1)
 
     def run(matrix: EncodedMatrix | None, *inputs: mx.array) -> mx.array:
         arrays = device_arrays(matrix) if needs_matrix and matrix else []
         (out,) = call(
-            inputs=[*arrays, *[_padded(array) for array in inputs], params],
+            inputs=[*arrays, *tables, *[_padded(array) for array in inputs], params],
             output_shapes=output_shapes,
             output_dtypes=output_dtypes,
             grid=grid,

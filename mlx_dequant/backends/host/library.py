@@ -50,11 +50,13 @@ def text(form: Format, loop: str, dtype: str, scale_dtype: str, has_g_idx: bool 
     arguments = [f"(const {kind}*)arrays[{i}]" for i, kind in enumerate(types)]
     arrays, inputs = arguments[: len(types) - len(LOOPS[loop])], arguments[len(types) - len(LOOPS[loop]) :]
     decoder = struct(form, has_g_idx)
+    tables = [f"(const uint*){form.table}_grid"] if form.table else []
+    files = [METAL / f"formats/tables/{form.table}.metal"] if form.table else []
     call = ", ".join(
-        [loader(form, decoder, arrays), *inputs, f"({TYPES[dtype]}*)arrays[{len(types)}]", "p", "begin", "end"]
+        [loader(form, decoder, arrays + tables), *inputs, f"({TYPES[dtype]}*)arrays[{len(types)}]", "p", "begin", "end"]
     )
     return f"""{inline([METAL / "platform" / "cpu.h"])}
-{sources(form, [FOLDER / f"{loop}.cpp"])}
+{sources(form, [*files, FOLDER / f"{loop}.cpp"])}
 extern "C" void run(void* const* arrays, const mlx_dequant::LaunchParams* params, size_t begin, size_t end) {{
   using namespace mlx_dequant;
   const LaunchParams p = *params;

@@ -128,6 +128,7 @@ def _printed(chosen: list[tuple[Format | None, KernelSpec, bool]], dtype: str) -
             types = (dtype, dtype, order, dtype) if form else (dtype,)
             arrays = FAMILIES[form.family].arrays if form else ()
             inputs = [mx.zeros(64, _ELEMENTS.get(element, dtypes.of(dtype))) for _, element in arrays]
+            inputs += [mx.zeros(64, mx.uint32)] * bool(form and form.table)
             inputs += [mx.zeros(64, _INPUTS.get(name, dtypes.of(dtype))) for name in spec.inputs]
             call = kernel("metal", form, spec, *types)
             call(
