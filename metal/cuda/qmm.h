@@ -28,22 +28,28 @@ __device__ inline void round_to(const W&, const V* w, uint output, uint first,
 }
 
 // Rounds 16 outputs of a lane's input: of its four lanes' eight inputs from `first` on, the one that
-// lane / 4 says. Lanes exchange them.
+// lane / 4 says. Lanes exchange them, as pairs of outputs. The lanes' places are such that a warp's
+// 32 words lie in 32 banks, when they are stored as when they are loaded.
 template <uint N, typename W, typename T, uint TK>
 __device__ inline void round_columns(const W& space, const float* outputs, uint, uint first,
                                      weight_fragment<T, TK>& weights) {
   static_assert(N == 16, "all outputs of a warp");
-  uint index = space.lane / 4;
-  T* block = space.exchange + space.lane % 4 * 8 * 16;
-  for (uint k = 0; k < 16; ++k) block[index * 16 + k] = T(outputs[k]);
-  __syncwarp();
-  float w[2][8];
+  uint index = space.lane / 4, quarter = space.lane % 4;
+  uint* block = (uint*)space.exchange + quarter * 64;
+#pragma unroll
   for (uint k = 0; k < 8; ++k) {
-    for (uint n = 0; n < 2; ++n) w[n][k] = float(block[k * 16 + index * 2 + n]);
+    block[(index * 8 + index / 4 * 4) ^ quarter * 9 ^ k] = rounded_pair(outputs + 2 * k, T());
   }
   __syncwarp();
+  uint pairs[8];
 #pragma unroll
-  for (uint n = 0; n < 2; ++n) round_to<8>(space, w[n], n, first, weights);
+  for (uint k = 0; k < 8; ++k) pairs[k] = block[index ^ quarter * 9 ^ (k * 8 + k / 4 * 4)];
+  __syncwarp();
+#pragma unroll
+  for (uint i = 0; i < 4; ++i) {
+    weights.pairs[0][first / 2 + i] = __byte_perm(pairs[2 * i], pairs[2 * i + 1], 0x5410);
+    weights.pairs[1][first / 2 + i] = __byte_perm(pairs[2 * i], pairs[2 * i + 1], 0x7632);
+  }
 }
 
 // Eight neighbouring inputs of a row of x, in registers.

@@ -21,16 +21,21 @@ class Cost:
 
     Attributes:
         kernels: names of the primitives that launch a kernel, in order: casts, sums and fills count.
-        text_bytes: bytes of the texts of custom kernels, each of which MLX hashes at every launch.
+        texts: bytes of the text of each custom kernel, which MLX hashes at every launch.
     """
 
     kernels: tuple[str, ...]
-    text_bytes: int
+    texts: tuple[int, ...]
 
     @property
     def launches(self) -> int:
         """Kernels that are launched."""
         return len(self.kernels)
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of all texts."""
+        return sum(self.texts)
 
 
 def cost(call: Callable[[], mx.array]) -> Cost:
@@ -48,8 +53,8 @@ def cost(call: Callable[[], mx.array]) -> Cost:
     mx.export_function(nodes.append, second)
     found = [node for node in nodes if node["type"] == "primitive" and node["name"] not in VIEWS]
     # The strings of a custom kernel are its name and its text.
-    text_bytes = sum(_text_bytes(node["arguments"]) for node in found if node["name"] == "CustomKernel")
-    return Cost(tuple(node["name"] for node in found), text_bytes)
+    texts = (_text_bytes(node["arguments"]) for node in found if node["name"] == "CustomKernel")
+    return Cost(tuple(node["name"] for node in found), tuple(texts))
 
 
 def _text_bytes(arguments: Sequence[Any]) -> int:

@@ -18,7 +18,7 @@ from ..errors import FormatError
 from ..loading import GGUFFile
 from ..loading import load as load_checkpoint
 from ..loading.stored import METHOD
-from ..nn import fuse_layers
+from ..nn import fuse_layers, replay_layers
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
 from .dense import teach_mlx_lm
@@ -57,8 +57,9 @@ def load(
             processes.
 
     Returns:
-        The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer. On the host backend, the model's
-        layers compute what lies between products in one node each (docs/architecture.md).
+        The model, for `mlx_lm.generate` and the rest of mlx-lm, and the tokenizer. On a GPU, decoder layers are
+        compiled functions that layers share, if there is no group (docs/mlx-lm.md). On the host backend, the layers
+        compute what lies between products in one node each (docs/architecture.md).
 
     Raises:
         FileNotFoundError: the file or folder, or a file it names, is missing.
@@ -137,6 +138,8 @@ def load_model(
     del weights
     if fuse:
         fuse_layers(model)
+    elif group is None:
+        replay_layers(model)
     use_host_layers(model)
     if found and group:
         distribute(model, found, group)

@@ -20,7 +20,8 @@ LIMITS = {
     "q4_k": (6, 8, 10),
     "q6_k": (7, 8, 8),
     "q8_0": (6, 7, 9),
-    "iq3_s": (12, 13, 15),
+    "iq2_s": (6, 7, 9),
+    "iq3_s": (6, 7, 9),
     "awq4": (6, 7, 10),
     "gptq4": (7, 11, 11),
     "gptq4-act": (8, 12, 12),
@@ -55,6 +56,13 @@ def test_few_rows_are_one_launch_of_a_short_text(name):
             found = traced(platform, name, shape, M)
             assert found.launches == 1, (platform, shape, M, found)
             assert 1000 < found.text_bytes <= 1000 * limit, (platform, shape, M, found)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_kernel_for_many_rows_has_at_most_12_kilobytes_on_metal(name):
+    found = traced("metal", name, SHAPES[1], 64)
+    assert found.launches >= len(found.texts) >= 2
+    assert 1000 < max(found.texts) <= 12000, found
 
 
 def test_casts_sums_and_fills_count_and_views_do_not():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -21,6 +23,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from support import each_with_one
 
+from mlx_dequant import backends
 from mlx_dequant.bench import models, random_layers
 from mlx_dequant.lm.load import load_model, opened
 from mlx_dequant.nn import PackedLinear, fuse_layers
@@ -87,6 +90,17 @@ def test_files_and_folders_are_loaded_fused(llama, tmp_path, host):
     model = loaded(tmp_path / "folder", fuse=True)
     assert same(model, loaded(tmp_path / "folder"))
     assert fused_layers(model) == 5
+
+
+def test_layers_are_replayed_on_a_gpu(llama):
+    with patch.object(backends, "current_backend", lambda: "metal"):
+        for fuse in (True, False):
+            model = loaded(llama, fuse=fuse)
+            assert all(hasattr(type(layer), "replayed_class") for layer in model.layers)
+            assert fused_layers(model) == 10 * fuse
+        assert not any(
+            hasattr(type(layer), "replayed_class") for layer in loaded(llama, group=Rank(0, [None] * 2)).layers
+        )
 
 
 def test_a_saved_model_is_opened_again(tmp_path, host):
