@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from . import kernels
 from .encoded import PARAMS
 from .kernel_names import shortened
@@ -130,11 +128,11 @@ def arrays_of(form: Format) -> list[str]:
     return [*(name for name, _ in FAMILIES[form.family].arrays), *(["table"] if form.table else [])]
 
 
-def table(form: Format) -> np.ndarray:
-    """The words of a format's table, uint32."""
+def table(form: Format) -> list[int]:
+    """The words of 32 bits of a format's table."""
     entries = re.findall(r"0x(\w+)", _read(METAL / f"formats/tables/{form.table}.metal"))
-    numbers = np.array([int(entry, 16) for entry in entries], np.uint16 if len(entries[0]) == 4 else np.uint32)
-    return numbers.view(np.uint32)
+    count = 8 // len(entries[0])  # in a word, the first in its low bits
+    return [int("".join(reversed(entries[at : at + count])), 16) for at in range(0, len(entries), count)]
 
 
 def loader(form: Format, decoder: str, pointers: list[str], first: list[str] | None = None) -> str:

@@ -77,7 +77,7 @@ def test_fused_models_take_their_turns_beside_the_others(command, monkeypatch):
     monkeypatch.setattr(models, "model", lambda *arguments: made.append(stock(*arguments)) or made[-1])
     # What a product costs is measured, as on a GPU. The host's graphs cannot be exported.
     monkeypatch.setattr(case, "on_gpu", lambda: True)
-    monkeypatch.setattr(case, "cost", lambda call: call() is None or Cost((), 0))
+    monkeypatch.setattr(case, "cost", lambda call: call() is None or Cost((), ()))
     status, result, out = command("--formats", "mlx-4", "q4_0", "gptq4-act-fused", "--fuse", "--providers", *PROVIDERS)
     assert status == 0
     rows = [[row["format"], row.get("has_g_idx"), row.get("fused")] for row in result["rows"]]

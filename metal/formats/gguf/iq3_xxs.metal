@@ -28,12 +28,12 @@ struct iq3_xxs {
                             thread V* q) {
     uint at = N == 8 ? 0 : first % 8;
     uint k = first / 8;
-    device const uint8_t* index = block + 2 + k / 4 * 8 + k % 4 * 2;
+    uint index = ((device const ushort*)(block + 2 + k / 4 * 8))[k % 4];
     uint tail = load_u32(block + 66 + k / 4 * 4);
     float scale = (0.5f + float(tail >> 28)) * 0.5f;
     uint signs = even_signs(tail >> (k % 4 * 7) & 127) >> at;
-    uint low = lut(table, index[0]);
-    uint high = lut(table, index[1]);
+    uint low = lut(table, index & 255);
+    uint high = lut(table, index >> 8);
     scale *= signed_lut<N>(low, high, at, signs, q);
     return nested_scale<N>(load_f16(block), scale, q);
   }

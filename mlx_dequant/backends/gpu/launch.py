@@ -103,7 +103,7 @@ def _contiguous(array: mx.array) -> mx.array:
 @cache
 def _tables(form: Format | None) -> list[mx.array]:
     """The table of a format, if it has one: an array that all its matrices share."""
-    return [mx.array(table(form))] if form and form.table else []
+    return [mx.array(table(form), mx.uint32)] if form and form.table else []
 
 
 @lru_cache(maxsize=4096)
