@@ -137,9 +137,9 @@ def table(form: Format) -> list[int]:
 
 def loader(form: Format, decoder: str, pointers: list[str], first: list[str] | None = None) -> str:
     """An expression of a family's loader over arrays, by default whole ones, or over a stack's from element `first`."""
-    if form.family == "gguf" and not form.table:
-        pointers = [*pointers, "0"]
-    elif form.family != "gguf":
+    if form.family == "gguf":
+        pointers = pointers if form.table else [*pointers, "0"]
+    else:
         places = first or ["0"] * len(pointers)
         pointers = [f"mlx_dequant::part_of({array}, {place})" for array, place in zip(pointers, places, strict=True)]
     return f"mlx_dequant::{form.family}<{decoder}>({', '.join(pointers)}, p)"

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from ...encoded import EncodedMatrix
+from ...kernel_source import table as words
 from ...kernels import THREADS
 from ...launches import Launch
+from ...registry import Format
 from ...tuning import Device
 from ..arguments import FLOATS
 from . import source
@@ -43,6 +45,12 @@ def device_arrays(matrix: EncodedMatrix) -> list[torch.Tensor]:
     return [torch.zeros(1, dtype=torch.int32, device=device) if array is None else aligned(array) for array in given]
 
 
+@cache
+def table(form: Format, device: torch.device) -> torch.Tensor:
+    """A format's table, which all its matrices on a device share."""
+    return torch.tensor(words(form), dtype=torch.uint32, device=device)
+
+
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, or a copy of it if it is not contiguous or begins at another place than kernels need."""
     offset = tensor.storage_offset() * tensor.element_size()
@@ -70,6 +78,8 @@ def bind(matrix: EncodedMatrix | None, launch: Launch, input_dtype: str = "") ->
         if "device" not in matrix.cache:
             matrix.cache["device"] = device_arrays(matrix)
         arrays = matrix.cache["device"]
+        if matrix.format.table:
+            arrays = [*arrays, table(matrix.format, arrays[0].device)]
         run = kernel(matrix.format, launch.spec, launch.dtype, matrix.scale_dtype, matrix.has_g_idx, input_dtype)
     else:
         run = kernel(None, launch.spec, launch.dtype)

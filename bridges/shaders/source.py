@@ -31,11 +31,13 @@ def function(
 ) -> tuple[str, str]:
     """The name of a kernel and its text; the arguments are those of `kernel_source`.
 
-    It takes the matrix's arrays, the spec's inputs, the launch parameters and the output, in this order.
+    It takes the matrix's arrays, its format's table if there is one, the spec's inputs, the launch parameters and the
+    output, in this order.
     """
     source = kernel_source("metal", form, spec, dtype, scale_dtype, has_g_idx, input_dtype)
     arrays: tuple[tuple[str, Any], ...] = FAMILIES[form.family].arrays if form else ()
     buffers = [(TYPES[scale_dtype] if kind == "S" else kind, name) for name, kind in arrays]
+    buffers += [("uint", "table")] * bool(form and form.table)
     buffers += [(_INPUTS.get(name) or TYPES[input_dtype or dtype], name) for name in spec.inputs]
     buffers.append(("uint", "params"))
     lines = [f"  const device {kind}* {name} [[buffer({at})]]," for at, (kind, name) in enumerate(buffers)]

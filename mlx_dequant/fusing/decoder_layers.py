@@ -1,7 +1,8 @@
 """Decoder layers that MLX traces once for all that are alike, and then replays.
 
-A decoder layer is a module that takes x, a mask and a cache of keys and values, and calls mlx-lm's attention once. What
-it computes before that and after it are two traces (`halves`).
+Here a decoder layer is any module that takes x, a mask and a cache of keys and values, and calls mlx-lm's attention
+once: a block of a model, or its attention alone where the block takes more. What it computes before that and after it
+are two traces (`halves`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import backends
-from ..log import logger
 from ..ops import replay
 from . import halves, parts
-from .parts import MOST_ROWS, now
+from .parts import UNTRACED, now
 
 INPUTS = ("x", "mask", "cache")  # of a decoder layer, as mlx-lm names them
 
@@ -57,36 +57,32 @@ def _calls(stock: Any, packed: type[nn.Module]) -> Callable[..., mx.array]:
         offset = getattr(cache, "offset", None)
         if offset is None:
             return stock.__call__(self, x, mask, cache)
-        few = x.size <= MOST_ROWS * x.shape[-1]
-        what = halves.kind_of(mask)
-        held = parts.found(self, few)
-        found: Any = replay.known((held.kind, what), x) if held else None
+        few, offset = parts.is_few(x), _as_array(offset)
+        what = halves.kind_of(mask), offset.ndim
+        held = parts.kept(self, few)
+        made: Any = replay.known((held.kind, what), x) if held else None
         # What is known was traced in evaluation mode, on a GPU.
-        if found is None and (self.training or not x.size or not backends.on_gpu()):
+        if made is None and (self.training or not x.size or not backends.on_gpu()):
             return stock.__call__(self, x, mask, cache)
-        held = held or parts.found_again(self, packed, few)
-        place = _place(offset)
+        held = held or parts.look(self, packed, few)
         before, now.called = now.called, (self, held.arrays)
         try:
-            found = found or replay.made_once((held.kind, what), x, lambda: _traced(stock, held, x, place, mask))
-            if found is _WHOLE:
-                return stock.__call__(self, x, mask, cache)
-            return found(held.arrays, x, place, mask, cache)
+            made = made or replay.made_once((held.kind, what), x, lambda: _traced(stock, held, x, offset, mask))
+            if made is not UNTRACED:
+                return made(held.arrays, x, offset, mask, cache)
         finally:
             now.called = before
+        return stock.__call__(self, x, mask, cache)
 
     return call
 
 
-_WHOLE: Any = object()  # in the place of halves, for a layer that has none
-
-
-def _traced(stock: Any, held: parts.Parts, x: mx.array, place: mx.array, mask: Any) -> Any:
+def _traced(stock: Any, held: parts.Parts, x: mx.array, offset: mx.array, mask: Any) -> Any:
     try:
-        return halves.traced(stock, held, x, place, mask)
+        return halves.traced(stock, held, x, offset, mask)
     except Exception as error:  # of any kind: it is the layer's code that runs, with another cache than it expects
-        logger.info("%s is called as it is, and not replayed: %s", stock.__name__, error)
-        return _WHOLE
+        parts.say_untraced(stock, error)
+        return UNTRACED
 
 
 class _Here(threading.local):
@@ -99,7 +95,7 @@ class _Here(threading.local):
 _here = _Here()
 
 
-def _place(offset: Any) -> mx.array:
+def _as_array(offset: Any) -> mx.array:
     """How many tokens a cache has, as an array that stays as it is when the cache grows."""
     if isinstance(offset, mx.array):
         return mx.array(offset)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +16,7 @@ import mlx.nn as nn
 from .. import backends
 from ..ops import replay
 from . import parts
-from .parts import MOST_ROWS, now
+from .parts import UNTRACED, now
 
 # Names that mlx-lm's models give to feed-forward modules.
 NAMES = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp")
@@ -49,19 +48,28 @@ def _calls(stock: Any, packed: type[nn.Module]) -> Callable[..., mx.array]:
             return stock.__call__(module, given[-1])
 
     def call(self: Any, x: mx.array) -> mx.array:
-        held = parts.found(self)
-        made = replay.known(held.kind, x) if held else None
+        held = parts.kept(self)
+        made: Any = replay.known(held.kind, x) if held else None
         # What is known was traced in evaluation mode, for few rows, on a GPU.
-        if made is None and (self.training or prod(x.shape[:-1]) > MOST_ROWS or not backends.on_gpu()):
+        if made is None and (self.training or not parts.is_few(x) or not backends.on_gpu()):
             return stock.__call__(self, x)
-        held = held or parts.found_again(self, packed)
-        if not held.complete:
-            return stock.__call__(self, x)
+        held = held or parts.look(self, packed)
         before, now.called = now.called, (self, held.arrays)
         try:
-            made = made or replay.made_once(held.kind, x, lambda: replay.compiled(traced, *held.arrays, x)[0])
-            return made(*held.arrays, x)
+            made = made or replay.made_once(held.kind, x, lambda: made_of(held, x))
+            if made is not UNTRACED:
+                return made(*held.arrays, x)
         finally:
             now.called = before
+        return stock.__call__(self, x)
+
+    def made_of(held: parts.Parts, x: mx.array) -> Any:
+        if not held.complete:
+            return UNTRACED
+        try:
+            return replay.compiled(traced, *held.arrays, x)[0]
+        except replay.Untraceable as error:
+            parts.say_untraced(stock, error)
+            return UNTRACED
 
     return call

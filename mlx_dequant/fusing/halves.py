@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ..backends.gpu.queue import LIMIT, queued
-from ..kept import Kept
 from ..ops import replay
+from ..ops.replay import Untraceable
 from ..renamed import with_globals
 from . import parts
 
@@ -26,10 +26,6 @@ ATTENTION = "scaled_dot_product_attention"  # mlx-lm's function, by the name tha
 MOST_BYTES = 2 * LIMIT  # of matrices that are dequantized for a layer
 
 Arrays = Sequence[mx.array]
-
-
-class Whole(Exception):
-    """A layer's code cannot be cut at its attention."""
 
 
 class _Reached(Exception):
@@ -56,32 +52,60 @@ class _Cache:
     @property
     def offset(self) -> mx.array:
         if self._new:
-            raise Whole("it asks for the cache's length after the cache has grown")
+            raise Untraceable("it asks for the cache's length after the cache has grown")
         return self._offset
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[object, object]:
         if self._new:
-            raise Whole("it gives the cache keys twice")
+            raise Untraceable("it gives the cache keys twice")
         self._new = keys, values
         return _KEYS, _VALUES
 
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise Untraceable("it asks for the cache's class")
+
+    def __getattr__(self, name: str) -> Any:
+        raise Untraceable(f"it asks for the cache's {name}")
+
     def attend(self, queries: mx.array, keys: Any, values: Any, scale: float, mask: Any, sinks: Any) -> mx.array:
         if keys is not _KEYS or values is not _VALUES or mask is not self._mask:
-            raise Whole("it changes the mask, or what the cache gives")
+            raise Untraceable("it changes the mask, or what the cache gives")
         if self._attended is None:
             raise _Reached(scale, [queries, *self._new, *([] if sinks is None else [sinks])])
         if self._is_over:
-            raise Whole("it attends twice")
+            raise Untraceable("it attends twice")
         self._is_over = True
         return self._attended
+
+
+class _Mask:
+    """In the place of a mask that is an array. A layer may hand it on; more of it than this is not known.
+
+    Attributes:
+        dtype, ndim: the mask's.
+    """
+
+    def __init__(self, mask: mx.array):
+        self.dtype, self.ndim = mask.dtype, mask.ndim
+
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return mx.array
+
+    def __bool__(self) -> bool:
+        raise Untraceable("it asks whether the mask is true")
+
+    def __getattr__(self, name: str) -> Any:
+        raise Untraceable(f"it asks for the mask's {name}")
 
 
 def _attend(
     queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: mx.array | None = None
 ) -> mx.array:
     """In the place of mlx-lm's attention."""
-    if not isinstance(cache, _Cache):
-        raise Whole("it attends to something else than the cache")
+    if type(cache) is not _Cache:
+        raise Untraceable("it attends to something else than the cache")
     return cache.attend(queries, keys, values, scale, mask, sinks)
 
 
@@ -102,20 +126,20 @@ class Halves(NamedTuple):
     attention: Callable[..., mx.array]
     scale: float
 
-    def __call__(self, arrays: Arrays, x: mx.array, place: mx.array, mask: Any, cache: Any) -> mx.array:
+    def __call__(self, arrays: Arrays, x: mx.array, offset: mx.array, mask: Any, cache: Any) -> mx.array:
         """The layer's result.
 
         Args:
             arrays: of the layer.
             x: [batch, positions, width].
-            place: how many tokens the cache has, int32, one or one for each text.
+            offset: how many tokens the cache has, int32, one or one for each text.
             mask: as for the layer.
             cache: gets new keys and values.
         """
-        queries, keys, values, *sinks = self.before(*self.arrays_before(arrays), x, place)
+        queries, keys, values, *sinks = self.before(*self.arrays_before(arrays), x, offset)
         keys, values = cache.update_and_fetch(keys, values)
         y = self.attention(queries, keys, values, cache, self.scale, mask, *sinks)
-        return self.after(*self.arrays_after(arrays), x, place, y)
+        return self.after(*self.arrays_after(arrays), x, offset, y)
 
 
 def attends(kind: type) -> bool:
@@ -148,86 +172,98 @@ def kind_of(mask: Any) -> Any:
     return (mask.ndim, str(mask.dtype)) if isinstance(mask, mx.array) else mask
 
 
-def traced(stock: Any, held: parts.Parts, x: mx.array, place: mx.array, mask: Any) -> Halves:
+class _Code:
+    """A layer's code, which is run on copies of the layer that this thread calls (`parts.now`).
+
+    Args:
+        stock: the layer's class.
+
+    Attributes:
+        scale: of the scores, once `before` has run.
+    """
+
+    def __init__(self, stock: Any):
+        self._stock = stock
+        self.scale = 1.0
+
+    def before(self, places: Sequence[int] | None, mask: Any, *given: mx.array) -> list[mx.array]:
+        """Queries, keys, values and sinks, from the arrays of these places, x and the cache's length."""
+        *arrays, x, offset = given
+        try:
+            self._run(places, arrays, x, mask, _Cache(offset, mask))
+        except _Reached as reached:
+            self.scale, found = reached.args
+            return found
+        raise Untraceable("it does not attend")
+
+    def after(self, places: Sequence[int] | None, mask: Any, *given: mx.array) -> mx.array:
+        """The layer's result, from the arrays of these places, x, the cache's length and what attention gives."""
+        *arrays, x, offset, y = given
+        return self._run(places, arrays, x, mask, _Cache(offset, mask, y))
+
+    def _run(self, places: Sequence[int] | None, arrays: Arrays, x: mx.array, mask: Any, cache: _Cache) -> mx.array:
+        with parts.copied(arrays, places) as layer:
+            for _, each in layer.named_modules():
+                each.__class__ = _noted(type(each))
+            return self._stock.__call__(layer, x, mask, cache)
+
+
+Half = tuple[Callable[..., Any], Arrays]  # a method of `_Code`, and what it takes after the layer's arrays
+
+
+def traced(stock: Any, held: parts.Parts, x: mx.array, offset: mx.array, mask: Any) -> Halves:
     """The halves of the layer that this thread calls.
 
     Args:
         stock: the layer's class.
         held: what the layer consists of.
-        x, place, mask: as for `Halves`.
+        x, offset, mask: as for `Halves`.
 
     Raises:
-        Whole: the layer has none.
+        Untraceable: the layer has none.
     """
     if not held.complete:
-        raise Whole("it has parts that are neither arrays nor modules")
-    some = mx.zeros([1] * mask.ndim, mask.dtype) if isinstance(mask, mx.array) else mask  # nothing may depend on it
-    noted: dict[str, Any] = {}
-
-    def run(places: Any, arrays: Arrays, x: mx.array, mask: Any, cache: _Cache) -> mx.array:
-        with parts.copied(arrays, places) as layer:
-            for _, each in layer.named_modules():
-                each.__class__ = _noted(type(each))
-            return stock.__call__(layer, x, mask, cache)
-
-    def before(places: Any, mask: Any, *given: mx.array) -> list[mx.array]:
-        *arrays, x, place = given
-        try:
-            run(places, arrays, x, mask, _Cache(place, mask))
-        except _Reached as reached:
-            noted["scale"], found = reached.args
-            return found
-        raise Whole("it does not attend")
-
-    def after(places: Any, mask: Any, *given: mx.array) -> mx.array:
-        *arrays, x, place, y = given
-        return run(places, arrays, x, mask, _Cache(place, mask, y))
-
-    def used() -> list[list[int]]:
-        found = [_read(each, some, held.arrays, *given) for each, given in inputs]
-        if any(place in held.weights or held.arrays[place].ndim > 1 for place in set(found[0]) & set(found[1])):
-            raise Whole("it uses a product from before its attention also after it")
-        return found
-
-    queries, _, values, *_ = before(None, some, *held.arrays, x, place)
+        raise Untraceable("it has parts that are neither arrays nor modules")
+    code = _Code(stock)
+    some = _Mask(mask) if isinstance(mask, mx.array) else mask
+    queries, _, values, *_ = code.before(None, some, *held.arrays, x, offset)
     y = mx.zeros((*queries.shape[:-1], values.shape[-1]), queries.dtype)
-    inputs = [(before, (x, place)), (after, (x, place, y))]
+    both: list[Half] = [(code.before, (x, offset)), (code.after, (x, offset, y))]
+    uses = _used(held, some, both)
     traces, choices, dense_bytes = [], [], 0
-    for places, (each, given) in zip(_uses.of((held.kind, kind_of(mask)), used), inputs, strict=True):
+    for places, (half, given) in zip(uses, both, strict=True):
         choices.append(_chooser(places))
         # The second runs all of the layer's code, and so counts the products of both.
-        made, dense_bytes = replay.compiled(partial(each, places, some), *choices[-1](held.arrays), *given)
+        made, dense_bytes = replay.compiled(partial(half, places, some), *choices[-1](held.arrays), *given)
         traces.append(made)
     if dense_bytes > MOST_BYTES:
-        raise Whole(f"its matrices are dequantized, and {dense_bytes} bytes are too many at a time")
+        raise Untraceable(f"its matrices are dequantized, and {dense_bytes} bytes are too many at a time")
     if dense_bytes:
         traces[1] = partial(queued, dense_bytes, traces[1])
     attention = getattr(sys.modules["mlx_lm.models.base"], ATTENTION)
-    return Halves(traces[0], choices[0], traces[1], choices[1], attention, noted["scale"])
+    return Halves(traces[0], choices[0], traces[1], choices[1], attention, code.scale)
 
 
-_uses: Kept[list[list[int]]] = Kept(replay.MAX_TRACES)  # the places of the arrays that each half reads, by kind
+def _used(held: parts.Parts, mask: Any, both: Sequence[Half]) -> list[list[int]]:
+    """The places of the arrays that each half reads.
+
+    Raises:
+        Untraceable: a weight is read by both.
+    """
+    first, second = (_read(half, mask, held.arrays, *given) for half, given in both)
+    if any(place in held.weights or held.arrays[place].ndim > 1 for place in {*first} & {*second}):
+        raise Untraceable("it uses a product from before its attention also after it")
+    return [first, second]
 
 
 def _read(half: Callable[..., Any], mask: Any, arrays: Arrays, *others: mx.array) -> list[int]:
-    """Places of the arrays on which a half's outputs depend.
-
-    Raises:
-        Whole: they depend on the mask.
-    """
+    """Places of the arrays on which a half's outputs depend."""
     nodes: list[dict[str, Any]] = []
-    masks = [mask] if isinstance(mask, mx.array) else []
-
-    def function(*given: mx.array) -> Any:
-        return half(None, given[0] if masks else mask, *given[len(masks) :])
-
-    mx.export_function(nodes.append, function, *masks, *arrays, *others)
-    given = [name for name, *_ in nodes[0]["inputs"]]
+    mx.export_function(nodes.append, partial(half, None, mask), *arrays, *others)
+    names = [name for name, *_ in nodes[0]["inputs"]]
     used = {name for node in nodes if node["type"] == "primitive" for name, *_ in node["inputs"]}
     used |= {name for node in nodes if node["type"] == "outputs" for name, *_ in node["outputs"]}
-    if masks and given[0] in used:
-        raise Whole("it reads the mask")
-    return [place for place, name in enumerate(given[len(masks) :][: len(arrays)]) if name in used]
+    return [place for place, name in enumerate(names[: len(arrays)]) if name in used]
 
 
 def _chooser(places: Sequence[int]) -> Callable[[Arrays], Arrays]:

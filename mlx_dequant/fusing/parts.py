@@ -10,19 +10,24 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache, partial
+from itertools import count
 from operator import is_
+from types import FunctionType
 from typing import Any
+from weakref import WeakSet
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..backends.gpu.operands import operands_of
 from ..kept import Numbers
-from ..ops.replay import operands_from
-from ..weights.fused import joint, shared_by
+from ..log import logger
+from ..ops.replay import Untraceable, operands_from
+from ..weights.fused import MOST_ROWS, multiplying, shared_by
 
-MOST_ROWS = 16  # of x in a call that is replayed
+# Attributes that number a model's layers. Where no layer's code reads them, layers that differ in them are alike.
+NUMBERING = ("layer_idx", "layer_id", "layer_index")
 
 
 class _Now(threading.local):
@@ -55,6 +60,20 @@ def copied(given: Sequence[mx.array], places: Sequence[int] | None = None) -> Ge
         yield _copy(module, others)
 
 
+UNTRACED: Any = object()  # in the place of a trace, for modules that have none
+
+
+@lru_cache(maxsize=256)
+def _say(name: str, why: str) -> None:
+    logger.info("%s is called as it is, and not replayed: %s", name, why)
+
+
+def say_untraced(stock: Any, error: Exception) -> None:
+    """Tells the log, once, that modules of a class have no trace, and why."""
+    kind = "" if isinstance(error, Untraceable) else f"{type(error).__name__}: "
+    _say(stock.__name__, f"{kind}{error}")
+
+
 Calls = Callable[[Any, type[nn.Module]], Callable[..., Any]]
 
 
@@ -64,7 +83,7 @@ def replaying(stock: Any, packed: type[nn.Module], calls: Calls) -> Any:
 
     Args:
         packed: the class of layers whose weights stay quantized.
-        calls: makes the `__call__` of both.
+        calls: makes the new class's `__call__`, given `stock` and `packed`.
     """
 
     def reduce(self: Any) -> tuple[Any, ...]:
@@ -84,6 +103,11 @@ def _unpickled(
     return module
 
 
+def is_few(x: mx.array) -> bool:
+    """Whether x has at most `MOST_ROWS` rows: then layers may share a product."""
+    return x.size <= MOST_ROWS * x.shape[-1]
+
+
 def packed_layers(module: nn.Module, packed: type[nn.Module]) -> int:
     """How many layers of the class `packed` a module has."""
     return sum(isinstance(each, packed) for _, each in module.named_modules())
@@ -97,7 +121,7 @@ class Parts:
 
     Args:
         packed: the class of layers whose weights stay quantized.
-        few: whether x has at most `MOST_ROWS` rows: then layers may share a product.
+        few: as `is_few` says of x.
 
     Attributes:
         kind: a number that modules share whose calls have the same trace, for an x of the same shape and type.
@@ -114,15 +138,22 @@ class Parts:
         self.complete = True
         self._packed = packed
         self._own = list(module.values())
-        self._inner: list[nn.Module] = []
+        self._inner: list[nn.Module] = []  # packed layers are no such modules
+        self._layers: list[nn.Module] = []
         # The part of a name in each of these dicts.
         self._dicts: list[dict[str, Any]] = []
         self._names: list[str] = []
         self._parts: list[Any] = []
         self._attributes: list[dict[str, Any]] = []
+        self._states: list[_State] = []
+        kinds = {type(each) for _, each in module.named_modules()}
+        self._ignored = {name for name in NUMBERING if not any(map(partial(_reads, name), kinds))}
         self._add(module)
+        first: dict[int, int] = {}  # arrays that stand in several places
+        self._key += tuple(first.setdefault(id(array), place) for place, array in enumerate(self.arrays))
         self.kind = _kinds.of(self._key)
         self._sizes = list(map(len, self._inner))
+        self._types = list(map(type, self._inner + self._layers))
         self._before = list(map(dict, self._attributes))
 
     def hold(self, module: nn.Module) -> bool:
@@ -132,11 +163,14 @@ class Parts:
             and all(map(is_, module.values(), self._own))
             and all(map(is_, map(dict.get, self._dicts, self._names), self._parts))
             and list(map(len, self._inner)) == self._sizes
+            and list(map(type, self._inner + self._layers)) == self._types
             and self._attributes == self._before
         )
 
     def _add(self, module: nn.Module) -> None:
-        self._key += (type(module), _state(module))
+        state = _state(module, self._ignored)
+        self._states.append(state)
+        self._key += (type(module), state.number)
         self._attributes.append(vars(module))
         for part in module.values():
             if isinstance(part, self._packed):
@@ -152,17 +186,18 @@ class Parts:
                 self.complete = False
 
     def _add_layer(self, layer: Any) -> None:
+        self._layers.append(layer)
         weight, bias = layer.weight, layer.get("bias")
-        whole = joint(weight) if self._few or weight.matrix.layout == "KN" else weight
-        operands = operands_of(whole.matrix)
-        self._key += (type(layer), operands.kind, whole is weight, bias is None)
-        if whole is weight or not any(whole is part for part in self._parts):
+        used = multiplying(weight, self._few)
+        operands = operands_of(used.matrix)
+        self._key += (type(layer), operands.kind, used is weight, bias is None)
+        if used is weight or not any(used is part for part in self._parts):
             self.weights.update(range(len(self.arrays), len(self.arrays) + len(operands.arrays)))
             self.arrays += operands.arrays
         self._keep(vars(layer), "_weight", weight)
         self._keep(layer, "bias", bias)
-        if whole is not weight:
-            self._keep(vars(shared_by(weight)), "joint", whole)
+        if used is not weight:
+            self._keep(vars(shared_by(weight)), "joint", used)
         if bias is not None:
             self.arrays.append(bias)
 
@@ -172,35 +207,53 @@ class Parts:
         self._parts.append(part)
 
 
-_found: dict[tuple[int, bool], Parts] = {}  # by the id of a module that lives, and whether for few rows of x
+_known: dict[tuple[int, bool], Parts] = {}  # by the id of a module that lives, and whether for few rows of x
 
 
-def found(module: Any, few: bool = True) -> Parts | None:
-    """A module's parts, if it still consists of those that were found before."""
-    parts = _found.get((id(module), few))
+def kept(module: Any, few: bool = True) -> Parts | None:
+    """A module's parts, if it still consists of those that `look` found."""
+    parts = _known.get((id(module), few))
     return parts if parts and parts.hold(module) else None
 
 
-def found_again(module: Any, packed: type[nn.Module], few: bool = True) -> Parts:
-    """A module's parts, kept for `found`."""
+def look(module: Any, packed: type[nn.Module], few: bool = True) -> Parts:
+    """A module's parts. `kept` gives them again."""
     key = id(module), few
-    if key not in _found:
-        weakref.finalize(module, _found.pop, key, None).atexit = False
-    parts = _found[key] = Parts(module, packed, few)
+    if key not in _known:
+        weakref.finalize(module, _known.pop, key, None).atexit = False
+    parts = _known[key] = Parts(module, packed, few)
     return parts
 
 
-# By class: names of parts, and attributes.
-_states: dict[type, list[tuple[tuple[str, ...], dict[str, Any]]]] = {}
+class _State:
+    """The names of a module's parts, and its attributes."""
+
+    def __init__(self, names: tuple[str, ...], attributes: dict[str, Any]):
+        self.names, self.attributes = names, attributes
+        self.number = next(_numbers)
 
 
-def _state(module: nn.Module) -> int:
-    """A number that modules of a class share whose parts have the same names and whose attributes are equal."""
-    state = (tuple(module), vars(module))
-    known = _states.setdefault(type(module), [])
-    if state not in known:
-        known.append((state[0], dict(state[1])))
-    return known.index(state)
+_numbers = count()
+_states: dict[type, WeakSet[_State]] = {}  # by class of module; parts keep them
+
+
+def _state(module: nn.Module, ignored: set[str]) -> _State:
+    """The state that modules of a class share whose parts have the same names and whose attributes are equal."""
+    names, attributes = tuple(module), {name: each for name, each in vars(module).items() if name not in ignored}
+    known = _states.setdefault(type(module), WeakSet())
+    for state in known:
+        if state.names == names and state.attributes == attributes:
+            return state
+    state = _State(names, attributes)
+    known.add(state)
+    return state
+
+
+@cache
+def _reads(name: str, kind: type) -> bool:
+    """Whether the code of a class reads an attribute of that name, but for what makes an instance."""
+    functions = (each for base in kind.__mro__ for key, each in vars(base).items() if key != "__init__")
+    return any(name in each.__code__.co_names for each in functions if isinstance(each, FunctionType))
 
 
 def _copy(module: Any, others: dict[int, mx.array]) -> Any:

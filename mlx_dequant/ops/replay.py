@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import mlx.core as mx
 
 from .. import backends
-from ..backends.gpu.operands import OPERANDS, Operands, operands_of
+from ..backends.gpu.operands import LIKE, OPERANDS, Operands, operands_of
 from ..backends.gpu.queue import queued
 from ..encoded import EncodedMatrix
 from ..kept import Kept
@@ -34,6 +34,10 @@ _traces: Kept[Any] = Kept(MAX_TRACES)
 _streams: list[mx.Stream] = []  # MLX compares streams and does not number them
 
 
+class Untraceable(Exception):
+    """A function cannot be traced for all layers of a kind."""
+
+
 class _Latest(NamedTuple):
     """The trace that was called last of those that x, the backend and the stream choose from, and these."""
 
@@ -50,11 +54,13 @@ class _Here(local):
     Attributes:
         latest: by what chooses besides x, the backend and the stream.
         others: the trace's arguments by the id of the arrays whose places they take; None outside of such a trace.
+        trace: stands for it.
         dense_bytes: bytes of dense matrices that the trace's products make.
         is_transformed: whether products need their rules for MLX's transformations.
     """
 
     others: dict[int, mx.array] | None = None
+    trace: object = None
     dense_bytes = 0
     is_transformed = False
 
@@ -126,21 +132,43 @@ def traced_once(
 
 
 def in_trace(matrix: EncodedMatrix) -> EncodedMatrix:
-    """The matrix; inside a function of `compiled`, with the trace's arguments in the place of its arrays."""
-    if _here.others is None or OPERANDS not in matrix.cache:
+    """The matrix; inside a function of `compiled`, with the trace's arguments in the place of its arrays.
+
+    Raises:
+        Untraceable: the trace has no arguments for it.
+    """
+    if _here.others is None or LIKE in matrix.cache:
         return matrix
-    operands = operands_of(matrix)
+    operands: Operands | None = matrix.cache.get(OPERANDS)
+    if operands is None or any(id(array) not in _here.others for array in operands.arrays):
+        raise Untraceable("it multiplies by a weight that is not among those that were expected")
     return operands.like([_here.others[id(array)] for array in operands.arrays])
+
+
+def check_untraced(what: str) -> None:
+    """Refuses what a trace would do with one layer's arrays for all layers.
+
+    Raises:
+        Untraceable: this thread runs a function of `compiled`.
+    """
+    if _here.others is not None:
+        raise Untraceable(what)
+
+
+def current() -> object:
+    """What stands for the trace whose function this thread runs; None outside of one."""
+    return _here.trace
 
 
 @contextmanager
 def operands_from(others: dict[int, mx.array]) -> Generator[None]:
-    """Lets `in_trace` put these arrays in the places of those with the ids. All that a product reads must have one."""
-    before, _here.others = _here.others, others
+    """Lets `in_trace` put these arrays in the places of those with the ids."""
+    before = _here.others, _here.trace
+    _here.others, _here.trace = others, object()
     try:
         yield
     finally:
-        _here.others = before
+        _here.others, _here.trace = before
 
 
 def made_once(what: Hashable, x: mx.array, make: Callable[[], Made]) -> Made:

@@ -14,12 +14,14 @@ from ..backends.host import precision
 from ..log import logger
 from .linear import linear_parts
 from .operand import Weight
+from .replay import check_untraced, current
 
 
 class _Here(threading.local):
-    """What this thread keeps: x, what else decides about the product, and the outputs that nobody took."""
+    """What this thread keeps: the trace that it makes, x, what else decides about the product, and the outputs that
+    nobody took."""
 
-    kept: tuple[mx.array, str | None, str | None, dict[int, mx.array]] | None = None
+    kept: tuple[object, mx.array, str | None, str | None, dict[int, mx.array]] | None = None
 
 
 class SharedProduct:
@@ -50,18 +52,19 @@ class SharedProduct:
 
     def outputs(self, member: int, x: mx.array) -> mx.array | None:
         """A member's outputs; None if it has to multiply by itself."""
-        kept = self._here.kept
-        if kept is None:
+        kept, trace = self._here.kept, current()
+        if kept is None or kept[0] is not trace:
             joint = self.joint
             if joint is None or x.size > self._largest:
                 return None
             parts = dict(enumerate(linear_parts(x, joint, self._ends)))
-            self._here.kept = x, backends.chosen(), precision.chosen(), parts
+            self._here.kept = trace, x, backends.chosen(), precision.chosen(), parts
             return parts.pop(member)
-        known, backend, rounding, parts = kept
+        _, known, backend, rounding, parts = kept
         is_known = known is x and backends.chosen() == backend and precision.chosen() == rounding
         y = parts.pop(member, None) if is_known else None
         if y is None and x.size <= self._largest:
+            check_untraced("layers that share a product are called with different x")
             self._end()
         elif not parts:
             self._here.kept = None

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from .. import backends, dtypes
 from .operand import Weight, check_ids, check_matrix
+from .replay import check_untraced
 from .transforms import has_value, is_exporting, only
 
 
@@ -29,6 +30,7 @@ def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.arr
             on the host where ids have no values yet.
     """
     check_matrix(weight)
+    check_untraced("it looks up rows of a weight")
     row_dtype: mx.Dtype = dtypes.checked(dtype or weight.dtype)
     check_ids(ids)
     matrix = weight.matrix

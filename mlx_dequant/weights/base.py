@@ -16,6 +16,7 @@ from .. import backends, dtypes, ops
 from ..act_order import within
 from ..encoded import EncodedMatrix
 from ..ops.operand import check_stack
+from ..ops.replay import check_untraced
 from ..registry import Format, formats
 from . import check
 from .cut import COLUMNS, ROWS, Cut, cut_matrix
@@ -120,6 +121,7 @@ class QuantizedWeight(ABC):
                 `self.dtype` by default.
         """
         wanted: mx.Dtype = dtypes.checked(dtype or self.dtype)
+        check_untraced("it dequantizes a weight")
         if self.size == 0:
             return mx.zeros(self.shape, wanted)
         weights = backends.dequantize(self.matrix, wanted)

@@ -81,6 +81,11 @@ def joint(weight: QuantizedWeight) -> QuantizedWeight:
     return weight if product is None else product.joint or weight
 
 
+def multiplying(weight: QuantizedWeight, few: bool) -> QuantizedWeight:
+    """The weight that multiplies for this one, with at most `MOST_ROWS` rows of x (`few`) or with more."""
+    return joint(weight) if few or weight.matrix.layout == "KN" else weight
+
+
 def shared_by(weight: QuantizedWeight) -> SharedProduct | None:
     """The product that a fused weight shares with others."""
     share: Share | None = weight.matrix.cache.get(SHARED)

@@ -23,7 +23,7 @@ from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_pro
 from support import freed_at_once, in_four_threads
 
 from mlx_dequant.backends.gpu import metal
-from mlx_dequant.fusing import decoder_layers, halves
+from mlx_dequant.fusing import halves, parts
 from mlx_dequant.nn import pack_model, packable
 from mlx_dequant.ops import replay
 
@@ -76,11 +76,11 @@ def same(found, expected) -> bool:
 def traces() -> list:
     """What was made for the layers that were called: halves, or a sign that there are none."""
     made = list(replay._traces.values())
-    return [each for each in made if isinstance(each, halves.Halves) or each is decoder_layers._WHOLE]
+    return [each for each in made if isinstance(each, halves.Halves) or each is parts.UNTRACED]
 
 
 def cut() -> int:
-    assert decoder_layers._WHOLE not in traces()
+    assert parts.UNTRACED not in traces()
     return len(traces())
 
 
@@ -128,6 +128,11 @@ def test_texts_of_different_lengths(gpu):
     assert same(*found) and cut()
 
 
+class Twice(llama.MLP):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
 def test_a_layer_may_change(gpu):
     """An attribute, a weight, an array, a layer: each call looks at them."""
     model, plain = twins()
@@ -136,6 +141,7 @@ def test_a_layer_may_change(gpu):
         each.layers[0].self_attn.scale *= 2
         each.layers[1].input_layernorm.weight = each.layers[1].input_layernorm.weight * 2
         each.layers[2].mlp.down_proj.hold(each.layers[1].mlp.down_proj.weight)
+        each.layers[2].mlp.__class__ = Twice
     assert same(answers(model), answers(plain)) and not same(answers(model), before)
     for each in (model, plain):
         adapted = each.layers[0].self_attn.o_proj.to_lora(scale=1.0)
@@ -200,42 +206,124 @@ class Odd(llama.Attention):
 
     def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
         batch, count, _ = x.shape
-        q, k, v = (
-            each(x).reshape(batch, count, -1, 32).swapaxes(1, 2) for each in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (layer(x).reshape(batch, count, -1, 32).swapaxes(1, 2) for layer in layers)
         gate = mx.sigmoid(q[:, :, -1:].mean())
+        if self.how == "class of the cache" and isinstance(cache, RotatingKVCache):
+            q = q + 1
+        if self.how == "keys of the cache" and hasattr(cache, "keys"):
+            q = q + 1
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
             if self.how == "length":
                 q = q + cache.offset
             if self.how == "keys":
                 k = k * 2
-        if self.how == "mask" and mask is not None and not isinstance(mask, str):
-            q = q + mask.sum()
-        if self.how == "other mask" and count == 1:
-            mask = mx.zeros((1, 1), mx.bool_) == 0
+        if isinstance(mask, mx.array):
+            if self.how == "mask":
+                q = q + mask.sum()
+            if self.how == "shape of the mask" and mask.shape[-1] > 1:
+                q = q + 1
+            if self.how == "other mask":
+                mask = mask & mask
         y = scaled_dot_product_attention(q, k, v, cache=cache, scale=self.scale, mask=mask)
         if self.how == "twice":
             y = y + scaled_dot_product_attention(q * 2, k, v, cache=cache, scale=self.scale, mask=mask)
         if self.how == "gate":
             y = y * gate
-        return self.o_proj(y.swapaxes(1, 2).reshape(batch, count, -1))
+        y = y.swapaxes(1, 2).reshape(batch, count, -1)
+        if self.how == "shared product":
+            y = y * self.g_proj(x)
+        return self.o_proj(y)
 
 
-@pytest.mark.parametrize("how", ["", "length", "keys", "mask", "other mask", "twice", "gate"])
+def odd(how: str) -> nn.Module:
+    model = llama.Model(ARGS)
+    for layer in model.layers:
+        layer.self_attn.__class__ = Odd
+        layer.self_attn.how = how
+        if how == "shared product":
+            layer.self_attn.g_proj = nn.Linear(ARGS.hidden_size, ARGS.hidden_size, bias=False)
+    return model
+
+
+ODD = ("length", "keys", "class of the cache", "keys of the cache", "mask", "shape of the mask", "other mask", "twice",
+       "gate", "shared product")  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["", *ODD])
 def test_layers_without_two_halves_are_called_as_they_are(how, gpu):
+    model, plain = twins(lambda: odd(how))
+    for _ in range(2):
+        for last in (None, 8):
+            assert same(answers(model, last=last), answers(plain, last=last))
+    untraced = [each for each in traces() if each is parts.UNTRACED]
+    assert bool(untraced) == bool(how)
+
+
+class Choosy(llama.MLP):
+    """A feed-forward module that reads another array for one token than for several."""
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.one, self.several = mx.ones(args.hidden_size), mx.ones(args.hidden_size)
+
+    def __call__(self, x):
+        return super().__call__(x) * (self.one if x.shape[1] == 1 else self.several)
+
+
+def test_an_array_that_some_lengths_read(gpu):
+    """The layers differ in it. A batch's mask is an array for every length."""
+
     def make():
         model = llama.Model(ARGS)
         for layer in model.layers:
-            layer.self_attn.__class__ = Odd
-            layer.self_attn.how = how
+            layer.mlp = Choosy(ARGS)
         return model
 
     model, plain = twins(make)
-    for last in (None, 8):
-        assert same(answers(model, last=last), answers(plain, last=last))
-    whole = [each for each in traces() if each is decoder_layers._WHOLE]
-    assert bool(whole) == bool(how)
+    found = []
+    for each in (model, plain):
+        caches = [BatchKVCache([0, 0]) for _ in each.layers]
+        found.append([each(tokens(2, count), cache=caches) for count in (1, 3, 1, 2)])
+    assert same(*found) and cut()
+
+
+def test_layers_of_which_one_has_an_array_twice_are_not_alike(gpu):
+    model, plain = twins()
+    for each in (model, plain):
+        each.layers[0].post_attention_layernorm.weight = each.layers[0].input_layernorm.weight
+    assert same(answers(model), answers(plain)) and cut() == 2 * len(set(PROMPTS))
+
+
+def test_numbered_layers_are_alike(gpu):
+    """Unless their code reads the number."""
+
+    class Numbered(llama.MLP):
+        def __call__(self, x):
+            return super().__call__(x) * self.layer_idx
+
+    for kind, count in ((llama.MLP, 1), (Numbered, ARGS.num_hidden_layers)):
+
+        def make(kind=kind):
+            model = llama.Model(ARGS)
+            for at, layer in enumerate(model.layers):
+                layer.mlp.__class__, layer.mlp.layer_idx = kind, at
+            return model
+
+        replay._traces.clear()
+        model, plain = twins(make)
+        assert same(answers(model), answers(plain)) and len(traces()) == count * len(set(PROMPTS))
+
+
+def test_one_text_then_several(gpu):
+    model, plain = twins()
+    found = []
+    for each in (model, plain):
+        found.append(answers(each))
+        caches = [BatchKVCache([0]) for _ in each.layers]
+        found[-1] += [each(tokens(1, count), cache=caches) for count in (5, 1)]
+    assert same(*found) and cut()
 
 
 def test_a_layer_of_lists_is_called_as_it_is(gpu):
@@ -285,5 +373,5 @@ def test_types_of_mlx_lm(name, tmp_path, gpu):
     for last in (None, 16):
         assert same(answers(model, last=last), answers(plain, last=last))
     assert same(answers(model, 2), answers(plain, 2))
-    whole = [each for each in traces() if each is decoder_layers._WHOLE]
+    whole = [each for each in traces() if each is parts.UNTRACED]
     assert (all(replayed) and not whole) == (name not in NOT_ALL)

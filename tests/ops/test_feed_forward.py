@@ -164,6 +164,27 @@ def test_all_else_about_a_module_is_as_before(kind, gpu):
     assert near(model(x), expected)
 
 
+class Doubled(MLP):
+    """Layers that could share a product are called with different x."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(self.gate_proj(x) * self.up_proj(2 * x))
+
+
+class Stacked(MLP):
+    """Products have more rows than x."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(mx.concatenate([x] * 20)).sum(axis=0, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", [Doubled, Stacked])
+def test_modules_whose_products_are_not_those_expected(kind, gpu):
+    model, plain = twins(kind)
+    for shape in ((1, 1), (1, 2), (1, 1)):
+        assert near(model(x_of(*shape)), plain(x_of(*shape)))
+
+
 def test_a_dropped_model_is_freed(gpu):
     model, _ = twins(MLP)
     mx.eval(model(x_of(1)))

@@ -13,6 +13,7 @@ from .act_order import sort_by_group
 from .launch import device_arrays
 
 OPERANDS = "operands"  # in the cache of a matrix
+LIKE = "like"  # in the cache of one that `Operands.like` made
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,5 @@ def _with(empty: EncodedMatrix, present: list[str], is_sorted: bool, arrays: Seq
         arrays={**empty.arrays, **{name: given[name] for name in present}},
         perm=given["g_idx"] if is_sorted else None,
         inv_perm=arrays[-1] if len(arrays) > len(names) else None,
-        cache={"gpu": list(arrays[: len(names)]), "sorted": None},
+        cache={"gpu": list(arrays[: len(names)]), "sorted": None, LIKE: True},
     )
