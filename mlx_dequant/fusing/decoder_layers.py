@@ -79,7 +79,7 @@ def _calls(stock: Any, packed: type[nn.Module]) -> Callable[..., mx.array]:
 
 def _traced(stock: Any, held: parts.Parts, x: mx.array, offset: mx.array, mask: Any) -> Any:
     try:
-        return halves.traced(stock, held, x, offset, mask)
+        return halves.traced(held, x, offset, mask)
     except Exception as error:  # of any kind: it is the layer's code that runs, with another cache than it expects
         parts.say_untraced(stock, error)
         return UNTRACED

@@ -175,16 +175,11 @@ def kind_of(mask: Any) -> Any:
 class _Code:
     """A layer's code, which is run on copies of the layer that this thread calls (`parts.now`).
 
-    Args:
-        stock: the layer's class.
-
     Attributes:
         scale: of the scores, once `before` has run.
     """
 
-    def __init__(self, stock: Any):
-        self._stock = stock
-        self.scale = 1.0
+    scale = 1.0
 
     def before(self, places: Sequence[int] | None, mask: Any, *given: mx.array) -> list[mx.array]:
         """Queries, keys, values and sinks, from the arrays of these places, x and the cache's length."""
@@ -205,17 +200,16 @@ class _Code:
         with parts.copied(arrays, places) as layer:
             for _, each in layer.named_modules():
                 each.__class__ = _noted(type(each))
-            return self._stock.__call__(layer, x, mask, cache)
+            return layer(x, mask, cache)
 
 
 Half = tuple[Callable[..., Any], Arrays]  # a method of `_Code`, and what it takes after the layer's arrays
 
 
-def traced(stock: Any, held: parts.Parts, x: mx.array, offset: mx.array, mask: Any) -> Halves:
+def traced(held: parts.Parts, x: mx.array, offset: mx.array, mask: Any) -> Halves:
     """The halves of the layer that this thread calls.
 
     Args:
-        stock: the layer's class.
         held: what the layer consists of.
         x, offset, mask: as for `Halves`.
 
@@ -224,7 +218,7 @@ def traced(stock: Any, held: parts.Parts, x: mx.array, offset: mx.array, mask: A
     """
     if not held.complete:
         raise Untraceable("it has parts that are neither arrays nor modules")
-    code = _Code(stock)
+    code = _Code()
     some = _Mask(mask) if isinstance(mask, mx.array) else mask
     queries, _, values, *_ = code.before(None, some, *held.arrays, x, offset)
     y = mx.zeros((*queries.shape[:-1], values.shape[-1]), queries.dtype)

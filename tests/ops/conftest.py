@@ -41,6 +41,6 @@ def gpu():
         patch.object(metal, "gather_matmul", graphs.gather_matmul),
         patch.object(metal, "is_replayable", lambda matrix, x, transpose: len(x) < 100),
         patch.object(metal, "dense_bytes", lambda *product: 0),
-        patch.object(replay, "_traces", Kept(100)),
+        patch.object(replay, "_traces", Kept(1000)),
     ):
         yield graphs

@@ -289,6 +289,22 @@ def test_an_array_that_some_lengths_read(gpu):
     assert same(*found) and cut()
 
 
+def test_a_block_that_takes_more_has_its_attention_replayed(gpu):
+    class Block(llama.TransformerBlock):
+        def __call__(self, x, mask=None, cache=None, scale=1.0):
+            return super().__call__(x, mask, cache) * scale
+
+    def make():
+        model = llama.Model(ARGS)
+        for layer in model.layers:
+            layer.__class__ = Block
+        return model
+
+    model, plain = twins(make)
+    assert [type(layer) for layer in model.layers] == [Block] * ARGS.num_hidden_layers
+    assert same(answers(model), answers(plain)) and cut() == len(set(PROMPTS))
+
+
 def test_layers_of_which_one_has_an_array_twice_are_not_alike(gpu):
     model, plain = twins()
     for each in (model, plain):
