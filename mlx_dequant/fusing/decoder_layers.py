@@ -100,5 +100,5 @@ def _as_array(offset: Any) -> mx.array:
     if isinstance(offset, mx.array):
         return mx.array(offset)
     if _here.offset != offset:
-        _here.offset, _here.array = offset, mx.array(offset)
+        _here.offset, _here.array = offset, mx.array(offset, mx.int32)
     return _here.array
