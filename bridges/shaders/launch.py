@@ -47,8 +47,8 @@ def device_arrays(matrix: EncodedMatrix) -> list[torch.Tensor]:
 
 @cache
 def table(form: Format, device: torch.device) -> torch.Tensor:
-    """A format's table, which all its matrices on a device share."""
-    return torch.tensor(words(form), dtype=torch.uint32, device=device)
+    """A format's table, which all its matrices on a device share; int32, since torch knows little of uint32."""
+    return torch.tensor(words(form)).to(torch.int32).to(device)
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

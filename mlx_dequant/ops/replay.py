@@ -55,7 +55,7 @@ class _Here(local):
         latest: by what chooses besides x, the backend and the stream.
         others: the trace's arguments by the id of the arrays whose places they take; None outside of such a trace.
         trace: stands for it.
-        dense_bytes: bytes of dense matrices that the trace's products make.
+        dense_bytes: bytes of dense matrices that products of such traces make, so far.
         is_transformed: whether products need their rules for MLX's transformations.
     """
 
@@ -190,7 +190,7 @@ def compiled(function: Traced, *inputs: mx.array) -> tuple[Traced, int]:
         The trace, and the bytes of dense matrices that its products make for a while.
     """
     is_transformed = False
-    bytes_before, _here.dense_bytes = _here.dense_bytes, 0
+    bytes_before = _here.dense_bytes
 
     def run(*given: mx.array) -> Any:
         before, _here.is_transformed = _here.is_transformed, is_transformed
@@ -202,8 +202,7 @@ def compiled(function: Traced, *inputs: mx.array) -> tuple[Traced, int]:
     made: Traced = mx.compile(run)
     made(*(mx.zeros(array.shape, array.dtype) for array in inputs))
     is_transformed = True
-    dense_bytes, _here.dense_bytes = _here.dense_bytes, bytes_before
-    return made, dense_bytes
+    return made, _here.dense_bytes - bytes_before
 
 
 def _key(what: Hashable, x: mx.array) -> Hashable:
