@@ -6,14 +6,15 @@ may change, so each call looks at them.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache, partial
 from itertools import count
 from operator import is_
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakSet
 
@@ -251,9 +252,21 @@ def _state(module: nn.Module, ignored: set[str]) -> _State:
 
 @cache
 def _reads(name: str, kind: type) -> bool:
-    """Whether the code of a class reads an attribute of that name, but for what makes an instance."""
-    functions = (each for base in kind.__mro__ for key, each in vars(base).items() if key != "__init__")
-    return any(name in each.__code__.co_names for each in functions if isinstance(each, FunctionType))
+    """Whether a class's methods, but for what makes an instance, or its file's functions read an attribute."""
+    found: list[Any] = []
+    for base in kind.__mro__:
+        found += [each for key, each in vars(base).items() if key != "__init__"]
+        found += vars(sys.modules[base.__module__]).values()
+    functions = (getattr(each, "fget", None) or getattr(each, "__func__", each) for each in found)
+    return any(name in names for each in functions if isinstance(each, FunctionType) for names in _names(each.__code__))
+
+
+def _names(code: CodeType) -> Iterator[tuple[str, ...]]:
+    """The names in a code, and in those inside it."""
+    yield code.co_names
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _names(each)
 
 
 def _copy(module: Any, others: dict[int, mx.array]) -> Any:
