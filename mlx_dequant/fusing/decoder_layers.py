@@ -67,7 +67,9 @@ def _calls(stock: Any, packed: type[nn.Module]) -> Callable[..., mx.array]:
         held = held or parts.look(self, packed, few)
         before, now.called = now.called, (self, held.arrays)
         try:
-            made = made or replay.made_once((held.kind, what), x, lambda: _traced(stock, held, x, offset, mask))
+            made = made or replay.made_once(
+                (held.kind, what), x, lambda: parts.traced(stock, held, lambda: halves.traced(held, x, offset, mask))
+            )
             if made is not UNTRACED:
                 return made(held.arrays, x, offset, mask, cache)
         finally:
@@ -75,14 +77,6 @@ def _calls(stock: Any, packed: type[nn.Module]) -> Callable[..., mx.array]:
         return stock.__call__(self, x, mask, cache)
 
     return call
-
-
-def _traced(stock: Any, held: parts.Parts, x: mx.array, offset: mx.array, mask: Any) -> Any:
-    try:
-        return halves.traced(held, x, offset, mask)
-    except Exception as error:  # of any kind: it is the layer's code that runs, with another cache than it expects
-        parts.say_untraced(stock, error)
-        return UNTRACED
 
 
 class _Here(threading.local):

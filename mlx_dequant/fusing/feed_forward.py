@@ -43,7 +43,7 @@ def _takes_x_alone(module: Any) -> bool:
 
 
 def _calls(stock: Any, packed: type[nn.Module]) -> Callable[..., mx.array]:
-    def traced(*given: mx.array) -> mx.array:
+    def on_copy(*given: mx.array) -> mx.array:
         with parts.copied(given[:-1]) as module:
             return stock.__call__(module, given[-1])
 
@@ -56,20 +56,14 @@ def _calls(stock: Any, packed: type[nn.Module]) -> Callable[..., mx.array]:
         held = held or parts.look(self, packed)
         before, now.called = now.called, (self, held.arrays)
         try:
-            made = made or replay.made_once(held.kind, x, lambda: made_of(held, x))
+            made = made or replay.made_once(held.kind, x, lambda: parts.traced(stock, held, lambda: compiled(held, x)))
             if made is not UNTRACED:
                 return made(*held.arrays, x)
         finally:
             now.called = before
         return stock.__call__(self, x)
 
-    def made_of(held: parts.Parts, x: mx.array) -> Any:
-        if not held.complete:
-            return UNTRACED
-        try:
-            return replay.compiled(traced, *held.arrays, x)[0]
-        except replay.Untraceable as error:
-            parts.say_untraced(stock, error)
-            return UNTRACED
+    def compiled(held: parts.Parts, x: mx.array) -> replay.Traced:
+        return replay.compiled(on_copy, *held.arrays, x)[0]
 
     return call

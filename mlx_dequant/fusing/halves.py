@@ -216,8 +216,6 @@ def traced(held: parts.Parts, x: mx.array, offset: mx.array, mask: Any) -> Halve
     Raises:
         Untraceable: the layer has none.
     """
-    if not held.complete:
-        raise Untraceable("it has parts that are neither arrays nor modules")
     code = _Code()
     some = _Mask(mask) if isinstance(mask, mx.array) else mask
     queries, _, values, *_ = code.before(None, some, *held.arrays, x, offset)

@@ -61,20 +61,6 @@ def copied(given: Sequence[mx.array], places: Sequence[int] | None = None) -> Ge
         yield _copy(module, others)
 
 
-UNTRACED: Any = object()  # in the place of a trace, for modules that have none
-
-
-@lru_cache(maxsize=256)
-def _say(name: str, why: str) -> None:
-    logger.info("%s is called as it is, and not replayed: %s", name, why)
-
-
-def say_untraced(stock: Any, error: Exception) -> None:
-    """Tells the log, once, that modules of a class have no trace, and why."""
-    kind = "" if isinstance(error, Untraceable) else f"{type(error).__name__}: "
-    _say(stock.__name__, f"{kind}{error}")
-
-
 Calls = Callable[[Any, type[nn.Module]], Callable[..., Any]]
 
 
@@ -154,7 +140,8 @@ class Parts:
         self._key += tuple(first.setdefault(id(array), place) for place, array in enumerate(self.arrays))
         self.kind = _kinds.of(self._key)
         self._sizes = list(map(len, self._inner))
-        self._types = list(map(type, self._inner + self._layers))
+        self._modules = self._inner + self._layers
+        self._types = list(map(type, self._modules))
         self._before = list(map(dict, self._attributes))
 
     def hold(self, module: nn.Module) -> bool:
@@ -164,7 +151,7 @@ class Parts:
             and all(map(is_, module.values(), self._own))
             and all(map(is_, map(dict.get, self._dicts, self._names), self._parts))
             and list(map(len, self._inner)) == self._sizes
-            and list(map(type, self._inner + self._layers)) == self._types
+            and list(map(type, self._modules)) == self._types
             and self._attributes == self._before
         )
 
@@ -206,6 +193,32 @@ class Parts:
         self._dicts.append(place)
         self._names.append(name)
         self._parts.append(part)
+
+
+UNTRACED: Any = object()  # in the place of a trace, for modules that have none
+
+
+def traced(stock: Any, held: Parts, make: Callable[[], Any]) -> Any:
+    """What `make` makes of a module's parts; `UNTRACED` where it cannot, and then the log says why.
+
+    Errors of any kind count: it is the module's code that runs, on other arrays than it expects.
+
+    Args:
+        stock: the module's class.
+    """
+    try:
+        if not held.complete:
+            raise Untraceable("it has parts that are neither arrays nor modules")
+        return make()
+    except Exception as error:
+        kind = "" if isinstance(error, Untraceable) else f"{type(error).__name__}: "
+        _say(stock.__name__, f"{kind}{error}")
+        return UNTRACED
+
+
+@lru_cache(maxsize=256)  # once each
+def _say(name: str, why: str) -> None:
+    logger.info("%s is called as it is, and not replayed: %s", name, why)
 
 
 _known: dict[tuple[int, bool], Parts] = {}  # by the id of a module that lives, and whether for few rows of x
