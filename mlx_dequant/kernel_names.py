@@ -28,9 +28,10 @@ _DECLARED = (
     re.compile(r"\b(?:struct|union|enum|class|typename|using)\s+([A-Za-z]\w*)"),
     re.compile(r"\b(?!(?:return|else|case|goto|template|namespace)\b)\w+\s+([A-Za-z]\w*)(?=\s*[=;,)({\[:>])"),
     re.compile(r"[*&>]\s*([A-Za-z]\w*)(?=\s*[=;,){\[])"),
+    re.compile(r">([A-Za-z]\w*)(?=\()"),
     re.compile(r"[{,]\s*([A-Za-z]\w*)="),
 )
-_INSTRUCTION = ("asm", "volatile")  # stay, for tools that read what follows
+_INSTRUCTION = ("asm",)  # stays, for tools that read what follows
 # Prefixes of strings, words of C++, and MLX's namespaces around a kernel.
 _NEVER = ("L", "R", "U", "u", "u8", "uR", "as", "do", "if", "in", "or", "cg", "cu")
 _SHORTEST = 4  # letters of a name that gets a shorter one

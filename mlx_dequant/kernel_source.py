@@ -19,13 +19,6 @@ from .registry import FAMILIES, METAL, Format
 # C++ names of the element types, the same on every compiler.
 TYPES = {"float32": "float", "float16": "float16_t", "bfloat16": "bfloat16_t"}
 
-# The file with a platform's matrix code.
-_UNITS = {
-    ("metal", "qmm"): "platform/metal_mma.h",
-    ("cuda", "qmm"): "cuda/qmm.h",
-    ("cuda", "half2"): "cuda/half2_mma.h",
-}
-
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 _FIELD = re.compile(r"^  uint (\w+);", re.MULTILINE)
 
@@ -34,10 +27,15 @@ _RESIDENT = """#undef __global__
 #define __global__ __attribute__((global)) __launch_bounds__({}, {})
 """
 
+# A threadgroup's number in the grid, and a thread's in its threadgroup.
+_INDICES = {
+    "metal": ("threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"),
+    "cuda": ("blockIdx.x", "threadIdx.x"),
+}
+
 # Which expert of a stack a threadgroup multiplies with: that of a pair, or of a tile of sorted pairs.
-_PAIR = "size_t expert = mlx_dequant::stack_index(ids, threadgroup_position_in_grid.x, p);"
-_TILE = """mlx_dequant::expert_tile tile = mlx_dequant::find_tile<{}>(
-    ids, threadgroup_position_in_grid.x, thread_position_in_threadgroup.x, p);
+_PAIR = "size_t expert = mlx_dequant::stack_index(ids, {}, p);"
+_TILE = """mlx_dequant::expert_tile tile = mlx_dequant::find_tile<{}>(ids, {}, {}, p);
 size_t expert = mlx_dequant::stack_index(tile, p);"""
 
 
@@ -145,6 +143,23 @@ def loader(form: Format, decoder: str, pointers: list[str], first: list[str] | N
     return f"mlx_dequant::{form.family}<{decoder}>({', '.join(pointers)}, p)"
 
 
+def _ways(platform: str, form: Format, spec: KernelSpec) -> list[str]:
+    """The structs that are template arguments of a kernel: what it does in one of several ways."""
+    ways = (
+        kernels.loop(platform, spec, form.traits.get("scale_block", 8)),
+        kernels.loads(spec, FAMILIES[form.family].layout),
+        kernels.pairs(spec, form.bits),
+    )
+    return [f"mlx_dequant::{way}" for way in ways if way]
+
+
+def _element_types(form: Format | None, *names: str) -> str:
+    """What C++ calls the element types of a kernel's arrays: the matrix's own, and those in `names`."""
+    kinds = [kind for _, kind in FAMILIES[form.family].arrays] if form else []
+    words: list[str] = re.findall(r"\w+", " ".join([*names, *kinds]))
+    return " ".join(TYPES.get(word, word) for word in words)
+
+
 @cache
 def kernel_source(
     platform: str,
@@ -164,16 +179,17 @@ def kernel_source(
         has_g_idx: whether each input's group is looked up, where the kernel multiplies nothing.
         input_dtype: types of the inputs after the matrix's arrays, which MLX writes into the kernel.
     """
+    threadgroup, thread = _INDICES[platform]
     headers = [METAL / f"platform/{platform}.h"]
     if spec.unit:
-        headers.append(METAL / _UNITS[platform, spec.unit])
+        headers.append(METAL / kernels.UNITS[spec.unit])
     files = [METAL / spec.folder / f"{spec.name}.metal"]
     if spec.unit == "half2" and form:
         files.insert(0, METAL / "cuda" / "views" / f"{form.family}.h")
     header = inline(headers) + "\n" + sources(form, files)
     template = [TYPES[dtype], *map(str, spec.template)]
-    if form and (loop := kernels.loop(platform, spec, form.traits.get("scale_block", 8))):
-        template.append(f"mlx_dequant::{loop}")
+    if form:
+        template += _ways(platform, form, spec)
     # The ids of a tile are looked at here.
     arguments = [*(name for name in spec.inputs if name != "ids" or not spec.tile), "out", "p"]
     lines = ["mlx_dequant::LaunchParams p = *(device const mlx_dequant::LaunchParams*)params;"]
@@ -181,7 +197,7 @@ def kernel_source(
     if form and form.table and spec.lut_in_shared and platform == "cuda":
         lut_words = form.traits["lut_words"]
         header = f"#define SHARED_LUT\n{header}"
-        lines.append(f"mlx_dequant::load_lut<{lut_words}>(table, thread_position_in_threadgroup.x);")
+        lines.append(f"mlx_dequant::load_lut<{lut_words}>(table, {thread});")
     if spec.scratch:
         lines.append(f"SCRATCH(float, scratch, {lut_words + spec.scratch});")
         arguments.append(f"scratch + {lut_words}" if lut_words else "scratch")
@@ -192,7 +208,9 @@ def kernel_source(
         tables = ["table"] if form.table else []
         first = None
         if spec.stacked:
-            lines += _TILE.format(spec.tile).splitlines() if spec.tile else [_PAIR]
+            lines += (
+                _TILE.format(spec.tile, threadgroup, thread) if spec.tile else _PAIR.format(threadgroup)
+            ).splitlines()
             first = [f"uint(expert * p.expert_stride_{i})" for i in range(len(arrays))]
             # Blocks may have more than 2^32 bytes, and a tile's many loads share a pointer.
             if spec.tile or form.family == "gguf":
@@ -205,12 +223,13 @@ def kernel_source(
         lines.append(f"auto loader = {loader(form, decoder, arrays + tables, first)};")
         template.insert(0, decoder)
         arguments.insert(0, "loader")
-    arguments += ["tile" if spec.tile else "threadgroup_position_in_grid.x", "thread_position_in_threadgroup.x"]
+    arguments += ["tile" if spec.tile else threadgroup, thread]
     lines.append(f"mlx_dequant::{spec.name}<{', '.join(template)}>({', '.join(arguments)});")
     body = "\n".join(lines) + "\n"
     given = [*arrays_of(form), *spec.inputs] if form else spec.inputs
     if not readable():
-        header = without_spaces(used(without_comments(header), body))
+        types = _element_types(form, dtype, scale_dtype, input_dtype)
+        header = without_spaces(used(without_comments(header), f"{body} {types}"))
         header, body = shortened(header, body, [*given, "out", "params"])
     if spec.resident and platform == "cuda":
         header += _RESIDENT.format(THREADS, spec.resident)

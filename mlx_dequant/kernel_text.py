@@ -6,7 +6,7 @@ MLX copies a kernel's text when it builds a call, and hashes it at each launch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -14,18 +14,21 @@ _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 STRING = re.compile(r'("(?:\\.|[^"\\])*")')
 _MARK = re.compile(r'"(?:\\.|[^"\\])*"|[(){};]')
 _ASSERTION = re.compile(r'static_assert\([^"]*"[^"]*"\);')
-# A space with a word on one side at most, and an operator on one side at most.
-_SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,]) | (?=[(){}\[\];,])")
-_AGAIN = re.compile(r"\}\n?\}namespace mlx_dequant\{")  # a namespace that ends and begins again
+# A space with a word on one side at most, and an operator on one side at most; colons of assembly go together.
+_SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,:]) | (?=[(){}\[\];,:])")
+_AGAIN = re.compile(r"(?<=[};])\n?\}namespace mlx_dequant\{")  # a namespace that ends and begins again
 WORD = re.compile(r"\b[A-Za-z_]\w*")
 _CONDITIONAL = re.compile(r"#\s*(if|ifdef|ifndef|endif)\b")
 _TYPE = re.compile(r"(?:template\s*<.*>\s*)?(?:struct|union|enum|namespace)\b\s*([A-Za-z_]\w*)?[^()=]*$", re.DOTALL)
 DEFINE = re.compile(r"#\s*define\s+(\w+)")
+_MACRO = re.compile(r"^#\s*define (\w+)(\([^)]*\)) (.*)", re.MULTILINE)
 _TYPEDEF = re.compile(r"typedef\b.*?(\w+)\s*;$", re.DOTALL)
 _USING = re.compile(r"using\s+(\w+)\s*=")
 _FUNCTION = re.compile(r"([A-Za-z_]\w*)\s*\(")
 _VARIABLE = re.compile(r"([A-Za-z_]\w*)\s*(?:\[[^\]]*\]\s*)*(?:=|\{|;)")
 _TEMPLATE = re.compile(r"template\s*<")
+_NAMES_TYPE = re.compile(r"struct|union|typedef|using")
+_PARAMETERS = re.compile(r"\((.*)\)", re.DOTALL)
 _MACRO_CALL = re.compile(r"[A-Z][A-Z_]*\([^()]*\)(?=\s*(?:[A-Z#]|$))")  # one that makes declarations
 _FORWARD = re.compile(r"(?:struct|union)\s+(\w+)\s*;")
 _SPECIALISED = re.compile(r"template\s*<[^{]*?>\s*struct\s+\w+\s*<([^{]*)>\s*$")
@@ -37,7 +40,7 @@ class _Declaration:
 
     Attributes:
         names: what it declares; empty for what always stays.
-        types: that a specialisation is made for; it is used where these are, too.
+        types: that a specialisation is made for, or that a function takes; it is used where these are, too.
         start: its text, or that before its members.
         members: declarations within braces.
         end: the text after its members.
@@ -61,18 +64,23 @@ def without_comments(text: str) -> str:
 
 
 def without_spaces(text: str) -> str:
-    """The text without comments, assertions and spaces that C++ does not need."""
+    """The text without comments, assertions and spaces that C++ does not need, nor assembly in a string."""
     lines = without_comments(text).splitlines()
     parts: list[str] = []
     for is_directive, group in groupby(lines, lambda line: line.startswith("#")):
         piece = "\n".join(group)
-        parts.append(piece if is_directive else _dense(_ASSERTION.sub("", piece)))
-    return _AGAIN.sub("}", "\n".join(parts)) + "\n"
+        parts.append(_MACRO.sub(_dense_macro, piece) if is_directive else _dense(_ASSERTION.sub("", piece)))
+    text = STRING.sub(lambda match: match[0].replace(", ", ","), "\n".join(parts))
+    return _AGAIN.sub("", text) + "\n"
 
 
 def _dense(text: str) -> str:
     """Code without spaces, except between words and between operators."""
     return outside_strings(" ".join(text.split()), lambda code: _SPACE.sub("", code))
+
+
+def _dense_macro(match: re.Match[str]) -> str:
+    return f"#define {match[1]}{_dense(match[2])} {_dense(match[3])}"
 
 
 def outside_strings(text: str, change: Callable[[str], str]) -> str:
@@ -83,16 +91,19 @@ def outside_strings(text: str, change: Callable[[str], str]) -> str:
 def used(text: str, root: str) -> str:
     """The declarations of `text` that `root` uses, directly or through others.
 
-    A declaration is used where its name is written: overloads and specialisations stay or go together.
+    A declaration is used where its name is written. Of overloads and specialisations, those go whose types are written
+    nowhere else.
 
     Args:
         text: C++ at namespace level, without comments.
-        root: code that stays.
+        root: code that stays, and the types of its arrays.
     """
-    declarations = list(_declarations(text))
-    declared = {name for one in _all(declarations) for name in one.names}
+    declarations = list(_declarations(text, {name: body for name, _, body in _MACRO.findall(text)}))
+    types = {
+        name for one in _all(declarations) if _NAMES_TYPE.match(_without_template(one.start)) for name in one.names
+    }
     for one in _all(declarations):
-        one.types &= declared
+        one.types &= types
     words = set(WORD.findall(root))
     kept: set[int] = set()
     while _keep(declarations, words, kept):
@@ -111,7 +122,7 @@ def _keep(declarations: list[_Declaration], words: set[str], kept: set[int]) -> 
     found = False
     for one in declarations:
         if id(one) not in kept:
-            if one.names and (words.isdisjoint(one.names) or not one.types <= words):
+            if (one.names and words.isdisjoint(one.names)) or not one.types <= words:
                 continue
             kept.add(id(one))
             words |= one.own_words()
@@ -128,7 +139,7 @@ def _written(declarations: list[_Declaration], kept: set[int]) -> Iterator[str]:
             yield one.end
 
 
-def _declarations(text: str) -> Iterator[_Declaration]:
+def _declarations(text: str, macros: Mapping[str, str]) -> Iterator[_Declaration]:
     at = 0
     while at < len(text):
         if text[at].isspace():
@@ -136,18 +147,19 @@ def _declarations(text: str) -> Iterator[_Declaration]:
         elif text[at] == "#":
             end = _directive_end(text, at)
             piece = text[at:end]
-            names = _names_within(piece) if _CONDITIONAL.match(piece) else set(DEFINE.findall(piece))
-            yield _Declaration(frozenset(names), piece)
+            names = _names_within(piece, macros) if _CONDITIONAL.match(piece) else set(DEFINE.findall(piece))
+            if not piece.startswith("#undef"):  # a text uses no macro's name twice
+                yield _Declaration(frozenset(names), piece)
             at = end
         else:
-            one, at = _declaration(text, at)
+            one, at = _declaration(text, at, macros)
             yield one
 
 
-def _names_within(group: str) -> set[str]:
-    """The names that an #if group declares."""
+def _names_within(group: str, macros: Mapping[str, str]) -> set[str]:
+    """The names that an #if group or a macro declares."""
     lines = [line for line in group.splitlines(keepends=True) if not re.match(r"#\s*(if|el|end)", line)]
-    return {name for one in _declarations("".join(lines)) for name in one.names}
+    return {name for one in _declarations("".join(lines), macros) for name in one.names}
 
 
 def _directive_end(text: str, at: int) -> int:
@@ -163,10 +175,12 @@ def _directive_end(text: str, at: int) -> int:
             return at
 
 
-def _declaration(text: str, start: int) -> tuple[_Declaration, int]:
+def _declaration(text: str, start: int, macros: Mapping[str, str]) -> tuple[_Declaration, int]:
     macro = _MACRO_CALL.match(text, start)
     if macro:
-        return _Declaration(frozenset(), macro.group() + "\n"), macro.end()
+        called = macro.group()
+        names = _names_within(macros[called.split("(")[0]], macros)
+        return _Declaration(frozenset(names), called + "\n", types=_words(called)), macro.end()
     brace = _find(text, start, "{;")
     if text[brace] == ";":
         end = brace + 1
@@ -178,22 +192,28 @@ def _declaration(text: str, start: int) -> tuple[_Declaration, int]:
         is_namespace = head.startswith("namespace")
         end = close + 1 if is_namespace else _find(text, close + 1, ";") + 1
         names = frozenset() if is_namespace or not kind.group(1) else frozenset([kind.group(1)])
-        members = list(_declarations(text[brace + 1 : close]))
+        members = list(_declarations(text[brace + 1 : close], macros))
         if not is_namespace:
             members = [one if _is_optional(one) else _always(one) for one in members]
-        types = frozenset(word for inner in _SPECIALISED.findall(head) for word in WORD.findall(inner))
+        types = _words(" ".join(_SPECIALISED.findall(head)))
         return _Declaration(names, head + "{\n", members, text[close:end] + "\n", types), end
     is_function = not kind and "=" not in _without_template(head).split("(")[0]
     end = close + 1 if is_function else _find(text, close + 1, ";") + 1
     piece = text[start:end]
     names = set(re.findall(r"(\w+)\s*[=,}]", piece[len(head) :])) if kind else _names(head + "{")
-    return _Declaration(frozenset(names), piece + "\n"), end
+    taken = _PARAMETERS.search(_without_template(head)) if is_function else None
+    return _Declaration(frozenset(names), piece + "\n", types=_words(taken[1] if taken else "")), end
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(WORD.findall(text))
 
 
 def _is_optional(member: _Declaration) -> bool:
     """Whether a member may go: fields of a struct stay, since they have places."""
     text = _without_template(member.start)
-    return bool(member.members) or "(" in text or text.startswith(("typedef", "using", "enum", "static", "struct"))
+    is_function = "(" in text and not text.startswith("alignas")
+    return bool(member.members) or is_function or text.startswith(("typedef", "using", "enum", "static", "struct"))
 
 
 def _always(member: _Declaration) -> _Declaration:

@@ -8,6 +8,14 @@ THREADS = 256  # in a threadgroup, for every kernel
 BLOCK_OUTPUTS = 128  # outputs of a threadgroup of qmm
 PERMUTE_CHUNK = 16384  # columns of a threadgroup of permute_columns
 
+# Files under `metal/` with the code for what multiplies matrices.
+UNITS = {
+    "simdgroup": "platform/metal_mma.h",
+    "mma": "cuda/qmm_mma.h",
+    "wgmma": "cuda/qmm_wgmma.h",
+    "half2": "cuda/half2_mma.h",  # of qmv_mma
+}
+
 
 @dataclass(frozen=True)
 class KernelSpec:
@@ -23,7 +31,7 @@ class KernelSpec:
         template: integer template arguments.
         scratch: floats of threadgroup memory.
         folder: folder of the file below `metal/`.
-        unit: the platform's matrix code that it needs: "qmm", "half2" or "".
+        unit: the matrix code that it needs, a key of `UNITS`, or "".
         lut_in_shared: whether a format's lookup table is copied to threadgroup memory first, where that is faster.
         resident: threadgroups that a multiprocessor of CUDA must have registers for; 0 leaves that to the compiler.
         needs_matrix: whether it reads a matrix.
@@ -109,6 +117,34 @@ _LOOPS = {
 }
 
 
+# How qmm reads a matrix: by whether the stored rows are the product's inputs, and whether its layout is KN.
+_LOADS = {
+    (False, False): "rows_as_outputs",
+    (False, True): "rows_as_outputs",
+    (True, True): "columns_as_outputs",
+    (True, False): "exchanged_columns",
+}
+
+
+def loads(spec: KernelSpec, layout: str) -> str:
+    """The struct of qmm_loads.metal that is a kernel's template argument LOADS; "" for other kernels."""
+    if not spec.needs_matrix or not spec.name.endswith("qmm"):
+        return ""
+    return _LOADS[bool(spec.template[0]), layout == "KN"]
+
+
+def pairs(spec: KernelSpec, bits: int) -> str:
+    """The struct of `metal/cuda/views` that is a kernel's template argument PAIRS; "" for other kernels.
+
+    Args:
+        bits: of a code; 0 for GGUF.
+    """
+    if spec.name != "qmv_mma":
+        return ""
+    tk = spec.template[2]
+    return f"word_pairs<{bits}>" if bits and 32 % bits == 0 and tk * bits % 32 == 0 else "neighbour_pairs"
+
+
 def loop(platform: str, spec: KernelSpec, scale_block: int) -> str:
     """The struct of qmv.metal or qvm.metal that is a kernel's template argument LOOP; "" for other kernels.
 
@@ -137,27 +173,27 @@ def qmv_mma(bm: int, bn: int, tk: int, permuted: str = "") -> KernelSpec:
     return KernelSpec("qmv_mma", ("x",), template, scratch, "cuda", "half2", True, resident=2, permuted=permuted)
 
 
-def qmm(kn: bool, bm: int, tk: int, pipelined: bool = True) -> KernelSpec:
+def qmm(kn: bool, bm: int, tk: int, unit: str) -> KernelSpec:
     """A product with many rows of x, packed by `pack_activations`: blocks of BM rows and 128 outputs.
 
     Args:
         kn: whether the stored rows are the product's inputs.
         bm: rows of x in a block.
         tk: inputs of a lane in a step; four lanes share an output.
-        pipelined: as the platform says; otherwise weights lie in threadgroup memory.
+        unit: what multiplies, a key of `UNITS`.
     """
-    scratch = _block_scratch(bm, tk, pipelined)
-    return KernelSpec("qmm", ("x",), (int(kn), bm, tk), scratch, unit="qmm", lut_in_shared=True)
+    scratch = _block_scratch(bm, tk, unit)
+    return KernelSpec("qmm", ("x",), (int(kn), bm, tk), scratch, unit=unit, lut_in_shared=True)
 
 
-def _block_scratch(bm: int, tk: int, pipelined: bool) -> int:
-    # Two-byte elements: two tiles of x, the barriers, and 512 for each of 8 simdgroups to exchange weights; or a tile,
-    # and the weights of 8 simdgroups.
+def _block_scratch(bm: int, tk: int, unit: str) -> int:
+    # Two-byte elements. On Metal: a tile of x, and the weights of 8 simdgroups. On CUDA: two tiles of x, the barriers,
+    # and 512 for each of 8 simdgroups to exchange weights.
     tile = bm * 4 * tk
-    return (2 * tile + 64 + 8 * 512 if pipelined else tile + BLOCK_OUTPUTS * 4 * tk) // 2
+    return (tile + BLOCK_OUTPUTS * 4 * tk if unit == "simdgroup" else 2 * tile + 64 + 8 * 512) // 2
 
 
-def gather_qmm(kn: bool, bm: int, tk: int, pipelined: bool = True, permuted: str = "") -> KernelSpec:
+def gather_qmm(kn: bool, bm: int, tk: int, unit: str, permuted: str = "") -> KernelSpec:
     """A product with a stack, for many pairs of a row of x and an expert, sorted by expert.
 
     Args:
@@ -168,8 +204,8 @@ def gather_qmm(kn: bool, bm: int, tk: int, pipelined: bool = True, permuted: str
         "gather_qmm",
         ("x", "ids", "order"),
         (int(kn), bm, tk),
-        _block_scratch(bm, tk, pipelined),
-        unit="qmm",
+        _block_scratch(bm, tk, unit),
+        unit=unit,
         lut_in_shared=True,
         resident=2 if bm <= 64 else 0,
         permuted=permuted,
@@ -178,9 +214,9 @@ def gather_qmm(kn: bool, bm: int, tk: int, pipelined: bool = True, permuted: str
     )
 
 
-def pack_activations(bm: int, tk: int) -> KernelSpec:
-    """Packs x in the order in which `qmm` reads it."""
-    return KernelSpec("pack_activations", ("x",), (bm, tk), unit="qmm", needs_matrix=False)
+def pack_activations(bm: int, tk: int, unit: str) -> KernelSpec:
+    """Packs x in the order in which `qmm` reads it; arguments as for `qmm`."""
+    return KernelSpec("pack_activations", ("x",), (bm, tk), unit=unit, needs_matrix=False)
 
 
 def permute_columns(kilobytes: int = 0) -> KernelSpec:

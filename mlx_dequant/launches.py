@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from math import gcd
 
 from . import kernels
 from .encoded import EncodedMatrix, LaunchParams, Region
@@ -214,7 +215,7 @@ def expert_strides(matrix: EncodedMatrix) -> dict[str, int]:
 def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int:
     """Inputs that a lane of qmv_mma takes: 32 or 8, or 0 where qmv_mma cannot run or is slower.
 
-    The inputs of four lanes must share a scale, and codes must be exact in x's type.
+    The inputs of four lanes divide a row of x and share a scale, and codes are exact in x's type.
     """
     form = matrix.format
     if not tuning(device).matrix_units_few or not has_view(form) or dtype == "float32":
@@ -222,18 +223,17 @@ def mma_inputs(device: Device, matrix: EncodedMatrix, M: int, dtype: str) -> int
     grouped = matrix.group_size > 0
     exact_block = matrix.group_size if grouped else form.traits.get("exact_block", 0)
     exact_bits = 8 if grouped else form.traits.get("exact_bits", 0)
-    # What a lane reads at once must lie inside the matrix, and be aligned.
+    # What a lane reads at once must lie inside the matrix.
     inside = matrix.columns % 8 == 0 if matrix.layout == "KN" else matrix.rows >= 8
-    aligned = not grouped or matrix.layout == "KN" or matrix.columns % 32 == 0
     exact = exact_block and (dtype == "float16" or exact_bits <= 8) and (not grouped or matrix.scale_dtype == "float16")
-    if not (exact and inside and aligned):
+    if not (exact and inside):
         return 0
     # Converting codes to bfloat16 costs more, so it pays from one row of x later on.
     thresholds = _mma_from(form)
-    return next(
-        (tk for tk in (32, 8) if exact_block % (4 * tk) == 0 and thresholds[tk] + (dtype == "bfloat16") <= M),
-        0,
-    )
+    from_rows = {
+        tk: thresholds[tk] + (dtype == "bfloat16") for tk in (32, 8) if gcd(exact_block, matrix.K) % (4 * tk) == 0
+    }
+    return next((tk for tk, first in from_rows.items() if first <= M), 0)
 
 
 def _mma_from(form: Format) -> dict[int, int]:
@@ -269,7 +269,7 @@ def many_rows(device: Device, matrix: EncodedMatrix, M: int, dtype: str, transpo
     # x, filled up to whole blocks.
     shape = (down * block.bm, steps * block.bk)
     pack = Launch(
-        kernels.pack_activations(block.bm, block.tk),
+        kernels.pack_activations(*block.shape),
         LaunchParams(columns=inputs, M=M),
         -(-shape[0] * shape[1] // (8 * THREADS)),
         shape,
@@ -352,7 +352,7 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
         specs |= {kernels.permute_columns(size) for size in (0, *column.permute_kilobytes)}
         for layout, blocks in column.blocks.items():
             specs |= {kernels.qmm(layout == "KN", *block.shape) for block in blocks}
-            specs |= {kernels.pack_activations(block.bm, block.tk) for block in blocks}
+            specs |= {kernels.pack_activations(*block.shape) for block in blocks}
         if column.matrix_units_few and has_view(form):
             specs |= _mma_specs(form)
     if not has_g_idx:

@@ -39,17 +39,17 @@ class Block:
     """The block of a threadgroup of qmm: BM rows of x, and TK inputs for each of four lanes.
 
     Attributes:
-        pipelined: whether the platform's products run while the next weights are decoded.
+        unit: what multiplies, a key of `kernels.UNITS`.
     """
 
     bm: int
     tk: int
-    pipelined: bool = True
+    unit: str
 
     @property
-    def shape(self) -> tuple[int, int, bool]:
+    def shape(self) -> tuple[int, int, str]:
         """What the kernel is made for."""
-        return self.bm, self.tk, self.pipelined
+        return self.bm, self.tk, self.unit
 
     @property
     def bk(self) -> int:
@@ -150,10 +150,12 @@ _HOPPER_ROUTES = (
 )
 
 # 32 KB of threadgroup memory on Metal, 99 KB of shared memory or more on CUDA.
-_METAL_BLOCKS = (Block(32, 16, pipelined=False), Block(64, 16, pipelined=False))
-_CUDA_BLOCKS = (Block(32, 32), Block(64, 32), Block(128, 32))
-_EXPERT_BLOCKS = (Block(32, 16), Block(64, 16), Block(128, 16))
-_HOPPER_KN = (Block(32, 16), Block(64, 16), Block(128, 32))
+_METAL_BLOCKS = (Block(32, 16, "simdgroup"), Block(64, 16, "simdgroup"))
+_CUDA_BLOCKS = (Block(32, 32, "mma"), Block(64, 32, "mma"), Block(128, 32, "mma"))
+_CUDA_EXPERTS = (Block(32, 16, "mma"), Block(64, 16, "mma"), Block(128, 16, "mma"))
+_HOPPER_NK = (Block(32, 32, "wgmma"), Block(128, 32, "wgmma"))
+_HOPPER_KN = (Block(32, 16, "wgmma"), Block(64, 16, "wgmma"), Block(128, 32, "wgmma"))
+_HOPPER_EXPERTS = (Block(32, 16, "wgmma"), Block(64, 16, "wgmma"), Block(128, 16, "wgmma"))
 
 METAL = Tuning(
     routes=_UNMEASURED,
@@ -193,7 +195,7 @@ CUDA = Tuning(
     qvm_shape={4: (8, 8), 8: (8, 1)},
     blocks={"NK": _CUDA_BLOCKS, "KN": _CUDA_BLOCKS},
     qmm_threadgroups={32: 264, 64: 264, 128: 132},
-    expert_blocks={"NK": _EXPERT_BLOCKS, "KN": _EXPERT_BLOCKS},
+    expert_blocks={"NK": _CUDA_EXPERTS, "KN": _CUDA_EXPERTS},
     straddling_gradients=True,
     expert_pairs=2,
     permute_whole_rows=64,
@@ -205,7 +207,8 @@ CUDA = Tuning(
 HOPPER = replace(
     CUDA,
     routes=_HOPPER_ROUTES,
-    blocks={"NK": (Block(32, 32), Block(128, 32)), "KN": _HOPPER_KN},
+    blocks={"NK": _HOPPER_NK, "KN": _HOPPER_KN},
+    expert_blocks={"NK": _HOPPER_EXPERTS, "KN": _HOPPER_EXPERTS},
 )
 
 # CUDA devices before sm_80 lack mma.sync of the shapes that are used, and asynchronous copies.

@@ -104,10 +104,10 @@ def act_order(name: str, size: tuple[int, int]) -> dict[str, Any]:
 
 @cache
 def wide_groups(name: str) -> mxd.QuantizedWeight:
-    """Whole groups of 128 inputs, or as long blocks, and where the format allows part of one; outputs past a block."""
+    """Whole groups of 128 inputs, or as long blocks; outputs past a block."""
     if FORMATS[name].family == "gguf":
         return weight(name, (132, 1024))
-    return sample_weights.groups(name, np.random.default_rng(6), 608, 160, 128, plain=True)
+    return sample_weights.groups(name, np.random.default_rng(6), 640, 160, 128, plain=True)
 
 
 # Where blocks have their scale, of formats whose weights are it times whole numbers.

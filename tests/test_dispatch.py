@@ -203,23 +203,23 @@ def test_matrix_units_need_more_than_the_format():
 @pytest.mark.parametrize(
     ("device", "M", "block"),
     [
-        ("metal", 17, (32, 16)),
-        ("metal", 33, (64, 16)),
-        ("metal", 300, (64, 16)),
-        ("cuda80", 33, (64, 32)),
-        ("cuda80", 300, (128, 32)),
-        ("cuda90", 33, (128, 32)),
+        ("metal", 17, (32, 16, "simdgroup")),
+        ("metal", 33, (64, 16, "simdgroup")),
+        ("metal", 300, (64, 16, "simdgroup")),
+        ("cuda80", 33, (64, 32, "mma")),
+        ("cuda80", 300, (128, 32, "mma")),
+        ("cuda90", 33, (128, 32, "wgmma")),
     ],
 )
 def test_fused_gemm(device, M, block):
-    bm, tk = block
+    bm = block[0]
     of = matrix("q4_k", N=4096, K=4096)
     found = plan(DEVICES[device], of, M, "float16", MATMUL_T)
     assert found.route == FUSED
     packed, product, *added = found.launches
     down = -(-M // bm)
-    assert (packed.spec, packed.shape) == (kernels.pack_activations(bm, tk), (down * bm, 4096))
-    assert product.spec == kernels.qmm(False, bm, tk, pipelined=device != "metal")
+    assert (packed.spec, packed.shape) == (kernels.pack_activations(*block), (down * bm, 4096))
+    assert product.spec == kernels.qmm(False, *block)
     split_k = product.params.split_k
     assert product.threadgroups == down * 32 * split_k
     assert [launch.spec.name for launch in added] == (["split_k_reduce"] if split_k > 1 else [])

@@ -126,12 +126,13 @@ struct plain8 {
 };
 
 template <typename F, uint N, typename V>
-inline float codes(thread const plain_loader& loader, uint row, uint column, thread V* q) {
+inline float row_codes(thread const plain_loader& loader, uint row, uint column, thread V* q) {
   to_numbers<N>(load_fields<N, 4>(loader.codes + row * loader.pitch + column, 0, 255), 128, q);
   return 1.0f;
 }
 
 #include "../layout_nk.metal"
+#include "../separate_rows.metal"
 """
 WEIGHT = '''"""Plain weights."""
 

@@ -73,7 +73,8 @@ def test_a_short_text_is_the_long_one(name, platform, monkeypatch):
     monkeypatch.setattr(kernel_source, "readable", lambda: True)
     whole = build(platform, mxd.formats()[name], spec, "float16", "float16")
     assert len(short.header) < 0.5 * len(whole.header)
-    expected = without_spaces(used(without_comments(whole.header), whole.body))
+    types = kernel_source._element_types(mxd.formats()[name], "float16")
+    expected = without_spaces(used(without_comments(whole.header), f"{whole.body} {types}"))
     for empty in re.findall(r"^#define (\w+)\n", expected, re.MULTILINE):
         expected = re.sub(rf"\b{empty}\b", " ", expected.replace(f"#define {empty}\n", ""))
 

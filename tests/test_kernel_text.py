@@ -46,6 +46,9 @@ struct traits<rare> {
 };
 template <uint N, typename V = uint>
 inline uint read(V i) { if (i) { return grid[i]; } return 0; }
+struct farther {};
+inline int distance(farther a) { return 1; }
+inline int distance(rare a) { return 0; }
 inline uint read_other(uint i) { return other_grid[i]; }
 static_assert(point::size == 2, "the size; of {a point");
 }
@@ -79,8 +82,16 @@ def test_fields_and_conditions_stay_whole():
     assert "int x, y;" in text
     macro = "#define MAKE(type, name) inline type made(type x) { return name; }"
     directives = [line for line in text.splitlines() if line.startswith("#")]
-    assert directives == ["#ifdef FAST", "#else", "#endif", macro, "#undef MAKE"]
+    assert directives == ["#ifdef FAST", "#else", "#endif"]
+    text = used(without_comments(TEXT), "made(1)")
+    assert [line for line in text.splitlines() if line.startswith("#")] == [macro]
     assert 'MAKE(int, "one")\nMAKE(uint, "two")' in text
+
+
+def test_an_overload_stays_with_its_types():
+    assert "distance" not in used(without_comments(TEXT), "distance(1)")
+    text = used(without_comments(TEXT), "distance(rare())")
+    assert "distance(rare a)" in text and "farther" not in text
 
 
 def test_comments_lines_and_indentation_go():

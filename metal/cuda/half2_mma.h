@@ -7,7 +7,7 @@ namespace mlx_dequant {
 
 // Loads N values as N / 2 pairs.
 template <uint N, bool ALIGNED, typename T>
-__device__ inline void load_half2(const T* x, uint* pairs) {
+inline void load_half2(const T* x, uint* pairs) {
   if (ALIGNED) {
     load_words<N / 2>((const uint*)x, pairs);
   } else {
@@ -20,10 +20,10 @@ __device__ inline void load_half2(const T* x, uint* pairs) {
 
 // Converts pairs of halves to pairs of another type.
 template <uint COUNT>
-__device__ inline void convert_half2(uint (&)[COUNT], float16_t) {}
+inline void convert_half2(uint (&)[COUNT], float16_t) {}
 
 template <uint COUNT>
-__device__ inline void convert_half2(uint (&pairs)[COUNT], bfloat16_t type) {
+inline void convert_half2(uint (&pairs)[COUNT], bfloat16_t type) {
 #pragma unroll
   for (uint i = 0; i < COUNT; ++i) {
     __half2 pair = as_type<__half2>(pairs[i]);
@@ -32,15 +32,16 @@ __device__ inline void convert_half2(uint (&pairs)[COUNT], bfloat16_t type) {
   }
 }
 
-// Turns pairs of neighbouring values into pairs of values `BY` apart, within each 2 * BY values.
+// Turns pairs of neighbouring values into pairs of values `BY` apart, within each 2 * BY values. BY is
+// 2 or more.
 template <uint N, uint BY>
-__device__ inline void to_pair_stride(uint* pairs) {
+inline void to_pair_stride(uint* pairs) {
   uint moved[N / 2];
 #pragma unroll
   for (uint i = 0; i < N / 2; ++i) {
     uint first = i / BY * 2 * BY + i % BY;
     uint halves = first % 2 == 0 ? 0x5410 : 0x7632;
-    moved[i] = BY == 1 ? pairs[i] : __byte_perm(pairs[first / 2], pairs[(first + BY) / 2], halves);
+    moved[i] = __byte_perm(pairs[first / 2], pairs[(first + BY) / 2], halves);
   }
 #pragma unroll
   for (uint i = 0; i < N / 2; ++i) pairs[i] = moved[i];
@@ -48,7 +49,7 @@ __device__ inline void to_pair_stride(uint* pairs) {
 
 // Pairs of codes less zero points: field i of the first word with field i of the second.
 template <typename F>
-__device__ inline void half2_words(F, uint first, uint second, const float16_t* zero, uint* pairs) {
+inline void half2_words(F, uint first, uint second, const float16_t* zero, uint* pairs) {
 #pragma unroll
   for (uint i = 0; i < F::scale_block; ++i) {
     uint shift = F::shift(i);
@@ -62,7 +63,7 @@ __device__ inline void half2_words(F, uint first, uint second, const float16_t* 
 // Pairs of codes less a zero point: each field of a word with the field 16 bits above it. Pairs are
 // stored `stride` apart.
 template <typename F>
-__device__ inline void half2_fields(F, uint word, float16_t zero, uint stride, uint* pairs) {
+inline void half2_fields(F, uint word, float16_t zero, uint stride, uint* pairs) {
 #pragma unroll
   for (uint i = 0; i < 16 / F::bits; ++i) {
     uint shift = i * F::bits;
@@ -75,7 +76,7 @@ __device__ inline void half2_fields(F, uint word, float16_t zero, uint stride, u
 
 // Pairs of codes of neighbouring rows. A row has n codes.
 template <uint COUNT>
-__device__ inline void half2_rows(const float16_t (&q)[COUNT], uint n, uint* pairs) {
+inline void half2_rows(const float16_t (&q)[COUNT], uint n, uint* pairs) {
 #pragma unroll
   for (uint i = 0; i < COUNT / 2; ++i) {
     uint at = i / n * 2 * n + i % n;
@@ -85,7 +86,7 @@ __device__ inline void half2_rows(const float16_t (&q)[COUNT], uint n, uint* pai
 
 // Pairs of neighbouring codes, stored `stride` apart.
 template <uint COUNT>
-__device__ inline void half2_neighbours(const float16_t (&q)[COUNT], uint stride, uint* pairs) {
+inline void half2_neighbours(const float16_t (&q)[COUNT], uint stride, uint* pairs) {
 #pragma unroll
   for (uint i = 0; i < COUNT; i += 2) pairs[i / 2 * stride] = as_type<uint>(pair_at(q + i));
 }
@@ -93,13 +94,12 @@ __device__ inline void half2_neighbours(const float16_t (&q)[COUNT], uint stride
 // sum += W * x for two outputs and the inputs of four lanes. a and b are the outputs' first pairs,
 // c and d their second pairs; x holds two pairs. Of each output, a lane accumulates rows 2 * (lane
 // % 4) and 2 * (lane % 4) + 1 of x.
-#define MULTIPLY_ADD(type, name)                                                                 \
-  __device__ inline void multiply_add(float* sum, uint a, uint b, uint c, uint d, const uint* x, \
-                                      type) {                                                    \
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                   \
-        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                   \
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                 \
-        : "r"(a), "r"(b), "r"(c), "r"(d), "r"(x[0]), "r"(x[1]));                                 \
+#define MULTIPLY_ADD(type, name)                                                              \
+  inline void multiply_add(float* sum, uint a, uint b, uint c, uint d, const uint* x, type) { \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                \
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                              \
+        : "r"(a), "r"(b), "r"(c), "r"(d), "r"(x[0]), "r"(x[1]));                              \
   }
 MULTIPLY_ADD(float16_t, "f16")
 MULTIPLY_ADD(bfloat16_t, "bf16")
@@ -108,7 +108,7 @@ MULTIPLY_ADD(bfloat16_t, "bf16")
 // sum += pairs [R / 2, N] times x's pairs [R / 2]. Four lanes share N outputs. Each lane has R
 // inputs of these outputs and the same R inputs of row lane / 4 of x; their order is free.
 template <uint N, uint R, typename T>
-__device__ inline void multiply_half2(const uint* pairs, const uint* x, float (*sum)[4], T type) {
+inline void multiply_half2(const uint* pairs, const uint* x, float (*sum)[4], T type) {
 #pragma unroll
   for (uint r = 0; r < R / 2; r += 2) {
 #pragma unroll
@@ -121,7 +121,7 @@ __device__ inline void multiply_half2(const uint* pairs, const uint* x, float (*
 
 // The sums of x over four lanes, for rows 2 * (lane % 4) and 2 * (lane % 4) + 1.
 template <uint COUNT, typename T>
-__device__ inline void sum_half2(const uint (&x)[COUNT], float* sum, T type) {
+inline void sum_half2(const uint (&x)[COUNT], float* sum, T type) {
   const float one[2] = {1.0f, 1.0f};
   uint ones = rounded_pair(one, type);
 #pragma unroll

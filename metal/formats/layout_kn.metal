@@ -21,12 +21,14 @@ inline void decode(thread const S& loader, uint row, uint column, thread V* w) {
   typename S::template group_params<N, V> shared;
   load_group_params<F, N>(loader, group_at<F>(loader, row), column, shared);
   V q[N];
-  codes<F, N, 1>(loader, shared, row, column, q);
+  group_codes<F, N, 1>(loader, shared, row, column, q);
   apply_scale<N>(shared, q, w);
 }
 
 template <typename F, uint N, typename S>
-inline float codes(thread const S& loader, uint row, uint column, thread float* q) {
+inline float row_codes(thread const S& loader, uint row, uint column, thread float* q) {
   decode<F, N>(loader, row, column, q);
   return 1.0f;
 }
+
+#include "separate_rows.metal"

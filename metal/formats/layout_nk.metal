@@ -10,7 +10,7 @@ inline void decode(thread const S& loader, uint row, uint column, thread V* w) {
   const uint block = N < F::scale_block ? N : F::scale_block;
 #pragma unroll
   for (uint i = 0; i < N; i += block) {
-    scaling by = scaled_by(codes<F, block>(loader, row, column + i, w + i));
+    auto by = row_codes<F, block>(loader, row, column + i, w + i);
     scale_codes<F, block>(by, w + i);
   }
 }
@@ -31,8 +31,8 @@ template <typename F, uint N, typename S>
 inline void load_group_params(thread const S&, uint, uint, thread no_group_params&) {}
 
 template <typename F, uint N, uint R, typename S>
-inline void codes(thread const S& loader, thread const no_group_params&, uint row, uint column,
-                  thread float* q) {
+inline void group_codes(thread const S& loader, thread const no_group_params&, uint row,
+                        uint column, thread float* q) {
 #pragma unroll
   for (uint r = 0; r < R; ++r) decode<F, N>(loader, row + r, column, q + r * N);
 }

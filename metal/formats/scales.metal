@@ -11,6 +11,9 @@ inline scaling scaled_by(float scale) {
 
 inline scaling scaled_by(scaling by) { return by; }
 
+inline float scale_of(float scale) { return scale; }
+inline float scale_of(scaling by) { return by.scale; }
+
 template <typename F>
 struct has_min {
   enum { value = 0 };
@@ -57,6 +60,11 @@ inline float pow2_scale(float first, float second, thread V* q) {
 }
 
 // Turns the codes q[0..N) into weights.
+template <typename F, uint N>
+inline void scale_codes(float scale, thread float* q) {
+  for (uint i = 0; i < N; ++i) q[i] = q[i] * scale;
+}
+
 template <typename F, uint N>
 inline void scale_codes(scaling by, thread float* q) {
   for (uint i = 0; i < N; ++i) {

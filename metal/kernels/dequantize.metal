@@ -32,7 +32,7 @@ inline void dequantize(thread const S& loader, device T* out, thread const Launc
     typename S::template group_params<N> shared;
     load_group_params<F, N>(loader, group_at<F>(loader, row), from, shared);
     float w[R * N];
-    codes<F, N, R>(loader, shared, row, from, w);
+    group_codes<F, N, R>(loader, shared, row, from, w);
 #pragma unroll
     for (uint r = 0; r < R; ++r) {
       apply_scale<N>(shared, w + r * N, w + r * N);

@@ -16,7 +16,7 @@ inline void pack_activations(device const X* x, device T* out, thread const Laun
   out += (size_t(row / BM) * steps + input / BK) * (BM * BK);
   x += size_t(row) * p.columns + input;
   float v[8];
-  if (row < p.M && input + 8 <= p.columns && is_aligned(x)) {
+  if (row < p.M && input + 8 <= p.columns && is_aligned(x, p.columns)) {
     load<8, true>(x, v);
   } else {
 #pragma unroll

@@ -11,36 +11,31 @@ template <typename X, uint BM, uint TK>
 struct packed_x {
   device const X* next;
   uint first_row, M;
+
+  static inline void fetch_tile(thread packed_x& x, thread workspace<X>& space, threadgroup X* tile,
+                                uint buffer) {
+    const uint size = BM * 4 * TK;
+    copy_tile<size>(space, x.next, tile, buffer);
+    x.next += size;
+  }
+
+  static inline void put_tile(thread packed_x&, threadgroup X*) {}
+
+  static inline void wait_for_tile(thread packed_x&, thread workspace<X>& space, uint buffer) {
+    wait_for_buffer(space, buffer);
+    wait_for_products();
+  }
+
+  static inline void release_tile(thread packed_x&, thread workspace<X>& space, uint buffer) {
+    release_buffer(space, buffer);
+  }
+
+  static inline uint row_of(thread const packed_x& x, uint i) {
+    return x.first_row + i < x.M ? x.first_row + i : uint(no_row);
+  }
 };
 
-template <typename X, uint BM, uint TK>
-inline void fetch_tile(thread packed_x<X, BM, TK>& x, thread workspace<X>& space,
-                       threadgroup X* tile, uint buffer) {
-  const uint size = BM * 4 * TK;
-  copy_tile<size>(space, x.next, tile, buffer);
-  x.next += size;
-}
-
-template <typename X, uint BM, uint TK>
-inline void put_tile(thread packed_x<X, BM, TK>&, threadgroup X*) {}
-
-template <typename X, uint BM, uint TK>
-inline void wait_for_tile(thread packed_x<X, BM, TK>&, thread workspace<X>& space, uint buffer) {
-  wait_for_tile(space, buffer);
-  wait_for_products();
-}
-
-template <typename X, uint BM, uint TK>
-inline void release_tile(thread packed_x<X, BM, TK>&, thread workspace<X>& space, uint buffer) {
-  release_tile(space, buffer);
-}
-
-template <typename X, uint BM, uint TK>
-inline uint row_of(thread const packed_x<X, BM, TK>& x, uint i) {
-  return x.first_row + i < x.M ? x.first_row + i : uint(no_row);
-}
-
-template <typename F, typename T, bool KN, uint BM, uint TK, typename X, typename S>
+template <typename F, typename T, bool KN, uint BM, uint TK, typename LOADS, typename X, typename S>
 inline void qmm(thread const S& loader, device const X* x, device T* out,
                 thread const LaunchParams& p, threadgroup float* scratch, uint threadgroup_index,
                 uint thread_index) {
@@ -59,6 +54,6 @@ inline void qmm(thread const S& loader, device const X* x, device T* out,
   uint end = min(first + share, steps);
   packed_x<X, BM, TK> tiles = {x + (size_t(first_row) * steps + first * BM) * BK, first_row, p.M};
   out += size_t(split) * p.M * outputs;
-  multiply_block<F, T, KN, BM, TK, X>(loader, tiles, out, outputs, inputs, first_output, first, end,
-                                      scratch, thread_index);
+  multiply_block<F, T, KN, BM, TK, LOADS, X>(loader, tiles, out, outputs, inputs, first_output,
+                                             first, end, scratch, thread_index);
 }

@@ -14,21 +14,6 @@ inline bool whole_columns(thread const S&) {
   return false;
 }
 
-// What R rows of W, of which `last` is the last that exists, share at a column. Loaders of formats with
-// such things overload this, and codes of row + r.
-struct no_shared {};
-
-template <typename F, uint R, typename S>
-inline no_shared share_rows(thread const S&, uint, uint, uint) {
-  return no_shared();
-}
-
-template <typename F, uint N, typename S>
-inline scaling codes(thread const S& loader, thread const no_shared&, uint row, uint r, uint last,
-                     uint column, thread float* q) {
-  return scaled_by(codes<F, N>(loader, min(row + r, last), column, q));
-}
-
 // A lane takes VALUES columns: its code i is at first(column) + offset(i). Where bytes hold codes of
 // several runs of 32 columns, a lane takes as many of each run as there are, so that lanes share no
 // bytes.
@@ -82,8 +67,8 @@ struct x_first {
 #pragma unroll
           for (uint k = 0; k < BLOCK; k += STEP) {
             float q[STEP];
-            scaling same = codes<F, STEP>(loader, shared, row, r, last,
-                                          at + lane_columns<F, VALUES>::offset(i + k), q);
+            scaling same = shared_codes<F, STEP>(loader, shared, row, r, last,
+                                                 at + lane_columns<F, VALUES>::offset(i + k), q);
             if (k == 0) by = same;
 #pragma unroll
             for (uint m = 0; m < BM; ++m) {
@@ -121,8 +106,8 @@ struct x_in_turn {
       for (uint r = 0; r < BN; ++r) {
 #pragma unroll
         for (uint i = 0; i < VALUES; i += BLOCK) {
-          by[r][i / BLOCK] = codes<F, BLOCK>(loader, shared, row, r, last,
-                                             at + lane_columns<F, VALUES>::offset(i), q[r] + i);
+          by[r][i / BLOCK] = shared_codes<F, BLOCK>(
+              loader, shared, row, r, last, at + lane_columns<F, VALUES>::offset(i), q[r] + i);
           if (has_min<F>::value) {
             scale_codes<F, BLOCK>(by[r][i / BLOCK], q[r] + i);
             by[r][i / BLOCK] = scaled_by(1.0f);
@@ -172,8 +157,10 @@ inline void add_columns(thread const S& loader, device const X* x, uint row,
   uint rest = columns / VALUES * VALUES + index;
   if (whole_columns<F, VALUES>(loader) || rest >= columns) return;
   for (uint r = 0; r < BN; ++r) {
+    uint at = min(row + r, last);
+    auto shared = share_rows<F, 1>(loader, at, at, rest);
     float w[1];
-    decode<F, 1>(loader, min(row + r, last), rest, w);
+    scale_codes<F, 1>(shared_codes<F, 1>(loader, shared, at, 0, at, rest, w), w);
     for (uint m = 0; m < BM; ++m) {
       uint from = row_place<BM>(first, m, M, columns);
       sum[r * BM + m] += w[0] * float(x[from + x_rows<F>::place(loader, rest)]);

@@ -68,7 +68,7 @@ struct by_chunks {
       load_chunk<F, BM, CHUNK, true>(loader, x, at, rows, first, M, v);
       load_group_params<F, VALUES>(loader, group_at<F>(loader, at), column, shared);
       float q[CHUNK * VALUES];
-      codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
+      group_codes<F, VALUES, CHUNK>(loader, shared, at, column, q);
 #pragma unroll
       for (uint r = 0; r < CHUNK; ++r) add_products<BM, VALUES>(q + r * VALUES, v[r], partial);
       flush_group<BM, VALUES>(shared, partial, sum);
@@ -93,7 +93,7 @@ struct by_rows {
 #pragma unroll
       for (uint r = 0; r < CHUNK; ++r) {
         float w[VALUES];
-        codes<F, VALUES, 1>(loader, shared, at + r, column, w);
+        group_codes<F, VALUES, 1>(loader, shared, at + r, column, w);
         apply_scale<VALUES>(shared, w, w);
         add_products<BM, VALUES>(w, v[r], sum);
       }
@@ -114,7 +114,7 @@ struct x_in_turn {
 #pragma unroll
       for (uint k = 0; k < CHUNK; k += STEP) {
         float q[STEP * VALUES];
-        codes<F, VALUES, STEP>(loader, shared, at + k, column, q);
+        group_codes<F, VALUES, STEP>(loader, shared, at + k, column, q);
 #pragma unroll
         for (uint m = 0; m < BM; ++m) {
           float v[STEP], dot[VALUES];

@@ -1,7 +1,4 @@
-// CUDA through NVRTC. CUDA's headers contain the token "device", so they come before its #define.
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+// CUDA through NVRTC, after headers that MLX includes: cuda_fp16.h and cuda_bf16.h are among them.
 
 typedef unsigned char uint8_t;
 typedef signed char int8_t;
@@ -11,8 +8,6 @@ typedef unsigned int uint;
 typedef __half float16_t;
 typedef __nv_bfloat16 bfloat16_t;
 
-#define threadgroup_position_in_grid blockIdx
-#define thread_position_in_threadgroup threadIdx
 // Dynamic shared memory, which may be larger than a declared array.
 #define SCRATCH(type, name, count) extern __shared__ __align__(1024) type name[]
 #define threadgroup
@@ -36,7 +31,7 @@ enum {
 };
 
 template <typename A, typename B>
-__device__ inline A as_type(B b) {
+inline A as_type(B b) {
   static_assert(sizeof(A) == sizeof(B), "as_type keeps the size");
   union {
     B b;
@@ -45,50 +40,38 @@ __device__ inline A as_type(B b) {
   return bits.a;
 }
 
-__device__ inline uint popcount(uint x) { return __popc(x); }
+inline uint popcount(uint x) { return __popc(x); }
 
-__device__ inline uint mulhi(uint a, uint b) { return __umulhi(a, b); }
+inline uint mulhi(uint a, uint b) { return __umulhi(a, b); }
 
-__device__ inline float f16_of(uint bits) { return __half2float(__ushort_as_half(ushort(bits))); }
+inline float f16_of(uint bits) { return __half2float(__ushort_as_half(ushort(bits))); }
 
 // The two in a word, the low one first.
-__device__ inline void f16_pair(uint bits, float* pair) {
+inline void f16_pair(uint bits, float* pair) {
   pair[0] = f16_of(bits);
   pair[1] = f16_of(bits >> 16);
 }
 
-__device__ inline float load_f16(const uint8_t* p) { return f16_of(*(const ushort*)p); }
+inline float load_f16(const uint8_t* p) { return f16_of(*(const ushort*)p); }
 
-// Loads N words. Where N is a multiple of 4 or 2, the address is aligned to as many words.
+// Loads N words, as many at once as the address is aligned to: 4 or 2 where they divide N.
 template <uint N>
-__device__ inline void load_words(const uint* p, uint* q) {
-  if (N % 4 == 0) {
+struct aligned_words {
+  alignas(N % 4 == 0 ? 16 : N % 2 == 0 ? 8 : 4) uint at[N ? N : 1];
+};
+
+template <uint N>
+inline void load_words(const uint* p, uint* q) {
+  aligned_words<N> words = *(const aligned_words<N>*)p;
 #pragma unroll
-    for (uint i = 0; i < N / 4; ++i) {
-      uint4 words = ((const uint4*)p)[i];
-      q[4 * i] = words.x;
-      q[4 * i + 1] = words.y;
-      q[4 * i + 2] = words.z;
-      q[4 * i + 3] = words.w;
-    }
-  } else if (N % 2 == 0) {
-#pragma unroll
-    for (uint i = 0; i < N / 2; ++i) {
-      uint2 words = ((const uint2*)p)[i];
-      q[2 * i] = words.x;
-      q[2 * i + 1] = words.y;
-    }
-  } else {
-#pragma unroll
-    for (uint i = 0; i < N; ++i) q[i] = p[i];
-  }
+  for (uint i = 0; i < N; ++i) q[i] = words.at[i];
 }
 
 #include "fields.h"
 
 // (byte >> shift) & mask for each byte; mask << shift fits a byte.
 template <uint N, uint ALIGN>
-__device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
+inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask) {
   fields<N> result;
   if (N % 4 != 0) {
     result.words[0] = p[0] >> shift & mask;
@@ -123,30 +106,28 @@ __device__ inline fields<N> load_fields(const uint8_t* p, uint shift, uint mask)
 
 // q - zero point. Both are integers below 2^22, and as_zero_point makes the zero point. An integer
 // in the low bits of the float 2^23 makes 2^23 + the integer, faster than a conversion.
-__device__ inline float as_zero_point(uint number) { return as_type<float>(number | 0x4b000000); }
-__device__ inline float subtract_zero(uint q, float zero) { return as_zero_point(q) - zero; }
+inline float as_zero_point(uint number) { return as_type<float>(number | 0x4b000000); }
+inline float subtract_zero(uint q, float zero) { return as_zero_point(q) - zero; }
 
 // Byte k of a word, less a zero point.
-__device__ inline float byte_subtract_zero(uint word, uint k, float zero) {
+inline float byte_subtract_zero(uint word, uint k, float zero) {
   return as_type<float>(__byte_perm(word, 0x4b000000, 0x7440 + k)) - zero;
 }
 
 // (word >> shift & mask) - zero point. Fields within bytes are masked four at a time; the compiler
 // merges the masks of neighbouring fields.
-__device__ inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
+inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
   // 3-bit fields straddle bytes.
   if (mask == 7) return subtract_zero(word >> shift & mask, zero);
   return byte_subtract_zero(word >> (shift % 8) & mask * 0x01010101, shift / 8, zero);
 }
 
 // Byte k of a word.
-__device__ inline float byte_of(uint word, uint k) {
-  return byte_subtract_zero(word, k, as_zero_point(0));
-}
+inline float byte_of(uint word, uint k) { return byte_subtract_zero(word, k, as_zero_point(0)); }
 
 // q[i] = field i - number.
 template <uint N>
-__device__ inline void to_numbers(fields<N> codes, uint number, float* q) {
+inline void to_numbers(fields<N> codes, uint number, float* q) {
 #pragma unroll
   for (uint i = 0; i < N; ++i)
     q[i] = byte_subtract_zero(codes.words[i / 4], i % 4, as_zero_point(number));
@@ -155,7 +136,7 @@ __device__ inline void to_numbers(fields<N> codes, uint number, float* q) {
 #include "codes.h"
 
 // Bytes 4*i to 4*i + 3 of a table, each plus 128.
-__device__ inline uint table_word(const int8_t* table, uint i) {
+inline uint table_word(const int8_t* table, uint i) {
   uint word = 0;
 #pragma unroll
   for (uint k = 0; k < 4; ++k) word |= (uint8_t(table[4 * i + k]) ^ 128u) << (8 * k);
@@ -165,7 +146,7 @@ __device__ inline uint table_word(const int8_t* table, uint i) {
 // q[i] = the table's value for field i, of 4 bits. A byte permutation looks up four fields in eight
 // entries.
 template <uint N, typename V>
-__device__ inline void look_up(fields<N> codes, const int8_t* table, V* q) {
+inline void look_up(fields<N> codes, const int8_t* table, V* q) {
 #pragma unroll
   for (uint i = 0; i < N; i += 4) {
     uint code = codes.words[i / 4];
@@ -179,20 +160,19 @@ __device__ inline void look_up(fields<N> codes, const int8_t* table, V* q) {
   to_numbers<N>(codes, 128, q);
 }
 
-__device__ inline uint load_u32(const uint8_t* p) {
+inline uint load_u32(const uint8_t* p) {
   return uint(((const ushort*)p)[0]) | uint(((const ushort*)p)[1]) << 16;
 }
 
 template <uint N, typename Shift>
-__device__ inline void split(uint word, uint mask, uint first, uint* q) {
+inline void split(uint word, uint mask, uint first, uint* q) {
 #pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
 }
 
 // q[i] = the same, less the zero point zero[i].
 template <uint N, typename Shift>
-__device__ inline void split_subtract_zero(uint word, uint mask, uint first, const float* zero,
-                                           float* q) {
+inline void split_subtract_zero(uint word, uint mask, uint first, const float* zero, float* q) {
 #pragma unroll
   for (uint i = 0; i < N; ++i) {
     q[i] = field_subtract_zero(word, Shift::shift(first + i), mask, zero[i]);
@@ -202,7 +182,7 @@ __device__ inline void split_subtract_zero(uint word, uint mask, uint first, con
 // Entry i of a format's lookup table. With SHARED_LUT it is read from a copy in shared memory,
 // because lanes that read different entries of global memory take turns.
 template <typename T>
-__device__ inline uint lut(const T* table, uint i) {
+inline uint lut(const T* table, uint i) {
 #ifdef SHARED_LUT
   extern __shared__ __align__(1024) uint lut_in_shared[];
   return ((const T*)lut_in_shared)[i];
@@ -213,7 +193,7 @@ __device__ inline uint lut(const T* table, uint i) {
 
 // Copies a table of WORDS words to the beginning of shared memory.
 template <uint WORDS, typename T>
-__device__ inline void load_lut(const T* table, uint thread_index) {
+inline void load_lut(const T* table, uint thread_index) {
   static_assert(WORDS % 256 == 0, "what follows in shared memory is aligned to 1024 bytes");
   extern __shared__ __align__(1024) uint lut_in_shared[];
   for (uint i = thread_index; i < WORDS / 4; i += 256) {
@@ -226,42 +206,33 @@ struct mem_flags {
   enum { mem_threadgroup };
 };
 
-__device__ inline void threadgroup_barrier(int) { __syncthreads(); }
+inline void threadgroup_barrier(int) { __syncthreads(); }
 
-__device__ inline void simdgroup_barrier(int) { __syncwarp(); }
+inline void simdgroup_barrier(int) { __syncwarp(); }
 
-__device__ inline float simd_sum(float v) {
+inline float simd_sum(float v) {
 #pragma unroll
   for (int lane = 16; lane > 0; lane /= 2) v += __shfl_xor_sync(0xffffffff, v, lane);
   return v;
 }
 
-__device__ inline uint min(uint a, uint b) { return a < b ? a : b; }
-__device__ inline uint max(uint a, uint b) { return a > b ? a : b; }
+inline uint min(uint a, uint b) { return a < b ? a : b; }
+inline uint max(uint a, uint b) { return a > b ? a : b; }
 
-// Whether load may take 16 bytes at a time.
+// Whether load may take 16 bytes at a time, from every eighth value of rows of `columns` values.
 template <typename T>
-__device__ inline bool is_aligned(const T* x) {
-  return size_t(x) % 16 == 0;
-}
-
-// The same for every eighth value of rows of `columns` values.
-template <typename T>
-__device__ inline bool is_aligned(const T* x, uint columns) {
-  return columns % 8 == 0 && is_aligned(x);
+inline bool is_aligned(const T* x, uint columns) {
+  return columns % 8 == 0 && size_t(x) % 16 == 0;
 }
 
 template <uint N, bool ALIGNED, typename T>
-__device__ inline void load(const T* x, float* v) {
-  const uint count = 16 / sizeof(T);
-  if (ALIGNED && N % count == 0) {
+inline void load(const T* x, float* v) {
+  const uint count = (N * sizeof(T) + 3) / 4;
+  if (ALIGNED && N * sizeof(T) % 16 == 0) {
+    uint words[count];
+    load_words<count>((const uint*)x, words);
 #pragma unroll
-    for (uint i = 0; i < N / count; ++i) {
-      uint4 words = ((const uint4*)x)[i];
-      const T* values = (const T*)&words;
-#pragma unroll
-      for (uint k = 0; k < count; ++k) v[count * i + k] = float(values[k]);
-    }
+    for (uint i = 0; i < N; ++i) v[i] = float(((const T*)words)[i]);
   } else {
 #pragma unroll
     for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
@@ -269,7 +240,7 @@ __device__ inline void load(const T* x, float* v) {
 }
 
 template <uint N>
-__device__ inline void store(float* out, const float* w) {
+inline void store(float* out, const float* w) {
 #pragma unroll
   for (uint i = 0; i < N; i += 4) {
     ((float4*)out)[i / 4] = make_float4(w[i], w[i + 1], w[i + 2], w[i + 3]);
@@ -278,7 +249,7 @@ __device__ inline void store(float* out, const float* w) {
 
 // Stores eight two-byte results at a time.
 template <uint N, typename T, typename V>
-__device__ inline void store(T* out, const V* w) {
+inline void store(T* out, const V* w) {
   static_assert(sizeof(T) == 2 && N % 8 == 0, "eight two-byte results a store");
 #pragma unroll
   for (uint i = 0; i < N; i += 8) {
@@ -295,9 +266,9 @@ __device__ inline void store(T* out, const V* w) {
 
 // All threads of a threadgroup copy `count` values to threadgroup memory.
 template <typename T>
-__device__ inline void copy_to_threadgroup(const T* from, uint count, T* to, uint thread_index) {
+inline void copy_to_threadgroup(const T* from, uint count, T* to, uint thread_index) {
   const uint word = 16 / sizeof(T);
-  uint words = is_aligned(from) ? count / word : 0;
+  uint words = size_t(from) % 16 == 0 ? count / word : 0;
 #pragma unroll 4
   for (uint i = thread_index; i < words; i += 256) ((uint4*)to)[i] = ((const uint4*)from)[i];
   for (uint i = words * word + thread_index; i < count; i += 256) to[i] = from[i];

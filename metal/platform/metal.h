@@ -182,10 +182,6 @@ inline void load_words(device const uint* p, thread uint* q) {
 
 // Whether load may read wide words. Here it never does.
 template <typename T>
-inline bool is_aligned(device const T*) {
-  return true;
-}
-template <typename T>
 inline bool is_aligned(device const T*, uint) {
   return true;
 }

@@ -4,8 +4,9 @@
 
 namespace mlx_dequant {
 
-// Steps follow each other in turn: other threadgroups run in the meantime.
-enum { pipelined = 0 };
+// Other threadgroups run in the meantime.
+struct steps_in_turn;
+typedef steps_in_turn whole_steps;
 
 // A fragment of the weight, of type T: 16 outputs x 4 * TK inputs, in threadgroup memory, so that it
 // takes no registers. It lies there as k-slices of 16 inputs, four of each of an output's four lanes,
@@ -146,12 +147,12 @@ inline void copy_tile(thread workspace<T>& space, device const T* from, threadgr
 
 // When it returns, all simdgroups have finished with the previous tile.
 template <typename T>
-inline void wait_for_tile(thread workspace<T>&, uint) {
+inline void wait_for_buffer(thread workspace<T>&, uint) {
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
 template <typename T>
-inline void release_tile(thread workspace<T>&, uint) {}
+inline void release_buffer(thread workspace<T>&, uint) {}
 
 // sum += weights * tile over half of the k-slices.
 template <uint HALF, uint BM, uint TK, typename T>

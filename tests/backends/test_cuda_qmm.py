@@ -19,18 +19,17 @@ from mlx_dequant.tuning import Device
 pytestmark = needs_compiler
 full = pytest.mark.full
 
-# What GPUs are, and what their compilers define: qmm multiplies by mma.sync or by wgmma.
-GENERATIONS = {"mma": (80, ()), "wgmma": (90, ("-D__CUDA_ARCH_FEAT_SM90_ALL",))}
+# Of GPUs, by what qmm multiplies with.
+GENERATIONS = {"mma": 80, "wgmma": 90}
 
 
 @contextmanager
 def qmm(instruction, threadgroups=1, compiled=(), **options):
     """qmm by that instruction. Threadgroups share inputs to make up `threadgroups`; 1: none do, and have many steps."""
-    known, flags = GENERATIONS[instruction]
     with (
-        generation(known),
+        generation(GENERATIONS[instruction]),
         tuned(qmm_threadgroups=dict.fromkeys((32, 64, 128), threadgroups)),
-        emulator.cuda(flags=(*flags, *compiled), **options),
+        emulator.cuda(flags=compiled, **options),
     ):
         yield
 
@@ -129,27 +128,26 @@ def check_found(mutation, instruction, packed, rows):
 
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
-EXCHANGE = "__syncwarp();\n  float w[2][8];"
-PAIRS = '"r"(weights.pairs[0][2 * k_slice]), "r"(weights.pairs[1][2 * k_slice])'
-TURNED = '"r"(weights.pairs[1][2 * k_slice]), "r"(weights.pairs[0][2 * k_slice])'
+EXCHANGE = "__syncwarp();\n  uint pairs[8];"
+PAIRS, TURNED = '"r"(w[0]), "r"(w[1])', '"r"(w[1]), "r"(w[0])'
 FENCE = 'asm volatile("wgmma.fence.sync.aligned;" : : : "memory");'
 COMMIT = 'asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");'
-WAIT = "wait_for_tile(x, space, k);"
-ARRIVED = "wait_for_tile(space, buffer);\n  "
+WAIT = "A::wait_for_tile(x, space, k);"
+ARRIVED = "wait_for_buffer(space, buffer);\n    "
 COPIED = 'asm volatile("cp.async.wait_all;" : : : "memory");\n'
-RELEASE = "release_tile(x, space, 0);\n"
-RELEASED = "if (i + k > 0) release_tile(x, space, 1 - k);"
-COPY = "fetch_tile(x, space, other, 1 - k);"
+RELEASE = "A::release_tile(x, space, 0);\n"
+RELEASED = "if (i + k > 0) A::release_tile(x, space, 1 - k);"
+COPY = "A::fetch_tile(x, space, other, 1 - k);"
 BLOCKED = "others wait at mbarrier.try_wait"
 ANOTHER = f"if (i + k + 1 < steps) {COPY}"
 TOO_MANY = (ANOTHER, ANOTHER.replace("< steps", "<= steps"), "the threadgroup ended before a copy did")
-FIRST = "fetch_tile(x, space, tiles, 0);\n  load"
-SAME = "fetch_tile(x, space, tiles + k * size, k);"
+FIRST = "A::fetch_tile(x, space, tiles, 0);\n    LOADS"
+SAME = "A::fetch_tile(x, space, tiles + k * size, k);"
 MUTATIONS = {
     "mma": {
         "no wait for a tile": (WAIT, "", "inf times the bound"),
         "no barrier at a tile": (f"{COPIED}  __syncthreads();\n", COPIED, "inf times the bound"),
-        "no barrier in the end": (f"{RELEASE}    {BARRIER}", RELEASE, "the largest error is"),
+        "no barrier in the end": (f"{RELEASE}      {BARRIER}", RELEASE, "the largest error is"),
         "the same buffer": (COPY, SAME, "inf times the bound"),
         "part of a tile": ("i < COUNT / 2048", "i < COUNT / 4096", "inf times the bound"),
         "another row of x": ("(eighth + i) * 8 + lane / 4", "(eighth + i) * 8 + lane % 8", "the largest error is"),
@@ -160,8 +158,8 @@ MUTATIONS = {
     "wgmma": {
         "no wait for a tile": (ARRIVED, "", "mbarrier: more arrive"),
         "no release of a tile": (RELEASED, "", BLOCKED),
-        "no wait for a release": ("wait_for_barrier(space, released + buffer);", "", BLOCKED),
-        "no barrier in the end": (f"{RELEASE}    {BARRIER}", RELEASE, "the largest error is"),
+        "no wait for a release": ("wait_for_buffer(space, released + buffer);", "", BLOCKED),
+        "no barrier in the end": (f"{RELEASE}      {BARRIER}", RELEASE, "the largest error is"),
         "the same buffer": (COPY, SAME, BLOCKED),
         "parity stays": ("space.parities ^= 1 << i;", "", "mbarrier: more arrive"),
         "one try": ("while (!done) {", "{", "mbarrier: more arrive"),
@@ -173,7 +171,7 @@ MUTATIONS = {
         "fewer bytes": ('"l"(from), "r"(bytes)', '"l"(from), "r"(bytes / 2)', BLOCKED),
         "other words swapped": ("word ^ row % 8", "word ^ row % 4", "the largest error is"),
         "another stride": ("1024ull / 16", "512ull / 16", "the largest error is"),
-        "another k-slice": ("k_slice % 4 * 2);", "k_slice % 4);", "the largest error is"),
+        "another k-slice": ("k_slice % 4 * 2 +", "k_slice % 4 +", "the largest error is"),
         "pairs in another order": (PAIRS, TURNED, "the largest error is"),
         "sums in another place": ("part[0], part[2]", "part[0], part[1]", "the largest error is"),
         "no wait for products": (f"{ARRIVED}wait_for_products();", ARRIVED, "a fragment changed"),
@@ -182,7 +180,7 @@ MUTATIONS = {
         "a copy too many": TOO_MANY,
         "two copies to one place": (
             FIRST,
-            f"{FIRST.removesuffix('load')} {FIRST.replace('0', '1')}",
+            f"{FIRST.removesuffix('LOADS')} {FIRST.replace('0', '1')}",
             "into the same place is not done",
         ),
     },

@@ -70,7 +70,7 @@ def test_weights_are_exact(name):
         check_single_inputs(wide_groups(name), mx.bfloat16, 4)
 
 
-@pytest.mark.parametrize(("name", "size"), [("awq4", (40, 77)), ("ct4", (37, 96))])
+@pytest.mark.parametrize(("name", "size"), [("awq4", (40, 224)), ("ct4", (37, 96))])
 def test_sizes_that_nothing_divides(name, size):
     packed = weight(name, size)
     assert inputs_of_a_lane(packed, 3) == 8
@@ -97,8 +97,12 @@ def test_what_is_not_for_mma():
     others = [(wide_groups("iq3_s"), mx.bfloat16, 8), (wide_groups("gptq4"), mx.float32, 8), (bfloats, mx.float16, 8)]
     others += [(wide_groups("q6_k"), mx.float16, 8), (wide_groups("iq2_xs"), mx.float16, 2)]
     short = sample_weights.groups("gptq4", np.random.default_rng(7), 256, 64, 16)
-    others += [(short, mx.float16, 8), (weight("ct4", (40, 72)), mx.float16, 8)]
-    assert [inputs_of_a_lane(packed, M, dtype) for packed, dtype, M in others] == [0] * 7
+    others += [
+        (short, mx.float16, 8),
+        (weight("ct4", (40, 72)), mx.float16, 8),
+        (weight("awq4", (40, 77)), mx.float16, 8),
+    ]
+    assert [inputs_of_a_lane(packed, M, dtype) for packed, dtype, M in others] == [0] * 8
     assert inputs_of_a_lane(wide_groups("gptq4"), 8) == 32
     assert inputs_of_a_lane(wide_groups("gptq4"), 8, known=75) == 0
 
@@ -109,7 +113,7 @@ MUTATIONS = {
     "fields of another word": ("awq4", "shift / 8 * 0x1111 + 0x4400", "shift / 8 * 0x1111"),
     "neighbours in another order": ("ct3", "pairs[i / 2 * stride] =", "pairs[(COUNT - 1 - i) / 2 * stride] ="),
     "another output's sums": ("awq4", "part[i / 2][i % 2 * 2 + k]", "part[i / 2][i % 2 + k]"),
-    "another output's scale": ("ct4", "by[i].scale * part", "by[0].scale * part"),
+    "another output's scale": ("ct4", "scale_of(by[i]) * part", "scale_of(by[0]) * part"),
     "another lane's rows of x": ("gptq4", "lane % 4 == m / 2", "lane % 4 == m % 4"),
     "another output's min": ("q4_k", "by[i].min * all[k]", "by[0].min * all[k]"),
     "inputs twice": ("gptq4", "uint share = thread_index / 32;", "uint share = 0;"),

@@ -65,7 +65,7 @@ def test_a_name_depends_on_the_text(monkeypatch):
     before = name()
     assert name() == before
     read = kernel_source._read
-    monkeypatch.setattr(kernel_source, "_read", lambda path: read(path) + "#define OTHER 1\n#undef OTHER\n")
+    monkeypatch.setattr(kernel_source, "_read", lambda path: read(path) + "extern int other;\n")
     assert name() != before
 
 

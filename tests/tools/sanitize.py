@@ -35,12 +35,8 @@ import mlx_dequant as mxd  # noqa: E402
 from mlx_dequant import backends  # noqa: E402
 from mlx_dequant.backends.gpu import launch as gpu  # noqa: E402
 
-# By name: a device, CUDA's generation, and what its compiler defines. The last one has an instruction for many rows.
-DEVICES = {
-    "metal": (emulator.metal, 0, ()),
-    "cuda-80": (emulator.cuda, 80, ()),
-    "cuda-90": (emulator.cuda, 90, ("-D__CUDA_ARCH_FEAT_SM90_ALL",)),
-}
+# By name: a device, and CUDA's generation. The last one has an instruction for many rows.
+DEVICES = {"metal": (emulator.metal, 0), "cuda-80": (emulator.cuda, 80), "cuda-90": (emulator.cuda, 90)}
 SANITIZERS = ("address", "thread")
 ROWS = (1, 2, 4, 7, 17)  # of x: one for each number of rows that kernels are compiled for
 SMALL, MANY = (5, 33), (33, 64)  # outputs and inputs, which formats round up
@@ -134,13 +130,13 @@ STEPS: dict[str, tuple[Step, ...]] = {
 
 def check(runs: Runs, device: str, name: str, sanitizer: str) -> list[str]:
     """Every kernel of a format on a device. What was found."""
-    make, known, flags = DEVICES[device]
+    make, known = DEVICES[device]
     turn, found = list(FORMATS).index(name), []
     with ExitStack() as stack:
         if known:
             stack.enter_context(generation(known))
         # Compiling takes longer than running.
-        stack.enter_context(make(sanitizer=sanitizer, order="shuffled", flags=("-O0", *flags)))
+        stack.enter_context(make(sanitizer=sanitizer, order="shuffled", flags=("-O0",)))
         stack.enter_context(runs.counted(device))
         for step in STEPS[device]:
             try:

@@ -1,16 +1,20 @@
-#include "layout.h"
-
-template <typename F, uint N, uint R, typename S>
-__device__ inline void half2_group_codes(const awq_loader<S>& loader,
-                                         const kn_group_params<N, float16_t>& shared, uint row,
-                                         uint column, uint* q) {
-  const uint pitch = loader.columns / 8;
-  const uint* words = address(loader.qweight, row * pitch + column / 8);
-#pragma unroll
-  for (uint r = 0; r < R; r += 2) {
-    half2_words(F(), words[0], words[pitch], shared.zero, q + r / 2 * N);
-    words += 2 * pitch;
-  }
-}
-
 #include "kn.h"
+
+template <uint BITS>
+struct word_pairs {
+  typedef float scale;
+  template <uint>
+  static inline void order_inputs(uint*) {}
+
+  template <typename F, uint N, uint R, typename S>
+  static inline void codes(const S& loader, uint column, uint row, float* by, uint* q) {
+    const kn_group_params<N, float16_t> shared = load_scales<F, N>(loader, column, row, by);
+    const uint pitch = loader.columns / 8;
+    const uint* words = address(loader.qweight, row * pitch + column / 8);
+#pragma unroll
+    for (uint r = 0; r < R; r += 2) {
+      half2_words(F(), words[0], words[pitch], shared.zero, q + r / 2 * N);
+      words += 2 * pitch;
+    }
+  }
+};

@@ -1,2 +1,3 @@
-#include "layout.h"
 #include "nk.h"
+
+typedef nk_pairs<scaling> neighbour_pairs;

@@ -1,15 +1,11 @@
-// Layout KN: R rows x N columns of a group as q[R / 2][N] pairs of codes less zero points, and the
-// columns' scales. A view includes this after its half2_group_codes.
+// Layout KN: the columns of a group as pairs of codes. A view includes this before its structs.
 
-template <typename F, uint N, uint R, typename S>
-__device__ inline void half2_codes(const S& loader, uint column, uint row, scaling* by, uint* q) {
+// What N columns of the group of `row` share, and their scales.
+template <typename F, uint N, typename S>
+inline kn_group_params<N, float16_t> load_scales(const S& loader, uint column, uint row,
+                                                 float* by) {
   kn_group_params<N, float16_t> shared;
   load_group_params<F, N>(loader, group_at<F>(loader, row), column, shared);
-  half2_group_codes<F, N, R>(loader, shared, row, column, q);
-  for (uint i = 0; i < N; ++i) by[i] = scaled_by(float(shared.scale[i]));
-}
-
-template <typename F, uint N, typename S>
-__device__ inline void decode_outputs(const S& loader, uint column, uint row, float* w) {
-  decode<F, N>(loader, row, column, w);
+  for (uint i = 0; i < N; ++i) by[i] = float(shared.scale[i]);
+  return shared;
 }

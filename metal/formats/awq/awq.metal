@@ -79,8 +79,9 @@ inline void load_group_params(thread const awq_loader<S>& loader, uint group, ui
 
 // q[0..N) = q - z of `row` from `column` on. The next R - 1 rows follow.
 template <typename F, uint N, uint R, typename V, typename S>
-inline void codes(thread const awq_loader<S>& loader, thread const kn_group_params<N, V>& shared,
-                  uint row, uint column, thread V* q) {
+inline void group_codes(thread const awq_loader<S>& loader,
+                        thread const kn_group_params<N, V>& shared, uint row, uint column,
+                        thread V* q) {
   const uint count = N < 8 ? N : 8;
   const uint pitch = loader.columns / 8;
   uint at = row * pitch + column / 8;

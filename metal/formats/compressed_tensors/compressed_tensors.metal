@@ -112,24 +112,16 @@ inline uint zero_point(uint bits, uint r, uint has) {
   return has != 0 ? stored : 1u << (F::bits - 1);
 }
 
-// q[0..N) = codes less zero points of `row` from `column` on. Returns their scale. Inputs are in
-// group[0..COUNT), and `row` is the r-th of zeros[0..COUNT). N divides `column` and F::scale_block.
-// With has_g_idx, inputs have scales of their own: q is scaled, and the scale is 1.
-template <typename F, uint N, uint COUNT, typename V, typename S>
+// q[0..N) = codes less zero points of `row` from `column` on, of inputs of one group. Returns their
+// scale. `row` is the r-th that `zeros` has zero points of. N divides `column` and F::scale_block.
+template <typename F, uint N, typename V, typename S>
 inline float codes_of_row(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
-                          thread const uint* group, thread const uint* zeros, uint r, thread V* q) {
+                          uint group, uint zeros, uint r, thread V* q) {
   V zero[N];
-  for (uint i = 0; i < N; ++i) {
-    set_zero_point(zero_point<F>(zeros[i % COUNT], r, loader.has_zeros), zero[i]);
-  }
+  for (uint i = 0; i < N; ++i) set_zero_point(zero_point<F>(zeros, r, loader.has_zeros), zero[i]);
   unpack_subtract_zero<F::bits, N>(loader.codes.whole, loader.codes.first + row * loader.pitch,
                                    column, zero, q);
-  uint scales = row * loader.groups_per_row;
-  if (!F::has_g_idx) return float(*address(loader.scales, scales + group[0]));
-  for (uint i = 0; i < N; ++i) {
-    q[i] = q[i] * V(float(*address(loader.scales, scales + group[i % COUNT])));
-  }
-  return 1.0f;
+  return float(*address(loader.scales, row * loader.groups_per_row + group));
 }
 
 // No group ends within 32 inputs, so parts of them look up one group.
@@ -138,33 +130,77 @@ inline uint group_of_inputs(thread const compressed_tensors_loader<S>& loader, u
   return group_of(column / 32 * 32, loader.groups);
 }
 
-// The same for R rows, `stride` apart in q. R divides `row`, and a word holds R zero points.
-template <typename F, uint N, uint R, typename V, typename S>
-inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
-                          uint stride, thread V* q, thread float* scale) {
-  const uint count = F::has_g_idx ? N : 1;
-  uint group[count], zeros[count];
-  if (F::has_g_idx) {
-    load_words<count>(address(loader.g_idx, column), group);
-  } else {
-    group[0] = group_of_inputs(loader, column);
-  }
-  for (uint i = 0; i < count; ++i) {
-    zeros[i] = zero_bits<F, R>(loader, group[i], row, row + R - 1);
-  }
+// How inputs may have their groups. codes_of_rows gives the codes of R rows, `stride` apart in q, and
+// their scales. R divides `row`, and a word holds R zero points.
+
+struct groups_in_order {
+  template <typename F, uint N, uint R, typename V, typename S>
+  static inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row,
+                                   uint column, uint stride, thread V* q, thread float* scale) {
+    uint group = group_of_inputs(loader, column);
+    uint zeros = zero_bits<F, R>(loader, group, row, row + R - 1);
 #pragma unroll
-  for (uint r = 0; r < R; ++r) {
-    scale[r] = codes_of_row<F, N, count>(loader, row + r, column, group, zeros, r, q + r * stride);
+    for (uint r = 0; r < R; ++r) {
+      scale[r] = codes_of_row<F, N>(loader, row + r, column, group, zeros, r, q + r * stride);
+    }
   }
-}
+};
+
+// Each input's group is looked up in g_idx (act-order). Inputs have scales of their own: q is scaled,
+// and the scale is 1.
+struct groups_looked_up {
+  template <typename F, uint N, uint R, typename V, typename S>
+  static inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row,
+                                   uint column, uint stride, thread V* q, thread float* scale) {
+    uint group[N], zeros[N];
+    load_words<N>(address(loader.g_idx, column), group);
+    for (uint i = 0; i < N; ++i) zeros[i] = zero_bits<F, R>(loader, group[i], row, row + R - 1);
+#pragma unroll
+    for (uint r = 0; r < R; ++r) {
+      V zero[N];
+      for (uint i = 0; i < N; ++i) {
+        set_zero_point(zero_point<F>(zeros[i], r, loader.has_zeros), zero[i]);
+      }
+      thread V* w = q + r * stride;
+      unpack_subtract_zero<F::bits, N>(
+          loader.codes.whole, loader.codes.first + (row + r) * loader.pitch, column, zero, w);
+      uint scales = (row + r) * loader.groups_per_row;
+      for (uint i = 0; i < N; ++i)
+        w[i] = w[i] * V(float(*address(loader.scales, scales + group[i])));
+      scale[r] = 1.0f;
+    }
+  }
+};
+
+// How the inputs of a format have their groups.
+template <typename F>
+struct inputs_of {
+  typedef groups_in_order type;
+};
+template <>
+struct inputs_of<ct2_g_idx> {
+  typedef groups_looked_up type;
+};
+template <>
+struct inputs_of<ct3_g_idx> {
+  typedef groups_looked_up type;
+};
+template <>
+struct inputs_of<ct4_g_idx> {
+  typedef groups_looked_up type;
+};
+template <>
+struct inputs_of<ct8_g_idx> {
+  typedef groups_looked_up type;
+};
 
 // q[0..N) = codes less zero points of `row` from `column` on. Returns their scale. N divides
 // `column` and F::scale_block.
 template <typename F, uint N, typename V, typename S>
-inline float codes(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
-                   thread V* q) {
+inline float row_codes(thread const compressed_tensors_loader<S>& loader, uint row, uint column,
+                       thread V* q) {
   float scale[1];
-  codes_of_rows<F, N, 1>(loader, row, column, N, q, scale);
+  inputs_of<F>::type::template codes_of_rows<F, N, 1>(loader, row, column, N, q, scale);
   return scale[0];
 }
 
@@ -182,18 +218,18 @@ inline shared_group share_rows(thread const compressed_tensors_loader<S>& loader
 }
 
 template <typename F, uint N, typename S>
-inline scaling codes(thread const compressed_tensors_loader<S>& loader,
-                     thread const shared_group& shared, uint row, uint r, uint last, uint column,
-                     thread float* q) {
-  return scaled_by(codes_of_row<F, N, 1>(loader, min(row + r, last), column, &shared.group,
-                                         &shared.zeros, r, q));
+inline scaling shared_codes(thread const compressed_tensors_loader<S>& loader,
+                            thread const shared_group& shared, uint row, uint r, uint last,
+                            uint column, thread float* q) {
+  return scaled_by(
+      codes_of_row<F, N>(loader, min(row + r, last), column, shared.group, shared.zeros, r, q));
 }
 
 // As in layout_nk.metal, but R rows share the lookup of groups and the words of zero points. R
 // divides `row`.
 template <typename F, uint N, uint R, typename S>
-inline void codes(thread const compressed_tensors_loader<S>& loader, thread const no_group_params&,
-                  uint row, uint column, thread float* q) {
+inline void group_codes(thread const compressed_tensors_loader<S>& loader,
+                        thread const no_group_params&, uint row, uint column, thread float* q) {
   const uint block = N < F::scale_block ? N : F::scale_block;
   const uint rows = R < 4 ? R : 4;  // a word holds four zero points of 8 bits
 #pragma unroll
@@ -202,8 +238,9 @@ inline void codes(thread const compressed_tensors_loader<S>& loader, thread cons
     for (uint i = 0; i < N; i += block) {
       thread float* w = q + r * N + i;
       float scale[rows];
-      codes_of_rows<F, block, rows>(loader, row + r, column + i, N, w, scale);
-      for (uint k = 0; k < rows; ++k) scale_codes<F, block>(scaled_by(scale[k]), w + k * N);
+      inputs_of<F>::type::template codes_of_rows<F, block, rows>(loader, row + r, column + i, N, w,
+                                                                 scale);
+      for (uint k = 0; k < rows; ++k) scale_codes<F, block>(scale[k], w + k * N);
     }
   }
 }

@@ -69,7 +69,7 @@ inline device const uint8_t* codes_at(thread const gguf_loader& loader, uint row
 // q[0..N) = codes of `row` from `column` on. Returns their scaling. N divides `column` and
 // F::scale_block.
 template <typename F, uint N, typename V>
-inline scaling codes(thread const gguf_loader& loader, uint row, uint column, thread V* q) {
+inline scaling row_codes(thread const gguf_loader& loader, uint row, uint column, thread V* q) {
   device const uint8_t* block = block_at<F>(loader, row, column);
   return scaled_by(F::template codes<N>(block, column % F::weights, loader.table, q));
 }
@@ -81,3 +81,4 @@ inline bool whole_columns(thread const gguf_loader&) {
 }
 
 #include "../layout_nk.metal"
+#include "../separate_rows.metal"

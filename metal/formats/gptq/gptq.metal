@@ -119,8 +119,9 @@ inline void load_group_params(thread const gptq_loader<S>& loader, uint group, u
 
 // q[0..N) = q - z of `row` from `column` on. The next R - 1 rows follow. R divides `row`.
 template <typename F, uint N, uint R, typename V, typename S>
-inline void codes(thread const gptq_loader<S>& loader, thread const kn_group_params<N, V>& shared,
-                  uint row, uint column, thread V* q) {
+inline void group_codes(thread const gptq_loader<S>& loader,
+                        thread const kn_group_params<N, V>& shared, uint row, uint column,
+                        thread V* q) {
   const uint bits = F::bits;
   const uint mask = (1u << bits) - 1;
   size_t bit = size_t(row) * bits;

@@ -15,6 +15,7 @@ from msl_check.cuda import cuda_text
 
 import mlx_dequant as mxd
 from mlx_dequant import backends
+from mlx_dequant.kernel_text import STRING
 
 from .device import as_array, blank, forget, numpy_of
 from .launch import Options, fenced, run
@@ -28,7 +29,7 @@ _ATTRIBUTES = re.compile(r"^#undef __global__\n#define __global__ .*\n", re.MULT
 _SHARED = re.compile(r"extern __shared__ __align__\(1024\) ?(\w+) (\w+)\[\]")
 _CONSTRAINT = re.compile(r'"[=+]?[rlf]"\(')
 _PART = r'((?:"[^"]*"|[^":])*?)'  # of an asm statement, whose strings may have colons
-_ASSEMBLY = re.compile(rf'\basm(?: volatile)?\({_PART}(?::{_PART}(?::{_PART}(?:: ?"memory")?)?)?\);')
+_ASSEMBLY = re.compile(rf'\basm(?: \w+)?\({_PART}(?::{_PART}(?::{_PART}(?:: ?"memory")?)?)?\);')
 
 
 @contextmanager
@@ -103,6 +104,7 @@ def cpp(programs: Programs) -> str:
     text = _ATTRIBUTES.sub("", text)
     text = _SHARED.sub(r"\1* \2 = (\1*)emulator::shared_memory()", text)
     text = _CONSTRAINT.sub("(", text)
+    text = STRING.sub(lambda match: match[0].replace(", ", ","), text)  # as short texts have it
     text = _ASSEMBLY.sub(_instruction, text)
     return f"""#include "cuda.h"
 {text}

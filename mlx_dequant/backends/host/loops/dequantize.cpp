@@ -28,7 +28,7 @@ static inline void dequantize(const S& loader, T* __restrict out, const LaunchPa
       T* to = out + i * columns;
       for (uint run = first; run < last; ++run) {
         float w[N];
-        codes<F, N, 1>(loader, shared[run % block_runs], row, p.first_column + run * N, w);
+        group_codes<F, N, 1>(loader, shared[run % block_runs], row, p.first_column + run * N, w);
         apply_scale<N>(shared[run % block_runs], w, w);
         store<N>(to + run * N, w);
       }

@@ -28,7 +28,7 @@ static inline void load_panel(const S& loader, uint row, uint rows, uint column,
     if (next != group) load_group_params<F, RUN>(loader, next, column, shared);
     group = next;
     float q[RUN];
-    codes<F, RUN, 1>(loader, shared, row + i, column, q);
+    group_codes<F, RUN, 1>(loader, shared, row + i, column, q);
     apply_scale<RUN>(shared, q, panel + i * RUN);
   }
 }

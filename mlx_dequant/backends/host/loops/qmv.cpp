@@ -29,7 +29,7 @@ inline scaling scaled_codes(const S& loader, uint row, uint column, float* q) {
     decode<F, N>(loader, row, column, q);
     return scaled_by(1.0f);
   } else {
-    return scaled_by(codes<F, N>(loader, row, column, q));
+    return scaled_by(row_codes<F, N>(loader, row, column, q));
   }
 }
 

@@ -20,7 +20,7 @@ static inline void add_run(const S& loader, uint row, uint column, const Rounded
 #pragma GCC unroll 8
   for (uint i = 0; i < RUN; i += block) {
     // With |, unlike with +, g++ sees that all runs of a block share its head.
-    const scaling by = scaled_by(codes<F, block>(loader, row, column | i, q + i));
+    const scaling by = scaled_by(row_codes<F, block>(loader, row, column | i, q + i));
     const floats same = by.scale - floats{};
     scale = i == 0 ? same : lanes < int(i / 4) ? scale : same;  // from lane i / 4 on
     if (has_min<F>::value) {

@@ -25,7 +25,7 @@ static inline void add_codes(const S& loader, const C& shared, const uint* group
   for (uint r = 0; r < count; ++r) {
     const uint row = group_rows[r];
     float q[RUN];
-    codes<F, RUN, 1>(loader, shared, row, column, q);
+    group_codes<F, RUN, 1>(loader, shared, row, column, q);
 #pragma GCC unroll 8
     for (uint i = 0; i < VECTORS; ++i) sum[i] += load_floats<STORED>(q + i * STORED) * x[row];
   }

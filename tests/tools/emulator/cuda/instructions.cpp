@@ -47,7 +47,7 @@ inline Begun& begun() {
 
 inline std::string names(unsigned begin, unsigned end) {
   std::string all;
-  for (unsigned i = begin; i < end; ++i) all += (i > begin ? ", %" : "%") + std::to_string(i);
+  for (unsigned i = begin; i < end; ++i) all += (i > begin ? ",%" : "%") + std::to_string(i);
   return all;
 }
 
@@ -56,17 +56,16 @@ inline const std::string& wgmma(unsigned count, const char* type) {
   static std::string made[65][2];
   std::string& text = made[count][*type == 'b'];
   if (text.empty()) {
-    text = "{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" +
+    text = "{ .reg .pred p; setp.eq.u32 p,0,0; wgmma.mma_async.sync.aligned.m64n" +
            std::to_string(count * 2) + "k16.f32." + type + "." + type + " {" + names(0, count) +
-           "}, {" + names(count, count + 4) + "}, " + names(count + 4, count + 5) +
-           ", p, 1, 1, 0; }";
+           "},{" + names(count, count + 4) + "}," + names(count + 4, count + 5) + ",p,1,1,0; }";
   }
   return text;
 }
 
 #define MMA(type)                                        \
   "mma.sync.aligned.m16n8k16.row.col.f32." type "." type \
-  ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  ".f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
 
 void instruction(const char* text, std::initializer_list<Operand> operands, const char* file,
                  int line) {
@@ -97,31 +96,31 @@ void instruction(const char* text, std::initializer_list<Operand> operands, cons
     mine.products.commit();
   } else if (is("wgmma.wait_group.sync.aligned 0;", 0)) {
     mine.products.wait({"wgmma.wait_group", file, line});
-  } else if (is("cp.async.cg.shared.global [%0], [%1], 16;", 2)) {
+  } else if (is("cp.async.cg.shared.global [%0],[%1],16;", 2)) {
     mine.copies.push_back(begin_copy(o[0], o[1].pointer(), 16, 0));
   } else if (is("cp.async.wait_all;", 0)) {
     for (const Copy& copy : mine.copies) carry_out(copy);
     mine.copies.clear();
-  } else if (is("mbarrier.init.shared::cta.b64 [%0], 1;", 1)) {
+  } else if (is("mbarrier.init.shared::cta.b64 [%0],1;", 1)) {
     begin_barrier(o[0], 1);
-  } else if (is("mbarrier.init.shared::cta.b64 [%0], 8;", 1)) {
+  } else if (is("mbarrier.init.shared::cta.b64 [%0],8;", 1)) {
     begin_barrier(o[0], 8);
-  } else if (is("mbarrier.arrive.shared::cta.b64 _, [%0];", 1)) {
+  } else if (is("mbarrier.arrive.shared::cta.b64 _,[%0];", 1)) {
     arrive(o[0], 0);
-  } else if (is("lop3.b32 %0, %1, %2, %3, 0xea;", 4)) {
+  } else if (is("lop3.b32 %0,%1,%2,%3,0xea;", 4)) {
     *(uint32_t*)o[0].place = (o[1] & o[2]) | o[3];
   } else if (is("fence.proxy.async;", 0) || is("fence.mbarrier_init.release.cluster;", 0) ||
              is("", 1)) {
     // Nothing that a program could see.
-  } else if (is("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;", 2)) {
+  } else if (is("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;", 2)) {
     arrive(o[0], o[1]);
   } else if (is("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                " [%0], [%1], %2, [%3];",
+                " [%0],[%1],%2,[%3];",
                 4)) {
     barrier_at(o[3]);
     all.add(begin_copy(o[0], o[1].pointer(), o[2], o[3]));
-  } else if (is("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
-                "selp.u32 %0, 1, 0, p; }",
+  } else if (is("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p,[%1],%2; "
+                "selp.u32 %0,1,0,p; }",
                 3)) {
     Try attempt = {all.copies, mine.try_failed, o[1], o[2]};
     *(uint32_t*)o[0].place = attempt.wait({"mbarrier.try_wait", file, line});
