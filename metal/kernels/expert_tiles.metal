@@ -21,24 +21,41 @@ inline uint key_of(uint id, thread const LaunchParams& p) {
 }
 
 // How many pairs have position / BM + key <= limit; with a BM of 0, key <= limit. All lanes of a
-// simdgroup look at once.
+// simdgroup look at once, at four places each.
 template <uint BM, typename I>
 inline uint count_up_to(device const I* ids, uint limit, uint lane, thread const LaunchParams& p) {
   uint first = 0;
   for (uint length = p.M; length > 0;) {
-    uint stride = (length + 31) / 32;
-    uint at = lane * stride;
-    bool counts = at < length;
-    if (counts) {
-      uint position = first + at;
-      counts = (BM ? position / max(BM, 1u) : 0) + key_of(ids[position], p) <= limit;
+    uint stride = (length + 127) / 128;
+    float counts = 0.0f;
+#pragma unroll
+    for (uint k = 0; k < 4; ++k) {
+      uint at = (lane * 4 + k) * stride;
+      uint position = first + min(at, length - 1);
+      uint number = (BM ? position / max(BM, 1u) : 0) + key_of(ids[position], p);
+      counts += at < length && number <= limit ? 1.0f : 0.0f;
     }
-    uint found = uint(simd_sum(counts ? 1.0f : 0.0f));
+    uint found = uint(simd_sum(counts));
     if (found == 0) break;
     first += (found - 1) * stride + 1;
     length = min(stride, length - (found - 1) * stride) - 1;
   }
   return first;
+}
+
+// The first pair with the key of pair `last`. Most experts have few pairs: it is near.
+template <typename I>
+inline uint first_of_key(device const I* ids, uint last, uint key, uint lane,
+                         thread const LaunchParams& p) {
+  float counts = 0.0f;
+#pragma unroll
+  for (uint k = 0; k < 2; ++k) {
+    uint back = k * 32 + lane;
+    counts += back <= last && key_of(ids[last - min(back, last)], p) == key ? 1.0f : 0.0f;
+  }
+  uint same = uint(simd_sum(counts));
+  if (same < 64 || key == 0) return key == 0 ? 0 : last + 1 - same;
+  return count_up_to<0>(ids, key - 1, lane, p);
 }
 
 template <uint BM, typename I>
@@ -50,8 +67,9 @@ inline expert_tile find_tile(device const I* ids, uint threadgroup_index, uint t
   uint lowest = key_of(ids[0], p);
   if (number > (p.M - 1) / BM + key_of(ids[p.M - 1], p) - lowest) return tile;
   number += lowest;
-  uint key = key_of(ids[count_up_to<BM>(ids, number, lane, p) - 1], p);
-  uint begin = key == 0 ? 0 : count_up_to<0>(ids, key - 1, lane, p);
+  uint last = count_up_to<BM>(ids, number, lane, p) - 1;
+  uint key = key_of(ids[last], p);
+  uint begin = first_of_key(ids, last, key, lane, p);
   tile.first = begin + (number - key - begin / BM) * BM;
   tile.expert = key == 0 || key > 2 * p.experts ? p.experts : (key - 1) % p.experts;
 #pragma unroll

@@ -13,20 +13,24 @@ from mlx_dequant import backends
 from mlx_dequant.backends.gpu import launch
 from mlx_dequant.bench import random_layers
 from mlx_dequant.diagnostics.graph import cost
+from mlx_dequant.registry import formats
 
-# Kilobytes of text of products with Llama 3's k_proj and q_proj: on Metal, on CUDA, and there with 16 rows of x.
+# Kilobytes of text of products with Llama 3's k_proj and q_proj and one row of x or 16: on Metal, on CUDA.
 LIMITS = {
-    "q4_0": (6, 7, 9),
-    "q4_k": (6, 8, 10),
-    "q6_k": (7, 8, 8),
-    "q8_0": (6, 7, 9),
-    "iq2_s": (6, 7, 9),
-    "iq3_s": (6, 7, 9),
-    "awq4": (6, 7, 10),
-    "gptq4": (7, 11, 11),
-    "gptq4-act": (8, 12, 12),
-    "ct4": (8, 9, 12),
+    "q4_0": (6, 7),
+    "q4_k": (6, 7),
+    "q6_k": (6, 7),
+    "q8_0": (6, 7),
+    "iq2_s": (6, 7.5),
+    "iq3_s": (6, 7.5),
+    "awq4": (6, 7),
+    "gptq4": (7, 7.5),
+    "gptq4-act": (7.5, 7.5),
+    "ct4": (7, 7.5),
 }
+# Every format whose float16 products are no dense ones, and those that may have act-order.
+PACKED = [name for name, form in formats().items() if form.stored != "float16"]
+ACT_ORDER = [f"{name}-act" for name in PACKED if formats()[name].family in ("gptq", "compressed_tensors")]
 SHAPES = ((1024, 4096), (4096, 4096))
 
 
@@ -50,17 +54,20 @@ def traced(platform: str, name: str, shape: tuple[int, int], M: int = 1):
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_few_rows_are_one_launch_of_a_short_text(name):
-    metal, cuda, cuda_rows = LIMITS[name]
-    for platform, M, limit in (("metal", 1, metal), ("metal", 16, metal), ("cuda", 1, cuda), ("cuda", 16, cuda_rows)):
-        for shape in SHAPES:
-            found = traced(platform, name, shape, M)
-            assert found.launches == 1, (platform, shape, M, found)
-            assert 1000 < found.text_bytes <= 1000 * limit, (platform, shape, M, found)
+    for platform, limit in zip(("metal", "cuda"), LIMITS[name], strict=True):
+        for M in (1, 16):
+            for shape in SHAPES:
+                found = traced(platform, name, shape, M)
+                assert found.launches == 1, (platform, shape, M, found)
+                assert 1000 < found.text_bytes <= 1000 * limit, (platform, shape, M, found)
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_a_kernel_for_many_rows_has_at_most_12_kilobytes_on_metal(name):
-    found = traced("metal", name, SHAPES[1], 64)
+@pytest.mark.parametrize("platform", ["metal", "cuda"])
+@pytest.mark.parametrize("name", [*PACKED, *ACT_ORDER])
+def test_no_kernel_has_a_long_text(name, platform):
+    """At most 8 kilobytes for up to 16 rows of x, and 12 for more."""
+    assert max(traced(platform, name, SHAPES[1], 16).texts) <= 8000
+    found = traced(platform, name, SHAPES[1], 64)
     assert found.launches >= len(found.texts) >= 2
     assert 1000 < max(found.texts) <= 12000, found
 
