@@ -15,8 +15,10 @@ STRING = re.compile(r'("(?:\\.|[^"\\])*")')
 _MARK = re.compile(r'"(?:\\.|[^"\\])*"|[(){};]')
 _ASSERTION = re.compile(r'static_assert\([^"]*"[^"]*"\);')
 # A space with a word on one side at most, and an operator on one side at most; colons of assembly go together.
-_SPACE = re.compile(r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,:]) | (?=[(){}\[\];,:])")
-_AGAIN = re.compile(r"(?<=[};])\n?\}namespace mlx_dequant\{")  # a namespace that ends and begins again
+_SPACE = re.compile(
+    r"(?<=[\w]) (?=[^\w])|(?<=[^\w]) (?=[\w])|(?<=[(){}\[\];,]) |(?<=:) (?!::\w)| (?=[(){}\[\];,])| (?=:(?!:\w))"
+)
+_AGAIN = re.compile(r"(?:^|(?<=[};]))\}namespace mlx_dequant\{")  # a namespace that ends and begins again
 WORD = re.compile(r"\b[A-Za-z_]\w*")
 _CONDITIONAL = re.compile(r"#\s*(if|ifdef|ifndef|endif)\b")
 _TYPE = re.compile(r"(?:template\s*<.*>\s*)?(?:struct|union|enum|namespace)\b\s*([A-Za-z_]\w*)?[^()=]*$", re.DOTALL)
@@ -29,6 +31,7 @@ _VARIABLE = re.compile(r"([A-Za-z_]\w*)\s*(?:\[[^\]]*\]\s*)*(?:=|\{|;)")
 _TEMPLATE = re.compile(r"template\s*<")
 _NAMES_TYPE = re.compile(r"struct|union|typedef|using")
 _PARAMETERS = re.compile(r"\((.*)\)", re.DOTALL)
+_PARAMETER_NAME = re.compile(r"(?<=[\w>&*])\s+\w+(?=\s*(?:[,\[=)]|$))|(?<=[*&])\w+(?=\))")
 _MACRO_CALL = re.compile(r"[A-Z][A-Z_]*\([^()]*\)(?=\s*(?:[A-Z#]|$))")  # one that makes declarations
 _FORWARD = re.compile(r"(?:struct|union)\s+(\w+)\s*;")
 _SPECIALISED = re.compile(r"template\s*<[^{]*?>\s*struct\s+\w+\s*<([^{]*)>\s*$")
@@ -64,14 +67,16 @@ def without_comments(text: str) -> str:
 
 
 def without_spaces(text: str) -> str:
-    """The text without comments, assertions and spaces that C++ does not need, nor assembly in a string."""
+    """The text without comments, assertions and spaces that neither C++ nor assembly in its strings needs."""
     lines = without_comments(text).splitlines()
     parts: list[str] = []
     for is_directive, group in groupby(lines, lambda line: line.startswith("#")):
         piece = "\n".join(group)
-        parts.append(_MACRO.sub(_dense_macro, piece) if is_directive else _dense(_ASSERTION.sub("", piece)))
-    text = STRING.sub(lambda match: match[0].replace(", ", ","), "\n".join(parts))
-    return _AGAIN.sub("", text) + "\n"
+        if is_directive:
+            parts.append(_MACRO.sub(_dense_macro, piece))
+        else:
+            parts.append(_AGAIN.sub("", _dense(_ASSERTION.sub("", piece))))
+    return STRING.sub(lambda match: match[0].replace(", ", ","), "\n".join(parts)) + "\n"
 
 
 def _dense(text: str) -> str:
@@ -91,17 +96,15 @@ def outside_strings(text: str, change: Callable[[str], str]) -> str:
 def used(text: str, root: str) -> str:
     """The declarations of `text` that `root` uses, directly or through others.
 
-    A declaration is used where its name is written. Of overloads and specialisations, those go whose types are written
-    nowhere else.
+    A declaration is used where its name is written. A function or a specialisation also needs every type of the text
+    that its parameters or arguments name to be written in what is used. A text uses no macro's name twice.
 
     Args:
         text: C++ at namespace level, without comments.
         root: code that stays, and the types of its arrays.
     """
     declarations = list(_declarations(text, {name: body for name, _, body in _MACRO.findall(text)}))
-    types = {
-        name for one in _all(declarations) if _NAMES_TYPE.match(_without_template(one.start)) for name in one.names
-    }
+    types = set(_types(declarations))
     for one in _all(declarations):
         one.types &= types
     words = set(WORD.findall(root))
@@ -115,6 +118,15 @@ def _all(declarations: list[_Declaration]) -> Iterator[_Declaration]:
     for one in declarations:
         yield one
         yield from _all(one.members)
+
+
+def _types(declarations: list[_Declaration]) -> Iterator[str]:
+    """The types that a text declares, but for members of others."""
+    for one in declarations:
+        if one.start.startswith("namespace"):
+            yield from _types(one.members)
+        elif _NAMES_TYPE.match(_without_template(one.start)):
+            yield from one.names
 
 
 def _keep(declarations: list[_Declaration], words: set[str], kept: set[int]) -> bool:
@@ -148,7 +160,7 @@ def _declarations(text: str, macros: Mapping[str, str]) -> Iterator[_Declaration
             end = _directive_end(text, at)
             piece = text[at:end]
             names = _names_within(piece, macros) if _CONDITIONAL.match(piece) else set(DEFINE.findall(piece))
-            if not piece.startswith("#undef"):  # a text uses no macro's name twice
+            if not piece.startswith("#undef"):
                 yield _Declaration(frozenset(names), piece)
             at = end
         else:
@@ -179,7 +191,10 @@ def _declaration(text: str, start: int, macros: Mapping[str, str]) -> tuple[_Dec
     macro = _MACRO_CALL.match(text, start)
     if macro:
         called = macro.group()
-        names = _names_within(macros[called.split("(")[0]], macros)
+        name = called.split("(")[0]
+        if name not in macros:
+            raise ValueError(f"kernel text: found {called!r}, expected a macro of the text")
+        names = _names_within(macros[name], macros)
         return _Declaration(frozenset(names), called + "\n", types=_words(called)), macro.end()
     brace = _find(text, start, "{;")
     if text[brace] == ";":
@@ -202,7 +217,8 @@ def _declaration(text: str, start: int, macros: Mapping[str, str]) -> tuple[_Dec
     piece = text[start:end]
     names = set(re.findall(r"(\w+)\s*[=,}]", piece[len(head) :])) if kind else _names(head + "{")
     taken = _PARAMETERS.search(_without_template(head)) if is_function else None
-    return _Declaration(frozenset(names), piece + "\n", types=_words(taken[1] if taken else "")), end
+    types = _words(_PARAMETER_NAME.sub("", taken[1])) if taken else frozenset[str]()
+    return _Declaration(frozenset(names), piece + "\n", types=types), end
 
 
 def _words(text: str) -> frozenset[str]:

@@ -204,6 +204,7 @@ CUDA = Tuning(
     matrix_units_few=True,
 )
 
+# wgmma is for a compiler that is told sm_90a, as MLX's is.
 HOPPER = replace(
     CUDA,
     routes=_HOPPER_ROUTES,

@@ -22,6 +22,7 @@ CHOICES = {
     "each once": lambda rng, M, k: np.stack([rng.permutation(EXPERTS)[:k] for _ in range(M)]),
     "some missing": lambda rng, M, k: rng.choice([1, EXPERTS - 1], (M, k)),
     "all equal": lambda rng, M, k: np.full((M, k), 3),
+    "one has most": lambda rng, M, k: np.where(rng.random((M, k)) < 0.7, 2, rng.integers(0, EXPERTS, (M, k))),
     "sorted": lambda rng, M, k: np.sort(rng.integers(0, EXPERTS, M * k)).reshape(M, k),
 }
 

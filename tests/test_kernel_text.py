@@ -46,6 +46,8 @@ struct traits<rare> {
 };
 template <uint N, typename V = uint>
 inline uint read(V i) { if (i) { return grid[i]; } return 0; }
+inline int far(int rare) { return rare; }
+inline int wide(int type) { return type; }
 struct farther {};
 inline int distance(farther a) { return 1; }
 inline int distance(rare a) { return 0; }
@@ -90,6 +92,8 @@ def test_fields_and_conditions_stay_whole():
 
 def test_an_overload_stays_with_its_types():
     assert "distance" not in used(without_comments(TEXT), "distance(1)")
+    assert "int far(int rare)" in used(without_comments(TEXT), "far(1)")
+    assert "int wide(int type)" in used(without_comments(TEXT), "wide(1)")
     text = used(without_comments(TEXT), "distance(rare())")
     assert "distance(rare a)" in text and "farther" not in text
 
@@ -107,6 +111,12 @@ def test_comments_lines_and_indentation_go():
         ("return x;\nelse\nreturn y;", "return x;else return y;"),
         ('int a ;\n#pragma unroll 2\nfor ( ; ; ) f("a ; b") ;', 'int a;\n#pragma unroll 2\nfor(;;)f("a ; b");'),
         ('static_assert(a(1) == b, "x; y"); int z;', "int z;"),
+        ('asm("a %0, %1;" : : "r"(x), "r"(y) : "memory");', 'asm("a %0,%1;"::"r"(x),"r"(y):"memory");'),
+        ("a = b ? c : ::d;", "a=b?c: ::d;"),
+        (
+            "namespace mlx_dequant {\n#define X(a) {a}\n}\nnamespace mlx_dequant { b; }",
+            "namespace mlx_dequant{\n#define X(a) {a}\nb;}",
+        ),
         ("namespace mlx_dequant { a b; }\n}\nnamespace mlx_dequant { c d; }", "namespace mlx_dequant{a b;}c d;}"),
     ],
 )

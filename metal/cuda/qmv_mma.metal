@@ -41,6 +41,9 @@ struct x_pairs<permuted_inputs<F>> {
 //
 // word_pairs<BITS> takes whole words of codes, neighbour_pairs any codes; neighbours are in a pair.
 
+inline float scale_of(float scale) { return scale; }
+inline float scale_of(scaling by) { return by.scale; }
+
 // sum -= mins * the sums of x, where a format has mins.
 template <typename F, uint BN, uint COUNT, uint V, typename X>
 inline void subtract_mins(const float (&)[BN], const uint (&)[COUNT], float (*)[V], X) {}

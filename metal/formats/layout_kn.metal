@@ -1,8 +1,8 @@
 // Layout KN: a stored row is an input. Rows of a group share scales and zero points, so kernels
 // that read many rows load these once a group. A loader includes this file after its share_group,
-// group_at, load_group_params and codes.
+// group_at, load_group_params and group_codes.
 //
-// Each column has its own scale, so `codes` of a row gives scaled weights and the scale 1.
+// Each column has its own scale, so row_codes gives scaled weights and the scale 1.
 // layout_nk.metal defines the same names. A format's scale_block is only the number of columns that
 // a thread takes.
 

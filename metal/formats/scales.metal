@@ -11,9 +11,6 @@ inline scaling scaled_by(float scale) {
 
 inline scaling scaled_by(scaling by) { return by; }
 
-inline float scale_of(float scale) { return scale; }
-inline float scale_of(scaling by) { return by.scale; }
-
 template <typename F>
 struct has_min {
   enum { value = 0 };

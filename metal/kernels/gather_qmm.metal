@@ -94,6 +94,7 @@ inline gathered_x<X, BM, TK> gathered(device const X* x, device const uint* orde
   rows.input = 0;
   rows.inputs = inputs;
   rows.thread_index = thread_index;
+  // Metal's loads need no multiple of 8, but with it Mesa's compiler takes 12 registers less.
   rows.aligned = inputs % 8 == 0 && is_aligned(x, inputs);
   return rows;
 }

@@ -4,7 +4,7 @@
 
 namespace mlx_dequant {
 
-// Other threadgroups run in the meantime.
+// Steps follow each other: other threadgroups run in the meantime.
 struct steps_in_turn;
 typedef steps_in_turn whole_steps;
 

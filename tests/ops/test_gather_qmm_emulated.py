@@ -41,6 +41,10 @@ FAST = {
 }
 
 
+# Few pairs, and more than 128, of which one expert has more than 64.
+FAST_CHOICES = (("any", (33, 3)), ("one has most", (150, 1)))
+
+
 def cases():
     for case in product(FORMATS, UNITS, TYPES, (BLOCKS, MANY, *SIZES)):
         name, where, dtype, size = case
@@ -58,11 +62,11 @@ def test_products(name, where, dtype, size):
 @pytest.mark.parametrize(
     ("where", "kind", "shape"),
     [
-        pytest.param(*case, marks=() if case == ("metal", "any", (33, 3)) else full)
+        pytest.param(*case, marks=() if case[1:] in FAST_CHOICES and case[0] == "metal" else full)
         for case in product(
             UNITS,
-            ("any", "from the end", "some missing", "all equal", "sorted"),
-            ((17, 1), (33, 3), (20, 8), (300, 1), (64, 6)),
+            ("any", "from the end", "some missing", "all equal", "one has most", "sorted"),
+            ((17, 1), (33, 3), (20, 8), (150, 1), (300, 1), (64, 6)),
         )
     ],
 )
@@ -190,12 +194,14 @@ MUTATIONS = {
     "tiles lie apart": ("begin / BM) * BM", "begin / BM) * (BM + 8)", "bound"),
     "pairs of another expert": ("== key;", "== key - 1;", "inf times the bound"),
     "in the order of the ids": ("x.order[i] :", "i :", "bound"),
+    "a near first pair": ("last + 1 - same", "last - same", "the largest error is|bound"),
+    "no far first pair": ("same < 64 ||", "same < 65 ||", "the largest error is|bound"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "mutation",
-    [pytest.param(one, marks=() if "products" in one else full) for one in MUTATIONS],
+    [pytest.param(one, marks=() if "products" in one or "far" in one else full) for one in MUTATIONS],
 )
 def test_mutations(mutation):
     text, wrong, said = MUTATIONS[mutation]
@@ -204,4 +210,5 @@ def test_mutations(mutation):
         unit("wgmma", order="ahead", compiled=("-O0",)),
         pytest.raises((AssertionError, emulator.EmulatorError), match=said),
     ):
-        check_experts("gptq4", mx.float16, chosen("some missing", 40, 2), (128, 192), gradient=False)
+        ids = chosen("one has most", 150, 1) if "far" in mutation else chosen("some missing", 40, 2)
+        check_experts("gptq4", mx.float16, ids, (128, 192), gradient=False)

@@ -137,6 +137,7 @@ struct groups_in_order {
   template <typename F, uint N, uint R, typename V, typename S>
   static inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row,
                                    uint column, uint stride, thread V* q, thread float* scale) {
+    static_assert(!F::has_g_idx, "no group is looked up");
     uint group = group_of_inputs(loader, column);
     uint zeros = zero_bits<F, R>(loader, group, row, row + R - 1);
 #pragma unroll
@@ -152,6 +153,7 @@ struct groups_looked_up {
   template <typename F, uint N, uint R, typename V, typename S>
   static inline void codes_of_rows(thread const compressed_tensors_loader<S>& loader, uint row,
                                    uint column, uint stride, thread V* q, thread float* scale) {
+    static_assert(F::has_g_idx, "each input's group is looked up");
     uint group[N], zeros[N];
     load_words<N>(address(loader.g_idx, column), group);
     for (uint i = 0; i < N; ++i) zeros[i] = zero_bits<F, R>(loader, group[i], row, row + R - 1);
@@ -212,6 +214,7 @@ struct shared_group {
 template <typename F, uint R, typename S>
 inline shared_group share_rows(thread const compressed_tensors_loader<S>& loader, uint row,
                                uint last, uint column) {
+  static_assert(!F::has_g_idx, "no group is looked up");
   uint group = group_of_inputs(loader, column);
   shared_group shared = {group, zero_bits<F, R>(loader, group, row, min(row + R - 1, last))};
   return shared;
