@@ -21,21 +21,19 @@ inline uint key_of(uint id, thread const LaunchParams& p) {
 }
 
 // How many pairs have position / BM + key <= limit; with a BM of 0, key <= limit. All lanes of a
-// simdgroup look at once, at four places each.
+// simdgroup look at once.
 template <uint BM, typename I>
 inline uint count_up_to(device const I* ids, uint limit, uint lane, thread const LaunchParams& p) {
   uint first = 0;
   for (uint length = p.M; length > 0;) {
-    uint stride = (length + 127) / 128;
-    float counts = 0.0f;
-#pragma unroll
-    for (uint k = 0; k < 4; ++k) {
-      uint at = (lane * 4 + k) * stride;
-      uint position = first + min(at, length - 1);
-      uint number = (BM ? position / max(BM, 1u) : 0) + key_of(ids[position], p);
-      counts += at < length && number <= limit ? 1.0f : 0.0f;
+    uint stride = (length + 31) / 32;
+    uint at = lane * stride;
+    bool counts = at < length;
+    if (counts) {
+      uint position = first + at;
+      counts = (BM ? position / max(BM, 1u) : 0) + key_of(ids[position], p) <= limit;
     }
-    uint found = uint(simd_sum(counts));
+    uint found = uint(simd_sum(counts ? 1.0f : 0.0f));
     if (found == 0) break;
     first += (found - 1) * stride + 1;
     length = min(stride, length - (found - 1) * stride) - 1;
@@ -54,8 +52,8 @@ inline uint first_of_key(device const I* ids, uint last, uint key, uint lane,
     counts += back <= last && key_of(ids[last - min(back, last)], p) == key ? 1.0f : 0.0f;
   }
   uint same = uint(simd_sum(counts));
-  if (same < 64 || key == 0) return key == 0 ? 0 : last + 1 - same;
-  return count_up_to<0>(ids, key - 1, lane, p);
+  if (key == 0) return 0;
+  return same < 64 ? last + 1 - same : count_up_to<0>(ids, key - 1, lane, p);
 }
 
 template <uint BM, typename I>

@@ -195,7 +195,7 @@ MUTATIONS = {
     "pairs of another expert": ("== key;", "== key - 1;", "inf times the bound"),
     "in the order of the ids": ("x.order[i] :", "i :", "bound"),
     "a near first pair": ("last + 1 - same", "last - same", "the largest error is|bound"),
-    "no far first pair": ("same < 64 ||", "same < 65 ||", "the largest error is|bound"),
+    "no far first pair": ("same < 64 ?", "same < 65 ?", "the largest error is|bound"),
 }  # fmt: skip
 
 
