@@ -106,6 +106,10 @@ def _route(M: int, name: str, when: str, reason: str) -> Route:
     return Route(M, name, frozenset(condition for condition in when.split(", ") if condition), reason)
 
 
+def _blocks(unit: str, *shapes: tuple[int, int]) -> tuple[Block, ...]:
+    return tuple(Block(bm, tk, unit) for bm, tk in shapes)
+
+
 # Conditions of a route; dispatch.py decides when they hold:
 #   long rows         a row of the matrix or of its transpose has more than 2^25 numbers
 #   float32 x         x is float32, which matrix units do not multiply
@@ -150,12 +154,12 @@ _HOPPER_ROUTES = (
 )
 
 # 32 KB of threadgroup memory on Metal, 99 KB of shared memory or more on CUDA.
-_METAL_BLOCKS = (Block(32, 16, "simdgroup"), Block(64, 16, "simdgroup"))
-_CUDA_BLOCKS = (Block(32, 32, "mma"), Block(64, 32, "mma"), Block(128, 32, "mma"))
-_CUDA_EXPERTS = (Block(32, 16, "mma"), Block(64, 16, "mma"), Block(128, 16, "mma"))
-_HOPPER_NK = (Block(32, 32, "wgmma"), Block(128, 32, "wgmma"))
-_HOPPER_KN = (Block(32, 16, "wgmma"), Block(64, 16, "wgmma"), Block(128, 32, "wgmma"))
-_HOPPER_EXPERTS = (Block(32, 16, "wgmma"), Block(64, 16, "wgmma"), Block(128, 16, "wgmma"))
+_METAL_BLOCKS = _blocks("simdgroup", (32, 16), (64, 16))
+_CUDA_BLOCKS = _blocks("mma", (32, 32), (64, 32), (128, 32))
+_HOPPER_NK = _blocks("wgmma", (32, 32), (128, 32))
+_HOPPER_KN = _blocks("wgmma", (32, 16), (64, 16), (128, 32))
+_EXPERTS = ((32, 16), (64, 16), (128, 16))
+_CUDA_EXPERTS, _HOPPER_EXPERTS = _blocks("mma", *_EXPERTS), _blocks("wgmma", *_EXPERTS)
 
 METAL = Tuning(
     routes=_UNMEASURED,

@@ -47,6 +47,20 @@ inline void to_pair_stride(uint* pairs) {
   for (uint i = 0; i < N / 2; ++i) pairs[i] = moved[i];
 }
 
+// How pairs of codes have their inputs, which those of x follow: neighbours, or inputs `BY` apart.
+struct of_neighbours {
+  template <uint>
+  static inline void order_inputs(uint*) {}
+};
+
+template <uint BY>
+struct of_inputs_apart {
+  template <uint N>
+  static inline void order_inputs(uint* pairs) {
+    to_pair_stride<N, BY>(pairs);
+  }
+};
+
 // Pairs of codes less zero points: field i of the first word with field i of the second.
 template <typename F>
 inline void half2_words(F, uint first, uint second, const float16_t* zero, uint* pairs) {

@@ -1,10 +1,8 @@
 #include "kn.h"
 
 template <uint BITS>
-struct word_pairs {
+struct word_pairs : of_neighbours {
   typedef float scale;
-  template <uint>
-  static inline void order_inputs(uint*) {}
 
   template <typename F, uint N, uint R, typename S>
   static inline void codes(const S& loader, uint column, uint row, float* by, uint* q) {

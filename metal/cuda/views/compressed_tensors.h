@@ -3,12 +3,8 @@
 typedef nk_pairs<float> neighbour_pairs;
 
 template <uint BITS>
-struct word_pairs {
+struct word_pairs : of_inputs_apart<16 / BITS> {
   typedef float scale;
-  template <uint N>
-  static inline void order_inputs(uint* pairs) {
-    to_pair_stride<N, 16 / BITS>(pairs);
-  }
 
   template <typename F, uint N, uint R, typename S>
   static inline void codes(const S& loader, uint row, uint column, float* by, uint* q) {

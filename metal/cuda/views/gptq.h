@@ -1,12 +1,8 @@
 #include "kn.h"
 
 template <uint BITS>
-struct word_pairs {
+struct word_pairs : of_inputs_apart<16 / BITS> {
   typedef float scale;
-  template <uint N>
-  static inline void order_inputs(uint* pairs) {
-    to_pair_stride<N, 16 / BITS>(pairs);
-  }
 
   template <typename F, uint N, uint R, typename S>
   static inline void codes(const S& loader, uint column, uint row, float* by, uint* q) {
@@ -26,10 +22,8 @@ struct word_pairs {
   }
 };
 
-struct neighbour_pairs {
+struct neighbour_pairs : of_neighbours {
   typedef float scale;
-  template <uint>
-  static inline void order_inputs(uint*) {}
 
   template <typename F, uint N, uint R, typename S>
   static inline void codes(const S& loader, uint column, uint row, float* by, uint* q) {

@@ -2,10 +2,8 @@
 // row_codes gives.
 
 template <typename SCALE>
-struct nk_pairs {
+struct nk_pairs : of_neighbours {
   typedef SCALE scale;
-  template <uint>
-  static inline void order_inputs(uint*) {}
 
   template <typename F, uint N, uint R, typename S>
   static inline void codes(const S& loader, uint row, uint column, scale* by, uint* q) {

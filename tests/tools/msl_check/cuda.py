@@ -41,8 +41,8 @@ def cuda_text(kernel: dict[str, Any], call: dict[str, Any]) -> tuple[str, str]:
     return _BEFORE + kernel["header"], kernel_text
 
 
-def cuda_faults(text: str, flags: tuple[str, ...] = ()) -> list[str]:
+def cuda_faults(text: str) -> list[str]:
     """What clang's CUDA front end says of a program, behind declarations that stand in for NVIDIA's headers."""
     index = cindex.Index.create()
-    unit = index.parse("program.cu", args=[*_ARGUMENTS, *flags], unsaved_files=[("program.cu", text)])
+    unit = index.parse("program.cu", args=[*_ARGUMENTS], unsaved_files=[("program.cu", text)])
     return [str(diagnostic) for diagnostic in unit.diagnostics]
