@@ -151,7 +151,7 @@ def costs(kind: Kind, runner: Runner) -> Row:
     for layer, inputs in products(runner.model):
         x = mx.ones((1, 1, inputs), runner.dtype)
         mx.eval(x, layer(x))
-        times.append(overhead(lambda layer=layer, x=x: layer(x)))
+        times.append(overhead(lambda layer=layer, x=x: layer(x), runs=20))
         graphs.append(cost(lambda layer=layer, x=x: layer(x)))
     return {
         "build_us": round(1e6 * statistics.mean(times), 2),

@@ -27,7 +27,7 @@ inline void store_swizzled(const octet<T>& v, uint first, T* to) {
 }
 
 // What this thread stored to tiles is there for wgmma, which reads memory by another way.
-inline void publish_tile() { asm volatile("fence.proxy.async;" : : : "memory"); }
+inline void publish_tile() { asm volatile("fence.proxy.async.shared::cta;" : : : "memory"); }
 
 // Shared memory in which the lanes of a warp exchange weights, and four barriers. Barrier i, 0 or
 // 1, completes when the copy into tile i has arrived; barrier `released + i` completes when all
@@ -55,7 +55,7 @@ inline void start(workspace<T>& space, T* memory, uint thread_index) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 8;" : : "r"(barrier) : "memory");
     }
     asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
-    asm volatile("fence.proxy.async;" : : : "memory");
+    asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
   }
   __syncthreads();
 }

@@ -47,7 +47,7 @@ unsigned to = unsigned(__cvta_generic_to_shared(tile));
 """
 INIT = assembly("mbarrier.init.shared::cta.b64 [%0], 1;", '"r"(barrier)')
 INIT += assembly("mbarrier.init.shared::cta.b64 [%0], 8;", '"r"(barrier + 8)')
-INIT += assembly("fence.mbarrier_init.release.cluster;") + assembly("fence.proxy.async;")
+INIT += assembly("fence.mbarrier_init.release.cluster;") + assembly("fence.proxy.async.shared::cta;")
 EXPECT = assembly("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;", '"r"(barrier)', '"r"(256u)')
 COPY = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
 BULK = assembly(COPY, '"r"(to)', '"l"(x)', '"r"(256u)', '"r"(barrier)')

@@ -109,8 +109,8 @@ void instruction(const char* text, std::initializer_list<Operand> operands, cons
     arrive(o[0], 0);
   } else if (is("lop3.b32 %0,%1,%2,%3,0xea;", 4)) {
     *(uint32_t*)o[0].place = (o[1] & o[2]) | o[3];
-  } else if (is("fence.proxy.async;", 0) || is("fence.mbarrier_init.release.cluster;", 0) ||
-             is("", 1)) {
+  } else if (is("fence.proxy.async.shared::cta;", 0) ||
+             is("fence.mbarrier_init.release.cluster;", 0) || is("", 1)) {
     // Nothing that a program could see.
   } else if (is("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;", 2)) {
     arrive(o[0], o[1]);
