@@ -11,8 +11,9 @@ from pathlib import Path
 
 from . import kernels
 from .encoded import PARAMS
+from .kernel_declarations import used
 from .kernel_names import shortened
-from .kernel_text import used, without_comments, without_spaces
+from .kernel_text import without_comments, without_spaces
 from .kernels import THREADS, KernelSpec
 from .registry import FAMILIES, METAL, Format
 
@@ -160,6 +161,43 @@ def _element_types(form: Format | None, *names: str) -> str:
     return " ".join(TYPES.get(word, word) for word in words)
 
 
+def _header(platform: str, form: Format | None, spec: KernelSpec, lut_words: int) -> str:
+    """What a kernel includes, with all that it may use."""
+    headers = [METAL / f"platform/{platform}.h"]
+    if spec.unit:
+        headers.append(METAL / kernels.UNITS[spec.unit])
+    files = [METAL / spec.folder / f"{spec.name}.metal"]
+    if spec.unit == "half2" and form:
+        files.insert(0, METAL / "cuda" / "views" / f"{form.family}.h")
+    text = inline(headers) + "\n" + sources(form, files)
+    return f"#define SHARED_LUT\n{text}" if lut_words else text
+
+
+def _lut_words(platform: str, form: Format | None, spec: KernelSpec) -> int:
+    """Words of a format's table that a kernel copies to threadgroup memory."""
+    copied = form and form.table and spec.lut_in_shared and platform == "cuda"
+    return form.traits["lut_words"] if form and copied else 0
+
+
+def _find_expert(spec: KernelSpec, threadgroup: str, thread: str) -> list[str]:
+    if not spec.stacked:
+        return []
+    found = _TILE.format(spec.tile, threadgroup, thread) if spec.tile else _PAIR.format(threadgroup)
+    return found.splitlines()
+
+
+def _loader_of(form: Format, spec: KernelSpec, decoder: str) -> str:
+    """The loader of a kernel's matrix, or of an expert's in a stack."""
+    arrays = [array for array, _ in FAMILIES[form.family].arrays]
+    first = None
+    # Blocks may have more than 2^32 bytes, and a tile's many loads share a pointer.
+    if spec.stacked and (spec.tile or form.family == "gguf"):
+        arrays = [f"{array} + expert * p.expert_stride_{i}" for i, array in enumerate(arrays)]
+    elif spec.stacked:
+        first = [f"uint(expert * p.expert_stride_{i})" for i in range(len(arrays))]
+    return loader(form, decoder, [*arrays, *(["table"] if form.table else [])], first)
+
+
 @cache
 def kernel_source(
     platform: str,
@@ -180,54 +218,31 @@ def kernel_source(
         input_dtype: types of the inputs after the matrix's arrays, which MLX writes into the kernel.
     """
     threadgroup, thread = _INDICES[platform]
-    headers = [METAL / f"platform/{platform}.h"]
-    if spec.unit:
-        headers.append(METAL / kernels.UNITS[spec.unit])
-    files = [METAL / spec.folder / f"{spec.name}.metal"]
-    if spec.unit == "half2" and form:
-        files.insert(0, METAL / "cuda" / "views" / f"{form.family}.h")
-    header = inline(headers) + "\n" + sources(form, files)
-    template = [TYPES[dtype], *map(str, spec.template)]
-    if form:
-        template += _ways(platform, form, spec)
+    lut_words = _lut_words(platform, form, spec)
+    name, template = spec.name, [TYPES[dtype], *map(str, spec.template)]
     # The ids of a tile are looked at here.
-    arguments = [*(name for name in spec.inputs if name != "ids" or not spec.tile), "out", "p"]
+    arguments = [*(given for given in spec.inputs if given != "ids" or not spec.tile), "out", "p"]
     lines = ["mlx_dequant::LaunchParams p = *(device const mlx_dequant::LaunchParams*)params;"]
-    lut_words = 0
-    if form and form.table and spec.lut_in_shared and platform == "cuda":
-        lut_words = form.traits["lut_words"]
-        header = f"#define SHARED_LUT\n{header}"
+    if lut_words:
         lines.append(f"mlx_dequant::load_lut<{lut_words}>(table, {thread});")
     if spec.scratch:
         lines.append(f"SCRATCH(float, scratch, {lut_words + spec.scratch});")
         arguments.append(f"scratch + {lut_words}" if lut_words else "scratch")
-    name = spec.name
     if form:
-        name += f"_{struct(form, has_g_idx)}"
-        arrays = [array for array, _ in FAMILIES[form.family].arrays]
-        tables = ["table"] if form.table else []
-        first = None
-        if spec.stacked:
-            lines += (
-                _TILE.format(spec.tile, threadgroup, thread) if spec.tile else _PAIR.format(threadgroup)
-            ).splitlines()
-            first = [f"uint(expert * p.expert_stride_{i})" for i in range(len(arrays))]
-            # Blocks may have more than 2^32 bytes, and a tile's many loads share a pointer.
-            if spec.tile or form.family == "gguf":
-                arrays = [f"{array} + expert * p.expert_stride_{i}" for i, array in enumerate(arrays)]
-                first = None
         decoder = f"mlx_dequant::{struct(form, has_g_idx)}"
+        name += f"_{struct(form, has_g_idx)}"
         if spec.permuted:
-            name += f"_permuted_{spec.permuted}"
             decoder = f"mlx_dequant::permuted_{spec.permuted}<{decoder}>"
-        lines.append(f"auto loader = {loader(form, decoder, arrays + tables, first)};")
-        template.insert(0, decoder)
+            name += f"_permuted_{spec.permuted}"
+        lines += _find_expert(spec, threadgroup, thread)
+        lines.append(f"auto loader = {_loader_of(form, spec, decoder)};")
+        template = [decoder, *template, *_ways(platform, form, spec)]
         arguments.insert(0, "loader")
     arguments += ["tile" if spec.tile else threadgroup, thread]
     lines.append(f"mlx_dequant::{spec.name}<{', '.join(template)}>({', '.join(arguments)});")
-    body = "\n".join(lines) + "\n"
-    given = [*arrays_of(form), *spec.inputs] if form else spec.inputs
+    header, body = _header(platform, form, spec, lut_words), "\n".join(lines) + "\n"
     if not readable():
+        given = [*arrays_of(form), *spec.inputs] if form else spec.inputs
         types = _element_types(form, dtype, scale_dtype, input_dtype)
         header = without_spaces(used(without_comments(header), f"{body} {types}"))
         header, body = shortened(header, body, [*given, "out", "params"])

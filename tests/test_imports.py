@@ -19,7 +19,8 @@ ROOT = PACKAGE.name
 LAYERS = (
     ("errors", "checks", "dtypes", "fast_divmod", "kept", "log", "renamed", "zero_points", "_version"),
     ("registry",),
-    ("encoded", "kernels", "kernel_names", "kernel_text"),
+    ("encoded", "kernels", "kernel_text"),
+    ("kernel_declarations", "kernel_names"),
     ("kernel_source", "tuning", "act_order"),
     ("launches", "dispatch"),
     ("backends",),

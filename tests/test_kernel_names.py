@@ -8,8 +8,9 @@ from short_texts import without_macros
 
 import mlx_dequant as mxd
 from mlx_dequant import kernel_source, kernels
+from mlx_dequant.kernel_declarations import used
 from mlx_dequant.kernel_names import shortened
-from mlx_dequant.kernel_text import used, without_comments, without_spaces
+from mlx_dequant.kernel_text import without_comments, without_spaces
 
 LONG = """#include <cuda_fp16.h>
 #define DOUBLE(value) (2 * value)
