@@ -149,28 +149,48 @@ def cpu_decode() -> str:
     return _markdown(["who", "weights", "answer, tokens/s", "prompt of 256, tokens/s"], lines)
 
 
+def _model_rows(name: str) -> list[dict[str, Any]]:
+    return json.loads((RESULTS / name).read_text())["rows"]
+
+
+def _model_title(row: dict[str, Any]) -> str:
+    form = formats().get(row["format"])
+    if not form:
+        return f"MLX {row['format'].removeprefix('mlx-')}" + "-bit" * row["format"].startswith("mlx-")
+    return form.title + ", act-order" * row.get("has_g_idx", False) + ", fused" * row.get("fused", False)
+
+
 def h200_decode() -> str:
     """A line for each model: tokens a second, beside MLX's 4 bits and MLX's dense model."""
-    rows = json.loads((RESULTS / "h200-decode.json").read_text())["rows"]
+    rows = _model_rows("h200-decode.json")
     by_name = {row["format"]: row for row in rows if row["provider"] == "mlx"}
     answer = by_name["mlx-4"]["decode_tokens_per_second"]
     dense = by_name["dense"]["prompt_tokens_per_second"]
     lines: list[list[str]] = []
     for row in rows:
-        form = formats().get(row["format"])
-        name = (
-            form.title
-            if form
-            else f"MLX {row['format'].removeprefix('mlx-')}" + "-bit" * row["format"].startswith("mlx-")
-        )
-        name += ", act-order" * row.get("has_g_idx", False) + ", fused" * row.get("fused", False)
         speed, prompts = row["decode_tokens_per_second"], row["prompt_tokens_per_second"]
         cells = [f"{speed:.0f}", f"{speed / answer:.2f}"]
         for length in ("512", "2048"):
             cells += [f"{prompts[length]:,.0f}", f"{prompts[length] / dense[length]:.2f}"]
-        lines.append([name, *cells, f"{row['build_us']:.1f}", str(row["launches"]), f"{row['text_bytes'] / 1000:.1f}"])
+        costs = [f"{row['build_us']:.1f}", str(row["launches"]), f"{row['text_bytes'] / 1000:.1f}"]
+        lines.append([_model_title(row), *cells, *costs])
     heads = ["model", "answer, tokens/s", "of MLX's 4 bits", "prompt of 512, tokens/s", "of dense"]
     heads += ["prompt of 2048, tokens/s", "of dense", "us to build a product", "launches of one", "KB of its text"]
+    return _markdown(heads, lines)
+
+
+def h200_experts() -> str:
+    """A line for each mixture of experts: answers, of a run of their own, prompts, and its experts' products in us."""
+    answers = {_model_title(row): row for row in _model_rows("h200-qwen3-30b-a3b-decode.json")}
+    lines: list[list[str]] = []
+    for row in _model_rows("h200-qwen3-30b-a3b.json"):
+        title, up, down = _model_title(row), row["experts"]["up"], row["experts"]["down"]
+        prompts = [f"{row['prompt_tokens_per_second'][length]:,.0f}" for length in ("512", "2048")]
+        products = [f"{us:,.0f}" for us in (up["1"], up["512"], down["512"], up["2048"], down["2048"])]
+        launches = str(row["experts"]["launches"]["512"])
+        lines.append([title, f"{answers[title]['decode_tokens_per_second']:.0f}", *prompts, *products, launches])
+    heads = ["model", "answer, tokens/s", "prompt of 512, tokens/s", "prompt of 2048, tokens/s"]
+    heads += ["up, 1 token", "up, 512", "down, 512", "up, 2048", "down, 2048", "launches, 512"]
     return _markdown(heads, lines)
 
 
@@ -282,6 +302,7 @@ TABLES: dict[str, Callable[[], str]] = {
         h100_prefill,
         h200_routes,
         h200_decode,
+        h200_experts,
         agx,
         cpu_decode,
         cpu_dequantize,
