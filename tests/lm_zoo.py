@@ -87,7 +87,7 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"use_sliding_window": True, "max_window_layers": 1, **WINDOW, "head_dim": 64}),
     "qwen3_moe": ("qwen3_moe", {**EXPERTS, **YARN, "head_dim": 32}),
     "gemma": ("gemma", {"head_dim": 32, **LINEAR}),
-    "gemma gelu": ("gemma", {"head_dim": 32, "hidden_act": "gelu"}),
+    "gemma, released": ("gemma", {"head_dim": 32}),
     "gemma2": ("gemma2", {**WINDOW, "head_dim": 32, "query_pre_attn_scalar": 24}),
     "gemma3_text": ("gemma3_text", {**WINDOW, "head_dim": 32, "num_hidden_layers": 7, "hidden_size": 256}),
     "phi": ("phi", {"num_key_value_heads": 4, **HALF}),
@@ -143,6 +143,9 @@ SETTINGS = {
     "true_sequential": True,
 }
 
+# What a publisher's file says and transformers corrects.
+RELEASED: dict[str, dict[str, Any]] = {"gemma, released": {"hidden_act": "gelu", "hidden_activation": None}}
+
 
 def configured(name: str) -> Any:
     """transformers' config of a tiny model."""
@@ -193,7 +196,7 @@ def write(path: Path, name: str, version: int) -> Any:
             else:
                 stored |= {f"{key.removesuffix('.weight')}.{part}": mx.array(data) for part, data in layer.items()}
     mx.save_safetensors(str(path / "model.safetensors"), stored)
-    config = as_4(config) if version == 4 else config
+    config = (as_4(config) if version == 4 else config) | RELEASED.get(name, {})
     (path / "config.json").write_text(json.dumps(config | {"quantization_config": SETTINGS}))
     return model
 

@@ -80,7 +80,8 @@ def completed(kind: str, stored: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     except Exception as error:  # transformers checks in many ways
         raise FormatError(f"{FILE}: found settings that transformers' {kind} does not take: {error}") from error
     settings = {**full, **{key: value for key, value in settings.items() if value is not None or key not in full}}
-    for key in ("rope_parameters", "sliding_window", "layer_types"):
+    # What some classes correct: gemma's "gelu", for one, means the approximation by tanh.
+    for key in ("rope_parameters", "sliding_window", "layer_types", "hidden_act", "tie_word_embeddings"):
         if key in full:
             settings[key] = full[key]
     return settings, dict(made.attribute_map)

@@ -28,7 +28,7 @@ HARMLESS = frozenset(
     attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop classifier_dropout residual_dropout
     embedding_dropout attn_dropout emb_dropout dropout resid_dropout embd_dropout
     output_router_logits router_aux_loss_coef router_jitter_noise input_jitter_noise aux_loss_alpha seq_aux ep_size
-    moe_aux_loss_coeff
+    moe_aux_loss_coeff num_nextn_predict_layers
     output_attentions output_hidden_states output_scores return_dict return_dict_in_generate torchscript
     use_return_dict use_bfloat16 tf_legacy_loss pruned_heads chunk_size_feed_forward tie_encoder_decoder
     id2label label2id num_labels problem_type task_specific_params finetuning_task prefix tokenizer_class
@@ -128,16 +128,25 @@ ROWS: Mapping[str, Row] = {
     ),
     "bitnet": Row({"hidden_act": ("relu2",)}),
     "cohere": Row({**TIED}, rope=True),
-    "cohere2": Row({**TIED}, harmless=("rotary_pct", "order_of_interleaved_layers", "position_embedding_type")),
+    "cohere2": Row(
+        {
+            **TIED,
+            "layer_switch": (4,),
+            "use_embedding_sharing": ON,
+            "use_gated_activation": ON,
+            "use_parallel_block": ON,
+        },
+        harmless=("rotary_pct", "order_of_interleaved_layers", "position_embedding_type", "use_parallel_embedding"),
+    ),
     "deepseek_v2": Row(
-        {**UNTIED, "norm_topk_prob": OFF},
+        {**UNTIED, "norm_topk_prob": OFF, "scoring_func": ("softmax",)},
         harmless=("head_dim", "qk_head_dim", "num_key_value_heads"),
         sets={"moe_layer_freq": 1},
         scalings=("yarn",),
     ),
     "deepseek_v3": Row(
         {**UNTIED, "rope_interleave": ON, "scoring_func": ("sigmoid",)},
-        harmless=("head_dim", "qk_head_dim", "num_key_value_heads", "num_nextn_predict_layers"),
+        harmless=("head_dim", "qk_head_dim", "num_key_value_heads"),
         sets={"moe_layer_freq": 1},
     ),
     "dots1": Row({"attention_bias": OFF}, harmless=("scoring_func",)),
@@ -146,7 +155,7 @@ ROWS: Mapping[str, Row] = {
     "falcon_h1": Row({"time_step_limit": ([0.0, float("inf")], (0.0, float("inf")))}, harmless=("mamba_expand",)),
     "gemma": Row({**TIED}, harmless=("hidden_act", "hidden_activation"), rope=True, activation="hidden_act"),
     "gemma2": Row(
-        {**TIED, "hidden_activation": TANH},
+        {**TIED, "hidden_activation": TANH, "sliding_window_size": (4096,)},
         harmless=("hidden_act",),
         rope=True,
         windows=True,
@@ -160,7 +169,7 @@ ROWS: Mapping[str, Row] = {
     "gemma4_text": Row({"hidden_activation": TANH}, harmless=("per_layer_config",)),
     "glm": Row({}, rope=True, partial=True),
     "glm4": Row({**UNTIED}, rope=True, partial=True),
-    "glm4_moe": Row({**UNTIED}, harmless=("num_nextn_predict_layers",)),
+    "glm4_moe": Row({**UNTIED}),
     "gpt2": Row(
         {
             **TIED,
@@ -200,8 +209,14 @@ ROWS: Mapping[str, Row] = {
     "granitemoe": Row(),
     "helium": Row(harmless=("head_dim",), rope=True),
     "hunyuan_v1_dense": Row(),
+    # transformers' config class consumes tie_embedding.
     "lfm2": Row(
-        {**TIED}, harmless=("full_attn_idxs", "use_pos_enc", "conv_use_xavier_init", "conv_dim", "conv_dim_out")
+        {**TIED, "block_use_swiglu": ON},
+        harmless=(
+            *("full_attn_idxs", "use_pos_enc", "conv_use_xavier_init", "conv_dim", "conv_dim_out", "tie_embedding"),
+            *("block_mlp_init_scale", "block_out_init_scale", "block_use_xavier_init", "block_norm_eps", "num_heads"),
+            *("model_name", "theta"),
+        ),
     ),
     "llama": Row(rope=True),
     "ministral3": Row(),

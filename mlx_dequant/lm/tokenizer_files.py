@@ -13,6 +13,8 @@ from ..loading.mapped import read_json
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 OTHERS = ("*.tiktoken", "tiktoken.model", "tokenizer.model.v*", "tekken.json", "tokenization_*.py")
 JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+# Values in one of them. A merge of two tokens is three: Gemma 3 has 1,900,000.
+MOST_VALUES = 10_000_000
 
 
 @contextmanager
@@ -48,5 +50,5 @@ def of_folder(folder: Path) -> Generator[None]:
                 raise FormatError(f"{path.name}: found a pipe or a device, expected a file")
         for name in JSON:
             if (folder / name).is_file():
-                read_json(folder / name)
+                read_json(folder / name, MOST_VALUES)
         yield

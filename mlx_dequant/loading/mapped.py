@@ -137,13 +137,13 @@ def _release(data: FileMap, offset: int, end: int) -> None:
         data.madvise(mmap.MADV_DONTNEED, first, -(-end // WINDOW) * WINDOW - first)
 
 
-def parse_json(text: bytes, name: str) -> dict[str, Any]:
-    """A JSON object, without repeated keys."""
+def parse_json(text: bytes, name: str, most: int = MOST_VALUES) -> dict[str, Any]:
+    """A JSON object of at most so many values, without repeated keys."""
     if len(text) > LARGEST_JSON:
         raise FormatError(f"{name}: found {len(text)} bytes of JSON, expected at most {LARGEST_JSON}")
     values = sum(map(text.count, (b",", b"[", b"{")))
-    if values > MOST_VALUES:
-        raise FormatError(f"{name}: found JSON of {values} values, expected at most {MOST_VALUES}")
+    if values > most:
+        raise FormatError(f"{name}: found JSON of {values} values, expected at most {most}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -176,10 +176,10 @@ def json_size(path: Path) -> int:
     return size
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds."""
+def read_json(path: Path, most: int = MOST_VALUES) -> dict[str, Any]:
+    """The JSON object of at most so many values that a file holds."""
     size = json_size(path)
     with path.open("rb") as file:
         text = file.read(size)
     check_kind(text[:64], path.name)
-    return parse_json(text, path.name)
+    return parse_json(text, path.name, most)

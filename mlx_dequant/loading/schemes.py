@@ -162,17 +162,18 @@ def _compressed_tensors(config: dict[str, Any]) -> Scheme:
     if default_format is not None:  # without one, the tensors tell
         one_of("format", default_format, (*COMPRESSED, "mixed-precision"))
     _check_rotations(table(config, "transform_config"))
-    targets: list[tuple[str, Settings]] = []
+    targets: dict[str, Settings] = {}
     for name, group in table(config, "config_groups").items():
         try:
             settings = _group(f"config_groups.{name}", group, default_format)
         except FormatError as error:  # it closes only the modules of its group
             settings = Settings(refused=str(error))
         group = group if isinstance(group, dict) else {}
-        targets += [(target, settings) for target in names(group, "targets")]
-    # Names come before patterns, patterns before classes, and Linear is the class of any module without another.
-    targets.sort(key=lambda row: (row[0] == "Linear", row[0] == "Embedding", row[0].startswith("re:")))
-    groups = [(_target(target), settings) for target, settings in targets]
+        targets |= dict.fromkeys(names(group, "targets"), settings)
+    # As compressed-tensors does: names come before patterns, patterns by the alphabet, and then classes. Linear is the
+    # class of any module without another.
+    order = sorted(targets, key=lambda name: (name == "Linear", name == "Embedding", name.startswith("re:"), name))
+    groups = [(_target(target), targets[target]) for target in order]
     ignored = [_target(name) for name in names(config, "ignore")]
 
     def of(module: str) -> Settings:
@@ -181,7 +182,7 @@ def _compressed_tensors(config: dict[str, Any]) -> Scheme:
         for matches, settings in groups:
             if matches(module):
                 return settings
-        raise FormatError(f"config_groups: found targets {[name for name, _ in targets]}, expected one that matches it")
+        raise FormatError(f"config_groups: found targets {order}, expected one that matches it")
 
     return Scheme("compressed-tensors", of)
 

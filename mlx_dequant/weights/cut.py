@@ -135,11 +135,13 @@ class Packing:
         grouped = 0 < self.group_size < cut.length and not self.act_order
         for at, (axis, unit) in enumerate(axes):
             if axis == cut.axis and (unit != "group" or grouped):
-                runs = [self._run(unit, run, cut) for run in cut.ranges]
+                last = len(cut.ranges) - 1
+                runs = [self._run(unit, run, cut, number == last) for number, run in enumerate(cut.ranges)]
                 return Places(array, at - len(axes), self._run(unit, (0, cut.length), cut)[1], runs)
         return None
 
-    def _run(self, unit: str, run: tuple[int, int], cut: Cut) -> tuple[int, int]:
+    def _run(self, unit: str, run: tuple[int, int], cut: Cut, is_last: bool = True) -> tuple[int, int]:
+        """A run of rows or columns as one of an array's. A part of a unit may only be at the end of all."""
         form = self.format
         many, each = {
             "one": (1, 1),
@@ -149,7 +151,7 @@ class Packing:
         }[unit]
         first, end = run
         size = {"word": self._word}.get(unit, each)
-        if first % size or (end % size and end != cut.length):
+        if first % size or (end % size and not (is_last and end == cut.length)):
             raise FormatError(
                 f"{cut.axis}: found {first} to {end} of {cut.length}, expected multiples of {size} "
                 f"({form.title}: a cut may not split a {unit})"

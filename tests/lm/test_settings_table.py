@@ -67,3 +67,61 @@ def test_the_default_config_of_a_type_is_understood(kind):
             folder.read(config)
     else:
         assert folder.read(config)["model_type"] == kind
+
+
+# Keys that publishers wrote and transformers' config classes do not have, at values that the models compute with.
+PUBLISHED = {
+    "cohere2": {
+        "layer_switch": 4,
+        "order_of_interleaved_layers": "local_attn_first",
+        "position_embedding_type": "rope_gptj",
+        "rotary_pct": 1.0,
+        "use_embedding_sharing": True,
+        "use_gated_activation": True,
+        "use_parallel_block": True,
+        "use_parallel_embedding": True,
+    },
+    "deepseek_v2": {"scoring_func": "softmax", "aux_loss_alpha": 0.001, "seq_aux": True, "ep_size": 1},
+    "deepseek_v3": {"scoring_func": "sigmoid", "num_nextn_predict_layers": 1, "ep_size": 1},
+    "gemma2": {"sliding_window_size": 4096},
+    "lfm2": {
+        "block_mlp_init_scale": 1.0,
+        "block_norm_eps": 1e-5,
+        "block_out_init_scale": 1.0,
+        "block_use_swiglu": True,
+        "block_use_xavier_init": True,
+        "conv_dim": 2560,
+        "conv_dim_out": 2560,
+        "conv_use_xavier_init": True,
+        "num_heads": 32,
+        "theta": 1e6,
+        "tie_embedding": True,
+        "use_pos_enc": True,
+    },
+}
+YARN = {"rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}}
+
+
+def default(kind):
+    return CONFIG_MAPPING[kind]().to_dict() | (YARN if kind == "deepseek_v2" else {})
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_published_keys_are_understood(kind):
+    assert folder.read(default(kind) | PUBLISHED[kind])["model_type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("cohere2", "layer_switch", 3),
+        ("deepseek_v2", "scoring_func", "sigmoid"),
+        ("gemma2", "sliding_window_size", 2048),
+        ("lfm2", "block_use_swiglu", False),
+        ("lfm2", "tie_embedding", False),
+    ],
+)
+def test_other_values_of_published_keys_are_refused(kind, key, value):
+    key_read = "tie_word_embeddings" if key == "tie_embedding" else key
+    with pytest.raises(mxd.FormatError, match=f"{key_read}: found {value!r}"):
+        folder.read(default(kind) | {key: value})

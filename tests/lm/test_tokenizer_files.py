@@ -16,6 +16,7 @@ from lm_models import transformers_model, write_gguf
 from mlx_lm import utils
 
 from mlx_dequant.lm.load import load_tokenizer
+from mlx_dequant.lm.tokenizer_files import of_folder
 
 
 @pytest.fixture(params=[False, True], ids=["ours", "through mlx-lm"])
@@ -105,3 +106,11 @@ def test_a_padding_id_of_a_config_behind_the_vocabulary_changes_nothing(number, 
     before = config(folder)
     (folder / "config.json").write_text(json.dumps(given | {"pad_token_id": number}))
     assert {**config(folder), "pad_token_id": None} == {**before, "pad_token_id": None}
+
+
+def test_a_large_vocabulary(folder):
+    """As many merges as Gemma 3 has, in the form of today's tokenizers library: pairs."""
+    merges = b",".join([b'["a","b"]'] * 600_000)
+    (folder / "tokenizer.json").write_bytes(b'{"model":{"merges":[' + merges + b"]}}")
+    with of_folder(folder):
+        pass

@@ -80,3 +80,18 @@ def test_a_tensor_of_another_shape(tmp_path):
     rows = tensors[f"{DOWN}.qweight"].shape[1]
     with pytest.raises(mxd.FormatError, match=rf"module '{DOWN}': scales: found shape .*, expected {rows} on axis -1"):
         weights.part(DOWN, Cut("rows", rows, ((0, 8),)))
+
+
+def test_part_of_a_group_may_only_be_at_the_end(tmp_path):
+    tensors = {
+        key: array for key, array in module(DOWN, "gptq_w4_g64_asym_v1_4l").items() if not key.endswith("expected")
+    }
+    for part in ("scales", "qzeros", "qweight"):
+        tensors[f"{DOWN}.{part}"] = tensors[f"{DOWN}.{part}"][: 20 if part == "qweight" else 3]
+    tensors.pop(f"{DOWN}.g_idx", None)
+    weights = mxd.load(write_folder(tmp_path, tensors, group_settings("gptq_w4_g64_asym_v1_4l"))).weights
+    dense = matrix(weights[DOWN])
+    part = matrix(weights.part(DOWN, Cut("columns", 160, ((0, 64), (128, 160)))))
+    assert np.array_equal(part, np.hstack([dense[:, :64], dense[:, 128:]]))
+    with pytest.raises(mxd.FormatError, match="columns: found 128 to 160 of 160, expected multiples of 64"):
+        weights.part(DOWN, Cut("columns", 160, ((128, 160), (0, 64))))

@@ -42,6 +42,13 @@ def test_act_order_without_the_groups_of_inputs(tmp_path):
     load(tmp_path, tensors, settings | WHOLE)
 
 
+def test_act_order_with_scales_without_axes(tmp_path):
+    tensors = module(DOWN, GPTQ)
+    tensors[f"{DOWN}.scales"] = mx.array(1.0, mx.float16)
+    with pytest.raises(mxd.FormatError, match=r"scales: found (0 axes|shape) \(\), expected"):
+        load(tmp_path, tensors, group_settings(GPTQ))
+
+
 @pytest.mark.parametrize("order", ["group", "dynamic", True])
 def test_compressed_tensors_act_order_without_the_groups_of_inputs(tmp_path, order):
     with pytest.raises(mxd.FormatError, match="weight_g_idx: found none, expected the group of each input"):

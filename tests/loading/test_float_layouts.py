@@ -182,3 +182,9 @@ def test_what_is_not_read_closes_itself(tmp_path):
     }.items():
         with pytest.raises(mxd.FormatError, match=message):
             weights[name]
+
+
+def test_mxfp4_without_outputs(tmp_path):
+    settings = group("mxfp4-pack-quantized", type="float", strategy="group", group_size=32)
+    empty = {"weight_packed": ("U8", np.zeros((0, 64), np.uint8)), "weight_scale": ("U8", np.zeros((0, 4), np.uint8))}
+    assert load(tmp_path, settings, **empty)[DOWN].shape == (0, 128)

@@ -211,3 +211,20 @@ def test_embeddings_have_a_class_of_their_own(tmp_path):
     tensors = {f"model.embed_tokens.{part}": mx.array(np.ascontiguousarray(value)) for part, value in parts.items()}
     weight = mxd.load(write_folder(tmp_path, tensors, settings)).weights["model.embed_tokens"]
     assert_weights(weight, ((codes - 8).astype(np.float32) * scales[GROUP].astype(np.float32)).T)
+
+
+def test_the_order_of_targets_is_the_producers(tmp_path):
+    """Names before patterns, patterns by the alphabet, and of two equal targets the later one."""
+    codes, _, scales, expected = random()
+    parts = {"weight_packed": stream(codes.T, 4), "weight_scale": scales.T, "weight_shape": np.array([OUT, IN])}
+    wrong, right = (compressed(bits, symmetric=True)["config_groups"]["group_0"] for bits in (8, 4))
+    expected = ((codes - 8).astype(np.float32) * scales[GROUP].astype(np.float32)).T
+    for first, then in (
+        ("re:.*mlp.*", "re:.*down_proj$"),
+        ("re:.*down_proj$", DOWN),
+        (DOWN, DOWN),
+        ("Linear", "re:.*"),
+    ):
+        groups = {"group_0": wrong | {"targets": [first]}, "group_1": right | {"targets": [then]}}
+        settings = compressed(8) | {"config_groups": groups}
+        assert_weights(load(tmp_path, settings, **parts)[DOWN], expected)

@@ -48,7 +48,7 @@ def gptq_planar(parts: Parts, settings: Settings) -> QuantizedWeight:
 
 def _check_order(parts: Parts, settings: Settings) -> None:
     index = parts.get("g_idx")
-    if settings.act_order and len(parts.array("scales")) > 1 and (index is None or not index.size):
+    if settings.act_order and parts.shape("scales")[:1] > (1,) and (index is None or not index.size):
         raise FormatError("g_idx: found none, expected the group of each input: the config has desc_act")
 
 

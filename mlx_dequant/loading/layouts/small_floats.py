@@ -106,4 +106,4 @@ def _blocks(codes: NDArray[np.uint8], powers: NDArray[np.uint8]) -> NDArray[Any]
     pairs = codes.reshape(powers.size, 16)
     nibbles = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1, 2, 16)
     blocks = np.concatenate([powers.reshape(-1, 1), nibbles[:, 0] | nibbles[:, 1] << 4], axis=1)
-    return blocks.reshape(*powers.shape[:-1], -1)
+    return blocks.reshape(*powers.shape[:-1], powers.shape[-1] * 17)
