@@ -13,6 +13,7 @@ from types import ModuleType
 import mlx.core as mx
 
 from ..encoded import EncodedMatrix
+from ..errors import FormatError
 from ..log import logger
 from . import experts, host, reference
 from .arrays import checked_ids, stored
@@ -77,14 +78,14 @@ def use_backend(name: str, precision: str | None = None) -> Generator[None]:
             of x with NaN or infinities. A graph keeps the precision that it was made with.
 
     Raises:
-        ValueError: there is no such backend, or it does not work here; the precision is neither, or is "int8" for
+        FormatError: there is no such backend, or it does not work here; the precision is neither, or is "int8" for
             another backend than the host.
     """
     chosen = _checked(name)
     if precision is not None:
         host.precision.checked(precision, "precision")
         if precision != "float32" and name != "host":
-            raise ValueError(f"precision: found {precision!r} for backend {name!r}, expected backend 'host'")
+            raise FormatError(f"precision: found {precision!r} for backend {name!r}, expected backend 'host'")
     token = _chosen.set(chosen)
     try:
         with host.precision.set_to(precision):
@@ -96,9 +97,9 @@ def use_backend(name: str, precision: str | None = None) -> Generator[None]:
 @cache
 def _checked(name: str) -> str:
     if name not in _BACKENDS:
-        raise ValueError(f"backend: found {name!r}, expected one of {', '.join(_BACKENDS)}")
+        raise FormatError(f"backend: found {name!r}, expected one of {', '.join(_BACKENDS)}")
     if name not in _available():
-        raise ValueError(f"backend {name!r} does not work here; available: {', '.join(_available())}")
+        raise FormatError(f"backend {name!r} does not work here; available: {', '.join(_available())}")
     return name
 
 
@@ -142,6 +143,11 @@ def check_ids(ids: mx.array, count: int) -> None:
     """
     if current_backend() == "host" and host.has_values(ids):
         checked_ids(ids, count)
+
+
+def is_tracer(array: mx.array) -> bool | None:
+    """Whether one of MLX's transformations traces the array; None where the backend in use cannot say."""
+    return host.is_tracer(array) if current_backend() == "host" else None
 
 
 def gather(matrix: EncodedMatrix, ids: mx.array, dtype: mx.Dtype, axis: int) -> mx.array:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.output import add_json, console, peak_memory, size, write_json
+from ..errors import FormatError
 from .generation import add_options, check, load, prompt, settings
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ def _answers(model: Any, tokenizer: Any, draft: Any, options: argparse.Namespace
     """mlx-lm's responses, one a token."""
     from mlx_lm import stream_generate
 
-    return stream_generate(model, tokenizer, prompt(tokenizer, options), **settings(tokenizer, draft, options))
+    try:
+        yield from stream_generate(model, tokenizer, prompt(tokenizer, options), **settings(tokenizer, draft, options))
+    except FormatError:
+        raise
+    except ValueError as error:  # an option that does not suit the model, or a prompt of no tokens
+        raise FormatError(f"mlx-lm: {error}") from error
 
 
 def _shown(out: Console, answers: Iterator[Any]) -> dict[str, Any]:

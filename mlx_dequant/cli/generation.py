@@ -153,8 +153,8 @@ def settings(tokenizer: Any, draft: Any, options: argparse.Namespace) -> dict[st
 
 
 def _whole(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected an integer from 0 on")
+    if not text.isdigit() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected an integer from 0 to 2^63 - 1")
     return int(text)
 
 

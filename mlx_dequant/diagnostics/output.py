@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,16 @@ def count(text: str) -> int:
 def target(text: str) -> str:
     """An argument that names a file to write."""
     # Found out before the work, not after it.
-    if text != "-" and not Path(text).resolve().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: there is no such folder")
+    path = Path(text).resolve()
+    problem = ""
+    if not path.parent.is_dir():
+        problem = "there is no such folder"
+    elif path.is_dir():
+        problem = "found a folder, expected a file"
+    elif not os.access(path.parent if is_file(text) else path, os.W_OK):
+        problem = "nothing can be written there"
+    if text != "-" and problem:
+        raise argparse.ArgumentTypeError(f"{text}: {problem}")
     return text
 
 
@@ -42,7 +51,13 @@ def console(options: argparse.Namespace) -> Console:
     """Where a command's tables go."""
     from rich.console import Console
 
-    return Console(stderr=options.json == "-", highlight=False, markup=False)
+    class Tables(Console):
+        def on_broken_pipe(self) -> None:
+            with suppress(SystemExit):  # its status would say that a check failed
+                super().on_broken_pipe()
+            raise BrokenPipeError("standard output: nobody reads it any more")
+
+    return Tables(stderr=options.json == "-", highlight=False, markup=False)
 
 
 def write_json(options: argparse.Namespace, result: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from functools import partial
-from threading import get_ident, local
+from threading import get_ident
 from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
@@ -19,6 +19,7 @@ from ..backends.gpu.operands import LIKE, OPERANDS, Operands, operands_of
 from ..backends.gpu.queue import queued
 from ..encoded import EncodedMatrix
 from ..kept import Kept
+from .threads import PerThread
 
 Made = TypeVar("Made")
 
@@ -48,7 +49,7 @@ class _Latest(NamedTuple):
     stream: mx.Stream
 
 
-class _Here(local):
+class _Here(PerThread):
     """What this thread called last, and the trace of several operations that it makes.
 
     Attributes:
@@ -65,6 +66,7 @@ class _Here(local):
     is_transformed = False
 
     def __init__(self) -> None:
+        super().__init__()
         self.latest: Kept[_Latest] = Kept(MAX_TRACES)
 
 

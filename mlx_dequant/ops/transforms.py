@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import mlx.core as mx
+
+from .. import backends
+from .threads import PerThread
 
 
 def only(value: Any) -> Any:
@@ -13,7 +15,11 @@ def only(value: Any) -> Any:
     return value[0] if isinstance(value, (list, tuple)) else value
 
 
-_ran = threading.local()
+class _Ran(PerThread):
+    latest = False
+
+
+_ran = _Ran()
 
 
 def _run(array: mx.array) -> mx.array:
@@ -27,8 +33,11 @@ _compiled: Any = mx.compile(_run, shapeless=True)
 def is_traced(array: mx.array) -> bool:
     """Whether a transformation traces `array`: then MLX calls a compiled function's Python code again.
 
-    Also true the first time for a type and a number of axes.
+    Where the backend cannot say, it is also true the first time for a type and a number of axes.
     """
+    known = backends.is_tracer(array)
+    if known is not None:
+        return known
     _ran.latest = False
     _compiled(array)
     return _ran.latest

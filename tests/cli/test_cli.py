@@ -11,6 +11,7 @@ import pytest
 from gguf_bytes import gguf_bytes
 
 import mlx_dequant as mxd
+from mlx_dequant.backends.host import compiler
 from mlx_dequant.cli import COMMANDS, main
 from mlx_dequant.diagnostics import output
 
@@ -120,11 +121,40 @@ def test_json_to_a_pipe(tmp_path):
     assert pipe.is_fifo()
 
 
-def test_json_into_no_folder_is_found_out_before_the_work(model, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("no/result.json", "there is no such folder"), (".", "found a folder, expected a file")],
+)
+def test_json_that_cannot_be_written_is_found_out_before_the_work(file, message, model, tmp_path, capsys):
     with pytest.raises(SystemExit) as status:
-        main(["verify", str(model), "--json", str(tmp_path / "no" / "result.json")])
+        main(["verify", str(model), "--json", str(tmp_path / file)])
     assert status.value.code == 2
-    assert "there is no such folder" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("MLX_DEQUANT_BACKEND", "none", "backend: found 'none', expected one of metal, cuda, host, reference"),
+        ("MLX_DEQUANT_THREADS", "many", "MLX_DEQUANT_THREADS: found 'many', expected a positive integer"),
+    ],
+)
+def test_a_wrong_setting_is_exit_2(variable, value, message, model):
+    command = [sys.executable, "-m", "mlx_dequant", "verify", str(model)]
+    backend = {"MLX_DEQUANT_BACKEND": "host"} if compiler.compiler() else {}
+    done = subprocess.run(command, env=os.environ | backend | {variable: value}, capture_output=True, text=True)
+    if variable == "MLX_DEQUANT_THREADS" and not backend:
+        pytest.skip("no C++ compiler was found")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"mlx-dequant: {message}")
+
+
+def test_output_that_nobody_reads_is_exit_2(model):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mlx_dequant", "verify", str(model)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (2, "mlx-dequant: standard output: nobody reads it any more\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["unpack"], ["verify"], ["verify", "x", "--rounds", "0"]])

@@ -122,7 +122,8 @@ def test_smollm2_answers(capsys):
         (["--temp", "-1"], "--temp: found '-1', expected a number from 0 on"),
         (["--temp", "hot"], "--temp: found 'hot', expected a number from 0 on"),
         (["--top-p", "2"], "--top-p: found '2', expected a number from 0 to 1"),
-        (["--top-k", "-1"], "--top-k: found '-1', expected an integer from 0 on"),
+        (["--top-k", "-1"], "--top-k: found '-1', expected an integer from 0 to 2^63 - 1"),
+        (["--seed", str(1 << 63)], "--seed: found '9223372036854775808', expected an integer from 0 to 2^63 - 1"),
         (["--max-tokens", "0"], "found '0', expected a positive integer"),
     ],
 )
@@ -131,6 +132,21 @@ def test_wrong_arguments(arguments, message, capsys):
         main(["generate", "model.gguf", "-p", "x", *arguments])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["-p", "hi", "--kv-bits", "8", "--kv-group-size", "128", "--quantized-kv-start", "0"],
+            "mlx-dequant: mlx-lm: [qu",
+        ),
+        (["-p", "", "--ignore-chat-template"], "mlx-dequant: mlx-lm: Either input_embeddings or prompt"),
+    ],
+)
+def test_arguments_that_do_not_suit_the_model(arguments, message, model, capsys):
+    assert main(["generate", str(model), "-m", "3", *arguments]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
 
 
 def test_a_file_that_is_no_model(tmp_path, capsys):

@@ -7,10 +7,20 @@ its work, after one warning.
 from . import compiler, lazy, precision
 from .dequantize import dequantize
 from .gather import gather
-from .lazy import has_values
+from .lazy import has_values, is_tracer
 from .matmul import gather_matmul, matmul
 
-__all__ = ["available", "dequantize", "gather", "gather_matmul", "has_values", "is_lazy", "matmul", "precision"]
+__all__ = [
+    "available",
+    "dequantize",
+    "gather",
+    "gather_matmul",
+    "has_values",
+    "is_lazy",
+    "is_tracer",
+    "matmul",
+    "precision",
+]
 
 
 def available() -> bool:

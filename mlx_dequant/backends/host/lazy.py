@@ -129,7 +129,7 @@ def _functions(path: Path) -> Any:
     found.keep.argtypes = (ctypes.POINTER(Operand), size, pointer, size, number, number, pointer, size, pointer)
     found.put.argtypes = (number, pointer, pointer, ctypes.c_uint, pointer, size, number, size, pointer)
     found.drop.argtypes = (pointer,)
-    found.has_values.argtypes = (pointer, size)
+    found.has_values.argtypes = found.is_tracer.argtypes = (pointer, size)
     real, layer = ctypes.c_float, found.put_layer
     layer.argtypes = (number, number, real, number, *[pointer] * 4, ctypes.c_uint, size, pointer)
     found.keep.restype = found.put.restype = layer.restype = ctypes.c_char_p
@@ -215,6 +215,12 @@ def has_values(array: mx.array) -> bool:
     """Whether reading the array's values waits for nothing."""
     functions = primitive()
     return functions is not None and bool(functions.has_values(id(array), HEAD))
+
+
+def is_tracer(array: mx.array) -> bool | None:
+    """Whether one of MLX's transformations traces the array; None where the primitive is not there to ask."""
+    functions = primitive()
+    return None if functions is None else bool(functions.is_tracer(id(array), HEAD))
 
 
 def _check(message: bytes | None) -> None:

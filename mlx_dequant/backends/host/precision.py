@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 
+from ...errors import FormatError
+
 PRECISIONS = ("float32", "int8")
 
 _chosen: ContextVar[str | None] = ContextVar("mlx_dequant_precision", default=None)
@@ -18,10 +20,10 @@ def checked(name: str, source: str) -> str:
     """The name.
 
     Raises:
-        ValueError: it is none of `PRECISIONS`; the message begins with `source`.
+        FormatError: it is none of `PRECISIONS`; the message begins with `source`.
     """
     if name not in PRECISIONS:
-        raise ValueError(f"{source}: found {name!r}, expected one of {', '.join(PRECISIONS)}")
+        raise FormatError(f"{source}: found {name!r}, expected one of {', '.join(PRECISIONS)}")
     return name
 
 

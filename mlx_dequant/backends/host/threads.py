@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 
+from ...errors import FormatError
+
 _limit: ContextVar[int | None] = ContextVar("mlx_dequant_threads", default=None)
 
 
@@ -18,7 +20,7 @@ def _setting() -> int | None:
     if not setting:
         return None
     if not setting.isdigit() or int(setting) == 0:
-        raise ValueError(f"MLX_DEQUANT_THREADS: found {setting!r}, expected a positive integer")
+        raise FormatError(f"MLX_DEQUANT_THREADS: found {setting!r}, expected a positive integer")
     return int(setting)
 
 

@@ -213,6 +213,11 @@ extern "C" int has_values(const void* object, size_t head) {
   return !it.is_tracer() && it.is_available() && it.data_shared_ptr() != nullptr;
 }
 
+// Whether one of MLX's transformations traces a Python array.
+extern "C" int is_tracer(const void* object, size_t head) {
+  return array_of((void*)object, head).is_tracer();
+}
+
 // Makes the Python array `out` the result of an operation on the Python arrays `inputs`. type: the
 // driver's number of the result's type.
 extern "C" const char* put(int operation, void* matrix, void* loop, unsigned threads,
