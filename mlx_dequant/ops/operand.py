@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -43,6 +43,7 @@ def check_matrix(weight: Weight) -> None:
 
 def check_x(x: mx.array, weight: Weight) -> None:
     """Refuses an x that a linear layer of the weight does not take."""
+    _check_array("x", x)
     if not dtypes.is_float(x.dtype):
         raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
     if x.ndim == 0 or x.shape[-1] != weight.in_features:
@@ -51,5 +52,11 @@ def check_x(x: mx.array, weight: Weight) -> None:
 
 def check_ids(ids: mx.array) -> None:
     """Refuses ids that are no integers."""
+    _check_array("ids", ids)
     if ids.dtype not in INTEGERS:
         raise FormatError(f"ids: found {ids.dtype}, expected integers")
+
+
+def _check_array(name: str, value: Any) -> None:
+    if not isinstance(value, mx.array):
+        raise FormatError(f"{name}: found {type(value).__name__}, expected an mx.array")

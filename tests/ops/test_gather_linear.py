@@ -94,6 +94,8 @@ def test_an_id_out_of_range_while_a_function_is_compiled(name, backend):
         (mx.ones((2, 33)), mx.array([[0], [1]]), r"x: found shape \(2, 33\), expected a last axis of 32 inputs"),
         (mx.ones((2, 32), mx.int32), mx.array([[0], [1]]), "x: found mlx.core.int32, expected float16, bfloat16"),
         (mx.ones((2, 32)), mx.array([[0.0], [1.0]]), "ids: found mlx.core.float32, expected integers"),
+        (np.ones((2, 32), np.float32), mx.array([[0], [1]]), "x: found ndarray, expected an mx.array"),
+        (mx.ones((2, 32)), np.array([[0], [1]]), "ids: found ndarray, expected an mx.array"),
         (mx.ones((2, 32)), mx.array(0), r"ids: found shape \(\) beside x \(2, 32\), expected \(2, k\), or \(2,\)"),
         (mx.ones((2, 32)), mx.array([[0], [1], [1]]), r"ids: found shape \(3, 1\) beside x \(2, 32\), expected"),
         (mx.ones((2, 3, 32)), mx.array([[0, 1], [1, 1]]), r"ids: found shape \(2, 2\) beside x \(2, 3, 32\)"),

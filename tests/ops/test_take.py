@@ -61,6 +61,11 @@ def test_ids_that_are_no_integers(ids, backend):
         weight("q4_0").take(ids)
 
 
+def test_ids_that_are_no_array(backend):
+    with pytest.raises(mxd.FormatError, match="ids: found list, expected an mx.array"):
+        weight("q4_0").take([1])
+
+
 def test_a_type_that_is_none(backend):
     with pytest.raises(mxd.FormatError, match=r"dtype: found mlx\.core\.int32, expected float32, float16 or bfloat16"):
         weight("q4_0").take(mx.array([0]), mx.int32)
