@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,16 @@ from ..weights.stack import stack_of
 from . import gpt2, gpt_oss, numbers, rotary, settings, variants
 from .build import Weight
 from .settings_table import NESTED, ROWS, TEXTS, Row
+from .tensors import EMBEDDINGS, HEADS, prepared
 
 # The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
 PLACEHOLDER = mx.complex64
 # The name of a quantized layer that is one of many experts.
 EXPERT = re.compile(r"\.experts\.\d+\.\w+$")
+# The last parts of names of scales for quantized attention, which is computed without.
+SCALES = (".k_scale", ".v_scale", ".q_scale", ".kv_scale")
 # Mixtral's names of an expert's matrices, and mlx-lm's.
 WAYS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
@@ -209,11 +209,13 @@ def weights(checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None
 
     experts = [name for name in checkpoint.weights if EXPERT.search(name)]
     stored: dict[str, Weight] = {name: read(name) for name in checkpoint.weights if not EXPERT.search(name)}
-    other_names = {"gpt2": gpt2.renamed, "gpt_oss": gpt_oss.separate}.get(str(getattr(model, "model_type", "")))
+    kind = str(getattr(model, "model_type", ""))
+    other_names = {"gpt2": gpt2.renamed, "gpt_oss": gpt_oss.separate}.get(kind)
     stored = other_names(stored) if other_names else stored
+    parameters = dict(tree_flatten(model.parameters()))
+    stored = _with_embedding(stored, parameters)
     arrays = {name: weight for name, weight in stored.items() if isinstance(weight, mx.array)}
     quantized = {f"{name}.weight": weight for name, weight in stored.items() if isinstance(weight, QuantizedWeight)}
-    parameters = dict(tree_flatten(model.parameters()))
     # Where the model absorbs this layer into its attention, it splits its matrix.
     for name in [name for name in quantized if name.endswith(".kv_b_proj.weight") and name not in parameters]:
         arrays[name] = rows(quantized.pop(name), mx.float32)
@@ -225,12 +227,14 @@ def weights(checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None
     named: dict[str, mx.array] = {**arrays, **placeholders, **places}
     if hasattr(model, "sanitize"):
         try:
-            named = model.sanitize(named)
+            named = model.sanitize(prepared(kind, named))
+        except FormatError as error:
+            raise FormatError(f"{checkpoint.path.name}: {error}") from None
         except Exception as error:  # mlx-lm's models expect the tensors of their architecture
             raise FormatError(
                 f"{checkpoint.path.name}: found tensors that mlx-lm's model does not rename: {error!r}"
             ) from error
-    named = {name: array for name, array in named.items() if not _unused(name, array, parameters)}
+    named = {name: array for name, array in named.items() if name in parameters or not _unused(name, named)}
     owners = {id(array): quantized[name] for name, array in placeholders.items()}
     result: dict[str, Weight] = {}
     for name, array in named.items():
@@ -264,11 +268,27 @@ def _experts(
         raise FormatError(f"{checkpoint.path.name}: {parameter}: {error}; weights[0] is {names[0]}") from None
 
 
-def _unused(name: str, array: mx.array, parameters: dict[str, mx.array]) -> bool:
-    """Whether it is zeros that AutoGPTQ wrote for a layer without bias, or a scale of a quantized cache."""
-    if name in parameters:
-        return False
-    return name.endswith((".k_scale", ".v_scale")) or (name.endswith(".bias") and not bool(mx.any(array)))
+def _has_embedding(names: Iterable[str]) -> bool:
+    return any("emb" in name or "wte" in name for name in names)
+
+
+def _with_embedding(stored: dict[str, Weight], parameters: Collection[str]) -> dict[str, Weight]:
+    """AutoAWQ wrote the output layer in the place of the embedding that it is."""
+    head = next((name for name in stored if name.endswith(HEADS)), None)
+    place = next((name for name in parameters if name.endswith(EMBEDDINGS)), None)
+    if head is None or head in parameters or place is None or _has_embedding(stored):
+        return stored
+    return {place if name == head else name: weight for name, weight in stored.items()}
+
+
+def _unused(name: str, named: dict[str, mx.array]) -> bool:
+    """Whether it is zeros that AutoGPTQ wrote for a layer without bias, a scale of quantized attention, or a copy of
+    the embedding."""
+    array = named[name]
+    if name.endswith(HEADS):
+        embedding = next((other for place, other in named.items() if place.endswith(EMBEDDINGS)), array)
+        return embedding is not array and embedding.shape == array.shape and bool(mx.array_equal(embedding, array))
+    return name.endswith(SCALES) or (name.endswith(".bias") and not bool(mx.any(array)))
 
 
 def untie(config: dict[str, Any], checkpoint: Checkpoint) -> None:
@@ -290,7 +310,9 @@ def untie(config: dict[str, Any], checkpoint: Checkpoint) -> None:
 
 
 def _is_embedding(head: str, checkpoint: Checkpoint) -> bool:
-    """Whether the output layer is a copy of the embedding."""
+    """Whether the output layer is a copy of the embedding, or in the place of one."""
+    if not _has_embedding(checkpoint.weights):
+        return True
     weight = checkpoint.weights[head]
     place = next((name for name in checkpoint.weights if name.endswith(EMBEDDINGS)), None)
     embedding = None if place is None else checkpoint.weights[place]

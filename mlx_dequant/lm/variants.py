@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import FormatError
+from ..renamed import with_globals
 from .settings import fail
 from .settings_table import ROWS, TANH, Row
 
@@ -80,6 +81,8 @@ def change(model: Any, settings: Mapping[str, Any]) -> None:
         for layer, window in zip(model.layers, windows(settings), strict=True):
             if window is not None and window < limit:
                 _become(layer.self_attn, "window", window)
+    if kind == "gemma3_text":
+        _become(model.model, "scaled", None)
     if kind == "gemma3n_text" and settings["num_kv_shared_layers"]:
         _become(model, "cached", None)
     for layer in model.layers if settings.get(TILED) else ():
@@ -99,7 +102,8 @@ def _become(module: nn.Module, what: str, how: Any) -> None:
 
 @cache
 def _variant(base: type[nn.Module], what: str, how: Any) -> type[nn.Module]:
-    call = {"window": _in_window, "activation": _activated, "tiled": _tiled, "cached": _cached}[what](base, how)
+    calls = {"window": _in_window, "activation": _activated, "tiled": _tiled, "cached": _cached, "scaled": _scaled}
+    call = calls[what](base, how)
     names = {"__call__": call, "__reduce__": _reduce, "_made_of": (base, what, how)}
     return type(base.__name__, (base,), names)
 
@@ -162,3 +166,17 @@ def _cached(base: Any, how: None) -> Callable[..., Any]:
         return base.__call__(self, inputs, cache=self.make_cache() if cache is None else cache, **others)
 
     return call
+
+
+class _Wider:
+    """MLX, whose bfloat16 is float32."""
+
+    bfloat16 = mx.float32
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(mx, name)
+
+
+def _scaled(base: Any, how: None) -> Callable[..., Any]:
+    """The model of `base`, which scales embeddings by a root in their own type. mlx-lm rounds it to bfloat16."""
+    return with_globals(base.__call__, {"mx": _Wider()})
