@@ -104,6 +104,23 @@ FILES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     ),
     "cohere2": ("cohere2", {**TIED, **WINDOW, "logit_scale": 0.25}, "cohere2", {**NEAR, "logit_scale": 0.25}),
     "starcoder2": ("starcoder2", {**TIED, "sliding_window": None, **rope(1e5)}, "starcoder2", {}),
+    # Text models of others that see pictures.
+    "qwen2vl": ("qwen2", rope(1e6), "qwen2vl", {"rope.dimension_sections": [4, 6, 6, 0]}),
+    "qwen3vl": ("qwen3", rope(5e6), "qwen3vl", {"rope.dimension_sections": [6, 5, 5, 0], "n_deepstack_layers": 3}),
+    # Keys of the hybrid models of this name.
+    "granite, dense": (
+        "granite",
+        {"attention_multiplier": 0.2, **rope(1e4)},
+        "granite",
+        {
+            "attention.scale": 0.2,
+            "ssm.conv_kernel": 4,
+            "ssm.group_count": 1,
+            "ssm.inner_size": 4096,
+            "ssm.state_size": 256,
+            "ssm.time_step_rank": 128,
+        },
+    ),
     "exaone4": (
         "exaone4",
         {**WINDOW, "layer_types": ["sliding_attention"] * 3 + ["full_attention"], "rope_parameters": LLAMA3},

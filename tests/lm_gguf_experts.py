@@ -28,6 +28,11 @@ FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
     "qwen2moe, without sizes of experts": ("qwen2_moe", "qwen2moe", {}),
+    "qwen3vlmoe": (
+        "qwen3_moe",
+        "qwen3vlmoe",
+        {"expert_feed_forward_length": "moe_intermediate_size", "n_deepstack_layers": 3},
+    ),
     "mixtral": ("mixtral", "llama", {}),
     "glm4moe": (
         "glm4_moe",

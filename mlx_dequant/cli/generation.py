@@ -86,9 +86,15 @@ def load(options: argparse.Namespace, group: Any = None) -> tuple[Any, Any, Any]
     if options.adapter_path is not None:
         from mlx_lm.utils import load_adapters
 
-        model = load_adapters(model, options.adapter_path)
+        try:
+            model = load_adapters(model, options.adapter_path)
+        except ValueError as error:
+            raise FormatError(f"--adapter-path: {options.adapter_path}: {error}") from error
     for token in options.extra_eos_token:
-        tokenizer.add_eos_token(token)
+        try:
+            tokenizer.add_eos_token(token)
+        except ValueError as error:
+            raise FormatError(f"--extra-eos-token: {error}") from error
     if options.draft_model is None:
         return model, tokenizer, None
     draft, other = lm.load(options.draft_model, dtype=dtype, fuse=True)

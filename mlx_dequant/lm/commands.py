@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 
 from .hook import install, installed, uninstall
 from .ranks import end_with_generation, everybody, one_voice, together
@@ -36,8 +37,17 @@ def run(command: str, arguments: Sequence[str]) -> None:
         with together(group), one_voice(group) if shares else nullcontext():
             if command == "server":
                 end_with_generation(group)
+                _make_cache()
             cli.main()
     finally:
         sys.argv = before
         if mine:
             uninstall()
+
+
+def _make_cache() -> None:
+    """Makes the folder of the Hub's models: without one, the server has no answer when it is asked for its models."""
+    from huggingface_hub import constants
+
+    with suppress(OSError):
+        Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)

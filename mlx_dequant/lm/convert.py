@@ -20,6 +20,7 @@ from .gguf_delta import untiled
 from .load import load_model, load_tokenizer, opened
 from .mlx_layout import error, mlx_weight
 from .source import only_gguf
+from .stock import check_own_classes
 from .variants import TILED
 from .writing import Writing
 
@@ -111,6 +112,7 @@ def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Con
     stack = next((name for name, layer in layers.items() if isinstance(layer, PackedSwitchLinear)), None)
     if stack is not None:
         raise FormatError(f"{stack}: found a stack of experts, expected a matrix: to='packed' writes stacks")
+    check_own_classes(model, config)
     for name, array in _parameters(model):
         layer, _, part = name.rpartition(".")
         if layer not in layers or part == "bias":

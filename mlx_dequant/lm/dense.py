@@ -1,4 +1,4 @@
-"""Functions of mlx-lm that change a model's layers, for packed ones too."""
+"""Functions of mlx-lm that change a model's layers or save them, for packed ones too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mlx.utils import tree_unflatten
 from ..errors import FormatError
 from ..nn import PackedLayer
 from .rebind import rebind
+from .stock import untile
 
 
 def unpack_model(model: nn.Module) -> nn.Module:
@@ -24,12 +25,13 @@ def unpack_model(model: nn.Module) -> nn.Module:
 
 def teach_mlx_lm() -> None:
     """Makes functions of mlx-lm know packed layers: `dequantize_model` unpacks them (it would pass over them and change
-    nothing), and `linear_to_lora_layers` says what DoRA asks for."""
+    nothing), `linear_to_lora_layers` says what DoRA asks for, and `save` writes what mlx-lm's own classes compute."""
     from mlx_lm import utils
     from mlx_lm.tuner import utils as tuner
 
     stock: Any = utils.dequantize_model
     adapt: Any = tuner.linear_to_lora_layers
+    keep: Any = utils.save
     if hasattr(stock, "__wrapped__"):
         return
 
@@ -49,4 +51,17 @@ def teach_mlx_lm() -> None:
             )
         adapt(model, num_layers, config, use_dora)
 
-    rebind((stock, dequantize_model), (adapt, linear_to_lora_layers))
+    @wraps(keep)
+    def save(
+        dst_path: Any,
+        src_path_or_repo: Any,
+        model: nn.Module,
+        tokenizer: Any,
+        config: dict[str, Any],
+        *rest: Any,
+        **more: Any,
+    ) -> None:
+        untile(model, config)
+        keep(dst_path, src_path_or_repo, model, tokenizer, config, *rest, **more)
+
+    rebind((stock, dequantize_model), (adapt, linear_to_lora_layers), (keep, save))

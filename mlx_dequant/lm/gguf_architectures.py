@@ -178,6 +178,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "falcon-h1": Architecture("falcon_h1", more=gguf_falcon.settings, tensor=gguf_falcon.tensor),
     "qwen2moe": Architecture(mixture="qwen2_moe"),
     "qwen3moe": Architecture(mixture="qwen3_moe"),
+    "qwen2vl": Architecture("qwen2"),
+    "qwen3vl": Architecture("qwen3"),
+    "qwen3vlmoe": Architecture(mixture="qwen3_moe"),
     "glm4moe": Architecture(mixture="glm4_moe"),
     "gpt-oss": Architecture(mixture="gpt_oss"),
     "deepseek2": Architecture(

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import FormatError
 from ..loading import GGUFFile
 from .gguf_keys import Keys
 from .rotary import FAR, NEAR
 
+ALONE = "blk.0.ffn_down.0.weight"  # one expert
 SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 GROUPS = ("expert_group_count", "expert_group_used_count")
 # Keys of settings with which a type's model computes; a key that is missing or 0 says the same.
@@ -70,6 +72,11 @@ def config(file: GGUFFile, keys: Keys, result: Mapping[str, Any]) -> dict[str, A
     """What the config has besides `result`, that of a dense model of the same type."""
     kind = result["model_type"]
     form = MIXTURES[kind]
+    if ALONE in file.tensors:
+        raise FormatError(
+            f"{file.path.name}: tensor {ALONE!r}: found an expert by itself, as llama.cpp wrote until April 2024, "
+            "expected stacks: convert the model again"
+        )
     count, chosen = keys.need("expert_count"), keys.need("expert_used_count")
     if chosen > count:
         raise keys.fail("expert_used_count", chosen, f"at most {count} (the experts)")

@@ -21,6 +21,7 @@ HARMLESS = frozenset(
     attention.layer_norm_epsilon attention.layer_norm_rms_epsilon attention.temperature_length use_parallel_residual
     rope.scaling.original_context_length rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
     expert_used_count expert_shared_count expert_group_count expert_group_used_count expert_feed_forward_length
+    n_deepstack_layers ssm.conv_kernel ssm.group_count ssm.inner_size ssm.state_size ssm.time_step_rank
     expert_shared_feed_forward_length expert_weights_scale expert_weights_norm expert_gating_func
     """.split()  # noqa: SIM905
 )

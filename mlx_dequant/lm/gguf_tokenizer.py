@@ -51,7 +51,17 @@ ENDS = {
     "<end_of_turn>",
     "<turn|>",
     "</s>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
 }
+# gpt-oss has these, and <|end|> ends a part of its answer.
+PARTS = {"<|return|>", "<|call|>"}
 
 
 def tokenizer(
@@ -91,7 +101,9 @@ def ends(file: GGUFFile) -> list[int]:
     found |= set(several.tolist()) if isinstance(several, np.ndarray) and several.dtype.kind in "iu" else set()
     tokens, types = settings.get("tokens"), settings.get("token_type")
     if isinstance(tokens, list) and types is not None:
-        found |= {number for number in _of_type(tokens, types, CONTROL) if tokens[number] in ENDS}
+        control = {tokens[number]: number for number in _of_type(tokens, types, CONTROL)}
+        named_ends = ENDS - {"<|end|>"} if control.keys() >= PARTS else ENDS
+        found |= {control[name] for name in named_ends & control.keys()}
     return sorted(found)
 
 

@@ -7,7 +7,6 @@ replaced, not `load` itself: so it keeps its parameters, and who imported it has
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..errors import FormatError
 from ..loading import GGUFFile
 from . import source
 from .dense import teach_mlx_lm
+from .detokenizer import keep_all
 from .load import check_dtype, load_model, load_tokenizer, opened
 from .rebind import rebind
 from .tokenizer_files import of_folder
@@ -129,8 +129,10 @@ def _load_tokenizer(stock: Callable[..., Any], chosen: _Options) -> Callable[...
         patterns = [pattern for pattern in utils.DEFAULT_ALLOW_PATTERNS if "safetensors" not in pattern]
         path = utils._download(model_path, allow_patterns=patterns)
         if path.is_dir():
-            with of_folder(path) if source.is_ours(path) else nullcontext():
+            if not source.is_ours(path):
                 return stock(path, tokenizer_config_extra, eos_token_ids=eos_token_ids)
+            with of_folder(path):
+                return keep_all(stock(path, tokenizer_config_extra, eos_token_ids=eos_token_ids))
         return load_tokenizer(GGUFFile(path), tokenizer_config_extra, eos_token_ids)
 
     return load

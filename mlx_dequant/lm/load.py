@@ -22,6 +22,7 @@ from ..nn import fuse_layers, replay_layers
 from . import folder, gguf_config, gguf_tensors, gguf_tokenizer
 from .build import build
 from .dense import teach_mlx_lm
+from .detokenizer import keep_all
 from .host_layers import use_host_layers
 from .shard import distribute, fit, resize
 from .shard_layers import teach_mlx
@@ -172,7 +173,7 @@ def load_tokenizer(
     if isinstance(source, GGUFFile):
         return gguf_tokenizer.tokenizer(source, extra, eos_token_ids, ignore)
     with of_folder(source):
-        return utils.load_tokenizer(source, extra, eos_token_ids=eos_token_ids)
+        return keep_all(utils.load_tokenizer(source, extra, eos_token_ids=eos_token_ids))
 
 
 def _config(source: Path | GGUFFile, ignore: Collection[str]) -> dict[str, Any]:

@@ -92,6 +92,9 @@ def check(settings: Mapping[str, Any], row: Row, known: set[str]) -> None:
     if not ours and (settings.get("rope_scaling") or {}).get("truncate") is False:
         raise fail("rope_scaling.truncate", False, f"true: mlx-lm's {settings['model_type']} rounds YaRN's range")
     share = settings.get("partial_rotary_factor")
+    size = settings.get("head_dim")
+    if share and size and "rotary_dim" in known and settings.get("rotary_dim") == share * size:
+        return  # transformers derives one from the other
     if share not in (None, 1) and ours and not row.partial:
         raise fail("partial_rotary_factor", share, f"1: transformers' {settings['model_type']} ignores it")
     if share not in (None, 1) and not ours and not {"partial_rotary_factor", "rope_parameters", "rotary_pct"} & known:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError
-from .settings_table import ALIASES, HARMLESS, ROWS, TEXTS, USUAL, Row
+from .settings_table import ALIASES, HARMLESS, LAYER_TYPES, ROWS, TEXTS, USUAL, Row
 
 FILE = "config.json"
 
@@ -84,6 +84,8 @@ def completed(kind: str, stored: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     for key in ("rope_parameters", "sliding_window", "layer_types", "hidden_act", "tie_word_embeddings"):
         if key in full:
             settings[key] = full[key]
+    if kind in LAYER_TYPES:
+        settings["layer_types"] = [LAYER_TYPES[kind].get(each, each) for each in settings["layer_types"] or ()]
     return settings, dict(made.attribute_map)
 
 

@@ -70,6 +70,9 @@ NESTED = {
     "gemma3n_text": "gemma3n",
 }
 
+# mlx-lm's names of layers where transformers has others.
+LAYER_TYPES = {"granitemoehybrid": {"linear_attention": "mamba", "full_attention": "attention"}}
+
 TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 SILU = ("silu", "swish")
 GELUS = ("gelu", *TANH)
@@ -120,6 +123,11 @@ TIED = {"tie_word_embeddings": ON}
 UNTIED = {"tie_word_embeddings": OFF}
 
 # `variants` reads the first one.
+GATED: Mapping[str, tuple[Any, ...]] = {
+    "attn_output_gate": ON,
+    "output_gate_type": ("swish",),
+    "mlp_only_layers": ([],),
+}
 DELTA = ("linear_value_heads_tiled", "mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
 
 ROWS: Mapping[str, Row] = {
@@ -207,8 +215,17 @@ ROWS: Mapping[str, Row] = {
     ),
     "granite": Row(),
     "granitemoe": Row(),
+    "granitemoehybrid": Row(
+        {"normalization_function": ("rmsnorm",)}, harmless=("mamba_chunk_size", "mamba_expand", "init_method")
+    ),
     "helium": Row(harmless=("head_dim",), rope=True),
-    "hunyuan_v1_dense": Row(),
+    "hunyuan_v1_dense": Row(
+        {"use_cla": OFF, "norm_type": ("rms",)},
+        harmless=(
+            *("add_classification_head", "attention_head_dim", "cla_share_factor", "class_num", "dense_list"),
+            *("im_newline_id", "mask_init_id", "org_vocab_size", "pool_type"),
+        ),
+    ),
     # transformers' config class consumes tie_embedding.
     "lfm2": Row(
         {**TIED, "block_use_swiglu": ON},
@@ -219,6 +236,10 @@ ROWS: Mapping[str, Row] = {
         ),
     ),
     "llama": Row(rope=True),
+    "minimax_m2": Row(
+        {"qk_norm_type": ("per_layer",), "use_routing_bias": ON},
+        harmless=("attn_type_list", "mtp_transformer_layers", "num_mtp_modules", "use_mtp"),
+    ),
     "ministral3": Row(),
     "mistral": Row(rope=True),
     "mixtral": Row(rope=True, windows=True),
@@ -237,14 +258,17 @@ ROWS: Mapping[str, Row] = {
     ),
     "qwen3": Row(windows=True, rope=True),
     "qwen3_moe": Row(rope=True, windows=True),
-    "qwen3_5_moe_text": Row(harmless=DELTA),
-    "qwen3_5_text": Row(harmless=DELTA),
+    "qwen3_5_moe_text": Row(GATED, harmless=DELTA),
+    "qwen3_5_text": Row(GATED, harmless=DELTA),
     "seed_oss": Row(),
     "smollm3": Row(harmless=("no_rope_layer_interval",), rope=False),
     "stablelm": Row({**UNTIED}, rope=True, partial=True),
     "starcoder2": Row(
-        {"use_bias": ON, "mlp_type": ("default",), "norm_type": ("layer_norm",)},
-        harmless=("hidden_act",),
+        {"use_bias": ON, "mlp_type": ("default",), "norm_type": ("layer_norm",), "scale_attn_weights": ON},
+        harmless=(
+            *("hidden_act", "activation_function", "layer_norm_epsilon"),
+            *("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"),
+        ),
         rope=True,
         windows=True,
         activation="hidden_act",

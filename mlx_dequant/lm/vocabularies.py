@@ -39,6 +39,18 @@ _NOT_CASED = (
 _CASED = rf"[\p{{Lu}}\p{{Ll}}\p{{Lt}}&&[^{_NOT_CASED}]]"
 _DEEPSEEK = (r"[\r\n]", rf"\s?{_CASED}+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", _HAN_HANGUL, r"\p{N}+")
 _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_HANGUL, r"\p{N}")
+_DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+",
+    r"[!-/:-~&&[^A-Za-z]][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+_NOT_HAN_UPPER, _NOT_HAN_LOWER = (letters[:-1] + r"&&[^\p{Han}]]" for letters in (_UPPER, _LOWER))
+_KIMI = (
+    rf"\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}]?{_NOT_HAN_UPPER}*{_NOT_HAN_LOWER}+{_ENDINGS}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_NOT_HAN_UPPER}+{_NOT_HAN_LOWER}*{_ENDINGS}|\p{{N}}{{1,3}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # How text is split before merges, by `tokenizer.ggml.pre`: patterns, and whether GPT-2's word pattern follows.
 _CUTS: Mapping[tuple[str, ...], tuple[tuple[str, ...], bool]] = {
     ("default", "gpt-2", "olmo", "mpt", "phi-2", "exaone4", "trillion", "granite-docling"): ((), True),
@@ -51,6 +63,8 @@ _CUTS: Mapping[tuple[str, ...], tuple[tuple[str, ...], bool]] = {
     ("seed-coder",): ((_SEED,), False),
     ("deepseek-llm",): (_DEEPSEEK, False),
     ("deepseek-coder",): (_DEEPSEEK_CODER, False),
+    ("deepseek-v3",): (_DEEPSEEK3, False),
+    ("kimi-k2",): ((_KIMI,), False),
     ("tekken",): ((_TEKKEN,), False),
 }
 CUTS = {name: cut for names, cut in _CUTS.items() for name in names}

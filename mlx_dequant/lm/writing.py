@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 import mlx.core as mx
 
@@ -16,8 +21,8 @@ SHARD = 1 << 30
 class Writing:
     """Writes safetensors files of about 1 GiB, their index and config.json into a hidden folder beside the target.
 
-    Used as a context. `finish` gives the hidden folder the target's name; without it, it is removed. What a
-    killed process leaves has another name and no config.json, and is removed by the next one.
+    Used as a context. `finish` gives the hidden folder the target's name; without it, it is removed. Each process
+    has a folder of its own, which it locks. What a killed process leaves is not locked, and is removed by the next one.
 
     Attributes:
         folder: where to put what else belongs to the model, until then.
@@ -30,14 +35,22 @@ class Writing:
         if target.exists():
             raise FileExistsError(f"{target}: found a file or folder there, expected none")
         self._target = target
-        self.folder = target.with_name(f".{target.name}.part")
+        self.folder = target
+        self._lock: int | None = None
         self._shard: dict[str, mx.array] = {}
         self._files: list[list[str]] = []
         self._total = 0
 
     def __enter__(self) -> Writing:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        for left in self.folder.parent.glob(f".{glob.escape(self._target.name)}.*.part"):
+            with suppress(OSError):  # another process writes it, or has removed it
+                os.close(_locked(left))
+                shutil.rmtree(left, ignore_errors=True)
+        while self._lock is None:
+            self.folder = self._target.with_name(f".{self._target.name}.{uuid4().hex[:8]}.part")
+            self.folder.mkdir(parents=True)
+            with suppress(OSError):  # another process took it for a left one before it was locked
+                self._lock = _locked(self.folder)
         return self
 
     def add(self, name: str, array: mx.array) -> None:
@@ -61,7 +74,11 @@ class Writing:
         self.folder.rename(self._target)
 
     def _flush(self) -> None:
-        mx.save_safetensors(str(self.folder / f"{len(self._files)}.safetensors"), self._shard, {"format": "mlx"})
+        file = self.folder / f"{len(self._files)}.safetensors"
+        try:
+            mx.save_safetensors(str(file), self._shard, {"format": "mlx"})
+        except RuntimeError as error:  # no space, for one
+            raise OSError(f"{self._target}: {error}") from error
         self._files.append(list(self._shard))
         self._shard = {}
 
@@ -69,3 +86,21 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)  # gone already, if it was finished
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def _locked(folder: Path) -> int:
+    """An open file descriptor of a folder that no other process has locked.
+
+    Raises:
+        OSError: another has, or there is no such folder.
+    """
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()  # it may have gone in between
+    except OSError:
+        os.close(opened)
+        raise
+    return opened

@@ -142,6 +142,7 @@ def test_wrong_arguments(arguments, message, capsys):
             "mlx-dequant: mlx-lm: [qu",
         ),
         (["-p", "", "--ignore-chat-template"], "mlx-dequant: mlx-lm: Either input_embeddings or prompt"),
+        (["-p", "hi", "--extra-eos-token", "nosuch"], "mlx-dequant: --extra-eos-token: 'nosuch' is not a token"),
     ],
 )
 def test_arguments_that_do_not_suit_the_model(arguments, message, model, capsys):

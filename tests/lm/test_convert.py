@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import nullcontext
 from importlib import import_module
 
 import mlx.core as mx
@@ -22,6 +24,8 @@ from lm_models import transformers_model, write_gguf  # noqa: E402
 from mlx_lm import utils  # noqa: E402
 
 from mlx_dequant.lm import mlx_layout  # noqa: E402
+from mlx_dequant.lm.load import load_model  # noqa: E402
+from mlx_dequant.lm.stock import check_own_classes  # noqa: E402
 from mlx_dequant.lm.writing import Writing  # noqa: E402
 
 IDS = mx.array([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -154,6 +158,7 @@ def test_what_a_killed_run_left_is_no_checkpoint(tmp_path, monkeypatch):
         killed.add(f"a{number}", mx.zeros(16))
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".") and any(left.iterdir()) and not (left / "config.json").exists()
+    os.close(killed._lock)  # as the system does
     with Writing(tmp_path / "out") as out:
         for number in range(3):
             out.add(f"b{number}", mx.full(16, number))
@@ -164,6 +169,67 @@ def test_what_a_killed_run_left_is_no_checkpoint(tmp_path, monkeypatch):
     assert set(index["weight_map"]) == {"b0", "b1", "b2"}
     found = mx.load(str(tmp_path / "out" / index["weight_map"]["b2"]))
     assert found["b2"].tolist() == [2] * 16
+
+
+def test_two_that_write_at_once(tmp_path):
+    """Neither takes the other's files. The first one to finish has the name."""
+    with Writing(tmp_path / "out") as first:
+        first.add("a", mx.zeros(16))
+        with pytest.raises(OSError), Writing(tmp_path / "out") as second:
+            second.add("b", mx.zeros(16))
+            first.finish({"model_type": "llama"})
+            second.finish({"model_type": "llama"})
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert list(mx.load(str(tmp_path / "out" / "model.safetensors"))) == ["a"]
+
+
+def test_a_window_that_mlx_lms_own_class_lacks_is_refused(tmp_path):
+    import lm_gguf
+
+    lm_gguf.write_gguf(tmp_path / "model.gguf", "phi3", lm_gguf.transformers_model("phi3"))
+    message = (
+        r"layers.\d.self_attn: found attention that sees 8 positions, but mlx-lm's phi3 sees all: to='packed' keeps it"
+    )
+    with pytest.raises(mxd.FormatError, match=message):
+        mxd.lm.convert(tmp_path / "model.gguf", tmp_path / "out", to="mlx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("phi3 longrope", r"layers.\d.self_attn.rope: found rotary scaling, but mlx-lm's phi3 scales otherwise"),
+        ("llama", ""),  # whose scaling mlx-lm's own class has, too
+        ("stablelm", ""),
+    ],
+)
+def test_rotary_scaling_that_mlx_lms_own_class_lacks_is_refused(name, message, tmp_path):
+    import lm_zoo
+
+    lm_zoo.write(tmp_path, name, 5)
+    with pytest.raises(mxd.FormatError, match=message) if message else nullcontext():
+        check_own_classes(*load_model(tmp_path))
+
+
+def test_mlx_lm_saves_dense_delta_nets_in_transformers_order(tmp_path):
+    """llama.cpp has another order, in which packed weights stay."""
+    from lm_gguf_parts import model_of, write_family
+
+    write_family(tmp_path / "model.gguf", "qwen35", model_of("qwen35"))
+    mxd.lm.install()
+    try:
+        model, tokenizer, config = mlx_lm.load(tmp_path / "model.gguf", return_config=True)
+        expected = model(IDS)
+        mx.eval(expected)
+        dense = utils.dequantize_model(model)
+        config = {key: value for key, value in config.items() if key != "quantization_config"}
+        utils.save(tmp_path / "saved", str(tmp_path / "model.gguf"), dense, tokenizer, config)
+    finally:
+        mxd.lm.uninstall()
+    stored = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert not any("tiled" in key for key in stored.get("text_config", stored))
+    found = mlx_lm.load(tmp_path / "saved")[0](IDS)
+    assert np.abs(np.array(found) - np.array(expected)).max() < 5e-3 * np.abs(np.array(expected)).max()
 
 
 def test_a_target_that_is_there(models, tmp_path, capsys):

@@ -44,6 +44,7 @@ MORE = {
     "lfm2": {"shortconv.l_cache": 3},
     "qwen2moe": EXPERTS,
     "qwen3moe": EXPERTS,
+    "qwen3vlmoe": EXPERTS,
     "glm4moe": {**EXPERTS, "expert_shared_count": 1},
     "gpt-oss": {**EXPERTS, "attention.sliding_window": 8},
     "granitemoe": EXPERTS,

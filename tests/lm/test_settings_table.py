@@ -84,6 +84,45 @@ PUBLISHED = {
     "deepseek_v2": {"scoring_func": "softmax", "aux_loss_alpha": 0.001, "seq_aux": True, "ep_size": 1},
     "deepseek_v3": {"scoring_func": "sigmoid", "num_nextn_predict_layers": 1, "ep_size": 1},
     "gemma2": {"sliding_window_size": 4096},
+    "granitemoehybrid": {
+        "init_method": "mup",
+        "mamba_chunk_size": 256,
+        "mamba_expand": 2,
+        "normalization_function": "rmsnorm",
+        "layer_types": [*["mamba"] * 31, "attention"],
+    },
+    "hunyuan_v1_dense": {
+        "add_classification_head": False,
+        "attention_head_dim": 128,
+        "cla_share_factor": 2,
+        "class_num": 0,
+        "dense_list": [4096, 0],
+        "norm_type": "rms",
+        "org_vocab_size": 120818,
+        "pool_type": "last",
+        "use_cla": False,
+    },
+    "minimax_m2": {
+        "attn_type_list": [1] * 62,
+        "mtp_transformer_layers": 1,
+        "num_mtp_modules": 3,
+        "qk_norm_type": "per_layer",
+        "rotary_dim": 64,
+        "head_dim": 128,
+        "use_mtp": True,
+        "use_routing_bias": True,
+        "use_qk_norm": True,
+        "shared_intermediate_size": 0,
+    },
+    "qwen3_5_text": {"attn_output_gate": True, "output_gate_type": "swish", "mlp_only_layers": []},
+    "qwen3_5_moe_text": {"attn_output_gate": True, "mlp_only_layers": []},
+    "starcoder2": {
+        "activation_function": "gelu",
+        "attention_softmax_in_fp32": True,
+        "layer_norm_epsilon": 1e-5,
+        "scale_attention_softmax_in_fp32": True,
+        "scale_attn_weights": True,
+    },
     "lfm2": {
         "block_mlp_init_scale": 1.0,
         "block_norm_eps": 1e-5,
@@ -108,7 +147,10 @@ def default(kind):
 
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_published_keys_are_understood(kind):
-    assert folder.read(default(kind) | PUBLISHED[kind])["model_type"] == kind
+    found = folder.read(default(kind) | PUBLISHED[kind])
+    assert found["model_type"] == kind
+    if kind == "granitemoehybrid":
+        assert found["layer_types"] == PUBLISHED[kind]["layer_types"]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +159,11 @@ def test_published_keys_are_understood(kind):
         ("cohere2", "layer_switch", 3),
         ("deepseek_v2", "scoring_func", "sigmoid"),
         ("gemma2", "sliding_window_size", 2048),
+        ("granitemoehybrid", "normalization_function", "layernorm"),
+        ("hunyuan_v1_dense", "use_cla", True),
+        ("minimax_m2", "use_routing_bias", False),
+        ("qwen3_5_text", "attn_output_gate", False),
+        ("starcoder2", "scale_attn_weights", False),
         ("lfm2", "block_use_swiglu", False),
         ("lfm2", "tie_embedding", False),
     ],

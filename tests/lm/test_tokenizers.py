@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import gguf
 import pytest
 
@@ -16,7 +18,7 @@ from lm_models import write_vocabulary  # noqa: E402
 from lm_smollm2 import TEXT, model_file  # noqa: E402
 from odd_strings import streamed  # noqa: E402
 
-from mlx_dequant.lm.gguf_tokenizer import tokenizer  # noqa: E402
+from mlx_dequant.lm.gguf_tokenizer import ends, tokenizer  # noqa: E402
 
 TEXTS = (
     "the rain",
@@ -199,6 +201,10 @@ def test_a_saved_tokenizer_is_the_same(write, tmp_path):
         ("stablelm2", "123 ab!\n x", ["1", "2", "3", "Ġab", "!Ċ", "Ġx"]),
         ("qwen35", "12 का!\n", ["1", "2", "Ġà¤ķà¤¾", "!Ċ"]),
         ("gpt-4o", "1234 CamelCase's/\n", ["123", "4", "ĠCamel", "Case's", "/Ċ"]),
+        ("deepseek-v3", "12345 ab?!\n_x y", ["123", "45", "Ġab", "?!Ċ", "_x", "Ġy"]),
+        ("deepseek-v3", "x东京カy", ["x", "ä¸ľäº¬ãĤ«", "y"]),
+        ("kimi-k2", "1234 CamelCase's/\n", ["123", "4", "ĠCamel", "Case's", "/Ċ"]),
+        ("kimi-k2", "x东京y", ["x", "ä¸ľäº¬", "y"]),
         ("seed-coder", "12 ab!\n", ["1", "2", "Ġab", "!", "Ċ"]),
     ],
 )
@@ -229,3 +235,18 @@ def test_smaugs_merges_come_first():
 def test_a_file_without_a_tokenizer_is_refused(write):
     with pytest.raises(mxd.FormatError, match=r"tokenizer.ggml.model: found None, expected gpt2, llama, gemma4"):
         tokenizer(GGUFFile(write(lambda writer: None)))
+
+
+@pytest.mark.parametrize(
+    ("special", "expected"),
+    [
+        (["<|endoftext|>", "<|user|>", "<|end|>"], {"<|endoftext|>", "<|end|>"}),
+        (["<|endoftext|>", "<|return|>", "<|call|>", "<|end|>"], {"<|endoftext|>", "<|return|>", "<|call|>"}),
+        (["<|endoftext|>", "<EOT>"], {"<|endoftext|>", "<EOT>"}),
+    ],
+)
+def test_tokens_that_end_an_answer_by_their_text(special, expected):
+    tokens = ["a", *special]
+    prefix = "tokenizer.ggml."
+    metadata = {f"{prefix}tokens": tokens, f"{prefix}token_type": [1, *[3] * len(special)], f"{prefix}eos_token_id": 1}
+    assert {tokens[number] for number in ends(SimpleNamespace(metadata=metadata))} == expected

@@ -62,7 +62,7 @@ def test_ids_that_are_no_integers(ids, backend):
 
 
 def test_ids_that_are_no_array(backend):
-    with pytest.raises(mxd.FormatError, match="ids: found list, expected an mx.array"):
+    with pytest.raises(mxd.FormatError, match=r"ids: found list, expected an mx\.array"):
         weight("q4_0").take([1])
 
 
