@@ -11,8 +11,8 @@ import mlx.nn as nn
 from ..errors import FormatError
 from ..nn import PackedLayer
 from .gguf_delta import untiled
-from .settings_table import GELUS
-from .variants import TILED
+from .settings_table import GELUS, ROWS, Row
+from .variants import TILED, WINDOWED
 
 OFFSETS = (0, 5, 100, 5000)  # positions at which rotations are compared
 CLOSE = 1e-4
@@ -24,7 +24,10 @@ def check_own_classes(model: Any, config: Mapping[str, Any]) -> None:
     Raises:
         FormatError: it names the layer.
     """
-    kind = (config.get("text_config") or config)["model_type"]
+    text = config.get("text_config") or config
+    kind, window = text["model_type"], text.get("sliding_window")
+    if kind in WINDOWED and window and window < text["max_position_embeddings"] and not text.get("layer_types"):
+        raise _fail("model.layers", f"attention that sees {window} positions", f"mlx-lm's {kind} sees all")
     for name, module in model.named_modules():
         made: Any = getattr(type(module), "_made_of", (None, "", None))
         _, what, how = made
@@ -32,9 +35,12 @@ def check_own_classes(model: Any, config: Mapping[str, Any]) -> None:
             raise _fail(name, f"attention that sees {how} positions", f"mlx-lm's {kind} sees all")
         if what == "activation" and how[0] not in GELUS:
             raise _fail(name, f"activation {how[0]!r}", f"mlx-lm's {kind} has another")
+    if not ROWS.get(kind, Row()).rope:
+        return
     theirs = _rotations(_made(config))
+    size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     for name, rope in _rotations(model).items():
-        if name not in theirs or not _rotate_alike(rope, theirs[name]):
+        if name not in theirs or not _rotate_alike(rope, theirs[name], size):
             raise _fail(name, "rotary scaling", f"mlx-lm's {kind} scales otherwise")
 
 
@@ -54,9 +60,9 @@ def _rotations(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if name.endswith("self_attn.rope")}
 
 
-def _rotate_alike(ours: Any, theirs: Any) -> bool:
-    dims = ours.dims
-    x = mx.random.normal((1, 1, 2, dims), key=mx.random.key(0))
+def _rotate_alike(ours: Any, theirs: Any, size: int) -> bool:
+    """Whether both turn heads of that size alike."""
+    x = mx.random.normal((1, 1, 2, size), key=mx.random.key(0))
     return all(bool(mx.allclose(ours(x, offset=at), theirs(x, offset=at), rtol=0, atol=CLOSE)) for at in OFFSETS)
 
 

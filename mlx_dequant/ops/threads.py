@@ -15,7 +15,7 @@ class PerThread(threading.local):
     """A thread's own values.
 
     MLX keeps what it has compiled by thread, and drops it when the system's thread ends. Before Python 3.13 `join`
-    returns earlier than that. If Python ends in between, MLX waits for its lock in vain, and the process aborts.
+    returns earlier than that. If Python ends in between, MLX asks for its lock in vain, and the process aborts.
     """
 
     def __init__(self) -> None:

@@ -201,9 +201,10 @@ def test_a_window_that_mlx_lms_own_class_lacks_is_refused(tmp_path):
         ("phi3 longrope", r"layers.\d.self_attn.rope: found rotary scaling, but mlx-lm's phi3 scales otherwise"),
         ("llama", ""),  # whose scaling mlx-lm's own class has, too
         ("stablelm", ""),
+        ("mistral", r"model.layers: found attention that sees 8 positions, but mlx-lm's mistral sees all"),
     ],
 )
-def test_rotary_scaling_that_mlx_lms_own_class_lacks_is_refused(name, message, tmp_path):
+def test_what_mlx_lms_own_class_lacks_is_refused(name, message, tmp_path):
     import lm_zoo
 
     lm_zoo.write(tmp_path, name, 5)
