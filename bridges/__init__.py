@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .. import needs
+
 __all__ = ["install", "invalidate", "release", "uninstall"]
 
 
@@ -19,6 +21,7 @@ def install(patch: bool = False) -> None:
     Raises:
         ImportError: `patch` is True, and vLLM's module cannot be imported or has none of the functions.
     """
+    needs.torch(__name__)
     from .vllm import install as run
 
     run(patch)
@@ -26,6 +29,7 @@ def install(patch: bool = False) -> None:
 
 def uninstall() -> None:
     """Undoes `install`."""
+    needs.torch(__name__)
     from .vllm import uninstall as run
 
     run()
@@ -33,6 +37,7 @@ def uninstall() -> None:
 
 def invalidate(layer: object) -> None:
     """Forgets the cached weights of a layer or tensor, after a write that torch does not count (`.data`)."""
+    needs.torch(__name__)
     from .cache import invalidate as run
 
     run(layer)
@@ -45,6 +50,7 @@ def release(layer: object) -> None:
     Scales and g_idx stay. A layer that has not been used stays as it is. New codes that are assigned later count. A
     layer that was released multiplies eagerly, not in torch.compile, and cannot be saved or moved.
     """
+    needs.torch(__name__)
     from .shards import release as run
 
     run(layer)

@@ -6,6 +6,7 @@ MLX is imported on first use. The formats, the dispatcher and the kernel sources
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import needs
 from ._version import VERSION as __version__
 from .errors import FormatError
 from .registry import Format, formats
@@ -90,20 +91,9 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if module != "bridges":  # on MPS, torch runs layers without MLX
-        _check_mlx()
+        needs.mlx()
     loaded = import_module(f".{module}", __name__)
     return loaded if name == module else getattr(loaded, name)
-
-
-def _check_mlx() -> None:
-    """Says how MLX is installed, if it is not."""
-    try:
-        import mlx.core  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        raise ImportError(
-            "mlx-dequant needs MLX with a backend. On Linux: pip install 'mlx-dequant[cpu]', "
-            "or [cuda12] or [cuda13] for an NVIDIA GPU."
-        ) from error
 
 
 def __dir__() -> list[str]:

@@ -20,7 +20,7 @@ def dequantize_awq(
 def dequantize_gptq(
     qweight: Any,
     scales: Any,
-    qzeros: Any,
+    qzeros: Any = None,
     g_idx: Any = None,
     group_size: int = 128,
     bits: int = 4,

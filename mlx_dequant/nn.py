@@ -22,7 +22,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from . import dtypes, fusing
+from . import dtypes, fusing, needs
 from .errors import FormatError
 from .ops import linear
 from .ops.transforms import has_value
@@ -43,6 +43,7 @@ class PackedLayer(nn.Module):
 
     def hold(self, weight: QuantizedWeight) -> None:
         """Puts a weight in the place of the one before, of any shape. A bias stays."""
+        _check_quantized("weight", weight)
         if len(weight.shape) != self.axes:
             expected = "a matrix" if self.axes == 2 else "a stack [experts, out, in]"
             raise FormatError(f"weight: found shape {weight.shape}, expected {expected}")
@@ -111,6 +112,11 @@ class PackedLayer(nn.Module):
         return layer.to_quantized(*args, **kwargs)
 
 
+def _check_quantized(name: str, weight: Any) -> None:
+    if not isinstance(weight, QuantizedWeight):
+        raise FormatError(f"{name}: found {type(weight).__name__}, expected a quantized weight")
+
+
 def _unpickled(kind: Any, state: dict[str, Any], arrays: dict[str, mx.array]) -> Any:
     layer = kind.__new__(kind)
     layer.__dict__.update(state)
@@ -157,6 +163,7 @@ class PackedLinear(PackedLayer):
 def _packed_lora() -> tuple[Any, Any]:
     """mlx-lm's adapters of a linear layer and of an embedding. Both `fuse` the sum into a dense float32 layer, also
     without `dequantize`: packed codes cannot hold it."""
+    needs.mlx_lm("to_lora")
     from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 
     class PackedLoRALinear(LoRALinear):
@@ -223,6 +230,7 @@ class PackedSwitchLinear(PackedLayer):
 
     def dense(self, dtype: mx.Dtype = mx.float32) -> nn.Module:
         """mlx-lm's layer with dequantized weights."""
+        needs.mlx_lm("PackedSwitchLinear.dense")
         from mlx_lm.models.switch_layers import SwitchLinear
 
         # One number is what it draws at random before it gets its weights.
@@ -247,7 +255,7 @@ class PackedEmbedding(PackedLayer):
 
     def __init__(self, weight: QuantizedWeight, dtype: mx.Dtype | None = None):
         super().__init__(weight)
-        self._dtype = None if dtype is None else dtypes.name(dtype)  # an mx.Dtype cannot be copied
+        self._dtype = None if dtype is None else dtypes.name(dtypes.checked(dtype))  # an mx.Dtype cannot be copied
 
     @property
     def dtype(self) -> mx.Dtype | None:
@@ -320,6 +328,7 @@ def pack_model(
     replacements: list[tuple[str, nn.Module]] = []
     for name, weight in weights.items():
         layer: Any = layers[name]
+        _check_quantized(f"layer {name!r}", weight)
         shape = (*weight.shape[:-2], weight.out_features, weight.in_features)
         if layer.weight.shape != shape:
             raise FormatError(f"layer {name!r}: found a weight of {shape}, expected {layer.weight.shape}")

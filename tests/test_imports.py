@@ -17,7 +17,7 @@ ROOT = PACKAGE.name
 
 # Innermost first. A module imports its own layer and those before it.
 LAYERS = (
-    ("errors", "checks", "dtypes", "fast_divmod", "kept", "log", "renamed", "zero_points", "_version"),
+    ("errors", "checks", "dtypes", "fast_divmod", "kept", "log", "needs", "renamed", "zero_points", "_version"),
     ("registry",),
     ("encoded", "kernels", "kernel_text"),
     ("kernel_declarations", "kernel_names"),
@@ -35,7 +35,7 @@ LAYERS = (
 )
 LAYER_OF = {name: at for at, layer in enumerate(LAYERS) for name in layer}
 # What the package's own __init__ may import at once: the rest it brings when it is asked for.
-EAGER = {f"{ROOT}._version", f"{ROOT}.errors", f"{ROOT}.registry"}
+EAGER = {f"{ROOT}._version", f"{ROOT}.errors", f"{ROOT}.needs", f"{ROOT}.registry"}
 NO_LAYER = {"metal"}  # shaders, and the script that writes their tables
 
 

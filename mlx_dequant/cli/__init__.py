@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
-from .. import __version__
+from .. import __version__, needs
 from ..diagnostics.output import printable
 from ..errors import FormatError
 
@@ -37,11 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where a check failed, 2 where there was nothing to check: a wrong
         argument, or a file that is missing or is not what it should be; 130 after Ctrl-C, 143 after SIGTERM.
     """
-    options = _parser().parse_args(argv)
     try:
+        needs.mlx()
+        options = _parser().parse_args(argv)
         with _terminable():
             return options.run(options)
-    except FormatError as error:
+    except (FormatError, needs.MissingError) as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -5,8 +5,10 @@
 
 from importlib.util import find_spec
 
+from ..needs import MissingError
+
 if find_spec("mlx_lm") is None:
-    raise ImportError("mlx_dequant.lm needs mlx-lm: pip install 'mlx-dequant[lm]'")
+    raise MissingError("mlx_dequant.lm needs mlx-lm: pip install 'mlx-dequant[lm]'")
 
 from .convert import convert
 from .hook import install, installed, uninstall

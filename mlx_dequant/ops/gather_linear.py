@@ -16,7 +16,7 @@ from .. import backends
 from ..backends.arrays import clamped_int32
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
-from .operand import Weight, check_ids, check_stack, check_x
+from .operand import Weight, check_array, check_ids, check_stack, check_x, matrix_of
 from .replay import in_trace, replayed, traced_once
 from .transforms import has_value, is_exporting, is_traced
 
@@ -44,7 +44,8 @@ def gather_linear(x: mx.array, weight: Weight, ids: mx.array, sorted: bool = Fal
         IndexError: an id is out of range, on the host and the reference. On a GPU such a result is NaN,
             and so it is on the host where ids have no values yet, and inside `mx.compile`.
     """
-    matrix = weight.matrix
+    matrix = matrix_of(weight)
+    check_array("ids", ids)
     how = (ids.shape, ids.dtype, sorted)
     y = replayed(matrix, how, x, ids)
     if y is not None:

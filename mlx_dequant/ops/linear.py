@@ -15,7 +15,7 @@ import mlx.core as mx
 from .. import backends, dtypes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
-from .operand import SHARED, Weight, check_matrix, check_x
+from .operand import SHARED, Weight, check_array, check_matrix, check_x, matrix_of
 from .replay import in_trace, replayed, traced_once
 from .transforms import has_value, is_exporting, is_traced, only
 
@@ -41,7 +41,7 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
     Raises:
         FormatError: x or bias does not fit the weight.
     """
-    matrix = weight.matrix
+    matrix = matrix_of(weight)
     share: Any = matrix.cache.get(SHARED)
     y = None if share is None else share.product.outputs(share.member, x)
     if y is None:
@@ -52,6 +52,7 @@ def linear(x: mx.array, weight: Weight, bias: mx.array | None = None) -> mx.arra
         y = matmul(matrix, x, matrix.layout == "NK")
     if bias is None:
         return y
+    check_array("bias", bias)
     if bias.shape != (weight.out_features,):
         raise FormatError(f"bias: found shape {bias.shape}, expected ({weight.out_features},)")
     if not dtypes.is_float(bias.dtype):

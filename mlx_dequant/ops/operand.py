@@ -35,6 +35,14 @@ def check_stack(weight: Weight) -> None:
         raise FormatError(f"weight: found shape {weight.shape}, expected a stack [experts, out, in]")
 
 
+def matrix_of(weight: Weight) -> EncodedMatrix:
+    """The weight's matrix."""
+    try:
+        return weight.matrix
+    except AttributeError:
+        raise FormatError(f"weight: found {type(weight).__name__}, expected a quantized weight") from None
+
+
 def check_matrix(weight: Weight) -> None:
     """Refuses stacks of matrices."""
     if len(weight.shape) != 2:
@@ -43,7 +51,7 @@ def check_matrix(weight: Weight) -> None:
 
 def check_x(x: mx.array, weight: Weight) -> None:
     """Refuses an x that a linear layer of the weight does not take."""
-    _check_array("x", x)
+    check_array("x", x)
     if not dtypes.is_float(x.dtype):
         raise FormatError(f"x: found {x.dtype}, expected float16, bfloat16 or float32")
     if x.ndim == 0 or x.shape[-1] != weight.in_features:
@@ -52,11 +60,12 @@ def check_x(x: mx.array, weight: Weight) -> None:
 
 def check_ids(ids: mx.array) -> None:
     """Refuses ids that are no integers."""
-    _check_array("ids", ids)
+    check_array("ids", ids)
     if ids.dtype not in INTEGERS:
         raise FormatError(f"ids: found {ids.dtype}, expected integers")
 
 
-def _check_array(name: str, value: Any) -> None:
+def check_array(name: str, value: Any) -> None:
+    """Refuses what is no array of MLX."""
     if not isinstance(value, mx.array):
         raise FormatError(f"{name}: found {type(value).__name__}, expected an mx.array")

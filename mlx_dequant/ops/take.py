@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from .. import backends, dtypes
-from .operand import Weight, check_ids, check_matrix
+from .operand import Weight, check_ids, check_matrix, matrix_of
 from .replay import check_untraced
 from .transforms import has_value, is_exporting, only
 
@@ -29,11 +29,11 @@ def take(weight: Weight, ids: mx.array, dtype: mx.Dtype | None = None) -> mx.arr
         IndexError: an id is out of range, on the host and the reference. On a GPU such a row is NaN, and so it is
             on the host where ids have no values yet.
     """
+    matrix = matrix_of(weight)
     check_matrix(weight)
     check_untraced("it looks up rows of a weight")
     row_dtype: mx.Dtype = dtypes.checked(dtype or weight.dtype)
     check_ids(ids)
-    matrix = weight.matrix
     axis = int(matrix.layout == "KN")
     backends.check_ids(ids, weight.out_features)
 

@@ -23,6 +23,7 @@ def stack(weights: Sequence[Any]) -> QuantizedWeight:
     Raises:
         FormatError: a weight is no matrix, or differs from the first.
     """
+    weights = tuple(weights)
     if not weights:
         raise FormatError("weights: found none, expected at least one")
     return stack_of(len(weights), weights)

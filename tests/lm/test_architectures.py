@@ -155,5 +155,5 @@ def test_without_mlx_lm_the_import_names_the_extra():
     code = "import sys; sys.modules['mlx_lm'] = None; import mlx_dequant as mxd; mxd.lm"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip().splitlines()[-1] == (
-        "ImportError: mlx_dequant.lm needs mlx-lm: pip install 'mlx-dequant[lm]'"
+        "mlx_dequant.needs.MissingError: mlx_dequant.lm needs mlx-lm: pip install 'mlx-dequant[lm]'"
     )

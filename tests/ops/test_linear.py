@@ -149,3 +149,20 @@ def test_a_stack_is_refused(backend):
         packed.linear(mx.ones((1, 32)))
     with pytest.raises(mxd.FormatError, match=r"weight: found shape \(2, 4, 32\), expected a matrix"):
         packed.take(mx.array([0]))
+
+
+def test_what_is_no_quantized_weight_is_refused(backend):
+    x, dense = mx.ones((2, 32)), mx.ones((4, 32))
+    packed = mxd.GGUFWeight(np.zeros((4, 34), np.uint8), "Q8_0")
+    for call in (
+        lambda: mxd.linear(x, dense),
+        lambda: mxd.take(dense, mx.array([0])),
+        lambda: mxd.nn.PackedLinear(dense),
+    ):
+        with pytest.raises(mxd.FormatError, match="weight: found array, expected a quantized weight"):
+            call()
+    with pytest.raises(mxd.FormatError, match=r"bias: found ndarray, expected an mx\.array"):
+        packed.linear(x, np.ones(4, np.float32))
+    with pytest.raises(mxd.FormatError, match=r"dtype: found mlx\.core\.int32, expected float32"):
+        mxd.nn.PackedEmbedding(packed, mx.int32)
+    assert mxd.stack(iter([packed, packed])).shape == (2, 4, 32)

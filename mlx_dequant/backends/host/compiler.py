@@ -144,6 +144,8 @@ def trial() -> str:
 def warn_of_slowness(name: str, error: Exception) -> None:
     """Warns that the reference does the work of a loop."""
     message = f"{name} could not be compiled and runs slowly instead: {error}"
+    if isinstance(error, OSError) and "MLX_DEQUANT_CACHE" not in message:
+        message += " (MLX_DEQUANT_CACHE names the folder for what is compiled)"
     logger.warning(message)
     warnings.warn(f"mlx-dequant: {message}", RuntimeWarning, stacklevel=3)
 
