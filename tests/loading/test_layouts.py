@@ -228,3 +228,15 @@ def test_the_order_of_targets_is_the_producers(tmp_path):
         groups = {"group_0": wrong | {"targets": [first]}, "group_1": right | {"targets": [then]}}
         settings = compressed(8) | {"config_groups": groups}
         assert_weights(load(tmp_path, settings, **parts)[DOWN], expected)
+
+
+def test_a_weight_shape_of_many_empty_rows(tmp_path):
+    """As a list it would take all memory."""
+    codes, _, scales, _ = random()
+    parts = {
+        "weight_packed": stream(codes.T, 4),
+        "weight_scale": scales.T,
+        "weight_shape": np.zeros((1 << 20, 0), np.int64),
+    }
+    with pytest.raises(mxd.FormatError, match=r"weight_shape: found 0 numbers, expected \(out, in\)"):
+        load(tmp_path, compressed(4, symmetric=True), **parts)[DOWN]

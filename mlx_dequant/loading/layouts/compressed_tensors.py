@@ -20,7 +20,7 @@ def pack_quantized(parts: Parts, settings: Settings) -> QuantizedWeight:
         raise FormatError(f"bits: found {bits}, expected 1 to 8")
     packed, scales, shape = parts.array("weight_packed"), parts.array("weight_scale"), parts.array("weight_shape")
     if shape.size != 2:
-        raise FormatError(f"weight_shape: found {shape.tolist()}, expected (out, in)")
+        raise FormatError(f"weight_shape: found {shape.size} numbers, expected (out, in)")
     outputs, inputs = check.lengths("weight_shape", shape)
     if scales.ndim == 1:
         scales = scales[:, None]
