@@ -35,7 +35,7 @@ class Writing:
         if target.exists():
             raise FileExistsError(f"{target}: found a file or folder there, expected none")
         self._target = target
-        self.folder = target
+        self.folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
         self._lock: int | None = None
         self._shard: dict[str, mx.array] = {}
         self._files: list[list[str]] = []
@@ -43,14 +43,14 @@ class Writing:
 
     def __enter__(self) -> Writing:
         for left in self.folder.parent.glob(f".{glob.escape(self._target.name)}.*.part"):
-            with suppress(OSError):  # another process writes it, or has removed it
-                os.close(_locked(left))
-                shutil.rmtree(left, ignore_errors=True)
-        while self._lock is None:
-            self.folder = self._target.with_name(f".{self._target.name}.{uuid4().hex[:8]}.part")
-            self.folder.mkdir(parents=True)
-            with suppress(OSError):  # another process took it for a left one before it was locked
-                self._lock = _locked(self.folder)
+            _remove_if_left(left)
+        # Locked before it has a name by which others find it.
+        made = self.folder.with_suffix(".new")
+        made.mkdir(parents=True)
+        self._lock = os.open(made, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks: nobody removes it then
+            _lock(self._lock)
+        made.rename(self.folder)
         return self
 
     def add(self, name: str, array: mx.array) -> None:
@@ -90,17 +90,17 @@ class Writing:
             os.close(self._lock)
 
 
-def _locked(folder: Path) -> int:
-    """An open file descriptor of a folder that no other process has locked.
+def _lock(opened: int) -> None:
+    """Locks what the file descriptor is of; OSError if another has."""
+    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    Raises:
-        OSError: another has, or there is no such folder.
-    """
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder.stat()  # it may have gone in between
-    except OSError:
-        os.close(opened)
-        raise
-    return opened
+
+def _remove_if_left(folder: Path) -> None:
+    """Removes a folder that no process has locked."""
+    with suppress(OSError):  # another process writes it, or has removed it
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            _lock(opened)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(opened)
