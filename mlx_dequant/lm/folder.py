@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,18 @@ from ..weights.stack import stack_of
 from . import gpt2, gpt_oss, numbers, rotary, settings, variants
 from .build import Weight
 from .settings_table import NESTED, ROWS, TEXTS, Row
-from .tensors import EMBEDDINGS, HEADS, prepared
-
-# The type of placeholders. No weight has it, so a weight that mlx-lm computed from a placeholder shows.
-PLACEHOLDER = mx.complex64
-# The name of a quantized layer that is one of many experts.
-EXPERT = re.compile(r"\.experts\.\d+\.\w+$")
-# The last parts of names of scales for quantized attention, which is computed without.
-SCALES = (".k_scale", ".v_scale", ".q_scale", ".kv_scale")
-# Mixtral's names of an expert's matrices, and mlx-lm's.
-WAYS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+from .tensors import (
+    EMBEDDINGS,
+    EXPERT,
+    HEADS,
+    PLACEHOLDER,
+    are_equal,
+    has_embedding,
+    is_unused,
+    place,
+    prepared,
+    with_embedding,
+)
 
 
 def config(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
@@ -172,20 +173,11 @@ def _known() -> str:
     return ", ".join(module.name for module in iter_modules(models.__path__))
 
 
-def _place(name: str) -> str:
-    """The name that mlx-lm's models give the module of a folder's weight."""
-    module = name.removesuffix(".weight")
-    if not EXPERT.search(module):
-        return module
-    stem, _, last = module.rpartition(".")
-    return f"{stem.rpartition('.experts.')[0]}.switch_mlp.{WAYS.get(last, last)}"
-
-
 def units(checkpoint: Checkpoint) -> Callable[[str, int], tuple[int, int]]:
     """By the name of a module and its columns: by multiples of how many rows and columns its matrices can be cut."""
     names: dict[str, list[str]] = {}
     for name in checkpoint.weights:
-        names.setdefault(_place(name), []).append(name)
+        names.setdefault(place(name), []).append(name)
 
     def of(module: str, columns: int) -> tuple[int, int]:
         each = [checkpoint.weights.units(name, columns) for name in names.get(module, ())]
@@ -205,7 +197,7 @@ def weights(checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None
     """
 
     def read(name: str) -> Weight:
-        return checkpoint.weights.part(name, cuts(_place(name)) if cuts else None)
+        return checkpoint.weights.part(name, cuts(place(name)) if cuts else None)
 
     experts = [name for name in checkpoint.weights if EXPERT.search(name)]
     stored: dict[str, Weight] = {name: read(name) for name in checkpoint.weights if not EXPERT.search(name)}
@@ -213,7 +205,7 @@ def weights(checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None
     other_names = {"gpt2": gpt2.renamed, "gpt_oss": gpt_oss.separate}.get(kind)
     stored = other_names(stored) if other_names else stored
     parameters = dict(tree_flatten(model.parameters()))
-    stored = _with_embedding(stored, parameters)
+    stored = with_embedding(stored, parameters)
     arrays = {name: weight for name, weight in stored.items() if isinstance(weight, mx.array)}
     quantized = {f"{name}.weight": weight for name, weight in stored.items() if isinstance(weight, QuantizedWeight)}
     # Where the model absorbs this layer into its attention, it splits its matrix.
@@ -234,7 +226,7 @@ def weights(checkpoint: Checkpoint, model: Any, cuts: Callable[[str], Cut | None
             raise FormatError(
                 f"{checkpoint.path.name}: found tensors that mlx-lm's model does not rename: {error!r}"
             ) from error
-    named = {name: array for name, array in named.items() if name in parameters or not _unused(name, named)}
+    named = {name: array for name, array in named.items() if name in parameters or not is_unused(name, named)}
     owners = {id(array): quantized[name] for name, array in placeholders.items()}
     result: dict[str, Weight] = {}
     for name, array in named.items():
@@ -268,29 +260,6 @@ def _experts(
         raise FormatError(f"{checkpoint.path.name}: {parameter}: {error}; weights[0] is {names[0]}") from None
 
 
-def _has_embedding(names: Iterable[str]) -> bool:
-    return any("emb" in name or "wte" in name for name in names)
-
-
-def _with_embedding(stored: dict[str, Weight], parameters: Collection[str]) -> dict[str, Weight]:
-    """AutoAWQ wrote the output layer in the place of the embedding that it is."""
-    head = next((name for name in stored if name.endswith(HEADS)), None)
-    place = next((name for name in parameters if name.endswith(EMBEDDINGS)), None)
-    if head is None or head in parameters or place is None or _has_embedding(stored):
-        return stored
-    return {place if name == head else name: weight for name, weight in stored.items()}
-
-
-def _unused(name: str, named: dict[str, mx.array]) -> bool:
-    """Whether it is zeros that AutoGPTQ wrote for a layer without bias, a scale of quantized attention, or a copy of
-    the embedding."""
-    array = named[name]
-    if name.endswith(HEADS):
-        embedding = next((other for place, other in named.items() if place.endswith(EMBEDDINGS)), array)
-        return embedding is not array and embedding.shape == array.shape and bool(mx.array_equal(embedding, array))
-    return name.endswith(SCALES) or (name.endswith(".bias") and not bool(mx.any(array)))
-
-
 def untie(config: dict[str, Any], checkpoint: Checkpoint) -> None:
     """An output layer of its own is not the embedding, whatever the config says or leaves out.
 
@@ -311,11 +280,7 @@ def untie(config: dict[str, Any], checkpoint: Checkpoint) -> None:
 
 def _is_embedding(head: str, checkpoint: Checkpoint) -> bool:
     """Whether the output layer is a copy of the embedding, or in the place of one."""
-    if not _has_embedding(checkpoint.weights):
+    if not has_embedding(checkpoint.weights):
         return True
-    weight = checkpoint.weights[head]
-    place = next((name for name in checkpoint.weights if name.endswith(EMBEDDINGS)), None)
-    embedding = None if place is None else checkpoint.weights[place]
-    if not isinstance(weight, mx.array) or not isinstance(embedding, mx.array):
-        return False
-    return weight.shape == embedding.shape and bool(mx.array_equal(weight, embedding))
+    embedding = next((name for name in checkpoint.weights if name.endswith(EMBEDDINGS)), None)
+    return embedding is not None and are_equal(checkpoint.weights[head], checkpoint.weights[embedding])

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 import mlx_dequant as mxd
-from mlx_dequant.lm.tensors import prepared
+from mlx_dequant.lm.tensors import PLACEHOLDER, is_unused, prepared
 
 
 def test_vectors_are_float32():
@@ -50,3 +50,12 @@ def test_a_router_bias_that_mlx_lm_drops_is_refused():
     assert prepared("ernie4_5_moe", {name: mx.zeros((1, 4))}).keys() == {name}
     with pytest.raises(mxd.FormatError, match=f"{name}: found numbers, expected zeros"):
         prepared("ernie4_5_moe", {name: mx.ones((1, 4))})
+
+
+def test_a_packed_output_layer_is_no_copy_of_a_packed_embedding():
+    """What stands for both while names change is equal, and says nothing of their weights."""
+    packed = mx.zeros((4, 2), PLACEHOLDER)
+    dense = mx.ones((4, 2))
+    assert not is_unused("lm_head.weight", {"lm_head.weight": packed, "model.embed_tokens.weight": packed})
+    assert not is_unused("lm_head.weight", {"lm_head.weight": dense, "model.embed_tokens.weight": dense + 1})
+    assert is_unused("lm_head.weight", {"lm_head.weight": dense, "model.embed_tokens.weight": dense})
