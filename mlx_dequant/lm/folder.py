@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -124,19 +124,25 @@ def _text_arguments(model: type[nn.Module]) -> Any:
     return next(filter(None, found))
 
 
+def stock_model(config: Mapping[str, Any]) -> Any:
+    """mlx-lm's own model of a config, with weights that are never evaluated."""
+    model: Any
+    model, arguments = classes(dict(config))
+    made = model(arguments.from_dict(dict(config)))
+    mx.eval(mx.random.state)  # or each draw of numbers would stay behind it, unevaluated
+    return made
+
+
 def empty_model(config: dict[str, Any]) -> nn.Module:
     """The model, with weights that are never evaluated.
 
     Raises:
         FormatError: mlx-lm does not know the architecture, or does not take the settings.
     """
-    model: Any
-    model, arguments = classes(config)
     # What mlx-lm's model cannot scale, `rotary.replace` does.
     given = config | {"rope_scaling": None} if _row(config).rope else config
     try:
-        made: Any = model(arguments.from_dict(given))
-        mx.eval(mx.random.state)  # or each draw of numbers would stay behind it, unevaluated
+        made = stock_model(given)
         text = _text(made) if isinstance(config.get("text_config"), dict) else made
         inner = config.get("text_config") or config
         with numbers.checked():

@@ -10,9 +10,10 @@ import mlx.nn as nn
 
 from ..errors import FormatError
 from ..nn import PackedLayer
+from .folder import stock_model
 from .gguf_delta import untiled
 from .settings_table import GELUS, ROWS, Row
-from .variants import TILED, WINDOWED
+from .variants import TILED, has_windows_everywhere
 
 OFFSETS = (0, 5, 100, 5000)  # positions at which rotations are compared
 CLOSE = 1e-4
@@ -26,7 +27,7 @@ def check_own_classes(model: Any, config: Mapping[str, Any]) -> None:
     """
     text = config.get("text_config") or config
     kind, window = text["model_type"], text.get("sliding_window")
-    if kind in WINDOWED and window and window < text["max_position_embeddings"] and not text.get("layer_types"):
+    if has_windows_everywhere(text) and window < text["max_position_embeddings"]:
         raise _fail("model.layers", f"attention that sees {window} positions", f"mlx-lm's {kind} sees all")
     for name, module in model.named_modules():
         made: Any = getattr(type(module), "_made_of", (None, "", None))
@@ -37,7 +38,7 @@ def check_own_classes(model: Any, config: Mapping[str, Any]) -> None:
             raise _fail(name, f"activation {how[0]!r}", f"mlx-lm's {kind} has another")
     if not ROWS.get(kind, Row()).rope:
         return
-    theirs = _rotations(_made(config))
+    theirs = _rotations(stock_model(config))
     size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     for name, rope in _rotations(model).items():
         if name not in theirs or not _rotate_alike(rope, theirs[name], size):
@@ -46,14 +47,6 @@ def check_own_classes(model: Any, config: Mapping[str, Any]) -> None:
 
 def _fail(name: str, found: str, why: str) -> FormatError:
     return FormatError(f"{name}: found {found}, but {why}: to='packed' keeps it")
-
-
-def _made(config: Mapping[str, Any]) -> nn.Module:
-    from .folder import classes
-
-    model: Any
-    model, arguments = classes(dict(config))
-    return model(arguments.from_dict(dict(config)))
 
 
 def _rotations(model: nn.Module) -> dict[str, Any]:

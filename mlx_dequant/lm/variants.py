@@ -67,11 +67,17 @@ def _pattern(settings: Mapping[str, Any], seen: list[bool]) -> int | str | None:
     return every
 
 
+def has_windows_everywhere(settings: Mapping[str, Any]) -> bool:
+    """Whether all layers see windows, where mlx-lm's own model lets some see everything."""
+    windowed = settings["model_type"] in WINDOWED and not settings.get("layer_types")
+    return windowed and bool(settings.get("sliding_window"))
+
+
 def change(model: Any, settings: Mapping[str, Any]) -> None:
     """Gives layers the windows and the activation of the settings, in place, where a row of the table says so."""
     kind = settings["model_type"]
     row = ROWS.get(kind, Row())
-    if kind in WINDOWED and settings.get("sliding_window") and not settings.get("layer_types"):
+    if has_windows_everywhere(settings):
         # mlx-lm's model sees windows, if not in all layers.
         model.model.fa_idx = model.model.swa_idx = 0
         for layer in model.layers:
