@@ -2,18 +2,20 @@
 
 A row has "case" ("decode"), "model", "layers", "provider", "format", "has_g_idx" and "fused" (only where true),
 "decode_tokens_per_second", "prompt_tokens_per_second" (by tokens of the prompt), "device", and of the products with one
-row of x: "build_us", the microseconds in which MLX's graph is built, on average, and the most "launches" and
-"text_bytes" of custom kernels that one has. A mixture of experts has "experts": see `experts.measure`. What was not
-measured is null. A row of a model with a process of its own has "blas", the libraries there. A row that is not timed
-has "status" and "check" as well.
+row of x: "build_us", the microseconds in which MLX's graph is built, the fewest of each product and their mean, and the
+most "launches" and "text_bytes" of custom kernels that one has. A mixture of experts has "experts": see
+`experts.measure`. What was not measured is null. A row of a model with a process of its own has "blas", the libraries
+there. A row that is not timed has "status" and "check" as well.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -41,10 +43,19 @@ class Candidate:
 
 @dataclass
 class Measured:
-    """What is known of a model so far; times are seconds of a phase, "decode" or the tokens of a prompt."""
+    """What is known of a model so far.
+
+    Attributes:
+        seconds: by phase, "decode" or the tokens of a prompt.
+        costs: fields of the row.
+        build: by product, the fewest seconds in which its graph was built.
+        experts: fields of the row, of a mixture.
+        problem: "status" and "check" of a model that is not timed.
+    """
 
     seconds: dict[str, Samples] = field(default_factory=dict[str, Samples])
     costs: Row = field(default_factory=dict[str, Any])
+    build: dict[int, float] = field(default_factory=dict[int, float])
     experts: Row = field(default_factory=dict[str, Any])
     problem: Row = field(default_factory=dict[str, Any])
 
@@ -96,6 +107,8 @@ def measure(plan: Plan, say: Callable[[str], None], write: Callable[[list[Row]],
         gc.freeze()  # Python would look through every model's objects while one is timed
         for phase in ("decode", *map(str, plan.prompts)):
             say(f"{phase if phase == 'decode' else f'a prompt of {phase}'}: {len(runners)} models in turn")
+            for kind, runner in runners.items():
+                _time_products(kind, runner, found[kind].build)
             for kind, samples in _timed(plan, phase, runners).items():
                 found[kind].seconds.setdefault(phase, Samples()).seconds += samples.seconds
                 say(f"  {kind.title}: {_speed(plan, phase, found[kind]):.1f} tokens a second")
@@ -143,21 +156,30 @@ def _prepare(kind: Kind, candidate: Candidate, runners: dict[Kind, Runner], meas
 
 
 def costs(kind: Kind, runner: Runner) -> Row:
-    """Microseconds in which a product's graph is built, and the most kernels and bytes of text that one has."""
-    if not isinstance(runner, MLXModel) or (kind.provider != "mlx" and not on_gpu()):
+    """The most kernels and bytes of text that a product with one row of x has."""
+    graphs = [cost(call) for call in _products(kind, runner)]
+    if not graphs:
         return {}
-    times: list[float] = []
-    graphs = []
-    for layer, inputs in products(runner.model):
-        x = mx.ones((1, 1, inputs), runner.dtype)
-        mx.eval(x, layer(x))
-        times.append(overhead(lambda layer=layer, x=x: layer(x), runs=20))
-        graphs.append(cost(lambda layer=layer, x=x: layer(x)))
     return {
-        "build_us": round(1e6 * statistics.mean(times), 2),
         "launches": max(graph.launches for graph in graphs),
         "text_bytes": max(graph.text_bytes for graph in graphs),
     }
+
+
+def _time_products(kind: Kind, runner: Runner, build: dict[int, float]) -> None:
+    """Notes what products take to build, where that is less than before: between phases, since a CPU is slow for
+    seconds at a time."""
+    for i, call in enumerate(_products(kind, runner)):
+        build[i] = min(build.get(i, math.inf), overhead(call))
+
+
+def _products(kind: Kind, runner: Runner) -> Iterator[Callable[[], mx.array]]:
+    """Builds of each product with one row of x, where they are graphs: not torch's, nor ours on a CPU."""
+    if isinstance(runner, MLXModel) and (kind.provider == "mlx" or on_gpu()):
+        for layer, inputs in products(runner.model):
+            x = mx.ones((1, 1, inputs), runner.dtype)
+            mx.eval(x, layer(x))
+            yield partial(layer, x)
 
 
 def _timed(plan: Plan, phase: str, runners: Mapping[Kind, Runner]) -> dict[Kind, Samples]:
@@ -195,7 +217,8 @@ def rows(plan: Plan, found: Mapping[Kind, Measured]) -> list[Row]:
             **{name: True for name in ("has_g_idx", "fused") if getattr(kind, name)},
             "decode_tokens_per_second": _speed(plan, "decode", measured),
             "prompt_tokens_per_second": {str(count): _speed(plan, str(count), measured) for count in plan.prompts},
-            **{name: measured.costs.get(name) for name in ("build_us", "launches", "text_bytes")},
+            "build_us": round(1e6 * statistics.mean(measured.build.values()), 2) if measured.build else None,
+            **{name: measured.costs.get(name) for name in ("launches", "text_bytes")},
             **({"experts": measured.experts} if measured.experts else {}),
             "device": plan.facts["device"],
             **({"blas": measured.costs["blas"]} if "blas" in measured.costs else {}),

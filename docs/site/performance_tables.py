@@ -180,15 +180,14 @@ def h200_decode() -> str:
 
 
 def h200_experts() -> str:
-    """A line for each mixture of experts: answers, of a run of their own, prompts, and its experts' products in us."""
-    answers = {_model_title(row): row for row in _model_rows("h200-qwen3-30b-a3b-decode.json")}
+    """A line for each mixture of experts: answers, prompts, and its experts' products in us."""
     lines: list[list[str]] = []
     for row in _model_rows("h200-qwen3-30b-a3b.json"):
-        title, up, down = _model_title(row), row["experts"]["up"], row["experts"]["down"]
-        prompts = [f"{row['prompt_tokens_per_second'][length]:,.0f}" for length in ("512", "2048")]
+        up, down = row["experts"]["up"], row["experts"]["down"]
+        speeds = [row["decode_tokens_per_second"], *map(row["prompt_tokens_per_second"].get, ("512", "2048"))]
         products = [f"{us:,.0f}" for us in (up["1"], up["512"], down["512"], up["2048"], down["2048"])]
         launches = str(row["experts"]["launches"]["512"])
-        lines.append([title, f"{answers[title]['decode_tokens_per_second']:.0f}", *prompts, *products, launches])
+        lines.append([_model_title(row), *(f"{speed:,.0f}" for speed in speeds), *products, launches])
     heads = ["model", "answer, tokens/s", "prompt of 512, tokens/s", "prompt of 2048, tokens/s"]
     heads += ["up, 1 token", "up, 512", "down, 512", "up, 2048", "down, 2048", "launches, 512"]
     return _markdown(heads, lines)
