@@ -34,6 +34,7 @@ FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"expert_feed_forward_length": "moe_intermediate_size", "n_deepstack_layers": 3},
     ),
     "mixtral": ("mixtral", "llama", {}),
+    "mixtral, a tensor for each expert": ("mixtral", "llama", {}),
     "glm4moe": (
         "glm4_moe",
         "glm4moe",
@@ -106,7 +107,10 @@ def encoded(name: str, model: Any) -> Iterator[tuple[str, np.ndarray, Any]]:
             data = gguf.quants.quantize(adjacent(values, heads) if permuted else values, raw)
             exact = gguf.quants.dequantize(data, raw).reshape(values.shape)
             view.copy_(torch.from_numpy(halves_apart(exact, heads) if permuted else exact))
-            yield file_name(part, names), data, raw
+            if "each expert" in name and "_exps." in (stack := file_name(part, names)):
+                yield from ((stack.replace("_exps.", f".{number}."), each, raw) for number, each in enumerate(data))
+            else:
+                yield file_name(part, names), data, raw
 
 
 def kind(name: str, values: np.ndarray, architecture: str) -> Any:

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import FormatError
 from ..loading import GGUFFile
 from .gguf_keys import Keys
 from .rotary import FAR, NEAR
 
-ALONE = "blk.0.ffn_down.0.weight"  # one expert
 SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 GROUPS = ("expert_group_count", "expert_group_used_count")
 # Keys of settings with which a type's model computes; a key that is missing or 0 says the same.
@@ -72,11 +70,6 @@ def config(file: GGUFFile, keys: Keys, result: Mapping[str, Any]) -> dict[str, A
     """What the config has besides `result`, that of a dense model of the same type."""
     kind = result["model_type"]
     form = MIXTURES[kind]
-    if ALONE in file.tensors:
-        raise FormatError(
-            f"{file.path.name}: tensor {ALONE!r}: found an expert by itself, as llama.cpp wrote until April 2024, "
-            "expected stacks: convert the model again"
-        )
     count, chosen = keys.need("expert_count"), keys.need("expert_used_count")
     if chosen > count:
         raise keys.fail("expert_used_count", chosen, f"at most {count} (the experts)")
@@ -88,7 +81,8 @@ def config(file: GGUFFile, keys: Keys, result: Mapping[str, Any]) -> dict[str, A
             continue
         if keys.get(key, values[0]) not in values:
             raise keys.fail(key, keys.need(key), f"{values[-1]} (in a {kind})")
-    size = keys.get("expert_feed_forward_length", 0) or _rows(file, "ffn_down_exps", -1)
+    size = keys.get("expert_feed_forward_length", 0)
+    size = size or _rows(file, "ffn_down_exps", -1) or _rows(file, "ffn_down.0", -1)
     own = {form.count: count, form.chosen: chosen, form.size: size, **form.fixed}
     if form.deep:
         own |= _deep(keys, result)

@@ -1,4 +1,7 @@
-"""Tensors that some GGUF files have joined, and their parts, still packed: a row consists of whole blocks."""
+"""Tensors that some GGUF files have joined, and their parts, still packed: a row consists of whole blocks.
+
+Files of before April 2024 have a tensor for each expert, where later ones have a stack.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from ..errors import FormatError
 from ..loading import GGUFFile
 from ..weights import GGUFWeight
 from ..weights.cut import ROWS, Cut
+from ..weights.stack import stack_of
 
 # In the order of their rows.
 QUERIES_KEYS_VALUES = ("attn_q", "attn_k", "attn_v")
 GATES_UPS = ("ffn_gate_exps", "ffn_up_exps")
+STACK = "_exps"
 JOINED = {**dict.fromkeys(QUERIES_KEYS_VALUES, "attn_qkv"), **dict.fromkeys(GATES_UPS, "ffn_gate_up_exps")}
 
 
@@ -34,30 +39,57 @@ class Tensors:
         return name in self._file.tensors
 
     def __call__(self, name: str, cut: Cut | None = None) -> GGUFWeight:
-        found, tensor = weight(self._file, name, self._config, cut)
-        self.unused.discard(tensor)
-        return found
+        """A tensor; its rows of the one that some files have instead, or the stack of its experts.
+
+        With a cut, a part of it; of joined queries, keys and values the part is cut after it is read.
+
+        Raises:
+            FormatError: the file has none of these, a joined one has another shape, or experts differ.
+        """
+        if name in self._file.tensors:
+            self.unused.discard(name)
+            return self._file.weight(name, cut)
+        if alone := experts(self._file, name):
+            self.unused.difference_update(alone)
+            return _stack(self._file, alone, cut)
+        layer, part, kind = ("", *name.rsplit(".", 2))[-3:]
+        joined = f"{layer}.{JOINED.get(part)}.{kind}"
+        self.unused.discard(joined)
+        return _part(self._file, joined, name, part, self._config, cut)
 
 
-def weight(file: GGUFFile, tensor: str, config: Mapping[str, Any], cut: Cut | None = None) -> tuple[GGUFWeight, str]:
-    """A tensor, or its rows of the one that some files have instead; and the name of the tensor read.
+def experts(file: GGUFFile, name: str) -> list[str]:
+    """The names of a stack's experts where each is a tensor by itself; else none."""
+    stack, _, kind = name.rpartition(".")
+    stem = stack.removesuffix(STACK)
+    if stem == stack or f"{stem}.0.{kind}" not in file.tensors:
+        return []
+    count = file.metadata[f"{file.metadata['general.architecture']}.expert_count"]
+    return [f"{stem}.{number}.{kind}" for number in range(count)]
 
-    With a cut, a part of it; of a joined one the part is cut after it is read.
 
-    Raises:
-        FormatError: the file has neither, or the joined one has another shape.
-    """
-    if tensor in file.tensors:
-        return file.weight(tensor, cut), tensor
-    layer, part, kind = ("", *tensor.rsplit(".", 2))[-3:]
-    joined = f"{layer}.{JOINED.get(part)}.{kind}"
+def _not_found(file: GGUFFile, name: str) -> FormatError:
+    return FormatError(f"{file.path.name}: tensor {name!r}: not found")
+
+
+def _stack(file: GGUFFile, names: list[str], cut: Cut | None) -> Any:
+    for name in names:
+        if name not in file.tensors:
+            raise _not_found(file, name)
+    try:
+        return stack_of(len(names), (file.weight(name, cut) for name in names))
+    except FormatError as error:
+        raise FormatError(f"{file.path.name}: tensors {names[0]!r} to {names[-1]!r}: {error}") from None
+
+
+def _part(file: GGUFFile, joined: str, name: str, part: str, config: Mapping[str, Any], cut: Cut | None) -> GGUFWeight:
     if joined not in file.tensors:
-        raise FormatError(f"{file.path.name}: tensor {tensor!r}: not found")
+        raise _not_found(file, name)
     whole = part in QUERIES_KEYS_VALUES
     found = file.weight(joined, None if whole else _half(file, joined, part))
     try:
         found = _rows(found, part, config) if whole else found
-        return found if cut is None else found.cut(cut), joined
+        return found if cut is None else found.cut(cut)
     except FormatError as error:
         raise FormatError(f"{file.path.name}: tensor {joined!r}: {error}") from None
 

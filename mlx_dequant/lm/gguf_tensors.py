@@ -46,7 +46,8 @@ def weights(file: GGUFFile, config: Mapping[str, Any], model: Any, cuts: Cuts | 
 
 def units(file: GGUFFile, config: Mapping[str, Any], module: str, columns: int) -> tuple[int, int]:
     """By multiples of how many rows and columns a module's matrix [..., out, columns] can be cut."""
-    info = file.tensors.get(_name(f"{module}.weight", _names(file, config)))
+    name = _name(f"{module}.weight", _names(file, config))
+    info = file.tensors.get(next(iter(gguf_joined.experts(file, name)), name))
     return Packing(info.format).units(columns) if info and info.format else (1, 1)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
+import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -12,11 +15,12 @@ from mlx_dequant.nn import PackedSwitchLinear
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+import lm_gguf_experts  # noqa: E402
 from lm_experts import mixture  # noqa: E402
 from lm_gguf_experts import FILES, write_mixture  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 288, (2, 24))
-QUICK = ("qwen3moe", "qwen3moe, gates and ups joined")
+QUICK = ("qwen3moe", "qwen3moe, gates and ups joined", "mixtral, a tensor for each expert")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,49 @@ def test_what_is_refused(keys, message, tmp_path):
     write_mixture(tmp_path / "model.gguf", "qwen3moe", mixture("qwen3_moe"), **keys)
     with pytest.raises(mxd.FormatError, match=message):
         mxd.lm.load(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        ("blk.1.ffn_gate.3.weight", "blk.1.ffn_gate.3.weight"),
+        ("blk.1.ffn_gate.2.weight", "blk.1.ffn_gate.2.weight"),
+        ("blk.1.ffn_gate.0.weight", "blk.1.ffn_gate_exps.weight"),
+    ],
+)
+def test_an_expert_is_missing(missing, named, tmp_path):
+    with patch.object(lm_gguf_experts, "encoded", without(missing)):
+        write_mixture(tmp_path / "model.gguf", "mixtral, a tensor for each expert", mixture("mixtral"))
+    with pytest.raises(mxd.FormatError, match=f"tensor '{named}': not found"):
+        mxd.lm.load(tmp_path / "model.gguf")
+
+
+def test_experts_of_two_types(tmp_path):
+    with patch.object(lm_gguf_experts, "encoded", with_q4_0("blk.0.ffn_up.2.weight")):
+        write_mixture(tmp_path / "model.gguf", "mixtral, a tensor for each expert", mixture("mixtral"))
+    message = r"tensors 'blk.0.ffn_up.0.weight' to 'blk.0.ffn_up.3.weight': weights\[2\]: found Q4_0 .*expected Q8_0"
+    with pytest.raises(mxd.FormatError, match=message):
+        mxd.lm.load(tmp_path / "model.gguf")
+
+
+def without(missing):
+    encoded = lm_gguf_experts.encoded
+    return lambda *model: (tensor for tensor in encoded(*model) if tensor[0] != missing)
+
+
+def with_q4_0(changed):
+    encoded, kind = lm_gguf_experts.encoded, gguf.GGMLQuantizationType.Q4_0
+
+    def tensors(*model):
+        for name, data, raw in encoded(*model):
+            again = name == changed
+            yield (
+                (name, gguf.quants.quantize(gguf.quants.dequantize(data, raw), kind), kind)
+                if again
+                else (name, data, raw)
+            )
+
+    return tensors
 
 
 def test_a_router_that_adds_biases_keeps_them_in_float32(tmp_path):
