@@ -3,8 +3,7 @@
 A packed folder has the same bits in safetensors files, for mlx-dequant. With `--to mlx`, mlx_lm.load opens the folder
 without mlx-dequant: codes that fit MLX's layout (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, MXFP4, NVFP4, AWQ, and GPTQ
 and compressed-tensors without act-order) are kept, their scales rounded to float16; other layers become float16. A line
-for each layer says what it became, and the largest error of a weight relative to the largest weight. Stacks of experts
-are refused with `--to mlx`.
+for each layer says what it became, and the largest error of a weight relative to the largest weight.
 
 The folder appears when it is complete. Needs mlx-lm: pip install 'mlx-dequant[lm]'.
 Exit status: 0; 2 for a model that cannot be loaded, or a folder that is there already.

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from ..errors import FormatError
 from ..loading import GGUFFile
-from ..nn import PackedLayer, PackedSwitchLinear
+from ..nn import PackedLayer
 from .gguf_delta import untiled
 from .load import load_model, load_tokenizer, opened
 from .mlx_layout import error, mlx_weight
@@ -105,13 +105,13 @@ def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Con
     tiled, layers = text.pop(TILED, False), _layers(model)
     is_cast = getattr(model, "cast_predicate", lambda name: True)
 
-    def placed(name: str, array: mx.array) -> mx.array:
-        """Inputs in the order that MLX's own model has them in."""
-        return untiled(array, text) if tiled and name.endswith("linear_attn.out_proj") else array
+    def is_tiled(name: str) -> bool:
+        """Whether MLX's own model has the layer's inputs in another order."""
+        return tiled and name.endswith("linear_attn.out_proj")
 
-    stack = next((name for name, layer in layers.items() if isinstance(layer, PackedSwitchLinear)), None)
-    if stack is not None:
-        raise FormatError(f"{stack}: found a stack of experts, expected a matrix: to='packed' writes stacks")
+    def placed(name: str, array: mx.array) -> mx.array:
+        return untiled(array, text) if is_tiled(name) else array
+
     check_own_classes(model, config)
     for name, array in _parameters(model):
         layer, _, part = name.rpartition(".")
@@ -121,7 +121,7 @@ def _mlx(model: nn.Module, config: dict[str, Any], out: Writing) -> Iterator[Con
     quantization: dict[str, Any] = {}
     for name, layer in layers.items():
         title, found = layer.weight.format.title, mlx_weight(layer.weight)
-        if found and tiled and found.arrays["scales"].shape[1] % text["linear_num_value_heads"]:
+        if found and is_tiled(name) and found.arrays["scales"].shape[-1] % text["linear_num_value_heads"]:
             found = None  # a group holds parts of two heads
         if found is None:
             dense = layer.dense(mx.float16).weight

@@ -44,10 +44,24 @@ class MLXWeight:
 
 
 def mlx_weight(weight: QuantizedWeight) -> MLXWeight | None:
-    """The weight [out, in] with its own codes in MLX's layout; None if MLX has none for them.
+    """The weight [..., out, in] with its own codes in MLX's layout; None if MLX has none for them.
 
-    Scales and biases are rounded to float16 where they are no float16 already: that is the error.
+    Scales and biases are rounded to float16 where they are no float16 already: that is the error, of a stack the
+    largest of its experts'.
     """
+    if len(weight.shape) == 2:
+        return _matrix(weight)
+    experts: list[MLXWeight] = []
+    for each in weight:
+        found = _matrix(each)
+        if found is None:
+            return None
+        experts.append(found)
+    arrays = {name: mx.stack([each.arrays[name] for each in experts]) for name in experts[0].arrays}
+    return MLXWeight(arrays, experts[0].settings, max(each.error for each in experts))
+
+
+def _matrix(weight: QuantizedWeight) -> MLXWeight | None:
     name = weight.format.name
     if name in _SMALL_FLOATS:
         return _small_floats(name, weight, _exact(weight))

@@ -11,7 +11,7 @@ import pytest
 import mlx_dequant as mxd
 from mlx_dequant.nn import PackedLinear, PackedSwitchLinear
 
-pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
+mlx_lm = pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from lm_experts import MIXTURES, as_folder, as_state, mixture  # noqa: E402
@@ -44,6 +44,26 @@ def cases():
         for i, form in enumerate(FORMATS):
             marks = () if i == at % len(FORMATS) or name == "qwen3_moe" else pytest.mark.full
             yield pytest.param(name, form, id=f"{name}-{form}", marks=marks)
+
+
+def converted():
+    for name in MIXTURES:
+        for form in FORMATS if name != "gpt_oss" else ():
+            marks = () if (name, form) == ("qwen3_moe", "awq") else pytest.mark.full
+            yield pytest.param(name, form, id=f"{name}-{form}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "form"), list(converted()))
+def test_mlx_lm_alone_opens_a_converted_mixture(name, form, small, tmp_path):
+    path, _ = small(name, form)
+    rows = mxd.lm.convert(path, tmp_path / "mlx", to="mlx")
+    assert all(row.error < 1e-3 for row in rows)
+    kinds = {row.target.partition(",")[0] for row in rows if "switch_mlp" in row.name}
+    assert kinds == {"float16" if "act-order" in form else "affine 4-bit"}
+    model = mlx_lm.load(str(tmp_path / "mlx"))[0]
+    model.set_dtype(mx.float32)
+    expected = mxd.lm.load(path, dtype=mx.float32)[0](mx.array(IDS))
+    assert mx.abs(model(mx.array(IDS)) - expected).max() < 3e-2 * mx.abs(expected).max()
 
 
 @pytest.mark.parametrize(("name", "form"), list(cases()))

@@ -12,7 +12,7 @@ import pytest
 import mlx_dequant as mxd
 from mlx_dequant.nn import PackedSwitchLinear
 
-pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
+mlx_lm = pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra lm)")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import lm_gguf_experts  # noqa: E402
@@ -108,11 +108,23 @@ def test_a_router_that_adds_biases_keeps_them_in_float32(tmp_path):
     assert np.array_equal(np.array(bias), theirs.model.layers[1].mlp.gate.e_score_correction_bias.numpy())
 
 
-def test_convert_keeps_stacks_packed_and_writes_none_for_mlx(tmp_path):
+def test_convert_keeps_stacks_packed(tmp_path):
     write_mixture(tmp_path / "model.gguf", "qwen3moe", mixture("qwen3_moe"))
     rows = mxd.lm.convert(tmp_path / "model.gguf", tmp_path / "packed")
     assert ("model.layers.0.mlp.switch_mlp.up_proj", "Q8_0") in {(row.name, row.source) for row in rows}
     before, after = (mxd.lm.load(tmp_path / name, dtype=mx.float32)[0] for name in ("model.gguf", "packed"))
     assert mx.array_equal(before(mx.array(IDS)), after(mx.array(IDS)))
-    with pytest.raises(mxd.FormatError, match=r"switch_mlp.*: found a stack of experts, expected a matrix"):
-        mxd.lm.convert(tmp_path / "model.gguf", tmp_path / "mlx", to="mlx")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "qwen3moe" else pytest.mark.full) for name in FILES]
+)
+def test_mlx_lm_alone_opens_a_converted_mixture(name, tmp_path):
+    write_mixture(tmp_path / "model.gguf", name, mixture(FILES[name][0]))
+    rows = mxd.lm.convert(tmp_path / "model.gguf", tmp_path / "mlx", to="mlx")
+    stacks = {(row.target, row.error) for row in rows if "experts" in row.name or "switch" in row.name}
+    assert stacks == {("mxfp4 4-bit, groups of 32" if name == "gpt-oss" else "affine 8-bit, groups of 32", 0.0)}
+    model = mlx_lm.load(str(tmp_path / "mlx"))[0]
+    model.set_dtype(mx.float32)
+    expected = mxd.lm.load(tmp_path / "model.gguf", dtype=mx.float32)[0](mx.array(IDS))
+    assert mx.abs(model(mx.array(IDS)) - expected).max() < 3e-2 * mx.abs(expected).max()
