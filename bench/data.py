@@ -13,7 +13,7 @@ import mlx_dequant as mxd
 
 from ..backends import GPUS
 from ..diagnostics.compare import F32, exact
-from ..diagnostics.sample_weights import layer, slice_outputs
+from ..diagnostics.sample_weights import layer
 from .cases import Case
 
 ROTATED = {"cpu": 128 << 20, "gpu": 256 << 20}  # bytes, more than caches hold
@@ -50,7 +50,7 @@ class Data:
 def _exact(weight: mxd.QuantizedWeight) -> Iterator[tuple[int, F32]]:
     outputs = weight.out_features
     for first in dict.fromkeys([0, outputs // 64 * 32, outputs - OUTPUTS]):
-        yield first, exact(slice_outputs(weight, first, OUTPUTS))
+        yield first, exact(weight.rows(first, first + OUTPUTS))
 
 
 def weights(case: Case) -> list[mxd.QuantizedWeight]:

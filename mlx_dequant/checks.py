@@ -43,7 +43,7 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
 
 def extent(name: str, value: int) -> None:
     if not 0 <= value <= LARGEST:
-        raise FormatError(f"{name}: found {value}, expected at most {LARGEST}")
+        raise FormatError(f"{name}: found {value}, expected 0 to {LARGEST}")
 
 
 def group_size(value: int, inputs: int) -> int:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from lm_models import halves_apart
 
-from mlx_dequant.backends.host.compiler import cache_folder
 from mlx_dequant.cli.fetch_demo_model import MODEL, SIZE
+from mlx_dequant.disk_cache import cache_folder
 from mlx_dequant.loading import GGUFFile
 
 HEADS, KEY_HEADS, LAYERS = 9, 3, 30

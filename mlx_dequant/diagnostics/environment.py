@@ -15,7 +15,8 @@ import mlx.core as mx
 from .. import __version__
 from ..backends import GPUS, available_backends, current_backend
 from ..backends.host import threads
-from ..backends.host.compiler import cache_folder, compiler
+from ..backends.host.compiler import compiler
+from ..disk_cache import cache_folder
 
 PACKAGES = ("mlx", "numpy", "gguf", "torch", "vllm", "mlx-lm", "llama-cpp-python", "gptqmodel")
 SETTINGS = (

@@ -115,25 +115,6 @@ def for_dequantize(name: str) -> list[QuantizedWeight]:
     return [*weights, layer(name, 320, 70, group_size=64)]
 
 
-def slice_outputs(weight: QuantizedWeight, first: int, count: int, group_size: int = 128) -> QuantizedWeight:
-    """Outputs `first` to `first + count` of a layer, multiples of 32, as a weight."""
-    arrays = {name: array for name, array in weight.arrays.items() if array is not None}
-    end, bits = first + count, weight.format.bits
-    if weight.format.family == "gguf":
-        return GGUFWeight(arrays["blocks"][first:end], weight.format.name)
-    words = slice(first * bits // 32, end * bits // 32)
-    if weight.format.family == "awq":
-        codes, zeros = (arrays[name][:, words] for name in ("qweight", "qzeros"))
-        return AWQWeight(codes, arrays["scales"][:, first:end], zeros, group_size)
-    if weight.format.family == "gptq":
-        codes, scales = (arrays[name][:, first:end] for name in ("qweight", "scales"))
-        return GPTQWeight(codes, scales, arrays["qzeros"][:, words], arrays.get("g_idx"), group_size, bits)
-    codes, scales = (arrays[name][first:end] for name in ("codes", "scales"))
-    zeros = arrays["zeros"][words] if "zeros" in arrays else None
-    shape = count, weight.in_features
-    return CompressedTensorsWeight(codes, scales, shape, zeros, arrays.get("g_idx"), bits, group_size)
-
-
 @cache
 def plain_blocks(form: Format) -> NDArray[np.uint8]:
     """Random blocks of a format whose largest weight is of an ordinary size, found by the reference."""

@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from ..backends.host.compiler import cache_folder, private_folder, refuse_others, replace_file
+from ..disk_cache import cache_folder, private_folder, refuse_others, replace_file
 from ..log import logger
 
 LARGEST = 32 << 20  # bytes of an entry; Gemma's is 4 MB

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import dtypes
+from .. import dtypes, group_shapes
 from ..encoded import EncodedMatrix
-from ..fast_divmod import grouping
 from ..registry import FAMILIES, formats
 from . import check
 from .base import QuantizedWeight
@@ -34,20 +33,13 @@ class AWQWeight(QuantizedWeight):
         qweight = check.words("qweight", qweight)
         scales = check.floats("scales", scales)
         qzeros = check.words("qzeros", qzeros)
-        inputs, words = qweight.shape
-        outputs = words * 8
-        size = check.group_size(group_size, inputs)
-        groups = -(-inputs // size)
-        why = f"(in {inputs}, out {outputs}, group_size {group_size})"
-        check.shape("scales", scales, (groups, outputs), why)
-        check.shape("qzeros", qzeros, (groups, words), why)
-        check.extent("qweight: outputs", outputs)
+        found = group_shapes.awq(qweight, scales, qzeros, group_size)
         matrix = EncodedMatrix(
             arrays={"qweight": qweight, "qzeros": qzeros, "scales": scales},
             format=formats()["awq4"],
-            rows=inputs,
-            columns=outputs,
+            rows=found.inputs,
+            columns=found.outputs,
             scale_dtype=dtypes.name(scales.dtype),
-            loader_params=grouping(size, groups),
+            loader_params=found.params,
         )
-        self._set(matrix, (inputs, outputs), scales.dtype)
+        self._set(matrix, (found.inputs, found.outputs), scales.dtype)

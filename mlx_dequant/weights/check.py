@@ -12,7 +12,8 @@ from ..checks import extent, group_size, integer, one_of, rank, shape
 from ..errors import FormatError
 
 __all__ = [
-    "array", "extent", "floats", "group_size", "groups_of", "integer", "lengths", "one_of", "rank", "shape", "words",
+    "array", "extent", "floats", "group_size", "groups_of", "integer", "is_unset", "lengths", "one_of", "rank", "shape",
+    "words",
 ]  # fmt: skip
 
 
@@ -40,11 +41,16 @@ def lengths(name: str, value: Any) -> tuple[int, ...]:
     return tuple(integer(name, length) for length in flat)
 
 
+def is_unset(index: mx.array) -> bool:
+    """Whether a g_idx says nothing: it is empty, or -1 throughout, which some exporters write without act-order."""
+    return not index.size or (index.dtype in (mx.int32, mx.int64) and bool(mx.all(index == -1)))
+
+
 def words(name: str, value: Any, dimensions: int = 2) -> mx.array:
     """Words of packed codes: int32, or uint32 read as int32."""
     result = array(name, value)
     if result.dtype not in (mx.int32, mx.uint32):
-        raise FormatError(f"{name}: found {result.dtype}, expected int32")
+        raise FormatError(f"{name}: found {result.dtype}, expected int32 or uint32")
     rank(name, result, dimensions)
     return result.view(mx.int32)
 
@@ -62,7 +68,7 @@ def groups_of(name: str, value: Any, inputs: int, groups: int, size: int) -> mx.
     """`g_idx`, checked, with vLLM's argsort(g_idx) undone; None if it is the same as input // group_size."""
     result = array(name, value)
     if result.dtype not in (mx.int32, mx.int64, mx.uint32):
-        raise FormatError(f"{name}: found {result.dtype}, expected int32")
+        raise FormatError(f"{name}: found {result.dtype}, expected int32, int64 or uint32")
     shape(name, result, (inputs,), "(a group for each input)")
     groups_found = act_order.groups_of(name, np.asarray(result), groups, size)
     return None if groups_found is None else mx.array(groups_found)

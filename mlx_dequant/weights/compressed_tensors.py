@@ -8,10 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import dtypes
+from .. import dtypes, group_shapes
 from ..encoded import EncodedMatrix
 from ..errors import FormatError
-from ..fast_divmod import grouping
 from ..registry import FAMILIES, formats
 from . import check
 from .base import QuantizedWeight
@@ -65,38 +64,27 @@ class CompressedTensorsWeight(QuantizedWeight):
         outputs, inputs = full
         check.extent("weight_shape: in", inputs)
         check.extent("weight_shape: out", outputs)
-        why = f"(weight_shape {full}, group_size {group_size}, {bits} bits)"
-        check.shape("weight_packed", codes, (outputs, -(-inputs * bits // 32)), why)
-        size = check.group_size(group_size, inputs)
-        groups = -(-inputs // size)
-        g_idx = None
-        if weight_g_idx is not None:
-            index = check.array("weight_g_idx", weight_g_idx)
-            # Some exporters write -1 throughout when there is no act-order.
-            signed = index.dtype in (mx.int32, mx.int64)
-            if index.size and not (signed and bool(mx.all(index == -1))):
-                groups = scales.shape[1]
-                g_idx = check.groups_of("weight_g_idx", index, inputs, groups, size)
-        check.shape("weight_scale", scales, (outputs, groups), why)
-        if g_idx is None and groups > 1 and size % 32:
-            # Kernels without g_idx assume that 32 inputs share a group.
-            g_idx = mx.arange(inputs, dtype=mx.int32) // size
-        zeros = None
-        if weight_zero_point is not None:
-            zeros = check.words("weight_zero_point", weight_zero_point)
-            check.shape("weight_zero_point", zeros, (-(-outputs * bits // 32), groups), why)
+        index = None if weight_g_idx is None else check.array("weight_g_idx", weight_g_idx)
+        if index is not None and check.is_unset(index):
+            index = None
+        zeros = None if weight_zero_point is None else check.words("weight_zero_point", weight_zero_point)
+        found = group_shapes.compressed_tensors(codes, scales, zeros, full, index is not None, group_size, bits)
+        if index is not None:
+            index = check.groups_of("weight_g_idx", index, inputs, found.groups, found.size)
+        if index is None and found.needs_g_idx:
+            index = mx.arange(inputs, dtype=mx.int32) // found.size
         matrix = EncodedMatrix(
-            arrays={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": g_idx},
+            arrays={"codes": codes, "scales": scales, "zeros": zeros, "g_idx": index},
             format=formats()[f"ct{bits}"],
             rows=outputs,
             columns=inputs,
             scale_dtype=dtypes.name(scales.dtype),
             loader_params={
-                **grouping(size, groups),
+                **found.params,
                 "has_zeros": int(zeros is not None),
-                "groups_per_row": groups,
+                "groups_per_row": found.groups,
             },
-            has_g_idx=g_idx is not None,
+            has_g_idx=index is not None,
         )
         self._set(matrix, full, scales.dtype)
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
-from .. import dtypes
+from .. import dtypes, group_shapes
 from ..encoded import EncodedMatrix
-from ..errors import FormatError
-from ..fast_divmod import grouping
 from ..registry import FAMILIES, formats
-from ..zero_points import ZERO_POINTS, named, zero_params
+from ..zero_points import ZERO_POINTS, middle_words, named, zero_params
 from . import check
 from .base import QuantizedWeight
-from .bitfields import pack_stream
 
 
 class GPTQWeight(QuantizedWeight):
@@ -55,54 +51,26 @@ class GPTQWeight(QuantizedWeight):
         check.one_of("zero_points", zero_points, ZERO_POINTS)
         qweight = check.words("qweight", qweight)
         scales = check.floats("scales", scales)
-        words, outputs = qweight.shape
-        if words * 32 % bits:
-            raise FormatError(f"qweight: found {words} rows, expected a multiple of {bits} (32 codes of {bits} bits)")
-        inputs = words * 32 // bits
-        if outputs * bits % 32:
-            raise FormatError(f"qweight: found {outputs} outputs, expected a multiple of {32 // _common(bits)}")
-        size = check.group_size(group_size, inputs)
-        groups = -(-inputs // size)
         index = None if g_idx is None else check.array("g_idx", g_idx)
-        if index is not None and index.size:
-            # With act-order, the scales say how many groups there are.
-            groups = scales.shape[0]
-        why = f"(in {inputs}, out {outputs}, group_size {group_size}, {bits} bits)"
-        check.shape("scales", scales, (groups, outputs), why)
+        index = index if index is not None and index.size else None
         zeros = None if qzeros is None else check.array("qzeros", qzeros)
+        found = group_shapes.gptq(qweight, scales, zeros, index is not None, group_size, bits)
         if zeros is None or not zeros.size:
-            zeros, zero_points = _middle(bits, groups, outputs), "v2"
+            zeros, zero_points = mx.array(middle_words(bits, found.groups, found.outputs)), "v2"
         qzeros = check.words("qzeros", zeros)
-        check.shape("qzeros", qzeros, (groups, outputs * bits // 32), why)
-        check.extent("qweight: inputs", inputs)
-        group_index = None
-        if index is not None and index.size:
-            group_index = check.groups_of("g_idx", index, inputs, groups, size)
+        if index is not None:
+            index = check.groups_of("g_idx", index, found.inputs, found.groups, found.size)
         matrix = EncodedMatrix(
-            arrays={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": group_index},
+            arrays={"qweight": qweight, "qzeros": qzeros, "scales": scales, "g_idx": index},
             format=formats()[f"gptq{bits}"],
-            rows=inputs,
-            columns=outputs,
+            rows=found.inputs,
+            columns=found.outputs,
             scale_dtype=dtypes.name(scales.dtype),
-            loader_params={
-                **grouping(size, groups),
-                **zero_params(zero_points, bits),
-            },
-            has_g_idx=group_index is not None,
+            loader_params={**found.params, **zero_params(zero_points, bits)},
+            has_g_idx=index is not None,
         )
-        self._set(matrix, (inputs, outputs), scales.dtype)
+        self._set(matrix, (found.inputs, found.outputs), scales.dtype)
 
     @property
     def settings(self) -> dict[str, Any]:
         return super().settings | {"zero_points": named(self.matrix.loader_params)}
-
-
-def _middle(bits: int, groups: int, outputs: int) -> mx.array:
-    """Zero points of 2**(bits - 1), packed."""
-    row = pack_stream(np.full(outputs, 1 << bits - 1), bits)
-    return mx.array(np.tile(row, (groups, 1)))
-
-
-def _common(bits: int) -> int:
-    """The greatest common divisor of 32 and `bits`: outputs are a multiple of 32 over that."""
-    return bits if 32 % bits == 0 else 1

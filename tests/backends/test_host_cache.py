@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from mlx_dequant.backends.host import compiler
+from mlx_dequant.disk_cache import cache_folder
 
 pytestmark = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler was found")
 
@@ -114,13 +115,13 @@ def test_a_folder_that_cannot_be_made_is_one_warning(fresh):
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("MLX_DEQUANT_CACHE", str(tmp_path))
-    assert compiler.cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("MLX_DEQUANT_CACHE")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compiler.cache_folder() == tmp_path / "mlx-dequant"
+    assert cache_folder() == tmp_path / "mlx-dequant"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert compiler.cache_folder().parts[-3:] == ("Library", "Caches", "mlx-dequant")
+    assert cache_folder().parts[-3:] == ("Library", "Caches", "mlx-dequant")
 
 
 def test_processes_at_once(fresh):

@@ -7,9 +7,10 @@ import sys
 import gguf
 import pytest
 from product_cases import FAMILIES
+from specs import every_spec
 
 import mlx_dequant as mxd
-from mlx_dequant import encoded, kernel_source, kernels, launches
+from mlx_dequant import encoded, kernel_source, kernels
 from mlx_dequant.backends.host import compiler, library
 from mlx_dequant.registry import METAL, Format, gguf_format
 
@@ -31,7 +32,7 @@ def whole(monkeypatch):
 
 def every(platform, form, specs=None, dtypes=kernel_source.TYPES):
     """Every kernel source that reads a matrix of a format, built afresh."""
-    for spec in specs or launches.every_spec(platform, form):
+    for spec in specs or every_spec(platform, form):
         for dtype in dtypes:
             for scales in ["float32"] if form.family == "gguf" else kernel_source.TYPES:
                 if spec.needs_matrix:

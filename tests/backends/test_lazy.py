@@ -14,6 +14,7 @@ import mlx_dequant as mxd
 from mlx_dequant import backends
 from mlx_dequant.backends.host import compiler, driver, lazy, library, threads
 from mlx_dequant.diagnostics import sample_weights
+from mlx_dequant.disk_cache import cache_folder
 
 full = pytest.mark.full
 
@@ -168,7 +169,7 @@ AT_ONCE = "mlx_dequant WARNING: host: products compute at once and are not part 
 
 
 def test_an_environment_variable_turns_it_off(tmp_path, layer):
-    assert said(compiler.cache_folder(), MLX_DEQUANT_LAZY="0") == (["False"] * 3, "")
+    assert said(cache_folder(), MLX_DEQUANT_LAZY="0") == (["False"] * 3, "")
 
 
 @full

@@ -25,18 +25,6 @@ def test_weights_for_dequantize_have_extremes(name):
     assert (found == 0).any()
 
 
-@pytest.mark.parametrize(
-    ("name", "g_idx"),
-    [(name, "") for name in ("q4_k", "q6_k", "awq4", "gptq3", "gptq4", "ct2", "ct4")]
-    + [("gptq4", "shuffled"), ("ct4", "shuffled")],
-)
-def test_a_slice_is_that_part_of_the_layer(name, g_idx):
-    whole = sample_weights.layer(name, 128, 256, g_idx=g_idx)
-    part = sample_weights.slice_outputs(whole, 32, 64)
-    assert part.out_features == 64
-    np.testing.assert_array_equal(compare.exact(whole)[32:96], compare.exact(part))
-
-
 def test_act_order_is_of_the_kind_asked():
     sizes = {}
     for kind in ("shuffled", "uneven"):

@@ -9,7 +9,7 @@ import pytest
 from support import assert_same, bits, gguf_fixture
 
 import mlx_dequant as mxd
-from mlx_dequant.backends.host.compiler import cache_folder
+from mlx_dequant.disk_cache import cache_folder
 from mlx_dequant.loading import GGUFFile
 
 DEMO = cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"

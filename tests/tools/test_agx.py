@@ -8,8 +8,8 @@ from agx.__main__ import RESULTS, rows, table
 from agx.compiler import AgxError, asahi_clc, opencl, translatable
 from agx.machine import read
 from agx.programs import mlx_qmv, ours, title
+from specs import every_spec
 
-from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import FAMILIES, formats
 
 ROWS = json.loads(RESULTS.read_text())["rows"]

@@ -7,8 +7,8 @@ import pytest
 from msl_check.check import check, check_launch
 from msl_check.launches import record, typed, weights
 from short_texts import without_macros
+from specs import every_spec
 
-from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import formats
 
 

@@ -6,8 +6,8 @@ from msl_check import nvrtc
 from msl_check.cuda import cuda_faults
 from msl_check.launches import record, typed
 from product_cases import FAMILIES, TRAITS
+from specs import every_spec
 
-from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import formats
 
 CLEAN = """

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from emulated_kernels import launch, needs_compiler, numbers
 from product_cases import FORMATS
-
-from mlx_dequant.launches import every_spec
+from specs import every_spec
 
 from . import sanitize
 

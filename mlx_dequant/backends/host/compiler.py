@@ -9,7 +9,6 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ...disk_cache import cache_folder, private_folder, refuse_others
 from ...log import logger
 
 FLAGS = ("-std=c++17", "-O3", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-w")
@@ -61,16 +61,6 @@ def compiler() -> Compiler | None:
             return Compiler(tuple(command), answer.stdout.strip())
         logger.info("compiler: %s --version ended with status %d", shlex.join(command), answer.returncode)
     return None
-
-
-def cache_folder() -> Path:
-    """MLX_DEQUANT_CACHE, or the user's cache folder."""
-    folder = os.environ.get("MLX_DEQUANT_CACHE")
-    if folder:
-        return Path(folder)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mlx-dequant"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-dequant"
 
 
 @cache
@@ -148,28 +138,6 @@ def warn_of_slowness(name: str, error: Exception) -> None:
         message += " (MLX_DEQUANT_CACHE names the folder for what is compiled)"
     logger.warning(message)
     warnings.warn(f"mlx-dequant: {message}", RuntimeWarning, stacklevel=3)
-
-
-def private_folder(folder: Path) -> Path:
-    """The folder, made if missing. A folder that others can write to is refused."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    refuse_others(folder)
-    return folder
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file of this user's in the cache, whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as work:
-        part = Path(work) / "part"
-        part.touch(mode=0o600)
-        part.write_bytes(content)
-        part.replace(path)
-
-
-def refuse_others(path: Path) -> None:
-    status = path.stat(follow_symlinks=False)
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or stat.S_ISLNK(status.st_mode):
-        raise PermissionError(f"{path} is not this user's alone to write (set MLX_DEQUANT_CACHE to a folder that is)")
 
 
 def _checksum_path(path: Path) -> Path:

@@ -21,6 +21,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ... import disk_cache
 from ...encoded import EncodedMatrix
 from ...kernel_source import inline
 from ...log import logger
@@ -100,14 +101,14 @@ def _tried(path: Path) -> Path:
     record = path.with_suffix(".tried")
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     if record.exists():
-        compiler.refuse_others(record)
+        disk_cache.refuse_others(record)
         found, _, failure = record.read_text().partition("\n")
         if found == checksum:
             if failure:
                 raise RuntimeError(failure)
             return path
     failure = _trial(path)
-    compiler.replace_file(record, f"{checksum}\n{failure}".encode())
+    disk_cache.replace_file(record, f"{checksum}\n{failure}".encode())
     if failure:
         raise RuntimeError(failure)
     return path

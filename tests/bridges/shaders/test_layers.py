@@ -116,6 +116,9 @@ WRONG = {
     ),
     "weight_packed: found shape": lambda: shaders.compressed_tensors(WORDS, SCALES, None, None, 64, 65, -1, 4),
     "in_features: found -1": lambda: shaders.compressed_tensors(WORDS, SCALES, None, None, 64, -1, -1, 4),
+    "weight_g_idx: found torch.int16": lambda: shaders.compressed_tensors(
+        WORDS, torch.ones(64, 1), None, torch.full((64,), -1, dtype=torch.int16), 64, 64, -1, 4
+    ),
     "quant_type: found 99": lambda: shaders.gguf(WORDS, 99, 1, 32),
     "blocks: found torch.int32": lambda: shaders.gguf(WORDS, 2, 1, 32),
     "blocks: found 4 bytes, expected 18": lambda: shaders.gguf(torch.zeros(4, dtype=torch.uint8), 2, 1, 32),

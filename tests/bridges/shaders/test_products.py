@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch", reason="the shaders run on torch's tensors"
 from devices import tuned  # noqa: E402
 from emulator.shader_library import torch_shaders  # noqa: E402
 from product_cases import UNSORTED, by_traits, exact, weight  # noqa: E402
+from specs import every_spec  # noqa: E402
 
-from mlx_dequant import formats, launches  # noqa: E402
+from mlx_dequant import formats  # noqa: E402
 from mlx_dequant.backends.host.compiler import compiler  # noqa: E402
 from mlx_dequant.bridges.cache import WEIGHTS  # noqa: E402
 from mlx_dequant.bridges.nn import packed_linear  # noqa: E402
@@ -132,5 +133,5 @@ def test_every_product(name, dtype):
                     WEIGHTS.clear()
     expected = {"qmv", "qvm", *(("qmm", "pack_activations", "split_k_reduce") if dtype != torch.float32 else ())}
     assert expected <= {spec.name for spec in described}
-    few = {spec for spec in launches.every_spec("metal", formats()[name]) if spec.name in ("qmv", "qvm")}
+    few = {spec for spec in every_spec("metal", formats()[name]) if spec.name in ("qmv", "qvm")}
     assert few <= described

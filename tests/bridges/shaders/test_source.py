@@ -7,11 +7,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the shaders run on torch's tensors")
 
 from msl_check.check import check  # noqa: E402
+from specs import every_spec  # noqa: E402
 
 from mlx_dequant import formats, kernels  # noqa: E402
 from mlx_dequant.bridges.shaders import source  # noqa: E402
 from mlx_dequant.dtypes import FLOATS  # noqa: E402
-from mlx_dequant.launches import every_spec  # noqa: E402
 
 FEW = ("dequantize", "gather_rows", "split_k_reduce", "permute_columns", "qmm", "gather_qmv")
 

@@ -19,6 +19,8 @@ from typing import Any
 from mlx_dequant.launches import ANY_ROWS
 from mlx_dequant.registry import formats
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from . import limits
 from .build import build, missing
 from .compiler import AgxError, asahi_clc, compiled

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from mlx_dequant.backends.host.compiler import cache_folder
+from mlx_dequant.disk_cache import cache_folder
 
 SHIM = Path(__file__).parent / "shim"
 

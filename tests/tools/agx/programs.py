@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+from specs import every_spec
 
 from mlx_dequant import dtypes
 from mlx_dequant.backends.gpu.launch import kernel
 from mlx_dequant.kernels import THREADS, KernelSpec
-from mlx_dequant.launches import every_spec
 from mlx_dequant.registry import FAMILIES, Format, formats
 
 from .compiler import AgxError

@@ -10,7 +10,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from mlx_dequant.backends.host.compiler import cache_folder, compiler
+from mlx_dequant.backends.host.compiler import compiler
+from mlx_dequant.disk_cache import cache_folder
 
 HERE = Path(__file__).parent
 SHIM = HERE / "msl"
