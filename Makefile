@@ -59,6 +59,8 @@ clean:
 
 # Stamps: what they are named after is installed, anew when pyproject.toml changes.
 $(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
+	    "found Python %d.%d, expected 3.10 or newer: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo: pyproject.toml | $(BIN)/python

@@ -16,7 +16,7 @@ from .kernels import BLOCK_OUTPUTS, PERMUTE_CHUNK, THREADS, KernelSpec
 from .registry import FAMILIES, Family, Format
 from .tuning import EXACT_ROWS, PASS_ROWS, Device, Tuning, tuning
 
-MAX_THREADS = 2**32 - 1  # of a grid: MLX counts no further
+MAX_THREADS = 2**31 - 1  # of a grid: MLX counts no further
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def fresh(tmp_path, monkeypatch):
         library._library,
         driver.driver,
         lazy._loaded,
-        backends._available,
+        backends._works,
         backends._checked,
         backends._default,
     )

@@ -243,7 +243,7 @@ def test_an_operation_is_a_kernel_a_spec_a_rule_and_a_function(copy):
     copy.insert(
         "kernels.py", 'GATHER_COLUMNS = KernelSpec("gather_columns", ("ids",))\n', 'ROW_SUMS = KernelSpec("row_sums")\n'
     )
-    copy.insert("launches.py", "MAX_THREADS = 2**32 - 1  # of a grid: MLX counts no further\n", "")
+    copy.insert("launches.py", "MAX_THREADS = 2**31 - 1  # of a grid: MLX counts no further\n", "")
     (copy.package / "launches.py").write_text((copy.package / "launches.py").read_text() + LAUNCH)
     copy.insert("dispatch.py", "RULES: dict[str, Rule] = {\n", RULE)
     copy.add("ops/row_sums.py", FUNCTION)

@@ -35,6 +35,7 @@ inline void unpack(device const uint* words, uint at, uint first, uint add, thre
   const uint count = N < limit ? N : limit;
   at += first / 32 * BITS + first % 32 * BITS / 32;
   uint start = N * BITS % 32 == 0 ? 0 : first * BITS % 32;
+#pragma unroll
   for (uint i = 0; i < N; i += count) {
     split<count, bitpack<BITS>>(read_bits<BITS, count>(words, at, 1, start + i * BITS, add),
                                 (1u << BITS) - 1, 0, q + i);
@@ -57,6 +58,7 @@ inline void unpack_subtract_zero(device const uint* words, uint at, uint first,
     at = rest;
   }
   uint start = N * BITS % 32 == 0 ? 0 : first * BITS % 32;
+#pragma unroll
   for (uint i = 0; i < N; i += count) {
     uint word = read_bits<BITS, count>(words, at, 1, start + i * BITS, 0);
     split_subtract_zero<count, bitpack<BITS>>(word, (1u << BITS) - 1, 0, zero + i, q + i);

@@ -44,6 +44,7 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
     result.words[0] = p[0] >> shift & mask;
     return result;
   }
+#pragma unroll
   for (uint i = 0; i < N / 4; ++i) {
     uint word;
     if (ALIGN % 4 == 0) {
@@ -64,6 +65,9 @@ inline fields<N> load_fields(device const uint8_t* p, uint shift, uint mask) {
 inline float low_bits(ushort bits) { return float(as_type<half>(bits)); }
 inline float byte_unit() { return 16777216.0f; }
 
+// byte_unit() * 2^-shift, without a division.
+inline float byte_unit(uint shift) { return as_type<float>((151 - shift) << 23); }
+
 // A zero point, an integer below 2^22, in the form that field_subtract_zero takes.
 inline float as_zero_point(uint number) { return float(int(number)); }
 
@@ -71,8 +75,7 @@ inline float as_zero_point(uint number) { return float(int(number)); }
 // then lie in the low 11 bits.
 inline float field_subtract_zero(uint word, uint shift, uint mask, float zero) {
   uint up = shift % (mask == 7 ? 9 : 8);
-  return low_bits(ushort(word >> (shift - up)) & mask << up) * (byte_unit() / float(1 << up)) -
-         zero;
+  return low_bits(ushort(word >> (shift - up)) & mask << up) * byte_unit(up) - zero;
 }
 
 // Entry i of a format's lookup table.
@@ -89,6 +92,7 @@ inline float signed_byte(uint word, uint k, uint sign) {
 // q[i] * the returned unit = field i.
 template <uint N>
 inline float to_numbers(fields<N> codes, thread float* q) {
+#pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = low_bits(codes.words[i / 4] >> (i % 4 * 8) & 255);
   return byte_unit();
 }
@@ -97,10 +101,11 @@ inline float to_numbers(fields<N> codes, thread float* q) {
 // lie in the low 11 bits of a half.
 template <uint N>
 inline void to_numbers(fields<N> codes, uint number, thread float* q) {
+#pragma unroll
   for (uint i = 0; i < N; ++i) {
     uint up = number <= 4 ? i % 2 * 8 : 0;
     ushort bits = ushort(codes.words[i / 4] >> (i % 4 * 8 - up) & 255 << up);
-    q[i] = low_bits(bits) * (byte_unit() / float(1 << up)) - float(number);
+    q[i] = low_bits(bits) * byte_unit(up) - float(number);
   }
 }
 
@@ -111,6 +116,7 @@ inline float load_codes(device const uint8_t* p, uint shift, uint mask, thread f
   if (N % 2 != 0) {
     q[0] = low_bits(p[0] & mask);
   } else {
+#pragma unroll
     for (uint i = 0; i < N; i += 2) {
       ushort pair =
           ALIGN % 2 == 0 ? ((device const ushort*)p)[i / 2] : ushort(p[i] | p[i + 1] << 8);
@@ -118,7 +124,7 @@ inline float load_codes(device const uint8_t* p, uint shift, uint mask, thread f
       q[i + 1] = low_bits(pair >> 8 & mask);
     }
   }
-  return byte_unit() / float(1 << shift);
+  return byte_unit(shift);
 }
 
 // q[i] = (byte i >> shift & mask) - number.
@@ -126,18 +132,21 @@ template <uint N, uint ALIGN>
 inline void load_codes(device const uint8_t* p, uint shift, uint mask, uint number,
                        thread float* q) {
   float unit = load_codes<N, ALIGN>(p, shift, mask, q);
+#pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = q[i] * unit - float(number);
 }
 
 // q[i] = byte i, which is signed.
 template <uint N, uint>
 inline void load_signed(device const uint8_t* p, thread float* q) {
+#pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = float(((device const int8_t*)p)[i]);
 }
 
 // q[i] = the table's value for byte i >> shift & 15.
 template <uint N, uint ALIGN>
 inline void look_up(device const uint8_t* p, uint shift, constant int8_t* table, thread float* q) {
+#pragma unroll
   for (uint i = 0; i < N; ++i) {
     uint pair =
         ALIGN % 2 == 0 && N % 2 == 0 ? ((device const ushort*)p)[i / 2] : p[i] << (i % 2 * 8);
@@ -150,6 +159,7 @@ inline void look_up(device const uint8_t* p, uint shift, constant int8_t* table,
 // gives -0.
 template <uint N, uint>
 inline float load_e2m1(device const uint8_t* p, uint shift, constant int8_t*, thread float* q) {
+#pragma unroll
   for (uint i = 0; i < N; i += 2) {
     uint bytes = as_type<uint>(ushort2(p[i], N > 1 ? p[i + 1] : 0));
     uint halves = (bytes << (9 - shift) & 0x0e000e00) | (bytes << (12 - shift) & 0x80008000);
@@ -162,6 +172,7 @@ inline float load_e2m1(device const uint8_t* p, uint shift, constant int8_t*, th
 // q[i] = word >> Shift::shift(first + i) & mask.
 template <uint N, typename Shift>
 inline void split(uint word, uint mask, uint first, thread uint* q) {
+#pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = word >> Shift::shift(first + i) & mask;
 }
 
@@ -169,6 +180,7 @@ inline void split(uint word, uint mask, uint first, thread uint* q) {
 template <uint N, typename Shift>
 inline void split_subtract_zero(uint word, uint mask, uint first, thread const float* zero,
                                 thread float* q) {
+#pragma unroll
   for (uint i = 0; i < N; ++i) {
     q[i] = field_subtract_zero(word, Shift::shift(first + i), mask, zero[i]);
   }
@@ -177,6 +189,7 @@ inline void split_subtract_zero(uint word, uint mask, uint first, thread const f
 // Loads N words. Where N is a multiple of 4 or 2, the address is aligned to as many words.
 template <uint N>
 inline void load_words(device const uint* p, thread uint* q) {
+#pragma unroll
   for (uint i = 0; i < N; ++i) q[i] = p[i];
 }
 
@@ -189,12 +202,14 @@ inline bool is_aligned(device const T*, uint) {
 // Loads N consecutive values as float. ALIGNED: is_aligned holds for their address.
 template <uint N, bool ALIGNED, typename T>
 inline void load(device const T* x, thread float* v) {
+#pragma unroll
   for (uint i = 0; i < N; ++i) v[i] = float(x[i]);
 }
 
 // Stores N consecutive results. The address is aligned to N of them.
 template <uint N, typename T, typename V>
 inline void store(device T* out, thread const V* w) {
+#pragma unroll
   for (uint i = 0; i < N; i += 4) {
     *(device vec<T, 4>*)(out + i) = vec<T, 4>(T(w[i]), T(w[i + 1]), T(w[i + 2]), T(w[i + 3]));
   }

@@ -29,13 +29,14 @@ chosen = _chosen.get  # the backend of `use_backend`, None outside: quicker to a
 
 
 @cache
-def _available() -> tuple[str, ...]:
-    return tuple(name for name, backend in _BACKENDS.items() if backend.available())
+def _works(name: str) -> bool:
+    """Asked only of a backend that is wanted: to look for a compiler takes time."""
+    return _BACKENDS[name].available()
 
 
 def available_backends() -> list[str]:
     """The backends that work on this machine, best first, out of "metal", "cuda", "host", "reference"."""
-    return list(_available())
+    return list(filter(_works, _BACKENDS))
 
 
 def current_backend() -> str:
@@ -48,12 +49,12 @@ def _default() -> str:
     """The environment is read once: each product asks for its backend, and reading takes as long as an addition."""
     asked = os.environ.get("MLX_DEQUANT_BACKEND")
     name = _checked(asked or _best())
-    logger.info("backend: %s, %s", name, "from MLX_DEQUANT_BACKEND" if asked else f"of {', '.join(_available())}")
+    logger.info("backend: %s, %s", name, "from MLX_DEQUANT_BACKEND" if asked else "the best that works here")
     return name
 
 
 def _best() -> str:
-    best = _available()[0]
+    best = next(filter(_works, _BACKENDS))
     if best == "reference":
         warnings.warn(
             "mlx-dequant found no GPU and no C++ compiler ($CXX, clang++, g++, the ziglang package), and so "
@@ -98,8 +99,8 @@ def use_backend(name: str, precision: str | None = None) -> Generator[None]:
 def _checked(name: str) -> str:
     if name not in _BACKENDS:
         raise FormatError(f"backend: found {name!r}, expected one of {', '.join(_BACKENDS)}")
-    if name not in _available():
-        raise FormatError(f"backend {name!r} does not work here; available: {', '.join(_available())}")
+    if not _works(name):
+        raise FormatError(f"backend {name!r} does not work here; available: {', '.join(available_backends())}")
     return name
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..loading.folder import quantization
-from ..loading.mapped import read_json
+from ..loading.mapped import files, read_json
 from ..loading.schemes import method
 from ..loading.stored import METHOD
 
@@ -40,9 +40,9 @@ def only_gguf(path: Path) -> Path:
     Raises:
         FormatError: the folder holds several models.
     """
-    if not path.is_dir() or any(path.glob("*.safetensors")):
+    if not path.is_dir() or files(path, "*.safetensors"):
         return path
-    names = sorted(file.name for file in path.glob("*.gguf"))
+    names = [file.name for file in files(path, "*.gguf")]
     return path / _choice(path.name, names, "give the path of one") if names else path
 
 
@@ -78,7 +78,7 @@ def download(name: str, revision: str | None, patterns: Sequence[str] | None) ->
         if patterns is None and _quantized(folder):
             # Their tools have names of their own for weights.
             return Path(snapshot_download(repo, revision=revision, allow_patterns=[*wanted, "*.safetensors"]))
-        names = [] if any(folder.glob("*.safetensors")) else _ggufs(repo, revision, folder)
+        names = [] if files(folder, "*.safetensors") else _ggufs(repo, revision, folder)
         if not names:
             return folder
         file = _choice(repo, names, f"give {repo}:FILE")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import FormatError
-from ..loading.mapped import read_json
+from ..loading.mapped import files, read_json
 
 # One of these is a tokenizer; the last ones are those of single models' own code.
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -38,7 +38,7 @@ def of_folder(folder: Path) -> Generator[None]:
         FormatError: there is no tokenizer.
     """
     found = [name for name in FILES if (folder / name).is_file()]
-    found += [path.name for pattern in OTHERS for path in sorted(folder.glob(pattern))]
+    found += [path.name for pattern in OTHERS for path in files(folder, pattern)]
     if not found:
         raise FormatError(
             f"{folder.name}: found no {', '.join(FILES[:3])}, expected a tokenizer: copy the files of the model that "

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..errors import FormatError
 from ..weights.cut import Cut, Places, dense_places
-from .mapped import read_json
+from .mapped import files, read_json
 from .safetensors import SafetensorsFile
 from .stored import METHOD, described
 
@@ -79,16 +79,16 @@ class Folder:
         self._check_own(section or self.config.get("quantization"))
         if section:
             return section
-        names = [name for name, _ in self._tensors()] if any(self.path.glob("*.safetensors")) else []
+        names = [name for name, _ in self._tensors()] if files(self.path, "*.safetensors") else []
         if described(names):
             return {"quant_method": METHOD}
         whose = next((CODES[part] for name in names if (part := name.rpartition(".")[2]) in CODES), "")
-        others = sorted(path.name for path in self.path.glob("*.gguf"))
+        others = [path.name for path in files(self.path, "*.gguf")]
         hint = f"; {others[0]} is a GGUF file: give its path" if others else ""
         if names:
             hint = f"its tensors are those of {whose}" if whose else "mlx_lm.load reads models that are not quantized"
             hint = f"; {hint}"
-        elif any(self.path.glob("*.bin")) and not others:
+        elif files(self.path, "*.bin") and not others:
             hint = "; it has .bin files of PyTorch: convert them to safetensors"
         raise FormatError(
             f"{self.path.name}: found no quantization_config in config.json and no {QUANTIZE_CONFIGS[0]}, expected the "
@@ -134,7 +134,7 @@ class Folder:
         )
 
     def _index(self) -> dict[str, str] | None:
-        indices = sorted(self.path.glob("*.safetensors.index.json"))
+        indices = files(self.path, "*.safetensors.index.json")
         if not indices:
             return None
         usual = self.path / f"{WHOLE}.index.json"
@@ -153,7 +153,7 @@ class Folder:
     def _files(self) -> list[str]:
         if (self.path / WHOLE).is_file():
             return [WHOLE]
-        files = sorted(file.name for file in self.path.glob("*.safetensors"))
-        if not files:
+        found = [file.name for file in files(self.path, "*.safetensors")]
+        if not found:
             raise FormatError(f"{self.path.name}: found no safetensors file")
-        return files
+        return found

@@ -26,6 +26,11 @@ PIECE = 8 << 20  # bytes of a tensor that are copied at a time
 _bytes_read = 0
 
 
+def files(folder: Path, pattern: str) -> list[Path]:
+    """A folder's files, sorted, without the attributes that macOS keeps beside them elsewhere ("._model.gguf")."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("._"))
+
+
 def bytes_read() -> int:
     """Bytes of tensors that this process has copied out of files so far."""
     return _bytes_read

@@ -137,16 +137,18 @@ def test_a_backend_that_does_not_work_here(name):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "macos", "generation"),
+    ("architecture", "darwin", "generation"),
     [
-        ("applegpu_g13g", "26.2", 13),
-        ("applegpu_g16s", "27.0.1", 16),
-        ("applegpu_g17g", "26.2", 17),
-        ("applegpu_g17s", "26.1.3", 16),
+        ("applegpu_g13g", "25.2.0", 13),
+        ("applegpu_g16s", "26.0.1", 16),
+        ("applegpu_g17g", "25.2.0", 17),
+        ("applegpu_g17s", "25.1.0", 16),
         ("applegpu_g17s", "", 16),
-        ("", "26.2", 0),
-        ("some other gpu 17", "26.2", 0),
+        ("applegpu_g17p", "25.2.0", 16),
+        ("applegpu_g18p", "26.0.0", 18),
+        ("", "25.2.0", 0),
+        ("some other gpu 17", "25.2.0", 0),
     ],
 )
-def test_the_generation_of_a_mac(architecture, macos, generation):
-    assert apple_generation(architecture, macos) == generation
+def test_the_generation_of_a_mac(architecture, darwin, generation):
+    assert apple_generation(architecture, darwin) == generation

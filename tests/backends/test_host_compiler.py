@@ -3,12 +3,14 @@
 import importlib.util
 import sys
 import warnings
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
 from support import assert_same, bits, gguf_fixture
 
 import mlx_dequant as mxd
+from mlx_dequant import backends
 from mlx_dequant.backends.host import compiler
 
 BLOCKS, EXPECTED = gguf_fixture("q4_0")["adv"]
@@ -71,7 +73,7 @@ def test_a_compiler_that_writes_nothing(alone, monkeypatch):
 def test_a_compiler_that_writes_something_else(alone, monkeypatch):
     body = 'for last; do :; done; echo not a program > "$last"'
     monkeypatch.setenv("CXX", script(alone, "liar", body))
-    falls_back(".so: ")
+    falls_back(".so")
 
 
 def test_without_a_compiler_the_reference_is_used(alone):
@@ -86,6 +88,31 @@ def test_without_a_compiler_the_reference_is_used(alone):
     assert len(caught) == 1
     with pytest.raises(ValueError, match="'host' does not work here; available: reference"), mxd.use_backend("host"):
         pass
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_mac_is_not_asked_to_install_developer_tools(alone, monkeypatch, installed):
+    ran = []
+
+    def run(command, **options):
+        ran.append(command[0])
+        return SimpleNamespace(returncode=0 if installed else 2, stdout="Apple clang 17")
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(compiler, "shutil", SimpleNamespace(which=lambda name: f"/usr/bin/{name}"))
+    monkeypatch.setattr(compiler, "subprocess", SimpleNamespace(run=run))
+    found = compiler.compiler()
+    assert (found is not None) == installed
+    assert set(ran) == {"/usr/bin/xcode-select", *(["clang++"] if installed else [])}
+
+
+def test_the_compiler_is_not_looked_for_where_a_gpu_works(fresh, monkeypatch):
+    monkeypatch.delenv("MLX_DEQUANT_BACKEND", raising=False)
+    monkeypatch.setattr(backends.metal, "available", lambda: True)
+    monkeypatch.setattr(backends.host, "available", lambda: pytest.fail("it looks for a compiler"))
+    assert mxd.current_backend() == "metal"
+    with mxd.use_backend("reference"):
+        assert mxd.current_backend() == "reference"
 
 
 def test_the_order_of_compilers(alone, monkeypatch):

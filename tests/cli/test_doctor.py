@@ -53,7 +53,7 @@ BROKEN = {
     "fails": ("echo no memory >&2; exit 1", "said: no memory"),
     "hangs": ("exec /bin/sleep 60", "timed out after 0.2 seconds"),
     "is killed": ("kill -9 $$", "said: "),
-    "writes garbage": ('for last; do :; done; echo no program > "$last"', "trial.so: "),
+    "writes garbage": ('for last; do :; done; echo no program > "$last"', "trial.so"),
 }
 
 

@@ -41,7 +41,9 @@ def _hang(*_: object) -> None:
 
 
 def _limit(extra: int) -> None:
-    """Lets the process have so many bytes of address space more than now; none: as many as it likes."""
+    """Lets the process have so many bytes of address space more than now; none: as many as it likes. On Linux."""
+    if sys.platform != "linux":
+        return
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if extra else 0
     resource.setrlimit(resource.RLIMIT_AS, (size + extra if extra else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 

@@ -135,6 +135,7 @@ def test_another_mlx_lm_is_refused(monkeypatch):
 def test_a_folder_of_gguf_files(tmp_path, models):
     for name in ("a.gguf", "mmproj-a.gguf"):
         shutil.copy(models / "file" / "model.gguf", tmp_path / name)
+    (tmp_path / "._a.gguf").write_bytes(b"macOS keeps attributes here")
     assert source.only_gguf(tmp_path) == tmp_path / "a.gguf"
     (tmp_path / "b-00001-of-00002.gguf").touch()
     (tmp_path / "b-00002-of-00002.gguf").touch()

@@ -92,6 +92,7 @@ def test_many_files_with_an_index(tmp_path, tensors):
 
 def test_many_files_without_an_index(tmp_path, tensors):
     (shard(tmp_path, tensors) / "model.safetensors.index.json").unlink()
+    (tmp_path / "._one.safetensors").write_bytes(b"macOS keeps attributes here")
     assert_decodes(mxd.load(tmp_path), KEY)
     mx.save_safetensors(str(tmp_path / "zzz.safetensors"), {"model.norm.weight": mx.ones(8)})
     with pytest.raises(mxd.FormatError, match=r"'model.norm.weight': found in two.safetensors and zzz.safetensors"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
-from platform import mac_ver
+from platform import release
 from typing import Any
 
 import mlx.core as mx
@@ -31,19 +31,24 @@ def device(platform: str) -> Device:
     """The GPU that MLX uses, with its generation: 90 on an H100, 17 on an M5."""
     architecture = str(mx.device_info(mx.gpu).get("architecture", ""))
     if platform == "metal":
-        return Device(platform, apple_generation(architecture, mac_ver()[0]))
+        return Device(platform, apple_generation(architecture, release()))
     return Device(platform, int(re.sub(r"\D", "", architecture) or 0))
 
 
-def apple_generation(architecture: str, macos: str) -> int:
+def apple_generation(architecture: str, darwin: str) -> int:
     """The number in "applegpu_g16s"; 0 if there is none.
 
-    MLX's product uses an M5's neural accelerators from macOS 26.2 on. Before, an M5 is like an M4, whose number is 16.
+    MLX's product uses an M5's neural accelerators from macOS 26.2 on, and not those of an iPhone's GPU of that number
+    ("p"). Without them, one is like an M4, whose number is 16.
+
+    Args:
+        darwin: the kernel's version, 25.2 in macOS 26.2: some builds of Python call macOS 26 version 16.
     """
-    found = re.fullmatch(r"applegpu_g(\d+)[a-z]*", architecture)
+    found = re.fullmatch(r"applegpu_g(\d+)([a-z]*)", architecture)
     number = int(found[1]) if found else 0
-    version = tuple(int(part) for part in re.findall(r"\d+", macos)[:2])
-    return number if version >= (26, 2) else min(number, 16)
+    version = tuple(int(part) for part in re.findall(r"\d+", darwin)[:2])
+    has_accelerators = number >= (18 if found and found[2] == "p" else 17) and version >= (25, 2)
+    return number if has_accelerators else min(number, 16)
 
 
 @cache

@@ -49,7 +49,11 @@ def compiler() -> Compiler | None:
     if importlib.util.find_spec("ziglang"):
         candidates.append([sys.executable, "-m", "ziglang", "c++"])
     for command in candidates:
-        if shutil.which(command[0]) is None:
+        path = shutil.which(command[0])
+        if path is None:
+            continue
+        if _asks_to_install(path):
+            logger.info("compiler: %s belongs to Apple's developer tools, which are not installed", path)
             continue
         try:
             answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=PATIENCE)
@@ -63,9 +67,19 @@ def compiler() -> Compiler | None:
     return None
 
 
+def _asks_to_install(path: str) -> bool:
+    """Whether it is a stand-in of macOS that opens a dialog, since Apple's developer tools are not installed."""
+    if sys.platform != "darwin" or not path.startswith("/usr/bin/"):
+        return False
+    return subprocess.run(["/usr/bin/xcode-select", "-p"], capture_output=True).returncode != 0
+
+
 @cache
 def _processor() -> str:
     """The processor's features, on which -march=native depends."""
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string", "hw.cpufamily"]
+        return subprocess.run(command, capture_output=True, text=True).stdout
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):

@@ -122,5 +122,5 @@ def forget() -> None:
     """What the package remembers of devices and kernels."""
     gpu.kernel.cache_clear()
     gpu.device.cache_clear()
-    backends._available.cache_clear()
+    backends._works.cache_clear()
     backends._checked.cache_clear()

@@ -16,7 +16,7 @@ THREADGROUP_BYTES = 32 * 1024
 CONSTANT_BYTES = 64 * 1024
 BUFFERS = 31
 THREADS = 1024
-GRID = 2**32 - 1
+GRID = 2**31 - 1
 
 
 def check(text: str, preamble: str = "") -> list[str]:
@@ -45,7 +45,7 @@ def check_launch(grid: tuple[int, ...], threadgroup: tuple[int, ...]) -> list[st
     if threads % 32:
         faults.append(f"found {threads} threads a threadgroup, expected whole SIMD groups of 32")
     if max(grid) > GRID:
-        faults.append(f"found a grid of {grid}, Metal has at most {GRID} along an axis")
+        faults.append(f"found a grid of {grid}, MLX takes at most {GRID} along an axis")
     return faults
 
 

@@ -22,7 +22,7 @@ typedef unsigned long ulong;
 
 #include "narrow.h"
 #include "vec.h"
-#include "math.h"
+#include "functions.h"
 #include "simd.h"
 #include "matrix.h"
 
