@@ -182,6 +182,27 @@ def test_one_graph_in_torch_compile_and_weights_cross_once():
     assert_bits(found, plain)
 
 
+def unpacking(name):
+    """A function that dequantizes codes, and the codes."""
+    if name == "gguf":
+        blocks, *numbers = arguments("gguf")
+        return lambda blocks: mps_dequant.gguf_dequant_on_mps(blocks, *numbers), blocks
+    if name == "awq":
+        qweight, *rest = arguments("awq")
+        return lambda qweight: mps_dequant._pytorch_dequant_awq(qweight, *rest), qweight
+    qweight, *rest = arguments("gptq")[:5]
+    return lambda qweight: mps_dequant._pytorch_dequant_gptq(qweight, *rest), qweight
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "gguf"])
+def test_functions_that_dequantize_work_in_torch_compile_and_vmap(name):
+    dequantize, codes = unpacking(name)
+    expected = dequantize(codes)
+    compiled = torch.compile(lambda codes: dequantize(codes) + 1, fullgraph=True, backend="aot_eager")
+    assert_bits(compiled(codes), expected + 1)
+    assert_bits(torch.vmap(dequantize)(torch.stack([codes, codes]))[1], expected)
+
+
 def test_export_keeps_the_operator():
     layer, x = Layer(), rows(INPUTS)
     program = torch.export.export(layer, (x,))
