@@ -27,8 +27,8 @@ def dequantize_awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Te
     Raises:
         FormatError: a tensor's dtype, shape or device does not fit the others.
     """
-    tensors = arguments.together(qweight=qweight, scales=scales, qzeros=qzeros)
-    return _for_products(AWQ(*tensors, arguments.integer("group_size", group_size), None))
+    arguments.together(qweight=qweight, scales=scales, qzeros=qzeros)
+    return _for_products(AWQ(qweight, scales, qzeros, arguments.integer("group_size", group_size), None))
 
 
 @torch.no_grad()
