@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from . import targets
+from . import arguments
+from .operators import operator
+
+GGUF = operator("gguf", "dequantize")
 
 
 def dequantize_gguf(W: torch.Tensor, quant_type: int, m: int, n: int, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -22,4 +25,8 @@ def dequantize_gguf(W: torch.Tensor, quant_type: int, m: int, n: int, dtype: tor
     Raises:
         FormatError: the type is unknown, or W does not hold m * n weights of it.
     """
-    return targets.dense("gguf", (W, quant_type, m, n), dtype or torch.float16)
+    arguments.together(W=W)
+    if dtype is not None:
+        arguments.float_name("dtype", dtype)
+    numbers = {"quant_type": quant_type, "m": m, "n": n}
+    return GGUF(W, *(arguments.integer(name, number) for name, number in numbers.items()), dtype)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 
 from ..errors import FormatError
-from . import arguments, targets
+from . import arguments
+from .operators import operator
+
+AWQ, GPTQ = operator("awq", "dequantize"), operator("gptq", "dequantize")
 
 
+@torch.no_grad()
 def dequantize_awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Tensor, group_size: int) -> torch.Tensor:
     """The weights of an AWQ layer: (q - z) * s, with input i in group i // group_size.
 
@@ -23,9 +27,11 @@ def dequantize_awq(qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Te
     Raises:
         FormatError: a tensor's dtype, shape or device does not fit the others.
     """
-    return _for_products(targets.dense("awq", (qweight, scales, qzeros, group_size)))
+    arguments.together(qweight=qweight, scales=scales, qzeros=qzeros)
+    return _for_products(AWQ(qweight, scales, qzeros, arguments.integer("group_size", group_size), None))
 
 
+@torch.no_grad()
 def dequantize_gptq(
     qweight: torch.Tensor,
     scales: torch.Tensor,
@@ -54,8 +60,9 @@ def dequantize_gptq(
     if added not in (0, 1):
         raise FormatError(f"zero_adj: found {added}, expected 1 (version 1) or 0 (version 2)")
     mode = "v1-field" if added else "v2"
-    bits = _bits(*arguments.together(qweight=qweight, qzeros=qzeros))
-    return _for_products(targets.dense("gptq", (qweight, scales, qzeros, g_idx, group_size, mode, bits)))
+    arguments.together(**arguments.gptq(qweight, scales, qzeros, g_idx))
+    size, bits = arguments.integer("group_size", group_size), _bits(qweight, qzeros)
+    return _for_products(GPTQ(qweight, scales, qzeros, g_idx, size, mode, bits, None))
 
 
 def _for_products(dense: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ raises FormatError, because packed weights are frozen. `torch.func.grad` and `jv
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -173,6 +173,11 @@ def _differentiable(family: str, operation: str) -> type[torch.autograd.Function
     # What the other product takes after the weight: no bias.
     more = (None,) * bool(other and OPERATIONS[other].last)
 
+    def check_frozen(found: str, expected: str, wanted: Iterable[bool]) -> None:
+        for name, one in zip(names, wanted, strict=False):
+            if one:
+                raise FormatError(f"{name}: found {found}, expected {expected}: packed weights are frozen")
+
     class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> torch.Tensor:
@@ -185,15 +190,18 @@ def _differentiable(family: str, operation: str) -> type[torch.autograd.Function
             ctx.save_for_backward(*inputs[first:end])
             ctx.save_for_forward(*inputs[first:end])
             ctx.numbers = inputs[end : len(inputs) - bool(OPERATIONS[operation].last)]
+            ctx.shape, ctx.dtype = output.shape, output.dtype
+            # None, not zeros, where there is no tangent: a packed weight must have none.
+            ctx.set_materialize_grads(False)
 
         @staticmethod
-        def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        def backward(ctx: Any, *grad_outputs: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
             (gradient,) = grad_outputs
             needed = ctx.needs_input_grad
-            for name, wanted in zip(names, needed[first:], strict=False):
-                if wanted:
-                    raise FormatError(f"{name}: found requires_grad=True, expected False: packed weights are frozen")
+            check_frozen("requires_grad=True", "False", needed[first:])
             results: list[torch.Tensor | None] = [None] * len(needed)
+            if gradient is None:
+                return tuple(results)
             if other and needed[0]:
                 results[0] = operator(family, other)(gradient, *ctx.saved_tensors, *ctx.numbers, *more)
             if operation == "linear" and needed[-1]:
@@ -202,9 +210,10 @@ def _differentiable(family: str, operation: str) -> type[torch.autograd.Function
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+            check_frozen("a tangent", "none", [tangent is not None for tangent in tangents[first:]])
             last = tangents[len(tangents) - bool(OPERATIONS[operation].last) :]
-            if tangents[0] is None or not first:
-                raise FormatError(f"{family}_{operation}: found no tangent of its first argument, expected one")
+            if tangents[0] is None:  # only bias has one
+                return last[0].to(ctx.dtype).expand(ctx.shape).clone()
             return operator(family, operation)(tangents[0], *ctx.saved_tensors, *ctx.numbers, *last)
 
     return Differentiable
@@ -215,11 +224,14 @@ def _map(family: str, operation: str, info: Any, axes: tuple[int | None, ...], *
     run = operator(family, operation)
     if OPERATIONS[operation].first and all(axis is None for axis in axes[1:]):
         return run(arguments[0].movedim(axes[0], 0), *arguments[1:]), 0
-    results = []
-    for at in range(info.batch_size):
-        one = [a if axis is None else a.select(axis, at) for a, axis in zip(arguments, axes, strict=True)]
-        results.append(run(*one))
-    return torch.stack(results), 0
+    size = info.batch_size
+    mapped = [a if axis is None else a.movedim(axis, 0) for a, axis in zip(arguments, axes, strict=True)]
+    if not size:  # the result of zeros has the shape that one would have
+        mapped = [a if axis is None else a.new_zeros(1, *a.shape[1:]) for a, axis in zip(mapped, axes, strict=True)]
+    results = [
+        run(*(a if axis is None else a[at] for a, axis in zip(mapped, axes, strict=True))) for at in range(size or 1)
+    ]
+    return torch.stack(results)[:size], 0
 
 
 def _autocast(device: str, family: str, x: torch.Tensor, *arguments: Any) -> torch.Tensor:

@@ -30,6 +30,7 @@ def linear(x: torch.Tensor, layer: Any, bias: torch.Tensor | None) -> torch.Tens
     arguments.check_product(x, bias, qweight)
     parts = [_product(x, shard, kind) for shard, kind in zip(shards(qweight), _kinds(layer), strict=True)]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    arguments.check_bias(bias, out.shape[-1])
     return out if bias is None else out + bias.to(out.dtype)
 
 
@@ -85,6 +86,7 @@ def _kinds(layer: Any) -> list[Any]:
 
 def _product(x: torch.Tensor, blocks: torch.Tensor, kind: Any) -> torch.Tensor:
     if blocks.dtype in arguments.FLOATS:  # vLLM keeps F16 and the like as numbers
+        arguments.check_last_axis("x", x, blocks.shape[-1])
         return torch.nn.functional.linear(x, blocks.to(x.dtype))
     form = gguf_format(arguments.integer("qweight_type", kind))
     if form is None:

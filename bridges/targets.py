@@ -47,12 +47,6 @@ def obstacle() -> str:
     return ""
 
 
-def dense(family: str, operands: tuple[Any, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The stored matrix of a layer's tensors and numbers, dequantized."""
-    target = of(operands[0])
-    return target.dense(getattr(target, family)(*operands), operands[0], dtype)
-
-
 def adopt(family: str, operands: tuple[Any, ...], weight: Any) -> None:
     """Lets MLX multiply a layer by the weight whose memory its tensors share. The shaders need no weight of MLX."""
     target = of(operands[0])

@@ -15,12 +15,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import FormatError
 from ..registry import formats
-from . import cache, targets
+from . import cache
 from .operators import operator
 
 __all__ = ["GEMV_TYPES", "MAX_GEMV_ROWS", "dequantize", "get_rows", "install", "mul_mat_id", "mul_mat_vec", "uninstall"]
 
-LINEAR, EMBEDDING = operator("gguf", "linear"), operator("gguf", "embedding")
+LINEAR, EMBEDDING, DEQUANTIZE = (operator("gguf", name) for name in ("linear", "embedding", "dequantize"))
 # GGUF's numbers of the types that have a kernel.
 GEMV_TYPES = frozenset(form.ggml_type for form in formats().values() if form.family == "gguf" and not form.stored)
 MAX_GEMV_ROWS = 8  # transformers unpacks from 9 rows of x on
@@ -36,7 +36,7 @@ def mul_mat_vec(weight: torch.Tensor, x: torch.Tensor, ggml_type: int, out_featu
 
 def dequantize(weight: torch.Tensor, ggml_type: int, rows: int, cols: int, dtype: torch.dtype) -> torch.Tensor:
     """The weights [rows, cols] in `dtype`."""
-    return targets.dense("gguf", (weight, ggml_type, rows, cols), dtype)
+    return DEQUANTIZE(weight, ggml_type, rows, cols, dtype)
 
 
 def get_rows(

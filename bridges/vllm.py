@@ -31,9 +31,8 @@ ONLY_THERE = (
 )
 
 _registered: set[str] = set()
-_replaced: dict[str, Any] = {}
-# Classes of vLLM, our method of each, and its own.
-_applies: list[tuple[Any, Any, Any]] = []
+# Modules and classes of vLLM, the name of a function, ours and theirs. A reloaded module has new ones.
+_patches: list[tuple[Any, str, Any, Any]] = []
 
 
 def install(patch: bool = False) -> None:
@@ -45,11 +44,11 @@ def install(patch: bool = False) -> None:
     if vllm_module is None:
         return
     _forget_failures(vllm_module)
-    if patch and not _replaced:
-        _replaced.update({name: getattr(vllm_module, name) for name in FUNCTIONS if hasattr(vllm_module, name)})
-        for name in _replaced:
-            setattr(vllm_module, name, getattr(mps_dequant, name))
-        _replace_apply()
+    if patch:
+        for name in FUNCTIONS:
+            if hasattr(vllm_module, name):
+                _patch(vllm_module, name, getattr(mps_dequant, name))
+        _patch_apply()
 
 
 def _to_patch() -> ModuleType:
@@ -63,7 +62,21 @@ def _to_patch() -> ModuleType:
     return vllm_module
 
 
-def _replace_apply() -> None:
+def _patch(owner: Any, name: str, ours: Any) -> None:
+    theirs = getattr(owner, name)
+    if theirs is not ours:
+        setattr(owner, name, ours)
+        _patches.append((owner, name, ours, theirs))
+
+
+def _theirs(owner: Any, name: str) -> Any:
+    """vLLM's own function, also where ours is in its place."""
+    now = getattr(owner, name, None)
+    patches = (patch for patch in reversed(_patches) if patch[0] is owner and patch[1] == name and patch[2] is now)
+    return next((theirs for *_, theirs in patches), now)
+
+
+def _patch_apply() -> None:
     """Makes vLLM's GGUF layers multiply packed, but on CUDA, where vLLM has kernels."""
     try:
         method = importlib.import_module(GGUF).GGUFLinearMethod
@@ -74,22 +87,19 @@ def _replace_apply() -> None:
     def packed_apply(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
         return apply(self, layer, x, bias) if x.is_cuda else mps_dequant.gguf_dequant_matmul(x, layer, bias)
 
-    method.apply = packed_apply
-    _applies.append((method, packed_apply, apply))
+    if _theirs(method, "apply") is apply:
+        _patch(method, "apply", packed_apply)
 
 
 def uninstall() -> None:
-    while _applies:
-        method, ours, theirs = _applies.pop()
-        if method.apply is ours:
-            method.apply = theirs
-    vllm_module = sys.modules.get(VLLM)
-    if vllm_module is not None:
-        for name, function in _replaced.items():
-            if getattr(vllm_module, name, None) is getattr(mps_dequant, name):
-                setattr(vllm_module, name, function)
-        _forget_our_modules(vllm_module)
-    _replaced.clear()
+    modules = [sys.modules.get(VLLM)]
+    while _patches:
+        owner, name, ours, theirs = _patches.pop()
+        if getattr(owner, name, None) is ours:
+            setattr(owner, name, theirs)
+        modules.append(owner)
+    for module in {id(module): module for module in modules if isinstance(module, ModuleType)}.values():
+        _forget_our_modules(module)
     for name in _registered:
         if sys.modules.get(name) is MODULES[name]:
             del sys.modules[name]
@@ -98,7 +108,7 @@ def uninstall() -> None:
 
 def _remembered(vllm_module: ModuleType, getter: str) -> tuple[Any, list[str]]:
     """A getter of vLLM, and the globals that it assigns, which cache the result of its import."""
-    function = _replaced.get(getter, getattr(vllm_module, getter, None))
+    function = _theirs(vllm_module, getter)
     plain = getattr(function, "__wrapped__", function)
     if not isinstance(plain, FunctionType):
         return function, []

@@ -13,6 +13,7 @@ from ...lm import gguf_config, gguf_tensors
 from ...lm.gguf_experts import MIXTURES
 from ...loading import GGUFFile
 from ...weights import QuantizedWeight
+from . import saving
 
 
 class Source:
@@ -39,3 +40,6 @@ class Source:
         """The file's weights by the names of the model's parameters, read one by one."""
         tied = {"lm_head.weight"} if self.settings["tie_word_embeddings"] else set()
         return gguf_tensors.tensors(self.file, self.settings, [name for name in parameters if name not in tied])
+
+    def finish(self, model: Any) -> None:
+        saving.refuse(model, self.file.path.name)

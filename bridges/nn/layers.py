@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ... import dtypes
+from ... import checks, dtypes
 from ...errors import FormatError
-from ...zero_points import named
-from ..arguments import FLOATS
+from ...zero_points import ZERO_POINTS, named
+from ..arguments import BITS, FLOATS
 from .base import GroupLinear, PackedLinear, crossed
 from .gguf_layers import GGUFLinear
 
@@ -41,6 +42,7 @@ class AWQLinear(GroupLinear):
         super().__init__(in_features, out_features, bias, dtype, device)
         self.group_size = group_size
         groups = _groups(in_features, group_size)
+        _check_words("out_features", out_features, 4)
         self._hold(
             device,
             qweight=(torch.int32, (in_features, out_features // 8)),
@@ -84,6 +86,10 @@ class GPTQLinear(GroupLinear):
         super().__init__(in_features, out_features, bias, dtype, device)
         self.group_size, self.bits, self.zero_points = group_size, bits, zero_points
         groups = _groups(in_features, group_size)
+        checks.one_of("bits", bits, BITS)
+        checks.one_of("zero_points", zero_points, ZERO_POINTS)
+        _check_words("in_features", in_features, bits)
+        _check_words("out_features", out_features, bits)
         self._hold(
             device,
             qweight=(torch.int32, (in_features * bits // 32, out_features)),
@@ -138,6 +144,7 @@ class CompressedTensorsLinear(GroupLinear):
         super().__init__(in_features, out_features, bias, dtype, device)
         self.group_size, self.bits = group_size, bits
         groups = _groups(in_features, group_size)
+        checks.one_of("bits", bits, BITS)
         self._hold(
             device,
             weight_packed=(torch.int32, (out_features, -(-in_features * bits // 32))),
@@ -182,7 +189,14 @@ LINEARS: dict[str, type[PackedLinear]] = {
 
 
 def _groups(inputs: int, size: int) -> int:
-    return 1 if size == -1 else -(-inputs // size)
+    return -(-inputs // checks.group_size(size, inputs))
+
+
+def _check_words(name: str, count: int, bits: int) -> None:
+    """Refuses codes that do not fill whole words."""
+    step = 32 // gcd(32, bits)
+    if count % step:
+        raise FormatError(f"{name}: found {count}, expected a multiple of {step} (codes of {bits} bits)")
 
 
 def _group_settings(weight: QuantizedWeight) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ...loading import Checkpoint, load
 from ...weights import QuantizedWeight
 from ..arguments import FLOATS
 from ..torch import to_torch
+from . import saving
 from .gguf_layers import GGUFEmbedding, packed_embedding
 from .layers import packed_linear
 
@@ -39,7 +40,9 @@ def load_transformers(
         device: "cpu" and "mps" share the weights' memory with MLX, "cuda" gets a copy. By default as for `to_torch`.
 
     Returns:
-        The model, for inference. Packed weights are frozen; adapters on top of them train.
+        The model, for inference. Packed weights are frozen; adapters on top of them train. `save_pretrained` writes a
+        folder that opens again, if the tensors are a GPTQ, AWQ (gemm) or pack-quantized folder's own; otherwise it
+        raises FormatError.
 
     Raises:
         FileNotFoundError: the file or folder, or a file it names, is missing.
@@ -58,8 +61,7 @@ def load_transformers(
         model: Any = AutoModelForCausalLM.from_config(config, dtype=kind)
     target = to_torch(mx.zeros(1), device).device
     _fill(model, source.weights(model.state_dict()), kind, target, path.name)
-    if path.is_dir():
-        source.finish(model)
+    source.finish(model)
     return model.to(target).eval()
 
 
@@ -92,6 +94,8 @@ def replace_linears(model: nn.Module, checkpoint: Checkpoint | str | Path) -> nn
             raise FormatError(f"{path.name}: module {name!r}: found {type(layer).__name__}, expected a linear layer")
     for name, layer, weight in found:
         _put(model, name, layer, weight, layer.weight.device)
+    if found and hasattr(model, "save_pretrained"):
+        saving.refuse(model, path.name)
     return model
 
 
@@ -118,6 +122,7 @@ class _Folder:
     def finish(self, model: Any) -> None:
         from transformers import GenerationConfig
 
+        saving.prepare(model, self.checkpoint.path)
         if (self.checkpoint.path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(self.checkpoint.path)
 

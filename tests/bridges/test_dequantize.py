@@ -12,7 +12,8 @@ from bridge_support import assert_bits, awq_layer, awq_plain, gptq_layer, gptq_p
 from support import GGUF_TYPES, GROUP_SETS, gguf_fixture, group_settings, group_tensors  # noqa: E402
 
 from mlx_dequant import formats  # noqa: E402
-from mlx_dequant.bridges import dequant_gguf, dequant_int4, mps_dequant, targets  # noqa: E402
+from mlx_dequant.bridges import dequant_gguf, dequant_int4, mps_dequant  # noqa: E402
+from mlx_dequant.bridges.operators import operator  # noqa: E402
 from mlx_dequant.bridges.torch import to_torch  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -115,7 +116,7 @@ def test_group_fixtures(name):
     v2 = settings.get("checkpoint_format") == "gptq_v2"
     bits = settings["bits"]
     mode = "v2" if v2 else "v1-field"
-    found = targets.dense("gptq", (qweight, scales, qzeros, tensors.get("g_idx"), size, mode, bits))
+    found = operator("gptq", "dequantize")(qweight, scales, qzeros, tensors.get("g_idx"), size, mode, bits, None)
     assert_bits(found, gptq_plain(qweight, scales, qzeros, tensors.get("g_idx"), size, v2, bits))
     # Where the tool's rule and vLLM's agree on every zero point, so do the weights.
     zeros = qzeros.numpy().view(np.uint32)

@@ -115,6 +115,39 @@ def test_a_weight_that_asks_for_a_gradient_is_told_that_it_is_frozen(operation):
         y.sum().backward()
 
 
+@pytest.mark.parametrize("others", ["none", "x", "bias"])
+def test_a_weights_tangent_is_refused_not_dropped(others):
+    qweight, scales, *rest = arguments("awq")
+    x, bias = rows(INPUTS), rows(OUTPUTS, 1)[0]
+    with forward_ad.dual_level(), pytest.raises(FormatError, match="scales: found a tangent, expected none"):
+        x = forward_ad.make_dual(x, x) if others == "x" else x
+        bias = forward_ad.make_dual(bias, bias) if others == "bias" else bias
+        call("awq", "linear", x, bias, (qweight, forward_ad.make_dual(scales, scales), *rest))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_tangent_of_bias_alone(dtype):
+    x, bias = rows(INPUTS, dtype=dtype), rows(OUTPUTS, 1)[0]
+    with forward_ad.dual_level():
+        y = call("awq", "linear", x, forward_ad.make_dual(bias, 2 * bias))
+        assert_bits(forward_ad.unpack_dual(y).tangent, (2 * bias).to(dtype).expand(3, OUTPUTS))
+
+
+def test_no_gradient_flows_back():
+    class Cut(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y, other):
+            return y + other
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return None, gradient
+
+    x, other = rows(INPUTS).requires_grad_(), rows(OUTPUTS).requires_grad_()
+    Cut.apply(call("awq", "linear", x), other).sum().backward()
+    assert x.grad is None and other.grad is not None
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vmap(family, axis):
@@ -130,6 +163,16 @@ def test_vmap_over_weights_takes_them_one_by_one():
     run = torch.vmap(lambda w: operator("awq", "linear")(x, w, scales, qzeros, size, None))
     for found, one in zip(run(stacked), stacked, strict=True):
         assert_bits(found, operator("awq", "linear")(x, one, scales, qzeros, size, None))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vmap_over_nothing_gives_nothing(family):
+    weight = arguments(family)
+    run = torch.vmap(lambda x, bias: call(family, "linear", x, bias, weight), in_dims=(1, 0))
+    assert run(torch.ones(3, 0, INPUTS), torch.ones(0, OUTPUTS)).shape == (0, 3, OUTPUTS)
+    of_weights = torch.vmap(lambda codes: call(family, "dequantize", weight=(codes, *weight[1:])))
+    expected = call(family, "dequantize", weight=weight).shape
+    assert of_weights(weight[0][None][:0]).shape == (0, *expected)
 
 
 def test_autocast_lowers_x_and_bias_as_for_a_linear_layer():
@@ -180,6 +223,27 @@ def test_one_graph_in_torch_compile_and_weights_cross_once():
     (plain,) = torch.autograd.grad(layer(x).sum(), x)
     (found,) = torch.autograd.grad(compiled(x).sum(), x)
     assert_bits(found, plain)
+
+
+def unpacking(name):
+    """A function that dequantizes codes, and the codes."""
+    if name == "gguf":
+        blocks, *numbers = arguments("gguf")
+        return lambda blocks: mps_dequant.gguf_dequant_on_mps(blocks, *numbers), blocks
+    if name == "awq":
+        qweight, *rest = arguments("awq")
+        return lambda qweight: mps_dequant._pytorch_dequant_awq(qweight, *rest), qweight
+    qweight, *rest = arguments("gptq")[:5]
+    return lambda qweight: mps_dequant._pytorch_dequant_gptq(qweight, *rest), qweight
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "gguf"])
+def test_functions_that_dequantize_work_in_torch_compile_and_vmap(name):
+    dequantize, codes = unpacking(name)
+    expected = dequantize(codes)
+    compiled = torch.compile(lambda codes: dequantize(codes) + 1, fullgraph=True, backend="aot_eager")
+    assert_bits(compiled(codes), expected + 1)
+    assert_bits(torch.vmap(dequantize)(torch.stack([codes, codes]))[1], expected)
 
 
 def test_export_keeps_the_operator():

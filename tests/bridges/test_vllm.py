@@ -198,6 +198,36 @@ def test_a_patch_makes_gguf_layers_multiply_packed(run):
     )
 
 
+def test_a_module_that_was_loaded_again_is_patched_again(run):
+    run(
+        GLOBALS + GGUF_METHOD,
+        """
+        import importlib
+        from mlx_dequant.bridges import mps_dequant as ours
+
+        def patched(module):
+            return module.awq_dequant_matmul is ours.awq_dequant_matmul
+
+        bridges.install(patch=True)
+        first = sys.modules[NAME]
+        importlib.reload(first)
+        reloaded, method = first.awq_dequant_matmul, first.GGUFLinearMethod
+        assert not patched(first) and method.apply.__name__ == "apply"
+        bridges.install(patch=True)
+        assert patched(first) and method.apply.__name__ == "packed_apply"
+        del sys.modules[NAME]
+        second = importlib.import_module(NAME)
+        bridges.install(patch=True)
+        bridges.install(patch=True)
+        assert second is not first and patched(first) and patched(second)
+        bridges.uninstall()
+        assert first.awq_dequant_matmul is reloaded and method.apply.__name__ == "apply"
+        for module in (first, second):
+            assert module.awq_dequant_matmul(x, layer, None, config) == "plain torch"
+        """,
+    )
+
+
 @pytest.mark.full
 def test_cached_getters_are_cleared(run):
     run(

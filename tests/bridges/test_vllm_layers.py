@@ -1,5 +1,6 @@
 """vLLM's layers as its loaders leave them: argsort(g_idx), GGUF shards, other bits; releasing torch's copy."""
 
+import re
 import weakref
 from types import SimpleNamespace
 
@@ -105,6 +106,19 @@ def test_x_of_another_width_is_refused():
     layer, _ = fused(QKV, "qkv")
     with pytest.raises(FormatError, match="blocks: found 6912 bytes, expected 13824"):
         mps_dequant.gguf_dequant_matmul(torch.ones(3, 2 * INPUTS), layer)
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (3, 1), (1, 80), (3, 80), (4, 1, 80), (79,), (0,)], ids=str)
+def test_a_bias_of_another_shape_is_refused(shape):
+    layer, _ = fused(QKV, "qkv")
+    with pytest.raises(FormatError, match=rf"bias: found shape {re.escape(str(shape))}, expected \(80,\)"):
+        mps_dequant.gguf_dequant_matmul(rows(), layer, torch.ones(shape))
+
+
+def test_x_of_another_width_is_refused_by_plain_numbers():
+    layer = SimpleNamespace(qweight=torch.ones(32, INPUTS).half(), qweight_type=SimpleNamespace(weight_type=1))
+    with pytest.raises(FormatError, match=r"x: found shape \(3, 5\), expected a last axis of 256"):
+        mps_dequant.gguf_dequant_matmul(rows()[:, :5], layer)
 
 
 def test_act_order_after_argsort_has_the_same_bits():

@@ -123,6 +123,33 @@ def test_wrong_settings_are_named():
         GGUFLinear(256, 64).to("meta")(torch.ones(1, 255, device="meta"))
 
 
+OF_GROUPS = (AWQLinear, GPTQLinear, CompressedTensorsLinear)
+# What no layer of a class can be made with, and the error.
+UNFIT = [
+    *((type_, {"group_size": 0}, "group_size: found 0, expected a positive integer or -1") for type_ in OF_GROUPS),
+    *((type_, {"group_size": -2}, "group_size: found -2, expected a positive integer") for type_ in OF_GROUPS),
+    *((type_, {"group_size": 64.0}, r"group_size: found 64\.0, expected an integer") for type_ in OF_GROUPS),
+    (AWQLinear, {"out_features": 60}, r"out_features: found 60, expected a multiple of 8 \(codes of 4 bits\)"),
+    (GPTQLinear, {"out_features": 60}, r"out_features: found 60, expected a multiple of 8 \(codes of 4 bits\)"),
+    (GPTQLinear, {"in_features": 100}, r"in_features: found 100, expected a multiple of 8 \(codes of 4 bits\)"),
+    (GPTQLinear, {"bits": 3, "in_features": 72}, "in_features: found 72, expected a multiple of 32"),
+    (GPTQLinear, {"bits": 5}, "bits: found 5, expected one of 2, 3, 4, 8"),
+    (CompressedTensorsLinear, {"bits": 5}, "bits: found 5, expected one of 2, 3, 4, 8"),
+    (GPTQLinear, {"zero_points": "v3"}, "zero_points: found 'v3', expected one of 'v1', 'v1-field', 'v2'"),
+]
+
+
+@pytest.mark.parametrize("type_, settings, message", UNFIT)
+def test_a_layer_that_could_not_multiply_is_not_made(type_, settings, message):
+    with pytest.raises(FormatError, match=message):
+        type_(**{"in_features": 128, "out_features": 64, **settings})
+
+
+@pytest.mark.parametrize("type_, inputs, outputs", [(AWQLinear, 100, 64), (CompressedTensorsLinear, 100, 60)])
+def test_codes_that_fill_no_whole_words_where_a_class_has_them(type_, inputs, outputs):
+    assert type_(inputs, outputs)(rows(2, inputs)).shape == (2, outputs)
+
+
 class LoRA(torch.nn.Module):
     """A layer with a low-rank adapter."""
 

@@ -1,5 +1,6 @@
 """Transformers' models on torch with packed layers: of folders and GGUF files, beside the same weights dense."""
 
+import copy
 import json
 
 import mlx.core as mx
@@ -80,6 +81,37 @@ def test_a_folder(name, folder):
     for key, tensor in model.state_dict().items():
         assert tensor.shape == stored.get_tensor(key).shape
         assert not key.startswith("model.layers") or tensor.dtype in (stored.get_tensor(key).dtype, torch.float32)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_saved_model_opens_again(name, folder, tmp_path):
+    path, _ = folder(name)
+    model = load_transformers(path, torch.float32, "cpu")
+    model.save_pretrained(tmp_path / "saved")
+    again = load_transformers(tmp_path / "saved", device="cpu")
+    assert again.dtype == torch.float32
+    assert torch.equal(logits(again), logits(model))
+    kept = [json.loads((place / "config.json").read_text()) for place in (path, tmp_path / "saved")]
+    assert kept[0]["quantization_config"] == kept[1]["quantization_config"]
+    assert set(mxd.load(tmp_path / "saved").weights) == set(mxd.load(path).weights)
+
+
+def assert_not_saved(model, name, folder):
+    for one in (model, copy.deepcopy(model)):
+        with pytest.raises(FormatError, match=rf"save_pretrained: found layers of {name}, .*expected a copy of {name}"):
+            one.save_pretrained(folder)
+    assert not folder.exists()
+
+
+def test_what_no_folder_holds_is_not_saved(folder, tmp_path):
+    path, dense = folder("gptq 3 bits")
+    assert_not_saved(replace_linears(dense, path), "model", tmp_path / "saved")
+    settings = json.loads((path / "config.json").read_text())
+    settings["quantization_config"] |= {"checkpoint_format": "gptq_p", "format": "gptq_p"}  # codes are laid out anew
+    (path / "config.json").write_text(json.dumps(settings))
+    assert_not_saved(load_transformers(path, device="cpu"), "model", tmp_path / "saved")
+    write_gguf(tmp_path / "model.gguf", "llama", transformers_model("llama"))
+    assert_not_saved(load_transformers(tmp_path / "model.gguf", device="cpu"), "model.gguf", tmp_path / "saved")
 
 
 @pytest.mark.parametrize("name", ["llama tied, with biases", "llama 3.1", "qwen3", "gemma3"])
@@ -203,3 +235,5 @@ def test_a_packed_head_is_not_tied(folder):
     model = load_transformers(path, torch.float32, "cpu")
     assert isinstance(model.lm_head, GPTQLinear)
     assert logits(model).isfinite().all()
+    model.save_pretrained(path / "saved")
+    assert torch.equal(logits(load_transformers(path / "saved", device="cpu")), logits(model))
