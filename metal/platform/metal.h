@@ -1,5 +1,6 @@
 // Metal. MLX puts <metal_stdlib>, `using namespace metal` and bfloat16_t before this.
 
+#define inline inline __attribute__((always_inline))
 #define TABLE constant
 #define SCRATCH(type, name, count) alignas(16) threadgroup type name[count]
 

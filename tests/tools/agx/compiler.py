@@ -15,9 +15,7 @@ SHIM = Path(__file__).parent / "shim"
 _CLANG = (
     *("clang-15", "-x", "cl", "-cl-std=clc++2021", "-cl-no-stdinc", "-target", "spir64-unknown-unknown"),
     *("-O2", "-S", "-emit-llvm", "-ffp-contract=on", "-fno-vectorize", "-fno-slp-vectorize"),
-    # Metal's compiler inlines everything and unrolls loops over registers; LLVM's own limits are a CPU's.
-    *("-mllvm", "-inline-threshold=1000000", "-mllvm", "-unroll-threshold=4000"),
-    *("-mllvm", "-unroll-full-max-count=256"),
+    # LLVM's own limits on inlining and unrolling: the sources say what is to be inlined and unrolled.
     *("-fno-discard-value-names", "-Xclang", "-no-opaque-pointers", "-w", "-isystem", str(SHIM)),
     *("-Xclang", "-cl-ext=+cl_khr_fp16,+__cl_clang_non_portable_kernel_param_types"),
 )
