@@ -128,6 +128,7 @@ struct x_in_turn {
           }
 #pragma unroll
           for (uint r = 0; r < BN; ++r) {
+#pragma unroll
             for (uint k = 0; k < STEP; ++k) {
               if (has_min<F>::value) {
                 sum[r * BM + m] += q[r][i + k] * v[k];
