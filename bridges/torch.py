@@ -46,13 +46,8 @@ def cross(tensors: Sequence[torch.Tensor], copy: bool | None = None) -> list[mx.
     device = devices.of(tensors[0].device)
     for tensor in tensors:
         _check_memory(tensor)
-    sources = [_plain(tensor) for tensor in tensors]
-    owners: Sequence[torch.Tensor | None] = tensors
-    if copy and device.shares:
-        sources = [source.clone() for source in sources]
-        owners = [None] * len(sources)
+    pairs = [_source(tensor, copy, device.shares) for tensor in tensors]
     device.wait_for_torch()
-    pairs = zip(sources, owners, strict=True)
     return [device.take(source, owner, copy is False) for source, owner in pairs]
 
 
@@ -61,8 +56,9 @@ def to_torch(array: mx.array, device: torch.device | str | None = None) -> torch
 
     Args:
         array: a lazy array is evaluated here; one made by another thread must be evaluated there.
-        device: "mps" and "cpu" share MLX's memory, so a write on either side shows on the other;
-            "cuda" gets a copy. By default "mps" where MLX runs on Metal, otherwise "cpu".
+        device: "mps" and "cpu" share MLX's memory, so a write on either side shows on the other, except for
+            negative strides, which torch lacks: they are copied. "cuda" gets a copy. By default "mps" where
+            MLX runs on Metal, otherwise "cpu".
 
     Raises:
         FormatError: the device is not cpu, mps or cuda.
@@ -102,6 +98,11 @@ def _check_memory(tensor: torch.Tensor) -> None:
         )
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The values alone: no gradient, and no pending conjugation or negation."""
-    return tensor.detach().resolve_conj().resolve_neg()
+def _source(tensor: torch.Tensor, copy: bool | None, shares: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The values alone, without gradient, conjugation or negation; and `tensor`, if it has the same memory."""
+    plain = tensor.detach()
+    if tensor.is_conj() or tensor.is_neg():
+        if copy is False:
+            raise FormatError("tensor: found a conjugated or negated view, expected plain values for copy=False")
+        return plain.resolve_conj().resolve_neg(), None
+    return (plain.clone(), None) if copy and shares else (plain, tensor)
