@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
 import torch
 
+from .arguments import check_memory
 from .sample import Sample
 
 # A layer's tensors by which `invalidate` and `release` find its weights.
@@ -84,8 +85,9 @@ class WeightCache:
         # no lock, because it happens inside the garbage collector, in any thread.
         self._making = threading.RLock()
 
-    def get(self, kind: Hashable, tensors: list[torch.Tensor], make: Callable[[], Weight]) -> Any:
+    def get(self, kind: Hashable, named: Mapping[str, torch.Tensor], make: Callable[[], Weight]) -> Any:
         """The weight of these tensors; `make` makes a missing one. `kind` is the rest of the key."""
+        tensors = list(named.values())
         key = (kind, *map(id, tensors))
         entry = self._entries.get(key)
         if entry is None or not entry.fits(tensors):
@@ -93,6 +95,8 @@ class WeightCache:
                 entry = self._entries.get(key)
                 if entry is None or not entry.fits(tensors):
                     self._entries.pop(key, None)
+                    for name, tensor in named.items():
+                        check_memory(name, tensor)
                     entry = self._made(key, tensors, make)
         entry.used = next(_clock)
         return entry.weight

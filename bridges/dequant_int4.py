@@ -54,7 +54,7 @@ def dequantize_gptq(
     if added not in (0, 1):
         raise FormatError(f"zero_adj: found {added}, expected 1 (version 1) or 0 (version 2)")
     mode = "v1-field" if added else "v2"
-    bits = _bits(*arguments.together(qweight=qweight, qzeros=qzeros))
+    bits = _bits(**arguments.together(qweight=qweight, qzeros=qzeros))
     return _for_products(targets.dense("gptq", (qweight, scales, qzeros, g_idx, group_size, mode, bits)))
 
 

@@ -26,7 +26,7 @@ _outputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 def linear(x: torch.Tensor, layer: Any, bias: torch.Tensor | None) -> torch.Tensor:
     """x through a layer, each shard of it packed; the results beside each other."""
-    qweight = arguments.together(qweight=layer.qweight)[0]
+    qweight = arguments.together(qweight=layer.qweight)["qweight"]
     arguments.check_product(x, bias, qweight)
     parts = [_product(x, shard, kind) for shard, kind in zip(shards(qweight), _kinds(layer), strict=True)]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -43,9 +43,9 @@ class Weight:
 
 def awq(qweight: Any, scales: Any, qzeros: Any, group_size: int) -> Weight:
     """The weight of AWQ tensors, as `AWQWeight` has it."""
-    tensors = together(qweight=qweight, scales=scales, qzeros=qzeros)
+    named = together(qweight=qweight, scales=scales, qzeros=qzeros)
     size = integer("group_size", group_size)
-    return _cached(("awq", size), tensors, lambda: matrices.awq(*tensors, size))
+    return _cached(("awq", size), named, lambda: matrices.awq(qweight, scales, qzeros, size))
 
 
 def gptq(
@@ -82,8 +82,8 @@ def gguf(W: Any, quant_type: int, m: int, n: int) -> Weight:
     return _cached(("gguf", *numbers), together(W=W), lambda: matrices.gguf(W, *numbers))
 
 
-def _cached(key: tuple[Any, ...], tensors: list[torch.Tensor], make: Callable[[], EncodedMatrix]) -> Weight:
-    return WEIGHTS.get(("shaders", *key), tensors, lambda: Weight(make()))
+def _cached(key: tuple[Any, ...], named: dict[str, torch.Tensor], make: Callable[[], EncodedMatrix]) -> Weight:
+    return WEIGHTS.get(("shaders", *key), named, lambda: Weight(make()))
 
 
 def dense(weight: Weight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

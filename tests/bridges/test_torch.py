@@ -160,6 +160,7 @@ def test_a_device_that_torch_lacks_is_not_stood_in_for():
         (lambda: to_mlx(torch.zeros(2, dtype=torch.complex128)), r"found torch\.complex128"),
         (lambda: to_mlx(torch.zeros(2).to(torch.float8_e4m3fn)), r"found torch\.float8_e4m3fn"),
         (lambda: to_mlx(torch.eye(2).to_sparse()), r"found layout torch\.sparse_coo"),
+        (lambda: to_mlx(torch.nested.nested_tensor([torch.ones(2)])), "tensor: found a nested tensor"),
         (lambda: to_mlx(torch.zeros(2, device="meta")), "device: found meta, expected cpu, mps or cuda"),
         (lambda: to_mlx([1, 2]), r"found list, expected a torch\.Tensor"),
         (
