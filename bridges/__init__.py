@@ -51,6 +51,6 @@ def release(layer: object) -> None:
     layer that was released multiplies eagerly, not in torch.compile, and cannot be saved or moved.
     """
     needs.torch(__name__)
-    from .shards import release as run
+    from .cache import release as run
 
     run(layer)

@@ -54,7 +54,7 @@ def dequantize_gptq(
     if added not in (0, 1):
         raise FormatError(f"zero_adj: found {added}, expected 1 (version 1) or 0 (version 2)")
     mode = "v1-field" if added else "v2"
-    bits = _bits(**arguments.together(qweight=qweight, qzeros=qzeros))
+    bits = _bits(**arguments.together(scales=scales, qzeros=qzeros))
     return _for_products(targets.dense("gptq", (qweight, scales, qzeros, g_idx, group_size, mode, bits)))
 
 
@@ -64,9 +64,9 @@ def _for_products(dense: torch.Tensor) -> torch.Tensor:
     return dense.T.contiguous().T if is_slow else dense
 
 
-def _bits(qweight: torch.Tensor, qzeros: torch.Tensor) -> int:
+def _bits(scales: torch.Tensor, qzeros: torch.Tensor) -> int:
     """Bits of a code; 4 where the shapes say none, so that the error is that of 4."""
-    if qweight.ndim != 2 or qzeros.ndim != 2 or not qweight.shape[1]:
+    if scales.ndim != 2 or qzeros.ndim != 2 or not scales.shape[1]:
         return 4
-    bits = qzeros.shape[1] * 32 / qweight.shape[1]
+    bits = qzeros.shape[1] * 32 / scales.shape[1]
     return int(bits) if bits in arguments.BITS else 4

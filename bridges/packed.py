@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
+import mlx.core as mx
 import torch
 
 from .. import dtypes
@@ -32,13 +33,22 @@ def _for_torch(work: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
     return run
 
 
+def _crossed(named: dict[str, torch.Tensor]) -> list[mx.array]:
+    """A layer's tensors across the bridge. Codes that were released are there."""
+    first, *others = named
+    codes = WEIGHTS.codes(named[first])
+    if codes is named[first]:
+        return crossing.cross(named)
+    return [codes, *(crossing.cross({name: named[name] for name in others}) if others else [])]
+
+
 def awq(
     qweight: Any, scales: Any, qzeros: Any, group_size: int, made: QuantizedWeight | None = None
 ) -> QuantizedWeight:
     """The weight of AWQ tensors, from the cache or across the bridge; `made` is it, if it exists already."""
     named = together(qweight=qweight, scales=scales, qzeros=qzeros)
     size = integer("group_size", group_size)
-    return WEIGHTS.get(("awq", size), named, lambda: made or AWQWeight(*crossing.cross(named), group_size=size))
+    return WEIGHTS.get(("awq", size), named, lambda: made or AWQWeight(*_crossed(named), group_size=size))
 
 
 def gptq(
@@ -56,7 +66,7 @@ def gptq(
     size = integer("group_size", group_size)
 
     def make() -> QuantizedWeight:
-        return made or GPTQWeight(*crossing.cross(named), group_size=size, bits=bits, zero_points=zero_points)
+        return made or GPTQWeight(*_crossed(named), group_size=size, bits=bits, zero_points=zero_points)
 
     return WEIGHTS.get(("gptq", size, bits, zero_points), named, make)
 
@@ -77,7 +87,7 @@ def compressed_tensors(
     numbers: dict[str, Any] = {"weight_shape": (out_features, in_features), "group_size": group_size, "bits": bits}
 
     def make() -> QuantizedWeight:
-        return made or CompressedTensorsWeight(**dict(zip(named, crossing.cross(named), strict=True)), **numbers)
+        return made or CompressedTensorsWeight(**dict(zip(named, _crossed(named), strict=True)), **numbers)
 
     kind = ("compressed_tensors", *list(named)[2:], out_features, in_features, group_size, bits)
     return WEIGHTS.get(kind, named, make)
@@ -88,7 +98,7 @@ def gguf(W: Any, quant_type: int, m: int, n: int, made: QuantizedWeight | None =
     named = together(W=W)
     kind = integer("quant_type", quant_type)
     shape = (integer("m", m), integer("n", n))
-    return WEIGHTS.get(("gguf", kind, shape), named, lambda: made or GGUFWeight(*crossing.cross(named), kind, shape))
+    return WEIGHTS.get(("gguf", kind, shape), named, lambda: made or GGUFWeight(*_crossed(named), kind, shape))
 
 
 @_for_torch
