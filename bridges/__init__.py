@@ -47,10 +47,11 @@ def release(layer: object) -> None:
     """Drops torch's copy of the codes of a layer or tensor that has been used: MLX's copy serves from then on.
 
     The tensors of codes (`qweight`, `weight_packed`) get the shape (0,), so that other code that reads them fails.
-    Scales and g_idx stay. A layer that has not been used stays as it is. New codes that are assigned later count. A
-    layer that was released multiplies eagerly, not in torch.compile, and cannot be saved or moved.
+    Scales and g_idx stay, and may change. A layer that has not been used since its codes were written stays as it is:
+    all codes are compared. New codes that are assigned later count. A layer that was released multiplies eagerly, not
+    in torch.compile, and cannot be saved or moved.
     """
     needs.torch(__name__)
-    from .shards import release as run
+    from .cache import release as run
 
     run(layer)

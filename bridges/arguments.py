@@ -14,13 +14,13 @@ FLOATS = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "
 BITS = (2, 3, 4, 8)
 
 
-def check_product(x: Any, bias: Any, like: torch.Tensor) -> list[torch.Tensor]:
-    """x, and bias if there is one, checked to be floats on the layer's device."""
+def check_product(x: Any, bias: Any, like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """x, and bias if there is one, by name, checked to be floats on the layer's device."""
     named = {"x": x} if bias is None else {"x": x, "bias": bias}
-    tensors = together(qweight=like, **named)[1:]
+    together(qweight=like, **named)
     for name, tensor in named.items():
         float_name(name, tensor.dtype)
-    return tensors
+    return named
 
 
 def check_last_axis(name: str, tensor: torch.Tensor, length: int) -> None:
@@ -58,13 +58,35 @@ def compressed_tensors(
     return {"weight_packed": weight_packed, "weight_scale": weight_scale, **given}
 
 
-def together(**tensors: Any) -> list[torch.Tensor]:
-    """The arguments, checked to be tensors on one device."""
+def together(**tensors: Any) -> dict[str, torch.Tensor]:
+    """The arguments by name, checked to be strided tensors on one device."""
     first: torch.Tensor | None = None
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise FormatError(f"{name}: found {type(tensor).__name__}, expected a torch.Tensor")
+        if tensor.layout != torch.strided or tensor.is_nested:
+            found = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
+            raise FormatError(f"{name}: found {found}, expected torch.strided")
         if first is not None and tensor.device != first.device:
             raise FormatError(f"{name}: found device {tensor.device}, expected {first.device} as {next(iter(tensors))}")
         first = first if first is not None else tensor
-    return list(tensors.values())
+    return tensors
+
+
+def check_memory(name: str, tensor: torch.Tensor) -> None:
+    """Refuses what has a shape but no values at its address, where a read would end the process.
+
+    Such are FakeTensors, tensors inside vmap, those of classes that hold others (DTensor, MaskedTensor), zeros that
+    were never made, and those whose storage was freed.
+    """
+    try:
+        storage = tensor.untyped_storage()
+        # A FakeTensor names a device, but its storage is on "meta".
+        missing = storage.device.type == "meta" or (tensor.numel() > 0 and storage.data_ptr() == 0)
+    except (RuntimeError, NotImplementedError):
+        missing = True
+    if missing:
+        raise FormatError(
+            f"{name}: found a {type(tensor).__name__} without memory, expected one with values. Inside torch.compile, "
+            "export and vmap, call torch.ops.mlx_dequant"
+        )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable, Hashable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
-from .sample import Sample
+from . import views
+from .arguments import check_memory
+from .marks import Mark
 
 # A layer's tensors by which `invalidate` and `release` find its weights.
 NAMES = (
-    *("qweight", "scales", "qzeros", "g_idx", "weight"),
+    *("qweight", "scales", "qzeros", "g_idx", "weight", "gate_up_proj", "down_proj"),
     *("weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx"),
 )
 
+Key: TypeAlias = tuple[Hashable, ...]  # what the weight depends on besides tensors, and the ids of the tensors
 _clock = count()
 
 
@@ -29,33 +33,25 @@ class Weight(Protocol):
     def nbytes(self) -> int: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
+    key: Key
     weight: Any
-    tensors: list[weakref.ref[torch.Tensor]]
-    states: list[Hashable]
-    samples: list[Sample]
+    marks: list[Mark]  # of the tensors it came from, the codes first
     used: int = field(default_factory=lambda: next(_clock))
-    released: bool = False  # torch has dropped the codes, so the weight cannot be made again
 
     def fits(self, tensors: list[torch.Tensor]) -> bool:
-        same = all(ref() is tensor for ref, tensor in zip(self.tensors, tensors, strict=True))
-        # Samples read memory, so only where it is known to be the same.
-        return (
-            same
-            and self.states == [state(tensor) for tensor in tensors]
-            and all(sample.fits() for sample in self.samples)
-        )
+        return all(mark.fits(tensor) for mark, tensor in zip(self.marks, tensors, strict=True))
 
+    @property
+    def codes(self) -> Any:
+        matrix = self.weight.matrix
+        return matrix.arrays[matrix.family.codes or "blocks"]
 
-def state(tensor: torch.Tensor) -> Hashable:
-    """A key that changes when a tensor is written in place or gets other memory."""
-    version = None if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), version, tensor.dtype, tensor.shape, tensor.stride()
-
-
-def _samples(tensors: list[torch.Tensor]) -> list[Sample]:
-    return [Sample(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
+    def has(self, codes: torch.Tensor) -> bool:
+        """Whether the weight was made of this tensor of codes, as it is. All bytes are compared."""
+        released = not codes.numel()
+        return self.marks[0].fits(codes) and (released or _bytes_equal(self.codes, codes))
 
 
 def tensors_of(layer: Any) -> list[torch.Tensor]:
@@ -64,9 +60,13 @@ def tensors_of(layer: Any) -> list[torch.Tensor]:
     return [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
 
 
-def empty(tensor: torch.Tensor) -> None:
-    """Drops torch's hold on a tensor's memory. Its shape becomes (0,), so that other code that reads it fails."""
-    tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+def _bytes_equal(codes: Any, tensor: torch.Tensor) -> bool:
+    if not isinstance(codes, torch.Tensor):
+        from .torch import to_torch
+
+        codes = to_torch(codes, tensor.device)
+    one, other = (each.detach().reshape(-1).view(torch.uint8) for each in (codes, tensor))
+    return torch.equal(one, other)
 
 
 class WeightCache:
@@ -74,18 +74,21 @@ class WeightCache:
 
     An entry is dropped when one of its tensors dies, is written in place or gets other memory. Writes that
     torch does not count, as through `.data`, are found by a sample of each tensor's values. With more than
-    `limit` entries, the least recently used one is dropped, but none that was released.
+    `limit` entries, the least recently used one is dropped. Codes that were released are kept besides: whatever
+    happens to an entry, they serve while their tensor lives and gets no others.
     """
 
     def __init__(self, limit: int = 8192):
         self.limit = limit
-        self._entries: dict[Hashable, _Entry] = {}
+        self._entries: dict[Key, _Entry] = {}
+        self._released: WeakIdKeyDictionary = WeakIdKeyDictionary()
         # Locked while weights are made, so that threads do not make the same weight twice. Removal takes
         # no lock, because it happens inside the garbage collector, in any thread.
         self._making = threading.RLock()
 
-    def get(self, kind: Hashable, tensors: list[torch.Tensor], make: Callable[[], Weight]) -> Any:
+    def get(self, kind: Hashable, named: Mapping[str, torch.Tensor], make: Callable[[], Weight]) -> Any:
         """The weight of these tensors; `make` makes a missing one. `kind` is the rest of the key."""
+        tensors = list(named.values())
         key = (kind, *map(id, tensors))
         entry = self._entries.get(key)
         if entry is None or not entry.fits(tensors):
@@ -93,21 +96,23 @@ class WeightCache:
                 entry = self._entries.get(key)
                 if entry is None or not entry.fits(tensors):
                     self._entries.pop(key, None)
+                    for name, tensor in named.items():
+                        check_memory(name, tensor)
                     entry = self._made(key, tensors, make)
         entry.used = next(_clock)
         return entry.weight
 
-    def _made(self, key: Hashable, tensors: list[torch.Tensor], make: Callable[[], Weight]) -> _Entry:
-        # Taken first: a write while the weight is made shows at the next call.
-        states, samples = [state(tensor) for tensor in tensors], _samples(tensors)
+    def _made(self, key: Key, tensors: list[torch.Tensor], make: Callable[[], Weight]) -> _Entry:
         entries = self._entries
 
         def drop(_: Any) -> None:
             entries.pop(key, None)
 
-        entry = _Entry(make(), [weakref.ref(tensor, drop) for tensor in tensors], states, samples)
+        # Taken first: a write while the weight is made shows at the next call.
+        marks = [Mark(tensor, drop) for tensor in tensors]
+        entry = _Entry(key, make(), marks)
         if len(entries) >= self.limit:
-            items = [item for item in list(entries.items()) if not item[1].released]
+            items = list(entries.items())
             if items:
                 entries.pop(min(items, key=lambda item: item[1].used)[0], None)
         entries[key] = entry
@@ -115,29 +120,49 @@ class WeightCache:
 
     def invalidate(self, layer: Any) -> None:
         """Drops the weights of a layer, or of one tensor, after writes that torch does not count."""
+        tensors = tensors_of(layer)
+        wanted = {id(each) for tensor in tensors for each in (tensor, *views.of(tensor))}
         with self._making:
-            for key, _ in self._of(tensors_of(layer)):
-                self._entries.pop(key, None)
+            for key in list(self._entries):
+                if wanted.intersection(key[1:]):
+                    self._entries.pop(key, None)
 
-    def release(self, tensors: list[torch.Tensor]) -> None:
-        """Drops torch's copies of the codes, the first tensor of each weight, of all weights made of these."""
+    def release(self, layer: Any) -> None:
+        """Drops torch's copies of the codes of a layer, or of one tensor, if its weights have them as they are."""
         with self._making:
-            found = [entry for _, entry in self._of(tensors)]
-            codes = {id(tensor): tensor for entry in found if (tensor := entry.tensors[0]()) is not None}
-            for tensor in codes.values():
-                empty(tensor)
-            for _, entry in self._of(list(codes.values())):
-                left = [tensor for ref in entry.tensors if (tensor := ref()) is not None]
-                entry.states, entry.samples, entry.released = [state(tensor) for tensor in left], _samples(left), True
+            made: defaultdict[Hashable, list[_Entry]] = defaultdict(list)  # by the id of their codes
+            for key, entry in list(self._entries.items()):
+                made[key[1]].append(entry)
+            for tensor in tensors_of(layer):
+                parts = views.of(tensor)
+                current = {id(each): self._current(each, made[id(each)]) for each in (*parts, tensor)}
+                if all(current[id(part)] for part in parts or [tensor]):
+                    for each in (*parts, tensor):
+                        self._release(each, current[id(each)])
 
-    def _of(self, tensors: list[torch.Tensor]) -> list[tuple[Hashable, _Entry]]:
-        """The entries made of any of these."""
-        wanted = {id(tensor) for tensor in tensors}
-        items = list(self._entries.items())
-        return [(key, entry) for key, entry in items if any(id(ref()) in wanted for ref in entry.tensors)]
+    def _current(self, codes: torch.Tensor, made: list[_Entry]) -> list[_Entry]:
+        """Those of the entries that have a tensor's codes as they are; the others are dropped."""
+        current = [entry for entry in made if entry.has(codes)]
+        for entry in made:
+            if entry not in current:
+                self._entries.pop(entry.key, None)
+        return current
+
+    def _release(self, codes: torch.Tensor, entries: list[_Entry]) -> None:
+        if entries:
+            self._released[codes] = entries[0].codes
+        views.empty(codes)
+        for entry in entries:
+            entry.marks[0].renew(codes)
+
+    def codes(self, tensor: torch.Tensor) -> Any:
+        """A layer's first tensor; or if it was released, its codes as the weights have them."""
+        if tensor.numel():
+            self._released.pop(tensor, None)  # it has new ones
+        return self._released.get(tensor, tensor)
 
     def clear(self) -> None:
-        """Drops all weights."""
+        """Drops all weights, but no codes that were released."""
         self._entries.clear()
 
     def __len__(self) -> int:
@@ -150,4 +175,4 @@ class WeightCache:
 
 
 WEIGHTS = WeightCache()
-invalidate = WEIGHTS.invalidate
+invalidate, release = WEIGHTS.invalidate, WEIGHTS.release

@@ -61,7 +61,7 @@ def dequantize_gptq(
         raise FormatError(f"zero_adj: found {added}, expected 1 (version 1) or 0 (version 2)")
     mode = "v1-field" if added else "v2"
     arguments.together(**arguments.gptq(qweight, scales, qzeros, g_idx))
-    size, bits = arguments.integer("group_size", group_size), _bits(qweight, qzeros)
+    size, bits = arguments.integer("group_size", group_size), _bits(scales, qzeros)
     return _for_products(GPTQ(qweight, scales, qzeros, g_idx, size, mode, bits, None))
 
 
@@ -71,9 +71,9 @@ def _for_products(dense: torch.Tensor) -> torch.Tensor:
     return dense.T.contiguous().T if is_slow else dense
 
 
-def _bits(qweight: torch.Tensor, qzeros: torch.Tensor) -> int:
+def _bits(scales: torch.Tensor, qzeros: torch.Tensor) -> int:
     """Bits of a code; 4 where the shapes say none, so that the error is that of 4."""
-    if qweight.ndim != 2 or qzeros.ndim != 2 or not qweight.shape[1]:
+    if scales.ndim != 2 or qzeros.ndim != 2 or not scales.shape[1]:
         return 4
-    bits = qzeros.shape[1] * 32 / qweight.shape[1]
+    bits = qzeros.shape[1] * 32 / scales.shape[1]
     return int(bits) if bits in arguments.BITS else 4

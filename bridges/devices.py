@@ -88,7 +88,8 @@ class CPU:
 
     def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
         """A torch tensor on the memory of an evaluated array."""
-        return torch.from_dlpack(array.__dlpack__(dl_device=(1, 0)))
+        # By the class: Dynamo calls a method of MLX's arrays without the array.
+        return torch.from_dlpack(mx.array.__dlpack__(forwards(array), dl_device=(1, 0)))
 
 
 def _write(tensor: torch.Tensor, address: int) -> None:
@@ -134,7 +135,7 @@ class MPS:
 
     def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
         if mx.metal.is_available():
-            return torch.from_dlpack(array)
+            return torch.from_dlpack(forwards(array))
         return HOST.give(array, device).to(device)
 
 
@@ -180,6 +181,15 @@ def wait_for_mlx(array: mx.array) -> None:
     counts = _counted.get()
     if counts is not None:
         counts.mlx += 1
+
+
+def forwards(array: mx.array) -> mx.array:
+    """An evaluated array without negative strides, which torch lacks: the array itself, or a copy."""
+    if min(memoryview(array).strides, default=0) >= 0:
+        return array
+    copy = mx.contiguous(array, stream=mx.cpu)
+    wait_for_mlx(copy)
+    return copy
 
 
 # MLX may compute in place in an array that nothing else references. So for memory that torch uses too, this holds a

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
+import mlx.core as mx
 import torch
 
 from .. import dtypes
@@ -32,13 +33,22 @@ def _for_torch(work: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
     return run
 
 
+def _crossed(named: dict[str, torch.Tensor]) -> list[mx.array]:
+    """A layer's tensors across the bridge. Codes that were released are there."""
+    first, *others = named
+    codes = WEIGHTS.codes(named[first])
+    if codes is named[first]:
+        return crossing.cross(named)
+    return [codes, *(crossing.cross({name: named[name] for name in others}) if others else [])]
+
+
 def awq(
     qweight: Any, scales: Any, qzeros: Any, group_size: int, made: QuantizedWeight | None = None
 ) -> QuantizedWeight:
     """The weight of AWQ tensors, from the cache or across the bridge; `made` is it, if it exists already."""
-    tensors = together(qweight=qweight, scales=scales, qzeros=qzeros)
+    named = together(qweight=qweight, scales=scales, qzeros=qzeros)
     size = integer("group_size", group_size)
-    return WEIGHTS.get(("awq", size), tensors, lambda: made or AWQWeight(*crossing.cross(tensors), group_size=size))
+    return WEIGHTS.get(("awq", size), named, lambda: made or AWQWeight(*_crossed(named), group_size=size))
 
 
 def gptq(
@@ -52,13 +62,13 @@ def gptq(
     made: QuantizedWeight | None = None,
 ) -> QuantizedWeight:
     """As `awq`; `g_idx` may be None or empty."""
-    tensors = together(**arguments.gptq(qweight, scales, qzeros, g_idx))
+    named = together(**arguments.gptq(qweight, scales, qzeros, g_idx))
     size = integer("group_size", group_size)
 
     def make() -> QuantizedWeight:
-        return made or GPTQWeight(*crossing.cross(tensors), group_size=size, bits=bits, zero_points=zero_points)
+        return made or GPTQWeight(*_crossed(named), group_size=size, bits=bits, zero_points=zero_points)
 
-    return WEIGHTS.get(("gptq", size, bits, zero_points), tensors, make)
+    return WEIGHTS.get(("gptq", size, bits, zero_points), named, make)
 
 
 def compressed_tensors(
@@ -73,23 +83,22 @@ def compressed_tensors(
     made: QuantizedWeight | None = None,
 ) -> QuantizedWeight:
     """As `awq`; the last two tensors may be None."""
-    named = arguments.compressed_tensors(weight_packed, weight_scale, weight_zero_point, weight_g_idx)
-    tensors = together(**named)
+    named = together(**arguments.compressed_tensors(weight_packed, weight_scale, weight_zero_point, weight_g_idx))
     numbers: dict[str, Any] = {"weight_shape": (out_features, in_features), "group_size": group_size, "bits": bits}
 
     def make() -> QuantizedWeight:
-        return made or CompressedTensorsWeight(**dict(zip(named, crossing.cross(tensors), strict=True)), **numbers)
+        return made or CompressedTensorsWeight(**dict(zip(named, _crossed(named), strict=True)), **numbers)
 
     kind = ("compressed_tensors", *list(named)[2:], out_features, in_features, group_size, bits)
-    return WEIGHTS.get(kind, tensors, make)
+    return WEIGHTS.get(kind, named, make)
 
 
 def gguf(W: Any, quant_type: int, m: int, n: int, made: QuantizedWeight | None = None) -> QuantizedWeight:
     """As `awq`, of a GGUF tensor's bytes."""
-    tensors = together(W=W)
+    named = together(W=W)
     kind = integer("quant_type", quant_type)
     shape = (integer("m", m), integer("n", n))
-    return WEIGHTS.get(("gguf", kind, shape), tensors, lambda: made or GGUFWeight(crossing.to_mlx(W), kind, shape))
+    return WEIGHTS.get(("gguf", kind, shape), named, lambda: made or GGUFWeight(*_crossed(named), kind, shape))
 
 
 @_for_torch
@@ -109,26 +118,25 @@ def product(x: Any, weight: QuantizedWeight, bias: Any, like: torch.Tensor) -> t
         bias: [out] or None.
         like: a tensor of the layer; x must be on its device.
     """
-    tensors = check_product(x, bias, like)
+    named = check_product(x, bias, like)
     check_last_axis("x", x, weight.in_features)
     check_bias(bias, weight.out_features)
     y = _by_torch(x, weight, weight.matrix.layout == "NK")
     if y is not None:
         return y if bias is None else y + bias.to(y.dtype)
-    arrays = crossing.cross(tensors)
-    return crossing.to_torch(weight.linear(arrays[0], *arrays[1:]), x.device)
+    return crossing.to_torch(weight.linear(*crossing.cross(named)), x.device)
 
 
 @_for_torch
 def input_gradient(y: Any, weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
     """y [..., out] through the transposed layer: [..., in] in y's dtype, on its device."""
-    tensors = check_product(y, None, like)
+    named = check_product(y, None, like)
     check_last_axis("y", y, weight.out_features)
     transpose = weight.matrix.layout == "KN"
     x = _by_torch(y, weight, transpose)
     if x is not None:
         return x
-    (array,) = crossing.cross(tensors)
+    (array,) = crossing.cross(named)
     return crossing.to_torch(matmul(weight.matrix, array, transpose), y.device)
 
 
@@ -140,5 +148,6 @@ def _by_torch(x: torch.Tensor, weight: QuantizedWeight, transpose: bool) -> torc
 @_for_torch
 def rows(ids: Any, weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Rows `ids` of the [out, in] matrix: [*ids.shape, in] in `dtype`, on the device of ids."""
-    crossed = crossing.to_mlx(together(qweight=like, ids=ids)[1])
-    return crossing.to_torch(weight.take(crossed, dtypes.of(float_name("dtype", dtype))), ids.device)
+    together(qweight=like, ids=ids)
+    (array,) = crossing.cross({"ids": ids})
+    return crossing.to_torch(weight.take(array, dtypes.of(float_name("dtype", dtype))), ids.device)

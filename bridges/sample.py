@@ -10,7 +10,7 @@ import torch
 
 # Values that are read, evenly spread: a write to a 63rd of a tensor in one piece meets one of them.
 COUNT = 64
-_TYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_TYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
 
 
 class Sample:

@@ -6,7 +6,6 @@ row, end row, bytes of a row, by shard), and `qweight_type.weight_type` or `qwei
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -14,19 +13,17 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import FormatError
 from ..registry import gguf_format
-from . import arguments, cache
+from . import arguments, views
 from .operators import operator
 
 LINEAR = operator("gguf", "linear")
-# The shards of a parameter, with what they were cut by. They are the same tensors at each call, so they cross once.
-_cut: WeakIdKeyDictionary = WeakIdKeyDictionary()
 # Outputs of each matrix: one that was released has no shape.
 _outputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def linear(x: torch.Tensor, layer: Any, bias: torch.Tensor | None) -> torch.Tensor:
     """x through a layer, each shard of it packed; the results beside each other."""
-    qweight = arguments.together(qweight=layer.qweight)[0]
+    qweight = arguments.together(qweight=layer.qweight)["qweight"]
     arguments.check_product(x, bias, qweight)
     parts = [_product(x, shard, kind) for shard, kind in zip(shards(qweight), _kinds(layer), strict=True)]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -43,28 +40,11 @@ def shards(qweight: torch.Tensor) -> list[torch.Tensor]:
     missing = [shard for shard in order if shard not in places]
     if missing:
         raise FormatError(f"qweight.shard_offset_map: found {list(places)}, expected {missing[0]!r} too")
-    known = _cut.get(qweight)
-    form = _form(qweight)
-    if known is None or known[0] != form:
-        # By `.data`, because torch's own views keep the parameter alive.
-        views = [qweight.data[start:end, :width].data for start, end, width in map(places.get, order)]
-        known = _cut[qweight] = form, views
-    return known[1]
 
+    def cut() -> list[torch.Tensor]:
+        return [qweight.data[start:end, :width].data for start, end, width in map(places.get, order)]
 
-def release(layer: Any) -> None:
-    """Drops torch's copies of the codes of a layer that has crossed; see `mlx_dequant.bridges.release`."""
-    tensors = cache.tensors_of(layer)
-    cut = [(tensor, _cut[tensor][1]) for tensor in tensors if tensor in _cut]
-    cache.WEIGHTS.release([*tensors, *(view for _, views in cut for view in views)])
-    for tensor, views in cut:
-        if all(not view.numel() for view in views):
-            cache.empty(tensor)
-            _cut[tensor] = _form(tensor), views
-
-
-def _form(qweight: torch.Tensor) -> Hashable:
-    return cache.state(qweight), *map(tuple, getattr(qweight, "shard_offset_map", {}).items())
+    return views.cut(qweight, tuple(map(tuple, places.items())), cut)
 
 
 def _order(qweight: torch.Tensor) -> list[Any]:

@@ -6,14 +6,13 @@ CUDA: through pinned host memory both ways, because MLX imports no CUDA tensor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import mlx.core as mx
 import torch
 
 from ..errors import FormatError
-from . import devices
+from . import arguments, devices
 from .devices import Synchronisations, count_synchronisations
 
 __all__ = ["Synchronisations", "count_synchronisations", "to_mlx", "to_torch"]
@@ -32,27 +31,23 @@ def to_mlx(tensor: torch.Tensor, *, copy: bool | None = None) -> mx.array:
     only another view of its storage lives on, pass copy=True.
 
     Raises:
-        FormatError: MLX lacks the dtype (float64 among others), the tensor is sparse or on another device, or it
-            has no values (a FakeTensor, a meta tensor).
+        FormatError: MLX lacks the dtype (float64 among others), the tensor is sparse, nested or on another
+            device, or it has no values (a FakeTensor, a meta tensor, a DTensor).
         ValueError: copy=False, and the memory cannot be shared.
     """
-    return cross([tensor], copy)[0]
+    return cross({"tensor": tensor}, copy)[0]
 
 
-def cross(tensors: Sequence[torch.Tensor], copy: bool | None = None) -> list[mx.array]:
+def cross(named: Mapping[str, torch.Tensor], copy: bool | None = None) -> list[mx.array]:
     """Several tensors of one device as MLX arrays, with one wait for all of them."""
-    for tensor in tensors:
-        _check(tensor)
+    tensors = list(arguments.together(**named).values())
+    for name, tensor in named.items():
+        _check_dtype(name, tensor.dtype)
     device = devices.of(tensors[0].device)
-    for tensor in tensors:
-        _check_memory(tensor)
-    sources = [_plain(tensor) for tensor in tensors]
-    owners: Sequence[torch.Tensor | None] = tensors
-    if copy and device.shares:
-        sources = [source.clone() for source in sources]
-        owners = [None] * len(sources)
+    for name, tensor in named.items():
+        arguments.check_memory(name, tensor)
+    pairs = [_source(tensor, copy, device.shares) for tensor in tensors]
     device.wait_for_torch()
-    pairs = zip(sources, owners, strict=True)
     return [device.take(source, owner, copy is False) for source, owner in pairs]
 
 
@@ -61,8 +56,9 @@ def to_torch(array: mx.array, device: torch.device | str | None = None) -> torch
 
     Args:
         array: a lazy array is evaluated here; one made by another thread must be evaluated there.
-        device: "mps" and "cpu" share MLX's memory, so a write on either side shows on the other;
-            "cuda" gets a copy. By default "mps" where MLX runs on Metal, otherwise "cpu".
+        device: "mps" and "cpu" share MLX's memory, so a write on either side shows on the other, except for
+            negative strides, which torch lacks: they are copied. "cuda" gets a copy. By default "mps" where
+            MLX runs on Metal, otherwise "cpu".
 
     Raises:
         FormatError: the device is not cpu, mps or cuda.
@@ -77,31 +73,17 @@ def to_torch(array: mx.array, device: torch.device | str | None = None) -> torch
     return adapter.give(array, target)
 
 
-def _check(tensor: Any) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise FormatError(f"tensor: found {type(tensor).__name__}, expected a torch.Tensor")
-    if tensor.layout != torch.strided:
-        raise FormatError(f"tensor: found layout {tensor.layout}, expected torch.strided")
-    if tensor.dtype not in devices.DTYPES:
+def _check_dtype(name: str, dtype: torch.dtype) -> None:
+    if dtype not in devices.DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in devices.DTYPES)
-        raise FormatError(f"tensor: found {tensor.dtype}, expected one of {known}")
+        raise FormatError(f"{name}: found {dtype}, expected one of {known}")
 
 
-def _check_memory(tensor: torch.Tensor) -> None:
-    """Refuses what has a shape but no values: a FakeTensor, a tensor inside vmap, storage that was freed."""
-    try:
-        storage = tensor.untyped_storage()
-        # A FakeTensor names a device, but its storage is on "meta".
-        missing = storage.device.type == "meta" or (tensor.numel() > 0 and storage.nbytes() == 0)
-    except (RuntimeError, NotImplementedError):
-        missing = True
-    if missing:
-        raise FormatError(
-            f"tensor: found a {type(tensor).__name__} without memory, expected one with values. Inside torch.compile, "
-            "export and vmap, call torch.ops.mlx_dequant"
-        )
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The values alone: no gradient, and no pending conjugation or negation."""
-    return tensor.detach().resolve_conj().resolve_neg()
+def _source(tensor: torch.Tensor, copy: bool | None, shares: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The values alone, without gradient, conjugation or negation; and `tensor`, if it has the same memory."""
+    plain = tensor.detach()
+    if tensor.is_conj() or tensor.is_neg():
+        if copy is False:
+            raise FormatError("tensor: found a conjugated or negated view, expected plain values for copy=False")
+        return plain.resolve_conj().resolve_neg(), None
+    return (plain.clone(), None) if copy and shares else (plain, tensor)

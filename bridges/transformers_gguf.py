@@ -11,11 +11,10 @@ import sys
 from typing import Any
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import FormatError
 from ..registry import formats
-from . import cache
+from . import views
 from .operators import operator
 
 __all__ = ["GEMV_TYPES", "MAX_GEMV_ROWS", "dequantize", "get_rows", "install", "mul_mat_id", "mul_mat_vec", "uninstall"]
@@ -24,9 +23,6 @@ LINEAR, EMBEDDING, DEQUANTIZE = (operator("gguf", name) for name in ("linear", "
 # GGUF's numbers of the types that have a kernel.
 GEMV_TYPES = frozenset(form.ggml_type for form in formats().values() if form.family == "gguf" and not form.stored)
 MAX_GEMV_ROWS = 8  # transformers unpacks from 9 rows of x on
-
-# The matrices of a stack of experts: views, the same at each call, so that they cross once.
-_experts: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def mul_mat_vec(weight: torch.Tensor, x: torch.Tensor, ggml_type: int, out_features: int) -> torch.Tensor:
@@ -67,12 +63,8 @@ def mul_mat_id(
 
 
 def _matrices(blocks: torch.Tensor) -> list[torch.Tensor]:
-    form = cache.state(blocks)
-    known = _experts.get(blocks)
-    if known is None or known[0] != form:
-        # By `.data`, because torch's own views keep the parameter alive.
-        known = _experts[blocks] = form, [blocks.data[each].data for each in range(len(blocks))]
-    return known[1]
+    """The matrices of a stack of experts: views."""
+    return views.cut(blocks, None, lambda: [blocks.data[each].data for each in range(len(blocks))])
 
 
 def install() -> None:

@@ -43,9 +43,9 @@ class Weight:
 
 def awq(qweight: Any, scales: Any, qzeros: Any, group_size: int) -> Weight:
     """The weight of AWQ tensors, as `AWQWeight` has it."""
-    tensors = together(qweight=qweight, scales=scales, qzeros=qzeros)
+    named = together(qweight=qweight, scales=scales, qzeros=qzeros)
     size = integer("group_size", group_size)
-    return _cached(("awq", size), tensors, lambda: matrices.awq(*tensors, size))
+    return _cached(("awq", size), named, lambda codes: matrices.awq(codes, scales, qzeros, size))
 
 
 def gptq(
@@ -54,8 +54,8 @@ def gptq(
     """The weight of GPTQ tensors, as `GPTQWeight` has it; g_idx may be None or empty."""
     named = arguments.gptq(qweight, scales, qzeros, g_idx)
     numbers = (integer("group_size", group_size), zero_points, bits)
-    made = (qweight, scales, qzeros, named.get("g_idx"), *numbers)
-    return _cached(("gptq", *numbers), together(**named), lambda: matrices.gptq(*made))
+    made = (scales, qzeros, named.get("g_idx"), *numbers)
+    return _cached(("gptq", *numbers), together(**named), lambda codes: matrices.gptq(codes, *made))
 
 
 def compressed_tensors(
@@ -73,17 +73,20 @@ def compressed_tensors(
     named = arguments.compressed_tensors(*tensors)
     numbers = (out_features, in_features, integer("group_size", group_size), bits)
     key = ("compressed_tensors", *list(named)[2:], *numbers)
-    return _cached(key, together(**named), lambda: matrices.compressed_tensors(*tensors, *numbers))
+    return _cached(key, together(**named), lambda codes: matrices.compressed_tensors(codes, *tensors[1:], *numbers))
 
 
 def gguf(W: Any, quant_type: int, m: int, n: int) -> Weight:
     """The weight of a GGUF tensor's bytes: m rows of n weights."""
     numbers = (integer("quant_type", quant_type), integer("m", m), integer("n", n))
-    return _cached(("gguf", *numbers), together(W=W), lambda: matrices.gguf(W, *numbers))
+    return _cached(("gguf", *numbers), together(W=W), lambda codes: matrices.gguf(codes, *numbers))
 
 
-def _cached(key: tuple[Any, ...], tensors: list[torch.Tensor], make: Callable[[], EncodedMatrix]) -> Weight:
-    return WEIGHTS.get(("shaders", *key), tensors, lambda: Weight(make()))
+def _cached(
+    key: tuple[Any, ...], named: dict[str, torch.Tensor], make: Callable[[torch.Tensor], EncodedMatrix]
+) -> Weight:
+    codes = next(iter(named.values()))
+    return WEIGHTS.get(("shaders", *key), named, lambda: Weight(make(WEIGHTS.codes(codes))))
 
 
 def dense(weight: Weight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

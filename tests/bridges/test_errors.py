@@ -25,6 +25,7 @@ from mlx_dequant.bridges.mps_dequant import (  # noqa: E402
 )
 
 ONES = torch.ones(2, 256, dtype=torch.float16)
+NESTED = torch.nested.nested_tensor([torch.ones(256), torch.ones(256)], layout=torch.jagged)
 
 
 def awq(**changes):
@@ -63,7 +64,16 @@ WRONG = [
     (lambda: awq(qweight=torch.zeros(256, dtype=torch.int32)), "qweight: found 1 axes"),
     (lambda: awq(qzeros=torch.zeros(4, 9, dtype=torch.int32)), r"qzeros: found shape \(4, 9\), expected \(4, 8\)"),
     (lambda: awq(scales=torch.ones(5, 64).half()), r"scales: found shape \(5, 64\), expected \(4, 64\)"),
-    (lambda: awq(scales=torch.ones(4, 64).double()), r"found torch\.float64"),
+    (lambda: awq(scales=torch.ones(4, 64).double()), r"scales: found torch\.float64"),
+    (
+        lambda: awq(scales=torch.ones(4, 64, dtype=torch.complex128)),
+        r"scales: found torch\.complex128, expected one of",
+    ),
+    (
+        lambda: awq(scales=torch.ones(4, 64).to_sparse()),
+        r"scales: found layout torch\.sparse_coo, expected torch\.strided",
+    ),
+    (lambda: awq(x=NESTED), r"x: found a nested tensor, expected torch\.strided"),
     (lambda: awq(scales=None), "scales: found NoneType"),
     (lambda: awq(group_size=0), "group_size: found 0"),
     (lambda: awq(group_size=-2), "group_size: found -2"),

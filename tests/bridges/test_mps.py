@@ -162,6 +162,16 @@ def test_shared_memory_has_a_second_holder_while_the_tensor_lives(mps):
     assert len(devices._shared) == 0
 
 
+@pytest.mark.parametrize("view", [lambda t: t.conj(), lambda t: t.conj().imag], ids=["conjugated", "negated"])
+def test_a_view_that_torch_has_to_resolve_is_not_shared(mps, view):
+    memory = torch.tensor([1 + 2j, 3 - 1j])
+    tensor = view(memory).as_subclass(FakeMPS)
+    for _ in range(2):
+        assert to_mlx(tensor).tolist() == tensor.resolve_conj().resolve_neg().tolist()
+        memory *= 10
+    assert not devices._shared
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_product_with_warm_weights_waits_once_each_way(mps, bias):
     layer, config = awq_layer()

@@ -9,7 +9,7 @@ from bridge_support import assert_bits, assert_product, awq_layer, gptq_layer  #
 from torch.autograd import forward_ad  # noqa: E402
 
 from mlx_dequant import FormatError  # noqa: E402
-from mlx_dequant.bridges import mps_dequant  # noqa: E402
+from mlx_dequant.bridges import mps_dequant, packed  # noqa: E402
 from mlx_dequant.bridges.cache import WEIGHTS  # noqa: E402
 from mlx_dequant.bridges.operators import FAMILIES, OPERATIONS, operator  # noqa: E402
 from mlx_dequant.bridges.torch import to_mlx, to_torch  # noqa: E402
@@ -246,6 +246,12 @@ def test_functions_that_dequantize_work_in_torch_compile_and_vmap(name):
     assert_bits(torch.vmap(dequantize)(torch.stack([codes, codes]))[1], expected)
 
 
+def test_tensors_cross_and_come_back_in_torch_compile():
+    x = rows(INPUTS)
+    run = torch.compile(lambda x: to_torch(to_mlx(x) * 2, "cpu") + 1, backend="aot_eager")
+    assert_bits(run(x), x * 2 + 1)
+
+
 def test_export_keeps_the_operator():
     layer, x = Layer(), rows(INPUTS)
     program = torch.export.export(layer, (x,))
@@ -264,16 +270,45 @@ def test_fake_and_meta_tensors_get_shapes():
         Layer().to("meta")(torch.ones(3, 255, device="meta"))
 
 
-def test_what_has_no_values_does_not_cross():
+class Wrapper(torch.Tensor):
+    """A tensor that holds another one and has no memory, as DTensor and MaskedTensor are."""
+
+    @staticmethod
+    def __new__(cls, held):
+        return torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return NotImplemented
+
+
+def fake(tensor):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode():
-        fake = torch.ones(3)
-    freed = torch.ones(3)
-    freed.untyped_storage().resize_(0)
-    for tensor in (fake, freed):
-        with pytest.raises(FormatError, match="without memory"):
-            to_mlx(tensor)
+    return FakeTensorMode().from_tensor(tensor)
+
+
+def freed(tensor):
+    whole = tensor.repeat(2, *[1] * (tensor.ndim - 1))
+    part = whole[len(tensor) :]  # at an offset, so that its address is not zero
+    whole.untyped_storage().resize_(0)
+    return part
+
+
+def zeros_never_made(tensor):
+    return torch._efficientzerotensor(*tensor.shape, dtype=tensor.dtype)
+
+
+@pytest.mark.parametrize("without", [fake, freed, Wrapper, zeros_never_made])
+def test_what_has_no_values_does_not_cross(without):
+    with pytest.raises(FormatError, match=r"tensor: found .* without memory"):
+        to_mlx(without(torch.ones(3)))
+    layer, _ = awq_layer()
+    with pytest.raises(FormatError, match=r"scales: found .* without memory"):
+        packed.awq(layer.qweight, without(layer.scales), layer.qzeros, 64)
+
+
+def test_vmaps_tensors_do_not_cross_and_empty_ones_do():
     with pytest.raises(FormatError, match="without memory"):
         torch.vmap(lambda x: to_torch(to_mlx(x), "cpu"))(torch.ones(3))
     assert np.asarray(to_mlx(torch.ones(0))).shape == (0,)

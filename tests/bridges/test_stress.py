@@ -145,5 +145,5 @@ def test_a_write_while_a_weight_is_made_shows_at_the_next_call():
         tensor.data.fill_(1)
         return weight
 
-    assert not WEIGHTS.get("test", [tensor], make).any()
-    assert WEIGHTS.get("test", [tensor], tensor.clone).all()
+    assert not WEIGHTS.get("test", {"tensor": tensor}, make).any()
+    assert WEIGHTS.get("test", {"tensor": tensor}, tensor.clone).all()

@@ -103,6 +103,20 @@ def test_lazy_and_strided_arrays_come_out():
     assert to_torch(array).tolist() == [[2, 6, 10], [3, 7, 11], [4, 8, 12]]
 
 
+REVERSED = {
+    "one axis": lambda a: a[::-1],
+    "rows": lambda a: a.reshape(2, 3)[::-1, 1:],
+    "columns, transposed": lambda a: a.reshape(2, 3)[:, ::-2].T,
+}
+
+
+@pytest.mark.parametrize("view", REVERSED)
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.bool_], ids=str)
+def test_arrays_with_negative_strides_come_out(dtype, view):
+    array = REVERSED[view](mx.arange(6).astype(dtype))
+    assert to_torch(array).tolist() == array.tolist()
+
+
 def test_a_copy_in_does_not_follow_torch_and_nothing_is_copied_out():
     tensor = torch.zeros(4)
     array = to_mlx(tensor)
@@ -146,8 +160,13 @@ def test_a_device_that_torch_lacks_is_not_stood_in_for():
         (lambda: to_mlx(torch.zeros(2, dtype=torch.complex128)), r"found torch\.complex128"),
         (lambda: to_mlx(torch.zeros(2).to(torch.float8_e4m3fn)), r"found torch\.float8_e4m3fn"),
         (lambda: to_mlx(torch.eye(2).to_sparse()), r"found layout torch\.sparse_coo"),
+        (lambda: to_mlx(torch.nested.nested_tensor([torch.ones(2)])), "tensor: found a nested tensor"),
         (lambda: to_mlx(torch.zeros(2, device="meta")), "device: found meta, expected cpu, mps or cuda"),
         (lambda: to_mlx([1, 2]), r"found list, expected a torch\.Tensor"),
+        (
+            lambda: to_mlx(torch.zeros(2, dtype=torch.complex64).conj(), copy=False),
+            "found a conjugated or negated view",
+        ),
         (lambda: to_torch(torch.zeros(2)), r"found Tensor, expected an mx\.array"),
         (lambda: to_torch(mx.zeros(2), "meta"), "device: found meta"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from bridge_support import assert_bits, assert_product  # noqa: E402
 from lm_models import transformers_model  # noqa: E402
 from transformers.integrations.gguf import utils  # noqa: E402
 
-from mlx_dequant import FormatError  # noqa: E402
+from mlx_dequant import FormatError, bridges  # noqa: E402
 from mlx_dequant.bridges import transformers_gguf as ours  # noqa: E402
 from mlx_dequant.bridges.cache import WEIGHTS  # noqa: E402
 from mlx_dequant.bridges.torch import to_torch  # noqa: E402
@@ -77,6 +78,25 @@ def test_experts(installed):
     del stack, flat
     gc.collect()
     assert len(WEIGHTS) <= count - EXPERTS  # those of other tests may be freed, too
+
+
+def test_stacks_of_experts_are_invalidated_and_released(installed):
+    flat, kind, _ = blocks("q8_0", EXPERTS * OUTPUTS)
+    layer = SimpleNamespace(gate_up_proj=flat.view(EXPERTS, OUTPUTS, -1))
+    x, ids = numbers(1, INPUTS), torch.arange(EXPERTS)[None]
+
+    def product(stack):
+        return kernels.mul_mat_id(stack, x, ids, kind, OUTPUTS)
+
+    before = product(layer.gate_up_proj)
+    layer.gate_up_proj.data[0, 5, 10:14] ^= 0x55  # between sampled values
+    expected = product(layer.gate_up_proj.clone())
+    assert not torch.equal(before, expected)
+    bridges.invalidate(layer)
+    assert_bits(product(layer.gate_up_proj), expected)
+    bridges.release(layer)
+    assert layer.gate_up_proj.shape == (0,)
+    assert_bits(product(layer.gate_up_proj), expected)
 
 
 def test_types_that_are_plain_numbers_are_left_to_torch():

@@ -150,11 +150,62 @@ def test_torchs_copy_is_released_and_new_codes_count():
     assert (nbytes(layer.qweight), layer.qweight.shape) == (0, (0,))
     assert nbytes(layer.scales)
     assert_bits(mps_dequant.awq_dequant_matmul(x, layer, None, config), expected)
-    layer.scales.mul_(2)  # the weight cannot be made anew
-    with pytest.raises(FormatError, match="qweight: found 1 axes"):
-        mps_dequant.awq_dequant_matmul(x, layer, None, config)
-    layer.qweight.data = codes
-    assert_bits(mps_dequant.awq_dequant_matmul(x, layer, None, config), expected * 2)
+    layer.qweight.data = codes.flip(0)
+    changed = mps_dequant.awq_dequant_matmul(x, layer, None, config)
+    assert not torch.equal(changed, expected)
+    bridges.release(layer)
+    assert_bits(mps_dequant.awq_dequant_matmul(x, layer, None, config), changed)
+
+
+AFTER_RELEASE = {
+    "scales written": (lambda layer: layer.scales.mul_(2), 2),
+    "scales replaced": (lambda layer: setattr(layer, "scales", layer.scales * 2), 2),
+    "invalidated": (bridges.invalidate, 1),
+    "a few scales, invalidated": (lambda layer: (layer.scales.data.mul_(2), bridges.invalidate(layer)), 2),
+    "dropped from the cache": (lambda layer: WEIGHTS.clear(), 1),
+    "released again": (bridges.release, 1),
+}
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("then", AFTER_RELEASE)
+def test_released_codes_are_never_lost(then, bits):
+    layer, config = gptq_layer(bits=bits, act_order=True)
+    x = rows()
+    expected = mps_dequant.gptq_dequant_matmul(x, layer, None, config)
+    dense = gptq_plain(layer.qweight, layer.scales, layer.qzeros, layer.g_idx, 64, bits=bits)
+    bridges.release(layer)
+    change, factor = AFTER_RELEASE[then]
+    change(layer)
+    assert layer.qweight.shape == (0,)
+    assert_bits(mps_dequant.gptq_dequant_matmul(x, layer, None, config), expected * factor)
+    found = dequant_int4.dequantize_gptq(layer.qweight, layer.scales, layer.qzeros, layer.g_idx, 64, 1)
+    assert_bits(found, dense * factor)
+
+
+def rewritten(layer, other):
+    for name, tensor in vars(other).items():
+        getattr(layer, name).copy_(tensor)
+
+
+REWRITES = {
+    "written": rewritten,
+    "given other memory": lambda layer, other: setattr(layer.qweight, "data", other.qweight),
+    "one value, uncounted": lambda layer, other: layer.qweight.data[0, 1].add_(1),
+    "scales alone": lambda layer, other: layer.scales.mul_(2),
+}
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+def test_a_layer_rewritten_before_its_release_keeps_what_was_written(rewrite):
+    layer, config = awq_layer()
+    before = mps_dequant.awq_dequant_matmul(rows(), layer, None, config)
+    REWRITES[rewrite](layer, awq_layer(seed=1)[0])
+    fresh = SimpleNamespace(**{name: tensor.clone() for name, tensor in vars(layer).items()})
+    expected = mps_dequant.awq_dequant_matmul(rows(), fresh, None, config)
+    bridges.release(layer)
+    assert not torch.equal(before, expected)
+    assert_bits(mps_dequant.awq_dequant_matmul(rows(), layer, None, config), expected)
 
 
 def test_shards_are_released():
@@ -167,6 +218,33 @@ def test_shards_are_released():
     assert memory() is None
     assert layer.qweight.shape == (0,)
     assert_product(mps_dequant.gguf_dequant_matmul(rows(), layer), rows(), dense)
+
+
+@pytest.mark.parametrize("rewrite", ["counted", "uncounted"])
+def test_shards_rewritten_before_their_release_keep_what_was_written(rewrite):
+    layer, _ = fused(GATE_UP, (0, 1))
+    mps_dequant.gguf_dequant_matmul(rows(), layer)
+    written = layer.qweight if rewrite == "counted" else layer.qweight.data
+    with torch.no_grad():
+        written.copy_(written.flip(0).clone())
+    bridges.release(layer)
+    x = rows()
+    found = mps_dequant.gguf_dequant_matmul(x, layer)
+    assert_product(found, x, fused(GATE_UP, (0, 1))[1].flip(1))
+    bridges.release(layer)
+    assert layer.qweight.shape == (0,)
+    bridges.invalidate(layer)
+    assert_bits(mps_dequant.gguf_dequant_matmul(x, layer), found)
+
+
+@pytest.mark.parametrize("whole_layer", [True, False], ids=["the layer", "the tensor"])
+def test_a_write_into_shards_between_sampled_values_needs_invalidate(whole_layer):
+    layer, _ = fused(GATE_UP, (0, 1))
+    before = mps_dequant.gguf_dequant_matmul(rows(), layer)
+    layer.qweight.data[5, 10:14] ^= 0x55
+    assert_bits(mps_dequant.gguf_dequant_matmul(rows(), layer), before)
+    bridges.invalidate(layer if whole_layer else layer.qweight)
+    assert (mps_dequant.gguf_dequant_matmul(rows(), layer) != before).any(0).tolist() == [at == 5 for at in range(64)]
 
 
 def test_a_dropped_layer_of_shards_is_freed():

@@ -188,7 +188,7 @@ def test_weights_are_there_once(folder):
     layer = model.model.layers[0].mlp.up_proj
     logits(model)
     assert list(WEIGHTS._entries.values()) == before  # nothing crossed again
-    (entry,) = [entry for entry in before if entry.tensors[0]() is layer.qweight]
+    (entry,) = [entry for entry in before if entry.marks[0].tensor() is layer.qweight]
     assert layer.qweight.data_ptr() == to_torch(entry.weight.arrays["qweight"], "cpu").data_ptr()
 
 

@@ -13,7 +13,7 @@ from bridge_support import assert_bits, awq_layer, awq_plain, gptq_layer  # noqa
 from emulator.shader_library import torch_shaders  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from mlx_dequant import FormatError  # noqa: E402
+from mlx_dequant import FormatError, bridges  # noqa: E402
 from mlx_dequant.backends.host.compiler import compiler  # noqa: E402
 from mlx_dequant.bridges import mps_dequant, shaders  # noqa: E402
 from mlx_dequant.bridges.cache import WEIGHTS  # noqa: E402
@@ -93,6 +93,18 @@ def test_a_layer_follows_its_tensors_and_goes_with_them():
         del layer, entry
         gc.collect()
         assert (len(WEIGHTS), matrix()) == (0, None)
+
+
+@emulated
+def test_a_released_layer_keeps_its_codes():
+    layer, _ = awq_layer()
+    with torch_shaders():
+        dense = mps_dequant._pytorch_dequant_awq(layer.qweight, layer.scales, layer.qzeros, 64)
+        bridges.release(layer)
+        layer.scales.mul_(2)
+        assert layer.qweight.shape == (0,)
+        found = mps_dequant._pytorch_dequant_awq(layer.qweight, layer.scales, layer.qzeros, 64)
+        assert_bits(found, dense * 2)
 
 
 def test_nothing_to_multiply():
