@@ -15,6 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..backends.host.memory import filled
 from ..errors import FormatError
 from . import staging
+from .lent import Lent
 
 DTYPES = {
     torch.bool: mx.bool_,
@@ -35,6 +36,8 @@ DTYPES = {
 # From this many bytes on, page faults of new memory cost more than copying, and large pages pay (measured: 16 MB is
 # even).
 LARGE = 24 << 20
+# Bytes of MLX's memory that are held for torch's queue after their tensors died, before torch is waited for.
+MOST_DEAD = 256 << 20
 # The first MLX whose imports of torch's MPS tensors cannot hang.
 SHARING_MLX = (0, 32, 3)
 
@@ -110,8 +113,13 @@ class MPS:
 
     shares = True
 
+    def __init__(self) -> None:
+        self._lent = Lent()
+
     def wait_for_torch(self) -> None:
+        dead = self._lent.dead()
         torch.mps.synchronize()
+        self._lent.drop(dead)
         counts = _counted.get()
         if counts is not None:
             counts.torch += 1
@@ -133,10 +141,19 @@ class MPS:
                 raise
             return HOST.take(tensor.cpu(), owner, share=False)
 
-    def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
+    def export(self, array: mx.array, device: torch.device) -> torch.Tensor:
+        """A tensor on the array's memory."""
         if mx.metal.is_available():
-            return torch.from_dlpack(forwards(array))
+            return torch.from_dlpack(array)
         return HOST.give(array, device).to(device)
+
+    def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
+        array = forwards(array)
+        if sum(self._lent.dead().values()) > MOST_DEAD:
+            self.wait_for_torch()
+        tensor = self.export(array, device)
+        self._lent.add(tensor, array)
+        return tensor
 
 
 class CUDA:

@@ -68,6 +68,8 @@ def to_torch(array: mx.array, device: torch.device | str | None = None) -> torch
     if device is None:
         device = "mps" if mx.metal.is_available() and torch.backends.mps.is_available() else "cpu"
     target = torch.device(device)
+    if array.ndim == 0:  # torch takes none that begins behind the memory's begin
+        return to_torch(array.reshape(1), target).reshape(())
     adapter = devices.of(target)
     devices.wait_for_mlx(array)
     return adapter.give(array, target)

@@ -5,6 +5,7 @@ What only a Mac can show (that Metal buffers are really shared) is for `mlx-dequ
 
 import ctypes
 import gc
+from functools import partial
 
 import mlx.core as mx
 import pytest
@@ -67,6 +68,7 @@ class FakeDevice(devices.MPS):
     """The real adapter, but for the two places where MLX and torch meet Metal."""
 
     def __init__(self, events):
+        super().__init__()
         self.events = events
         self.private = False
 
@@ -76,7 +78,7 @@ class FakeDevice(devices.MPS):
         self.events.append("MLX reads")
         return mx.from_dlpack(AsCPU(tensor.as_subclass(FakeMPS)))
 
-    def give(self, array, device):
+    def export(self, array, device):
         self.events.append("torch reads")
         return devices.HOST.give(array, device).as_subclass(FakeMPS)
 
@@ -124,6 +126,31 @@ def test_torch_reads_what_mlx_has_evaluated(mps):
     assert mps.events == ["wait for MLX", "torch reads"]
     assert isinstance(out, FakeMPS)
     assert out.tolist() == [1, 2, 3]
+
+
+def test_memory_is_not_used_again_before_torchs_queue_has_read_it(mps):
+    """As models are loaded: a tensor on MLX's memory is cloned, which a GPU only queues, and dies."""
+    copies = []
+    for number in range(6):
+        tensor = to_torch(mx.full((2048,), float(number)), "mps")
+        copy = torch.empty(2048)
+        mps.queued.append(partial(ctypes.memmove, copy.data_ptr(), tensor.data_ptr(), 8192))
+        copies.append(copy)
+        del tensor
+    assert len(mps._lent) == 6
+    mps.wait_for_torch()
+    assert [copy[0].item() for copy in copies] == [0, 1, 2, 3, 4, 5]
+    assert len(mps._lent) == 0
+
+
+def test_held_memory_is_bounded(mps, monkeypatch):
+    monkeypatch.setattr(devices, "MOST_DEAD", 10_000)
+    alive = to_torch(mx.full((2048,), 1.0), "mps")
+    for _ in range(10):
+        to_torch(mx.full((2048,), 2.0), "mps")
+        assert sum(mps._lent.dead().values()) <= 10_000 + 8192
+    assert mps.events.count("wait for torch") == 4
+    assert alive[0] == 1 and len(mps._lent) <= 3
 
 
 def test_a_forced_copy_is_torchs_and_comes_before_the_wait(mps):

@@ -117,6 +117,13 @@ def test_arrays_with_negative_strides_come_out(dtype, view):
     assert to_torch(array).tolist() == array.tolist()
 
 
+def test_a_number_behind_the_memorys_begin_comes_out():
+    array = mx.arange(10)
+    mx.eval(array)
+    found = to_torch(array[3])
+    assert (found.shape, found.item()) == ((), 3)
+
+
 def test_a_copy_in_does_not_follow_torch_and_nothing_is_copied_out():
     tensor = torch.zeros(4)
     array = to_mlx(tensor)
