@@ -15,12 +15,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from .. import dtypes
 from ..errors import FormatError
 from ..loading import GGUFFile
 from . import source
 from .dense import teach_mlx_lm
 from .detokenizer import keep_all
-from .load import check_dtype, load_model, load_tokenizer, opened
+from .load import load_model, load_tokenizer, opened
 from .rebind import rebind
 from .tokenizer_files import of_folder
 
@@ -58,7 +59,8 @@ def install(dtype: mx.Dtype | None = None, group: mx.distributed.Group | None = 
     """
     from mlx_lm import utils
 
-    check_dtype(dtype)
+    if dtype is not None:
+        dtypes.checked(dtype)
     options = _Options(dtype, group, fuse)
     uninstall()
     missing = [name for name in _WRAPPERS if not callable(getattr(utils, name, None))]

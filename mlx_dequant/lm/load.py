@@ -67,7 +67,8 @@ def load(
         FormatError: the format or the architecture is not supported, a file is corrupt, or a layer cannot be cut into
             as many parts as there are processes.
     """
-    check_dtype(dtype)
+    if dtype is not None:
+        dtypes.checked(dtype)
     source = opened(only_gguf(Path(path)))
     model, config = load_model(source, dtype, ignore=ignore, group=group, fuse=fuse)
     return model, load_tokenizer(source, eos_token_ids=config.get("eos_token_id"), ignore=ignore)
@@ -83,12 +84,6 @@ def _without_collection() -> Generator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-def check_dtype(dtype: mx.Dtype | None) -> None:
-    """Raises FormatError for a type that activations cannot have."""
-    if dtype is not None and not dtypes.is_float(dtype):
-        raise FormatError(f"dtype: found {dtype}, expected float32, float16 or bfloat16")
 
 
 def opened(path: Path) -> Path | GGUFFile:

@@ -63,7 +63,7 @@ class Cut:
             raise FormatError(f"shape: found {tuple(shape)}, expected a matrix of {self.length} {self.axis}")
         for first, end in self.ranges:
             if not 0 <= first <= end <= self.length:
-                raise FormatError(f"{self.axis}: found {first} to {end}, expected a part of {self.length}")
+                raise FormatError(f"{self.axis}: found {first} to {end}, expected 0 <= first <= end <= {self.length}")
 
     def shape(self, whole: Sequence[int]) -> tuple[int, ...]:
         """The shape of the part of a matrix [..., out, in]."""

@@ -127,9 +127,9 @@ def test_a_part_frees_the_whole():
         ("gptq3", "rows", (0, 8), r"expected multiples of 32 \(GPTQ 3-bit"),
         ("ct4", "columns", (32, 64), r"expected multiples of 64 \(compressed-tensors 4-bit: .* group"),
         ("awq4", "rows", (0, 12), r"expected multiples of 8 \(AWQ 4-bit"),
-        ("q8_0", "rows", (0, 97), r"rows: found 0 to 97, expected a part of 96"),
-        ("q8_0", "rows", (8, 4), r"rows: found 8 to 4, expected a part of 96"),
-        ("q8_0", "columns", (-32, 32), r"columns: found -32 to 32, expected a part of 256"),
+        ("q8_0", "rows", (0, 97), r"rows: found 0 to 97, expected 0 <= first <= end <= 96"),
+        ("q8_0", "rows", (8, 4), r"rows: found 8 to 4, expected 0 <= first <= end <= 96"),
+        ("q8_0", "columns", (-32, 32), r"columns: found -32 to 32, expected 0 <= first <= end <= 256"),
         ("q8_0", "rows", (0, 1.5), r"end: found 1.5, expected an integer"),
     ],
 )
