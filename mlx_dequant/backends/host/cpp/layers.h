@@ -90,12 +90,13 @@ static void attention(const Call& call, size_t begin, size_t end) {
     const size_t place = step % q.shape[2], head = step / q.shape[2] % q.shape[1];
     const size_t batch = step / q.shape[2] / q.shape[1], shared = head * k.shape[1] / q.shape[1];
     const size_t count = call.kind == CAUSAL ? keys - q.shape[2] + place + 1 : keys;
-    float most = -INFINITY, sum = 0;
+    float most = -std::numeric_limits<float>::infinity(), sum = 0;
     for (size_t j = 0; j < count; ++j) {
       float score = dot(q.row(step), k.row(batch, shared, j), depth) * call.number;
       const long at = mask.at(batch, head, place) + long(j) * mask.strides[3];
       if (call.kind == NUMBERS) score += ((const float*)mask.values)[at];
-      if (call.kind == BOOLEANS && !((const bool*)mask.values)[at]) score = -FLT_MAX;
+      if (call.kind == BOOLEANS && !((const bool*)mask.values)[at])
+        score = std::numeric_limits<float>::lowest();
       scores[j] = score;
       most = score > most ? score : most;
     }

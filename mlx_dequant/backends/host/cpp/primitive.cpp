@@ -1,12 +1,12 @@
 // The driver's products and look-ups as nodes of MLX's graphs: computed when somebody reads them.
 // Compiled for the installed MLX, whose headers and library its wheel has.
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #include <algorithm>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <new>
 #include <string>
