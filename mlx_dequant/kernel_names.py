@@ -22,6 +22,8 @@ _FIXED = frozenset(
         "count name type"
     )
 )
+# A macro for more of a word, such as `inline` with an attribute.
+_MORE = re.compile(r"^#define (\w+) (.*\b\1\b.*)\n", re.MULTILINE)
 _EMPTY = re.compile(r"^#\s*define\s+(\w+)\n", re.MULTILINE)
 # Where a name is declared: after a word for what it is, after a type, or as an enumerator.
 _DECLARED = (
@@ -43,13 +45,16 @@ def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
     """A text and code that uses it, with one or two letters for names that the text declares, and for frequent words.
 
     Words are macros, defined after the #include lines, which come first. They stay in `root`: MLX looks for some of
-    them there. The text's own macros keep their names; those that stand for nothing go.
+    them there. The text's own macros keep their names; those that stand for nothing go, and so do those for more of a
+    word, whose short macro stands for that.
 
     Args:
         text: as `without_spaces` writes it.
         fixed: names that stay.
     """
     text, root = _without_empty_macros(text, root)
+    more = dict(_MORE.findall(text))
+    text = _MORE.sub("", text)
     text = _UNROLL_LINE.sub(lambda match: f"{match[1] and match[1] + ' '}{_UNROLL} ", text)
     lines = text.splitlines(keepends=True)
     included = "".join(line for line in lines if line.startswith("#include"))
@@ -58,11 +63,12 @@ def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
     kept = {*fixed, *DEFINE.findall(text), *_INSTRUCTION}
     names = {name for pattern in _DECLARED for name in pattern.findall(code)}
     names = {name for name in names if len(name) >= _SHORTEST} - _FIXED - kept
-    frequent = {word for word, count in words.items() if word == _UNROLL or _gain(word, count) > 0}
+    stands_for = {_UNROLL: _UNROLLS, **more}
+    frequent = {word for word, count in words.items() if word in stands_for or _gain(word, count) > 0}
     macros = frequent - names - kept
     new = _letters(names | macros, words + in_root, {*WORD.findall(text), *in_root})
     macros &= new.keys()
-    defined = "".join(f"#define {new[word]} {_UNROLLS if word == _UNROLL else word}\n" for word in sorted(macros))
+    defined = "".join(f"#define {new[word]} {stands_for.get(word, word)}\n" for word in sorted(macros))
     own = {word: short for word, short in new.items() if word not in macros}
     parts = [_renamed(line, own if line[0] == "#" else new) for line in lines if not line.startswith("#include")]
     return included + defined + "".join(parts), _renamed(root, own)

@@ -106,14 +106,21 @@ def _qmv(device: Device, matrix: EncodedMatrix, M: int, permuted: str) -> tuple[
     bm = _pass_rows(M)
     shape = column.qmv_permuted_shape if permuted else column.qmv_shape
     bn, values = shape[min(bm, PASS_ROWS[-1])]
-    simdgroups = _simdgroups(column, matrix.rows, matrix.columns if M == 1 else 0)
+    simdgroups = _simdgroups(column, M, matrix.rows, matrix.columns)
     tiles = -(-matrix.rows * simdgroups // (8 * bn))
     return kernels.qmv(bm, simdgroups, bn, values, permuted), tiles * -(-M // PASS_ROWS[-1])
 
 
-def _simdgroups(column: Tuning, rows: int, length: int) -> int:
+def _simdgroups(column: Tuning, M: int, rows: int, length: int) -> int:
     """Simdgroups of qmv that share rows of the matrix."""
-    return 8 if rows < column.few_rows else 4 if length >= column.long_rows else 1
+    wanted = 8 if rows < column.few_rows else 4 if M == 1 and length >= column.long_rows else 1
+    with_columns = -(-length // column.least_columns)
+    return next(count for count in shared_by(M) if count >= min(wanted, with_columns))
+
+
+def shared_by(M: int) -> tuple[int, ...]:
+    """How many simdgroups may share rows of the matrix in a pass over M rows of x."""
+    return (1, 4, 8) if M == 1 else (1, 8)
 
 
 def _qvm(device: Device, matrix: EncodedMatrix, M: int, permuted: str) -> tuple[KernelSpec, int]:
@@ -152,7 +159,7 @@ def gather_few(device: Device, matrix: EncodedMatrix, M: int, k: int, dtype: str
     one = replace(matrix, rows=matrix.rows // matrix.experts, experts=0)
     if transpose:
         bn, values = column.qmv_shape[1]
-        simdgroups = _simdgroups(column, pairs * one.rows, one.columns)
+        simdgroups = _simdgroups(column, 1, pairs * one.rows, one.columns)
         spec, tiles = kernels.gather_qmv(simdgroups, bn, values, permuted), -(-one.rows * simdgroups // (8 * bn))
     else:
         spec = kernels.gather_qvm(column.qvm_lanes, *_qvm_shape(matrix.family), permuted)

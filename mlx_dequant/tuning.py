@@ -68,6 +68,7 @@ class Tuning:
         qmv_permuted_shape: the same where x is read in the order of a sorted matrix; its places take registers, too.
         few_rows: eight simdgroups share a row of a matrix with fewer rows, which would leave the GPU idle otherwise.
         long_rows: for one row of x, four simdgroups share a row of at least this length.
+        least_columns: of a simdgroup that shares a row; more simdgroups would have none, and hold registers.
         qvm_lanes: lanes of qvm that lie side by side along a row of the matrix, where they read at least 4 bytes each.
             Fewer lanes give more threadgroups.
         qvm_rows: the most rows of x in a pass of qvm, by the layout of the matrix.
@@ -89,6 +90,7 @@ class Tuning:
     qmv_permuted_shape: Mapping[int, tuple[int, int]]
     few_rows: int
     long_rows: int
+    least_columns: int
     qvm_lanes: int
     qvm_rows: Mapping[str, int]
     qvm_shape: Mapping[int, tuple[int, int]]
@@ -168,6 +170,8 @@ METAL = Tuning(
     qmv_permuted_shape={1: (4, 32), 2: (4, 32), 4: (2, 16), 8: (2, 16)},
     few_rows=2048,
     long_rows=4096,
+    # 32 lanes with 32 columns each.
+    least_columns=1024,
     qvm_lanes=16,
     # By Mesa's compiler, 8 rows of x spill where lanes take 8 columns. Gradients need as many.
     qvm_rows={"KN": 8, "NK": 4},
@@ -194,6 +198,8 @@ CUDA = Tuning(
     qmv_permuted_shape={1: (4, 32), 2: (2, 32), 4: (2, 16), 8: (2, 8)},
     few_rows=2048,
     long_rows=4096,
+    # Measured with eight simdgroups whatever a row's length.
+    least_columns=1,
     # A sector of L2 has 32 bytes.
     qvm_lanes=8,
     qvm_rows={"KN": 8, "NK": 8},

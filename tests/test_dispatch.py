@@ -149,9 +149,11 @@ def test_gemv_kernels(M, bm):
     assert launch.spec == kernels.qmv(bm, shared, bn, values)
     assert launch.threadgroups == 4096 * shared // (8 * bn)
     assert (launch.shape, launch.dtype) == ((M, 4096), "float16")
-    (launch,) = plan(metal, matrix("q4_k", N=64), M, "float16", MATMUL_T).launches
-    assert launch.spec == kernels.qmv(bm, 8, bn, values)
-    assert launch.threadgroups == 64 // bn
+    # No more simdgroups share a row than it has columns for.
+    for K, shared in ((1024, 1), (2048, 4 if M == 1 else 8), (4096, 4 if M == 1 else 8), (8192, 8)):
+        (launch,) = plan(metal, matrix("q4_k", N=64, K=K), M, "float16", MATMUL_T).launches
+        assert launch.spec == kernels.qmv(bm, shared, bn, values)
+        assert launch.threadgroups == 64 * shared // (8 * bn)
     (across,) = plan(metal, matrix("q4_k", N=64, K=8192), M, "float16", MATMUL).launches
     assert across.spec == kernels.qvm(bm if bm <= 4 else 12, 16, 8, 8)
     assert across.threadgroups == 8192 // (8 * 16) * (1 if bm <= 4 else 2)

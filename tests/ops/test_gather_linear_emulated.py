@@ -21,7 +21,11 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to r
 full = pytest.mark.full
 
 # Rows shared by eight simdgroups, as in small matrices, by four, as long ones, or each row one simdgroup's.
-SHARED = {"eight": {}, "four": {"few_rows": 0, "long_rows": 0}, "one": {"few_rows": 0}}
+SHARED = {
+    "eight": {"least_columns": 1},
+    "four": {"few_rows": 0, "long_rows": 0, "least_columns": 1},
+    "one": {"few_rows": 0},
+}
 KINDS = ("from the end", "each once", "all equal", "sorted")
 
 
@@ -157,6 +161,10 @@ def test_launches():
     packed, _ = experts("q4_k")
     launch = launches.gather_few(metal, packed.matrix, 3, 2, "float16", True)
     bn, values = tuning.METAL.qmv_shape[1]
+    assert launch.spec == kernels.gather_qmv(1, bn, values)  # a simdgroup has all columns
+    assert launch.threadgroups == 6 * -(-37 // (8 * bn))
+    with tuned(least_columns=1):
+        launch = launches.gather_few(metal, packed.matrix, 3, 2, "float16", True)
     assert launch.spec == kernels.gather_qmv(8, bn, values)
     assert launch.threadgroups == 6 * -(-37 // bn)
     assert (launch.shape, launch.params.M, launch.params.choices, launch.params.experts) == ((6, 37), 6, 2, EXPERTS)

@@ -20,7 +20,7 @@ from product_cases import (
 )
 from support import DTYPES, assert_same, rounded
 
-from mlx_dequant import dispatch, dtypes, launches, tuning
+from mlx_dequant import dispatch, dtypes, launches
 from mlx_dequant.backends.gpu.act_order import sort_by_group
 from mlx_dequant.backends.host.compiler import compiler
 from mlx_dequant.kernels import permute_columns
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to r
 full = pytest.mark.full
 
 # Rows shared by eight simdgroups, as in small matrices, or each row one simdgroup's.
-SHARED = {"shared": tuning.METAL.few_rows, "alone": 0}
+SHARED = {"shared": {"least_columns": 1}, "alone": {"few_rows": 0}}
 
 # Of x: those of one pass of qmv, of two, of each block of qmm.
 ROWS = (1, 2, 4, 7, 9, 16, 17, 64, 100)
@@ -65,7 +65,7 @@ def dense_products():
 
 @pytest.mark.parametrize(("name", "dtype", "rows", "few"), list(cases()))
 def test_products(name, dtype, rows, few):
-    with tuned(few_rows=SHARED[few]), emulator.metal():
+    with tuned(**SHARED[few]), emulator.metal():
         for size in SIZES:
             # A gradient decodes 8 weights at a time, as dequantize does: other formats have nothing new there.
             check_products(weight(name, size), dtype, rows, seed=rows, gradient=name in TRAITS or rows > 1)
@@ -75,7 +75,7 @@ def test_products(name, dtype, rows, few):
 def test_four_share_long_rows(name):
     """Rows that are no multiple of what four simdgroups take at once, and shorter ones."""
     for device in (emulator.metal, emulator.cuda) if name != "iq2_xs" else (emulator.metal,):
-        with tuned(few_rows=0, long_rows=0), device():
+        with tuned(few_rows=0, long_rows=0, least_columns=1), device():
             for inputs in (4352, 1024):
                 check_products(weight(name, (33, inputs)), mx.float16, 1)
 
@@ -239,7 +239,7 @@ def test_every_order_gives_one_result(name, few):
     cotangent = mx.array(np.random.default_rng(2).normal(size=(4, packed.out_features)).astype(np.float32))
     found = set()
     for order in emulator.ORDERS:
-        with tuned(few_rows=SHARED[few]), emulator.metal(order=order):
+        with tuned(**SHARED[few]), emulator.metal(order=order):
             values, gradients = mx.vjp(packed.linear, [x], [cotangent])
             found.add(np.array(values[0]).tobytes() + np.array(gradients[0]).tobytes())
     assert len(found) == 1
@@ -271,7 +271,7 @@ def test_products_under_sanitizers(name, few, sanitizer):
     obstacle = emulator.obstacle(sanitizer)
     if obstacle:
         pytest.skip(obstacle)
-    with tuned(few_rows=SHARED[few]), emulator.metal(sanitizer=sanitizer, order="shuffled"):
+    with tuned(**SHARED[few]), emulator.metal(sanitizer=sanitizer, order="shuffled"):
         check_products(weight(name, (9, 77)), mx.float16, 4)
 
 

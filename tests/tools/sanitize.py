@@ -88,8 +88,9 @@ def look_up(name: str, turn: int) -> None:
 
 def few_rows(name: str, turn: int) -> None:
     """Products and their gradients: of a vector, whose rows eight simdgroups share, and of some more rows in turn."""
-    check_products(weight(name, SMALL), DTYPES[turn % 3], 1)
-    with tuned(few_rows=2048 * (turn % 2)):
+    with tuned(least_columns=1):
+        check_products(weight(name, SMALL), DTYPES[turn % 3], 1)
+    with tuned(few_rows=2048 * (turn % 2), least_columns=1):
         check_products(weight(name, SMALL), DTYPES[(turn + 2) % 3], ROWS[1 + turn % 4])
 
 
@@ -104,7 +105,7 @@ def many_rows(name: str, turn: int) -> None:
 
 
 def experts(name: str, turn: int) -> None:
-    with tuned(few_rows=2048 * (turn % 2)):
+    with tuned(few_rows=2048 * (turn % 2), least_columns=1):
         check_experts(name, DTYPES[turn % 3], chosen("from the end", 1, 3), SMALL)
     check_experts(name, (mx.float16, mx.bfloat16)[turn % 2], chosen("sorted", 17, 1), SMALL)
 

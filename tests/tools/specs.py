@@ -30,7 +30,7 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
         rows = [count for count in PASS_ROWS if count <= most]
         specs |= {launches._qvm_spec(column, family, bm) for bm in (*rows, launches.ANY_ROWS + most)}
         bn, values = column.qmv_shape[1]
-        specs |= {kernels.gather_qmv(shared, bn, values) for shared in (1, 4, 8)}
+        specs |= {kernels.gather_qmv(shared, bn, values) for shared in launches.shared_by(1)}
         specs.add(kernels.gather_qvm(column.qvm_lanes, *launches._qvm_shape(family)))
         for layout, blocks in column.expert_blocks.items():
             if launches._has_gather_qmm(column, form, layout == "KN"):
@@ -51,7 +51,7 @@ def _qmv_specs(shape: Mapping[int, tuple[int, int]], permuted: str = "") -> set[
     return {
         kernels.qmv(bm, shared, bn, values, permuted)
         for bm, (bn, values) in [*shape.items(), (launches.ANY_ROWS + most, shape[most])]
-        for shared in ((1, 4, 8) if bm == 1 else (1, 8))
+        for shared in launches.shared_by(bm)
     }
 
 

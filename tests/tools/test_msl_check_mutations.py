@@ -110,7 +110,7 @@ def test_buffer_limit(count):
     [
         ((2048, 1, 1), (32, 33, 1), "1056 threads"),
         ((2048, 1, 1), (48, 1, 1), "whole SIMD groups"),
-        ((2**32, 1, 1), (256, 1, 1), "along an axis"),
+        ((2**31, 1, 1), (256, 1, 1), "along an axis"),
     ],
 )
 def test_launch_limits(grid, threadgroup, said):
@@ -119,4 +119,4 @@ def test_launch_limits(grid, threadgroup, said):
 
 
 def test_launch_within_limits():
-    assert check_launch((2**32 - 256, 1, 1), (1024, 1, 1)) == []
+    assert check_launch((2**31 - 256, 1, 1), (1024, 1, 1)) == []

@@ -27,7 +27,8 @@ ROWS = (1, 2, 3, 5, 12, 17, 64, 400)
 # Every format with a type: kernels are compiled for each, and the types are no matter of the format.
 IN_TURN = [(name, TYPES[at % 3]) for at, name in enumerate(formats())]
 # Numbers of the dispatcher's tables with which small matrices take the kernels of large ones.
-TABLES = ({}, {"few_rows": 0}, {"few_rows": 0, "long_rows": 0})
+EACH = {"least_columns": 1}
+TABLES = (EACH, {"few_rows": 0}, {"few_rows": 0, "long_rows": 0, **EACH})
 
 
 def layer(name, **options):

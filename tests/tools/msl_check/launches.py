@@ -32,6 +32,8 @@ DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 PAIRS = tuple(product(DTYPES, DTYPES))
 FEW_PAIRS = tuple(zip(DTYPES, (mx.bfloat16, mx.float16, mx.float32), strict=True))
 ROWS = (1, 2, 3, 5, 9, 17, 64, 100, 200)  # of x: each pass of qmv and qvm, each block of qmm, each route
+# A table with which short rows are shared as long ones are.
+EACH = {"least_columns": 1}
 GENERATIONS = {"metal": (0,), "cuda": (80, 90)}
 
 
@@ -160,13 +162,13 @@ def _use(
             inputs = matrix.columns if transpose else matrix.rows
             backend.gather(matrix, mx.zeros(3, mx.int32), dtype, int(transpose))
             # Each as it is, and as if its rows were long; few and many show all that differs then.
-            cases = [(*one, {}) for one in product(generations, ROWS)]
-            cases += product(generations, (ROWS[0], ROWS[-1]), ({"long_rows": 0},))
+            cases = [(*one, EACH) for one in product(generations, ROWS)]
+            cases += product(generations, (ROWS[0], ROWS[-1]), ({"long_rows": 0, **EACH},))
             for known, M, fields in cases:
                 with generation(known), tuned(**fields):
                     backend.matmul(matrix, mx.zeros((M, inputs), dtype), transpose)
             stack = mxd.stack([weight, weight]).matrix
-            shared = ({}, {"few_rows": 0}, {"few_rows": 0, "long_rows": 0})
+            shared = (EACH, {"few_rows": 0}, {"few_rows": 0, "long_rows": 0, **EACH})
             for fields in shared if transpose else ({},):
                 with generation(generations[0]), tuned(**fields):
                     backend.gather_matmul(stack, mx.zeros((2, inputs), dtype), mx.zeros((2, 4), mx.int32), transpose)
