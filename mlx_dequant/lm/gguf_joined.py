@@ -59,13 +59,22 @@ class Tensors:
 
 
 def experts(file: GGUFFile, name: str) -> list[str]:
-    """The names of a stack's experts where each is a tensor by itself; else none."""
+    """The names of a stack's experts where each is a tensor by itself; else none.
+
+    Raises:
+        FormatError: the file has the first, and not all.
+    """
     stack, _, kind = name.rpartition(".")
     stem = stack.removesuffix(STACK)
     if stem == stack or f"{stem}.0.{kind}" not in file.tensors:
         return []
     count = file.metadata[f"{file.metadata['general.architecture']}.expert_count"]
-    return [f"{stem}.{number}.{kind}" for number in range(count)]
+    names: list[str] = []
+    for number in range(count):
+        names.append(f"{stem}.{number}.{kind}")
+        if names[-1] not in file.tensors:
+            raise _not_found(file, names[-1])
+    return names
 
 
 def _not_found(file: GGUFFile, name: str) -> FormatError:
@@ -73,9 +82,6 @@ def _not_found(file: GGUFFile, name: str) -> FormatError:
 
 
 def _stack(file: GGUFFile, names: list[str], cut: Cut | None) -> Any:
-    for name in names:
-        if name not in file.tensors:
-            raise _not_found(file, name)
     try:
         return stack_of(len(names), (file.weight(name, cut) for name in names))
     except FormatError as error:
