@@ -85,22 +85,29 @@ class WeightCache:
         # Locked while weights are made, so that threads do not make the same weight twice. Removal takes
         # no lock, because it happens inside the garbage collector, in any thread.
         self._making = threading.RLock()
+        # Locked while samples are read and while memory is given up, so that no freed memory is read.
+        self._reading = threading.RLock()
 
     def get(self, kind: Hashable, named: Mapping[str, torch.Tensor], make: Callable[[], Weight]) -> Any:
         """The weight of these tensors; `make` makes a missing one. `kind` is the rest of the key."""
         tensors = list(named.values())
         key = (kind, *map(id, tensors))
         entry = self._entries.get(key)
-        if entry is None or not entry.fits(tensors):
+        if not self._fits(entry, tensors):
             with self._making:
                 entry = self._entries.get(key)
-                if entry is None or not entry.fits(tensors):
+                if not self._fits(entry, tensors):
                     self._entries.pop(key, None)
                     for name, tensor in named.items():
                         check_memory(name, tensor)
                     entry = self._made(key, tensors, make)
+        assert entry is not None
         entry.used = next(_clock)
         return entry.weight
+
+    def _fits(self, entry: _Entry | None, tensors: list[torch.Tensor]) -> bool:
+        with self._reading:
+            return entry is not None and entry.fits(tensors)
 
     def _made(self, key: Key, tensors: list[torch.Tensor], make: Callable[[], Weight]) -> _Entry:
         entries = self._entries
@@ -121,7 +128,7 @@ class WeightCache:
     def invalidate(self, layer: Any) -> None:
         """Drops the weights of a layer, or of one tensor, after writes that torch does not count."""
         tensors = tensors_of(layer)
-        wanted = {id(each) for tensor in tensors for each in (tensor, *views.of(tensor))}
+        wanted = {id(each) for tensor in tensors for each in (tensor, *views.of(tensor), *views.forget_old(tensor))}
         with self._making:
             for key in list(self._entries):
                 if wanted.intersection(key[1:]):
@@ -151,9 +158,10 @@ class WeightCache:
     def _release(self, codes: torch.Tensor, entries: list[_Entry]) -> None:
         if entries:
             self._released[codes] = entries[0].codes
-        views.empty(codes)
-        for entry in entries:
-            entry.marks[0].renew(codes)
+        with self._reading:
+            views.empty(codes)
+            for entry in entries:
+                entry.marks[0].renew(codes)
 
     def codes(self, tensor: torch.Tensor) -> Any:
         """A layer's first tensor; or if it was released, its codes as the weights have them."""

@@ -114,7 +114,7 @@ class MPS:
     shares = True
 
     def __init__(self) -> None:
-        self._lent = Lent()
+        self._lent = Lent(self.wait_for_torch, MOST_DEAD)
 
     def wait_for_torch(self) -> None:
         dead = self._lent.dead()
@@ -149,8 +149,6 @@ class MPS:
 
     def give(self, array: mx.array, device: torch.device) -> torch.Tensor:
         array = forwards(array)
-        if sum(self._lent.dead().values()) > MOST_DEAD:
-            self.wait_for_torch()
         tensor = self.export(array, device)
         self._lent.add(tensor, array)
         return tensor

@@ -31,11 +31,12 @@ class Mark:
 
     def renew(self, tensor: torch.Tensor) -> None:
         """Takes the tensor as it is now."""
-        self._state = state(tensor)
-        self._sample = Sample(tensor) if tensor.device.type == "cpu" and tensor.numel() else None
+        sample = Sample(tensor) if tensor.device.type == "cpu" and tensor.numel() else None
+        self._seen = state(tensor), sample  # at once: other threads read it
 
     def fits(self, tensor: torch.Tensor) -> bool:
         """Whether this is the tensor, unchanged."""
+        seen, sample = self._seen
         # The sample reads memory, so only where it is known to be the same.
-        same = self.tensor() is tensor and self._state == state(tensor)
-        return same and (self._sample is None or self._sample.fits())
+        same = self.tensor() is tensor and seen == state(tensor)
+        return same and (sample is None or sample.fits())

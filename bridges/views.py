@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 
 import torch
@@ -11,6 +12,7 @@ from .marks import state
 
 # Of a tensor: its state and the places when it was cut, and the views.
 _cuts: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_cutting = threading.RLock()  # so that no tensor is cut while it is emptied
 
 
 def cut(tensor: torch.Tensor, places: Hashable, make: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
@@ -18,11 +20,12 @@ def cut(tensor: torch.Tensor, places: Hashable, make: Callable[[], list[torch.Te
 
     It takes `tensor.data[...].data`, because torch's own views keep their tensor alive.
     """
-    now = state(tensor)
-    known = _cuts.get(tensor)
-    if known is None or known[:2] != (now, places):
-        known = _cuts[tensor] = now, places, make()
-    return known[2]
+    with _cutting:
+        now = state(tensor)
+        known = _cuts.get(tensor)
+        if known is None or known[:2] != (now, places):
+            known = _cuts[tensor] = now, places, make()
+        return known[2]
 
 
 def of(tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -31,12 +34,24 @@ def of(tensor: torch.Tensor) -> list[torch.Tensor]:
     return known[2] if known is not None and known[0] == state(tensor) else []
 
 
+def forget_old(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The views of a tensor as it was before it was rewritten; nothing holds them any more."""
+    with _cutting:
+        known = _cuts.get(tensor)
+        if known is None or known[0] == state(tensor):
+            return []
+        del _cuts[tensor]
+        return known[2]
+
+
 def empty(tensor: torch.Tensor) -> None:
     """Drops a tensor's hold on its memory, but none of its views.
 
     Its shape becomes (0,), so that other code that reads it fails.
     """
-    kept = of(tensor)
-    tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    if kept:
-        _cuts[tensor] = state(tensor), *_cuts[tensor][1:]
+    with _cutting:
+        known = _cuts.get(tensor)
+        is_current = known is not None and known[0] == state(tensor)
+        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        if known is not None and is_current:
+            _cuts[tensor] = state(tensor), *known[1:]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
+from ...errors import FormatError
 from .. import targets
 from ..operators import operator
 
@@ -29,6 +30,14 @@ class Packed(nn.Module):
         for name, kind in tensors.items():
             tensor = None if kind is None else torch.zeros(kind[1], dtype=kind[0], device=device)
             self.register_buffer(name, tensor)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        for name, buffer in self._buffers.items():
+            if buffer is not None and name != "g_idx" and tuple(buffer.shape) == (0,):
+                raise FormatError(
+                    f"{prefix}{name}: found released codes, expected the layer's own: load the model anew"
+                )
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         quantized = {id(buffer) for buffer in self._buffers.values()}

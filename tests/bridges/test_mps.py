@@ -17,6 +17,7 @@ from bridge_support import assert_bits, assert_product, awq_layer, awq_plain  # 
 from mlx_dequant import FormatError  # noqa: E402
 from mlx_dequant.bridges import devices, mps_dequant  # noqa: E402
 from mlx_dequant.bridges.cache import WEIGHTS  # noqa: E402
+from mlx_dequant.bridges.lent import Lent  # noqa: E402
 from mlx_dequant.bridges.torch import count_synchronisations, to_mlx, to_torch  # noqa: E402
 
 METAL = 8
@@ -137,20 +138,23 @@ def test_memory_is_not_used_again_before_torchs_queue_has_read_it(mps):
         mps.queued.append(partial(ctypes.memmove, copy.data_ptr(), tensor.data_ptr(), 8192))
         copies.append(copy)
         del tensor
-    assert len(mps._lent) == 6
+    assert mps._lent.nbytes == 6 * 8192
     mps.wait_for_torch()
     assert [copy[0].item() for copy in copies] == [0, 1, 2, 3, 4, 5]
-    assert len(mps._lent) == 0
+    assert mps._lent.nbytes == 0
 
 
 def test_held_memory_is_bounded(mps, monkeypatch):
-    monkeypatch.setattr(devices, "MOST_DEAD", 10_000)
-    alive = to_torch(mx.full((2048,), 1.0), "mps")
-    for _ in range(10):
-        to_torch(mx.full((2048,), 2.0), "mps")
-        assert sum(mps._lent.dead().values()) <= 10_000 + 8192
-    assert mps.events.count("wait for torch") == 4
-    assert alive[0] == 1 and len(mps._lent) <= 3
+    monkeypatch.setattr(mps, "_lent", Lent(mps.wait_for_torch, 20_000))
+    alive = [to_torch(mx.full((2048,), float(number)), "mps") for number in range(10)]
+    view = alive[9][1000:]
+    del alive[2:]  # as a model dies: nothing is lent after that
+    assert mps._lent.nbytes <= 20_000 + 2 * 8192
+    assert mps.events.count("wait for torch") >= 2
+    assert (alive[1][0], view[0]) == (1, 9)
+    del view
+    mps.wait_for_torch()
+    assert mps._lent.nbytes == 0
 
 
 def test_a_forced_copy_is_torchs_and_comes_before_the_wait(mps):

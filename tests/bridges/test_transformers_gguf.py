@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +16,12 @@ import gguf  # noqa: E402
 import numpy as np  # noqa: E402
 from bridge_support import assert_bits, assert_product  # noqa: E402
 from lm_models import transformers_model  # noqa: E402
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from transformers.integrations.gguf import utils  # noqa: E402
 
 from mlx_dequant import FormatError, bridges  # noqa: E402
 from mlx_dequant.bridges import transformers_gguf as ours  # noqa: E402
+from mlx_dequant.bridges import views  # noqa: E402
 from mlx_dequant.bridges.cache import WEIGHTS  # noqa: E402
 from mlx_dequant.bridges.torch import to_torch  # noqa: E402
 from mlx_dequant.diagnostics import compare, sample_weights  # noqa: E402
@@ -97,6 +100,38 @@ def test_stacks_of_experts_are_invalidated_and_released(installed):
     bridges.release(layer)
     assert layer.gate_up_proj.shape == (0,)
     assert_bits(product(layer.gate_up_proj), expected)
+
+
+def test_old_views_of_a_stack_are_forgotten(installed):
+    flat, kind, _ = blocks("q8_0", EXPERTS * OUTPUTS)
+    stack = flat.view(EXPERTS, OUTPUTS, -1).clone()
+    x, ids = numbers(1, INPUTS), torch.arange(EXPERTS)[None]
+    kernels.mul_mat_id(stack, x, ids, kind, OUTPUTS)
+    old = StorageWeakRef(stack.untyped_storage())
+    stack.data = stack.clone()
+    bridges.invalidate(stack)
+    gc.collect()
+    assert old.expired() and len(WEIGHTS) == 0
+
+
+def test_other_threads_multiply_while_a_stack_is_released(installed, monkeypatch):
+    flat, kind, _ = blocks("q8_0", EXPERTS * OUTPUTS)
+    stack, x, ids = flat.view(EXPERTS, OUTPUTS, -1), numbers(1, INPUTS), torch.arange(EXPERTS)[None]
+    expected, found, threads = kernels.mul_mat_id(stack, x, ids, kind, OUTPUTS), [], []
+
+    def empty(tensor, real=views.empty):
+        threads.append(threading.Thread(target=lambda: found.append(kernels.mul_mat_id(stack, x, ids, kind, OUTPUTS))))
+        threads[-1].start()
+        threads[-1].join(0.05)
+        assert threads[-1].is_alive()  # it waits, where it would read what is given up
+        real(tensor)
+
+    monkeypatch.setattr(views, "empty", empty)
+    bridges.release(SimpleNamespace(gate_up_proj=stack))
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == len(threads) == EXPERTS + 1
+    assert all(torch.equal(each, expected) for each in found)
 
 
 def test_types_that_are_plain_numbers_are_left_to_torch():

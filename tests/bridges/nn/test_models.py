@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 import mlx_dequant as mxd  # noqa: E402
 from mlx_dequant import FormatError  # noqa: E402
-from mlx_dequant.bridges.cache import WEIGHTS  # noqa: E402
+from mlx_dequant.bridges.cache import WEIGHTS, release  # noqa: E402
 from mlx_dequant.bridges.nn import GGUFEmbedding, GGUFLinear, GPTQLinear, load_transformers, replace_linears  # noqa: E402
 from mlx_dequant.bridges.nn.layers import LINEARS  # noqa: E402
 from mlx_dequant.bridges.torch import to_torch  # noqa: E402
@@ -94,6 +94,15 @@ def test_a_saved_model_opens_again(name, folder, tmp_path):
     kept = [json.loads((place / "config.json").read_text()) for place in (path, tmp_path / "saved")]
     assert kept[0]["quantization_config"] == kept[1]["quantization_config"]
     assert set(mxd.load(tmp_path / "saved").weights) == set(mxd.load(path).weights)
+
+
+def test_released_codes_are_not_saved(folder, tmp_path):
+    path, _ = folder("awq")
+    model = load_transformers(path, torch.float32, "cpu")
+    logits(model)
+    release(model.model.layers[0].self_attn.q_proj)
+    with pytest.raises(FormatError, match=r"q_proj.qweight: found released codes, expected the layer's own"):
+        model.save_pretrained(tmp_path / "saved")
 
 
 def assert_not_saved(model, name, folder):
