@@ -102,9 +102,9 @@ def gguf(W: Any, quant_type: int, m: int, n: int, made: QuantizedWeight | None =
 
 
 @_for_torch
-def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The weight dequantized, in its own memory on `like`'s device; in its own type by default."""
-    result_dtype = weight.dtype if dtype is None else dtypes.of(float_name("dtype", dtype))
+def dense(weight: QuantizedWeight, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The weight dequantized, in its own memory on `like`'s device."""
+    result_dtype = dtypes.of(float_name("dtype", dtype))
     out = crossing.to_torch(weight.dequantize(result_dtype), like.device)
     # F16 as float16 and the like are the weight's own bytes, which torch must not write into.
     return out.clone() if weight.format.stored and result_dtype == weight.dtype else out

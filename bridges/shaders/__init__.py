@@ -30,12 +30,6 @@ class Weight:
     matrix: EncodedMatrix
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The default type of dequantized weights: that of the scales, float16 for GGUF."""
-        form = self.matrix.format
-        return DTYPES[(form.stored or "float16") if form.family == "gguf" else self.matrix.scale_dtype]
-
-    @property
     def nbytes(self) -> int:
         """Bytes of its arrays, which are the layer's own."""
         return sum(array.nbytes for array in self.matrix.arrays.values() if array is not None)
@@ -89,14 +83,13 @@ def _cached(
     return WEIGHTS.get(("shaders", *key), named, lambda: Weight(make(WEIGHTS.codes(codes))))
 
 
-def dense(weight: Weight, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The stored matrix dequantized, in its own memory; in its own type by default."""
-    result = weight.dtype if dtype is None else dtype
-    float_name("dtype", result)
+def dense(weight: Weight, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The stored matrix dequantized, in its own memory."""
+    float_name("dtype", dtype)
     matrix = weight.matrix
     if matrix.size == 0:
-        return like.new_zeros((matrix.rows, matrix.columns), dtype=result)
-    return products.dequantize(matrix, result)
+        return like.new_zeros((matrix.rows, matrix.columns), dtype=dtype)
+    return products.dequantize(matrix, dtype)
 
 
 def product(x: Any, weight: Weight, bias: Any, like: torch.Tensor) -> torch.Tensor:
