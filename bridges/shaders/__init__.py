@@ -18,7 +18,6 @@ from .. import arguments
 from ..arguments import check_bias, check_last_axis, check_product, float_name, integer, together
 from ..cache import WEIGHTS
 from . import matrices, products
-from .launch import DTYPES
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
