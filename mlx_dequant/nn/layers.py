@@ -1,32 +1,19 @@
-"""Layers whose weights stay quantized, for models written with `mlx.nn`.
-
-A layer's parameters are the quantized arrays, by the names in their files ("blocks"; "qweight",
-"scales", ...), so that counting bytes, saving and loading work as for any layer; and "mlx_dequant", a text of
-some bytes that says what they are (`mlx_dequant.weights.stored`). These parameters are never trained, but
-adapters on top of them are.
-
-Assign a parameter to change it (`layer.scales = scales`, `layer.update(...)`): a layer does not notice what is written
-into the array that it has (`layer.scales[0] = 0`). A function of `mx.compile` keeps the quantized arrays that a layer
-had when it was traced, also where `inputs` names its state.
-"""
+"""The layers, and a layer's dense matrix."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_unflatten
 
-from . import dtypes, fusing, needs
-from .errors import FormatError
-from .ops import linear
-from .ops.transforms import has_value
-from .weights import QuantizedWeight, stored
+from .. import dtypes, needs
+from ..errors import FormatError
+from ..ops import linear
+from ..ops.transforms import has_value
+from ..weights import QuantizedWeight, stored
+from .lora import packed_lora
 
 
 class PackedLayer(nn.Module):
@@ -43,7 +30,7 @@ class PackedLayer(nn.Module):
 
     def hold(self, weight: QuantizedWeight) -> None:
         """Puts a weight in the place of the one before, of any shape. A bias stays."""
-        _check_quantized("weight", weight)
+        check_quantized("weight", weight)
         if len(weight.shape) != self.axes:
             expected = "a matrix" if self.axes == 2 else "a stack [experts, out, in]"
             raise FormatError(f"weight: found shape {weight.shape}, expected {expected}")
@@ -112,7 +99,7 @@ class PackedLayer(nn.Module):
         return layer.to_quantized(*args, **kwargs)
 
 
-def _check_quantized(name: str, weight: Any) -> None:
+def check_quantized(name: str, weight: Any) -> None:
     if not isinstance(weight, QuantizedWeight):
         raise FormatError(f"{name}: found {type(weight).__name__}, expected a quantized weight")
 
@@ -154,33 +141,9 @@ class PackedLinear(PackedLayer):
     def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
         """This layer with a low-rank adapter; mlx-lm's training calls this."""
         weight = self.weight
-        adapted: Any = _packed_lora()[0](weight.in_features, weight.out_features, r, dropout, scale)
+        adapted: Any = packed_lora()[0](weight.in_features, weight.out_features, r, dropout, scale)
         adapted.linear = self
         return adapted
-
-
-@lru_cache
-def _packed_lora() -> tuple[Any, Any]:
-    """mlx-lm's adapters of a linear layer and of an embedding. Both `fuse` the sum into a dense float32 layer, also
-    without `dequantize`: packed codes cannot hold it."""
-    needs.mlx_lm("to_lora")
-    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
-
-    class PackedLoRALinear(LoRALinear):
-        def fuse(self, dequantize: bool = False) -> nn.Linear:
-            inner: Any = self.linear
-            fused: Any = inner.dense()
-            fused.weight = fused.weight + (self.scale * self.lora_b.T) @ self.lora_a.T
-            return fused
-
-    class PackedLoRAEmbedding(LoRAEmbedding):
-        def fuse(self, dequantize: bool = False) -> nn.Embedding:
-            inner: Any = self.embedding
-            fused: Any = inner.dense()
-            fused.weight = fused.weight + self.scale * self.lora_a @ self.lora_b
-            return fused
-
-    return PackedLoRALinear, PackedLoRAEmbedding
 
 
 class PackedSwitchLinear(PackedLayer):
@@ -278,7 +241,7 @@ class PackedEmbedding(PackedLayer):
     def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
         """This layer with a low-rank adapter; mlx-lm's training calls this where its `keys` name the embedding."""
         weight = self.weight
-        adapted: Any = _packed_lora()[1](weight.out_features, weight.in_features, r, dropout, scale)
+        adapted: Any = packed_lora()[1](weight.out_features, weight.in_features, r, dropout, scale)
         adapted.embedding = self
         return adapted
 
@@ -287,79 +250,3 @@ def rows(weight: QuantizedWeight, dtype: mx.Dtype) -> mx.array:
     """The dequantized matrix [out, in]."""
     matrix = weight.dequantize(dtype)
     return matrix.T if weight.matrix.layout == "KN" else matrix
-
-
-def pack_model(
-    model: nn.Module,
-    weights: Mapping[str, QuantizedWeight],
-    strict: bool = True,
-    dtype: mx.Dtype | None = None,
-    fuse: bool = False,
-) -> nn.Module:
-    """Replaces a model's linear layers and embeddings by layers with quantized weights.
-
-    These are its `nn.Linear` and `nn.Embedding`, and mlx-lm's `SwitchLinear`, which takes a stack of weights.
-
-    Args:
-        model: changed in place. Biases of its linear layers stay.
-        weights: by the dotted names of layers, "model.layers.0.mlp.up_proj".
-        strict: whether every linear layer and embedding must have a weight; otherwise those without one stay.
-        dtype: type of the rows that embeddings return; each weight's own by default.
-        fuse: whether layers that mlx-lm's models call with the same x share one product where their formats are equal:
-            q_proj, k_proj and v_proj; gate_proj and up_proj; `mlx_dequant.fusing.siblings` has all names. Their
-            arrays are copied into one, of which each layer has views. Results are those of separate layers. Nobody may
-            change such an x in place (`x += 1`) between the calls of these layers, which know it by its identity.
-            On a GPU, decoder layers that are called with a cache, and feed-forward modules, are also traced once for
-            all that are alike (docs/mlx-lm.md).
-
-    Returns:
-        The model.
-
-    Raises:
-        FormatError: a name is not that of a linear layer or embedding, a shape does not fit, or a layer has no weight.
-    """
-    layers = packable(model)
-    extra = sorted(weights.keys() - layers.keys())
-    if extra:
-        raise FormatError(f"weights: found {_listed(extra)}, expected names of the model's linear layers or embeddings")
-    missing = sorted(layers.keys() - weights.keys())
-    if missing and strict:
-        raise FormatError(f"weights: found none for {_listed(missing)} (strict=False keeps those layers)")
-    replacements: list[tuple[str, nn.Module]] = []
-    for name, weight in weights.items():
-        layer: Any = layers[name]
-        _check_quantized(f"layer {name!r}", weight)
-        shape = (*weight.shape[:-2], weight.out_features, weight.in_features)
-        if layer.weight.shape != shape:
-            raise FormatError(f"layer {name!r}: found a weight of {shape}, expected {layer.weight.shape}")
-        if isinstance(layer, nn.Embedding):
-            packed: nn.Module = PackedEmbedding(weight, dtype)
-        else:
-            packed = (PackedLinear if len(shape) == 2 else PackedSwitchLinear)(weight, layer.get("bias"))
-        replacements.append((name, packed))
-    model.update_modules(tree_unflatten(replacements))
-    if fuse:
-        fuse_layers(model)
-    return model
-
-
-def fuse_layers(model: nn.Module) -> None:
-    """What `pack_model` does with `fuse`, to a model that has its packed layers."""
-    fusing.fuse_layers(model, PackedLinear, PackedLayer)
-
-
-def replay_layers(model: nn.Module) -> None:
-    """The part of `fuse_layers` that copies no array: on a GPU, layers that are alike are traced once."""
-    fusing.replay_layers(model, PackedLayer)
-
-
-def packable(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that `pack_model` may replace, by name."""
-    # A model that has such a layer has imported its module.
-    switch = getattr(sys.modules.get("mlx_lm.models.switch_layers"), "SwitchLinear", nn.Linear)
-    return {name: each for name, each in model.named_modules() if isinstance(each, (nn.Linear, nn.Embedding, switch))}
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more
