@@ -21,27 +21,29 @@ def cut(tensor: torch.Tensor, places: Hashable, make: Callable[[], list[torch.Te
     It takes `tensor.data[...].data`, because torch's own views keep their tensor alive.
     """
     with _cutting:
-        now = state(tensor)
-        known = _cuts.get(tensor)
-        if known is None or known[:2] != (now, places):
-            known = _cuts[tensor] = now, places, make()
+        known = _current(tensor)
+        if known is None or known[1] != places:
+            known = _cuts[tensor] = state(tensor), places, make()
         return known[2]
+
+
+def _current(tensor: torch.Tensor) -> tuple[Hashable, Hashable, list[torch.Tensor]] | None:
+    """What is known of a tensor as it is: None if it was not cut, or was rewritten since."""
+    known = _cuts.get(tensor)
+    return known if known is not None and known[0] == state(tensor) else None
 
 
 def of(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The views of a tensor as it is: none if it was not cut, or was rewritten since."""
-    known = _cuts.get(tensor)
-    return known[2] if known is not None and known[0] == state(tensor) else []
+    known = _current(tensor)
+    return known[2] if known else []
 
 
 def forget_old(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The views of a tensor as it was before it was rewritten; nothing holds them any more."""
     with _cutting:
-        known = _cuts.get(tensor)
-        if known is None or known[0] == state(tensor):
-            return []
-        del _cuts[tensor]
-        return known[2]
+        known = None if _current(tensor) else _cuts.pop(tensor, None)
+        return known[2] if known else []
 
 
 def empty(tensor: torch.Tensor) -> None:
@@ -50,8 +52,7 @@ def empty(tensor: torch.Tensor) -> None:
     Its shape becomes (0,), so that other code that reads it fails.
     """
     with _cutting:
-        known = _cuts.get(tensor)
-        is_current = known is not None and known[0] == state(tensor)
+        known = _current(tensor)
         tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        if known is not None and is_current:
+        if known:
             _cuts[tensor] = state(tensor), *known[1:]

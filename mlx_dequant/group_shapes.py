@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd, prod
+from typing import Any
 
 from . import checks
 from .checks import Shaped
@@ -38,6 +39,16 @@ class GroupShape:
         return self.groups > 1 and self.size % 32 != 0
 
 
+def is_unset(g_idx: Any, is_signed: bool) -> bool:
+    """Whether a g_idx says nothing: it is empty, or -1 throughout, which some exporters write without act-order."""
+    return prod(g_idx.shape) == 0 or (is_signed and bool((g_idx == -1).all()))
+
+
+def whole_words(bits: int) -> int:
+    """The fewest codes that fill words of 32 bits."""
+    return 32 // gcd(32, bits)
+
+
 def awq(qweight: Shaped, scales: Shaped, qzeros: Shaped, group_size: int) -> GroupShape:
     """Of qweight [in, out/8].
 
@@ -67,8 +78,8 @@ def gptq(
     words, outputs = qweight.shape
     if words * 32 % bits:
         raise FormatError(f"qweight: found {words} rows, expected a multiple of {bits} (32 codes of {bits} bits)")
-    if outputs * bits % 32:
-        raise FormatError(f"qweight: found {outputs} outputs, expected a multiple of {32 // gcd(32, bits)}")
+    if outputs % whole_words(bits):
+        raise FormatError(f"qweight: found {outputs} outputs, expected a multiple of {whole_words(bits)}")
     found = _grouped(words * 32 // bits, outputs, group_size, scales.shape[0] if has_g_idx else None)
     why = f"(in {found.inputs}, out {outputs}, group_size {group_size}, {bits} bits)"
     checks.shape("scales", scales, (found.groups, outputs), why)

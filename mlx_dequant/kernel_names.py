@@ -22,7 +22,7 @@ _FIXED = frozenset(
         "count name type"
     )
 )
-# A macro for more of a word, such as `inline` with an attribute.
+# A macro that extends a word: `#define inline inline __attribute__((always_inline))`.
 _MORE = re.compile(r"^#define (\w+) (.*\b\1\b.*)\n", re.MULTILINE)
 _EMPTY = re.compile(r"^#\s*define\s+(\w+)\n", re.MULTILINE)
 # Where a name is declared: after a word for what it is, after a type, or as an enumerator.
@@ -45,8 +45,8 @@ def shortened(text: str, root: str, fixed: Collection[str]) -> tuple[str, str]:
     """A text and code that uses it, with one or two letters for names that the text declares, and for frequent words.
 
     Words are macros, defined after the #include lines, which come first. They stay in `root`: MLX looks for some of
-    them there. The text's own macros keep their names; those that stand for nothing go, and so do those for more of a
-    word, whose short macro stands for that.
+    them there. The text's own macros keep their names; those that stand for nothing go. One that extends a word
+    becomes that word's short macro.
 
     Args:
         text: as `without_spaces` writes it.

@@ -68,7 +68,8 @@ class Tuning:
         qmv_permuted_shape: the same where x is read in the order of a sorted matrix; its places take registers, too.
         few_rows: eight simdgroups share a row of a matrix with fewer rows, which would leave the GPU idle otherwise.
         long_rows: for one row of x, four simdgroups share a row of at least this length.
-        least_columns: of a simdgroup that shares a row; more simdgroups would have none, and hold registers.
+        least_columns: how many columns each simdgroup that shares a row gets. With more simdgroups, some would get
+            none, and only hold registers.
         qvm_lanes: lanes of qvm that lie side by side along a row of the matrix, where they read at least 4 bytes each.
             Fewer lanes give more threadgroups.
         qvm_rows: the most rows of x in a pass of qvm, by the layout of the matrix.
@@ -245,8 +246,3 @@ def tuning(device: Device) -> Tuning:
     if device.generation < 80:
         return OLD_CUDA
     return HOPPER if device.generation == 90 else CUDA
-
-
-def columns(platform: str) -> tuple[Tuning, ...]:
-    """The columns of a platform."""
-    return (METAL, M5) if platform == "metal" else (CUDA, HOPPER, OLD_CUDA)

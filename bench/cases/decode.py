@@ -2,7 +2,7 @@
 
 A row has "case" ("decode"), "model", "layers", "provider", "format", "has_g_idx" and "fused" (only where true),
 "decode_tokens_per_second", "prompt_tokens_per_second" (by tokens of the prompt), "device", and of the products with one
-row of x: "build_us", the microseconds in which MLX's graph is built, the fewest of each product and their mean, and the
+row of x: "build_us", the microseconds in which MLX's graph is built (the mean of the products' shortest times), and the
 most "launches" and "text_bytes" of custom kernels that one has. A mixture of experts has "experts": see
 `experts.measure`. What was not measured is null. A row of a model with a process of its own has "blas", the libraries
 there. A row that is not timed has "status" and "check" as well.
@@ -167,8 +167,8 @@ def costs(kind: Kind, runner: Runner) -> Row:
 
 
 def _time_products(kind: Kind, runner: Runner, build: dict[int, float]) -> None:
-    """Notes what products take to build, where that is less than before: between phases, since a CPU is slow for
-    seconds at a time."""
+    """Keeps the shortest time in which each product was built so far. It is called between phases, because a CPU can
+    be slow for seconds."""
     for i, call in enumerate(_products(kind, runner)):
         build[i] = min(build.get(i, math.inf), overhead(call))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import gcd
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ... import checks, dtypes
 from ...errors import FormatError
+from ...group_shapes import whole_words
 from ...zero_points import ZERO_POINTS, named
 from ..arguments import BITS, FLOATS
 from .base import GroupLinear, PackedLinear, crossed
@@ -194,7 +194,7 @@ def _groups(inputs: int, size: int) -> int:
 
 def _check_words(name: str, count: int, bits: int) -> None:
     """Refuses codes that do not fill whole words."""
-    step = 32 // gcd(32, bits)
+    step = whole_words(bits)
     if count % step:
         raise FormatError(f"{name}: found {count}, expected a multiple of {step} (codes of {bits} bits)")
 

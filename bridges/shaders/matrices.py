@@ -63,7 +63,9 @@ def compressed_tensors(
     checks.one_of("bits", bits, FAMILIES["compressed_tensors"].bits)
     codes, scales = _words("weight_packed", weight_packed), _scales("weight_scale", weight_scale)
     outputs, inputs = _extents(out_features=out_features, in_features=in_features)
-    index = None if weight_g_idx is None or _is_unset(weight_g_idx) else weight_g_idx
+    index = weight_g_idx
+    if index is not None and group_shapes.is_unset(index, index.dtype in (torch.int32, torch.int64)):
+        index = None
     zeros = None if weight_zero_point is None else _words("weight_zero_point", weight_zero_point)
     shape = (outputs, inputs)
     found = group_shapes.compressed_tensors(codes, scales, zeros, shape, index is not None, group_size, bits)
@@ -119,11 +121,6 @@ def _scales(name: str, tensor: torch.Tensor) -> torch.Tensor:
     float_name(name, tensor.dtype)
     checks.rank(name, tensor, 2)
     return aligned(tensor.detach())
-
-
-def _is_unset(index: torch.Tensor) -> bool:
-    """Whether a g_idx says nothing: it is empty, or -1 throughout, which some exporters write without act-order."""
-    return not index.numel() or (index.dtype in (torch.int32, torch.int64) and bool((index == -1).all()))
 
 
 def _group_index(name: str, tensor: torch.Tensor, found: GroupShape) -> torch.Tensor | None:

@@ -3,12 +3,10 @@
 `install` makes mlx-lm's own `load`, server, chat and training open the same models.
 """
 
-from importlib.util import find_spec
+# ruff: noqa: E402  (what needs mlx-lm is imported after the check)
+from .. import needs
 
-from ..needs import MissingError
-
-if find_spec("mlx_lm") is None:
-    raise MissingError("mlx_dequant.lm needs mlx-lm: pip install 'mlx-dequant[lm]'")
+needs.mlx_lm(__name__)
 
 from .convert import convert
 from .hook import install, installed, uninstall

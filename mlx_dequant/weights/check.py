@@ -12,7 +12,7 @@ from ..checks import extent, group_size, integer, one_of, rank, shape
 from ..errors import FormatError
 
 __all__ = [
-    "array", "extent", "floats", "group_size", "groups_of", "integer", "is_unset", "lengths", "one_of", "rank", "shape",
+    "array", "extent", "floats", "group_size", "groups_of", "integer", "lengths", "one_of", "rank", "shape",
     "words",
 ]  # fmt: skip
 
@@ -39,11 +39,6 @@ def lengths(name: str, value: Any) -> tuple[int, ...]:
     except ValueError:  # lists of other lengths
         raise FormatError(f"{name}: found {value!r}, expected integers") from None
     return tuple(integer(name, length) for length in flat)
-
-
-def is_unset(index: mx.array) -> bool:
-    """Whether a g_idx says nothing: it is empty, or -1 throughout, which some exporters write without act-order."""
-    return not index.size or (index.dtype in (mx.int32, mx.int64) and bool(mx.all(index == -1)))
 
 
 def words(name: str, value: Any, dimensions: int = 2) -> mx.array:

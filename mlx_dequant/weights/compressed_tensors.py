@@ -65,7 +65,7 @@ class CompressedTensorsWeight(QuantizedWeight):
         check.extent("weight_shape: in", inputs)
         check.extent("weight_shape: out", outputs)
         index = None if weight_g_idx is None else check.array("weight_g_idx", weight_g_idx)
-        if index is not None and check.is_unset(index):
+        if index is not None and group_shapes.is_unset(index, index.dtype in (mx.int32, mx.int64)):
             index = None
         zeros = None if weight_zero_point is None else check.words("weight_zero_point", weight_zero_point)
         found = group_shapes.compressed_tensors(codes, scales, zeros, full, index is not None, group_size, bits)

@@ -12,7 +12,9 @@ from mlx_dequant import kernels, launches
 from mlx_dequant.kernel_source import has_view
 from mlx_dequant.kernels import KernelSpec
 from mlx_dequant.registry import FAMILIES, Format
-from mlx_dequant.tuning import PASS_ROWS, columns
+from mlx_dequant.tuning import CUDA, HOPPER, M5, METAL, OLD_CUDA, PASS_ROWS
+
+COLUMNS = {"metal": (METAL, M5), "cuda": (CUDA, HOPPER, OLD_CUDA)}
 
 
 def every_spec(platform: str, form: Format) -> set[KernelSpec]:
@@ -22,7 +24,7 @@ def every_spec(platform: str, form: Format) -> set[KernelSpec]:
     has_g_idx = "g_idx" in dict(family.arrays)
     if has_g_idx:
         specs.add(kernels.PERMUTE_FOR_EXPERTS)
-    for column in columns(platform):
+    for column in COLUMNS[platform]:
         specs |= _qmv_specs(column.qmv_shape)
         if has_g_idx and family.layout == "NK":
             specs |= _qmv_specs(column.qmv_permuted_shape, "inputs")
